@@ -1,0 +1,233 @@
+"""What a cell is: every setting that influences a result, checked, with its identity.
+
+Plain Python on purpose: `sweeps` reads it without torch, and it can't import Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+MAX_TASKS = 2**32  # seen tasks are numbered 0 ... MAX_TASKS - 1; unseen ones start there
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Facts about a base dataset that can be known without loading it."""
+
+    image_size: int  # side of its square images, pixels
+    channels: int
+    num_classes: int
+    num_train: int  # images in its training split
+    num_heldout: int  # images in its held-out split
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(8, 1, 10, 1437, 360),  # scikit-learn's, split 80:20
+    "MNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
+    "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
+    "random": DatasetInfo(28, 1, 10, 60_000, 10_000),  # Gaussian inputs, random labels
+}
+
+TokenFormat = Literal["shifted", "interleaved"]
+PositionEncoding = Literal["rotary", "learned"]
+Precision = Literal["fp32", "tf32", "bf16"]
+Architecture = Literal["transformer"]
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used. The message names the key, the value and what is allowed."""
+
+
+def _doc(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the grid, and all of its settings. Immutable; checked when it is made.
+
+    `None` for `image_size`, `num_classes` or `key_size` means "what follows from the others"; it is
+    resolved at once, so a cell never holds None and its identity doesn't depend on how it was
+    said.
+
+    Raises:
+        ConfigError: a value is impossible, alone or together with the others.
+    """
+
+    architecture: Architecture = _doc("transformer", "sequence model")
+    model_size: int = _doc(32, "width of the residual stream")
+    num_tasks: int = _doc(1, "number of tasks N to train on, up to 2^32")
+    seed: int = _doc(0, "seed of the tasks, the batches and the initial weights")
+
+    dataset: str = _doc("digits", f"base dataset: {', '.join(DATASETS)}")
+    image_size: int = _doc(None, "side the images are resized to, pixels; null: as they are")
+    grayscale: bool = _doc(False, "average the colour channels")
+    num_classes: int = _doc(None, "use the first this many classes; null: all of the dataset's")
+    unseen_datasets: tuple[str, ...] = _doc((), "further datasets for splits unseen/<dataset>")
+
+    sequence_length: int = _doc(16, "labelled examples in a sequence, T")
+    token_format: TokenFormat = _doc("interleaved", "how examples become tokens")
+
+    num_layers: int = _doc(2, "blocks")
+    num_heads: int = _doc(2, "attention heads")
+    key_size: int = _doc(None, "size of a head's keys and values; null: model_size / num_heads")
+    mlp_ratio: int = _doc(4, "hidden units of a block's MLP over model_size")
+    position_encoding: PositionEncoding = _doc("rotary", "how attention knows positions")
+
+    steps: int = _doc(1000, "meta-training steps")
+    batch_size: int = _doc(32, "sequences in a step's batch")
+    learning_rate: float = _doc(1e-3, "Adam's learning rate after warm-up")
+    warmup_steps: int = _doc(100, "steps over which the learning rate rises linearly")
+    adam_beta1: float = _doc(0.9, "Adam's decay of the first moment")
+    adam_beta2: float = _doc(0.999, "Adam's decay of the second moment")
+    adam_epsilon: float = _doc(1e-8, "Adam's epsilon")
+    precision: Precision = _doc("fp32", "of matrix products; weights and sums stay float32")
+
+    eval_every: int = _doc(250, "steps between evaluations (and checkpoints)")
+    eval_sequences: int = _doc(512, "sequences a split is evaluated on")
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._resolve()
+        self._check_values()
+
+    def _check_types(self) -> None:
+        hints = _field_types()
+        for f in fields(self):
+            value, kind = getattr(self, f.name), hints[f.name]
+            choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
+            if choices:
+                if value not in choices:
+                    raise ConfigError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
+            elif f.name == "unseen_datasets":
+                names = (value,) if isinstance(value, str) else value
+                if not isinstance(names, (list, tuple)) or not all(
+                    isinstance(name, str) for name in names
+                ):
+                    raise ConfigError(f"{f.name}: {value!r} is not a list of dataset names")
+                object.__setattr__(self, f.name, tuple(names))
+            elif value is None and f.default is None:
+                pass
+            elif kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+                try:  # YAML 1.1 reads 3e-3 as a text
+                    object.__setattr__(self, f.name, float(value))
+                except (ValueError, OverflowError):
+                    raise ConfigError(f"{f.name}: {value!r} is not a number") from None
+            elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                name = {int: "a whole number", float: "a number", bool: "true or false"}
+                raise ConfigError(f"{f.name}: {value!r} is not {name.get(kind, 'a text')}")
+
+    def _resolve(self) -> None:
+        for key, names in (("dataset", (self.dataset,)), ("unseen_datasets", self.unseen_datasets)):
+            for name in names:
+                if name not in DATASETS:
+                    raise ConfigError(f"{key}: {name!r} is not one of {', '.join(DATASETS)}")
+        info = DATASETS[self.dataset]
+        if self.image_size is None:
+            object.__setattr__(self, "image_size", info.image_size)
+        if self.num_classes is None:
+            object.__setattr__(self, "num_classes", info.num_classes)
+        if self.key_size is None:
+            if self.num_heads > 0 and self.model_size % self.num_heads:
+                raise ConfigError(
+                    f"num_heads: {self.num_heads} heads don't divide model_size {self.model_size}; "
+                    "choose a divisor or set key_size"
+                )
+            object.__setattr__(self, "key_size", self.model_size // max(self.num_heads, 1))
+
+    def _check_values(self) -> None:
+        info = DATASETS[self.dataset]
+        whole = {  # key: (least, greatest or None)
+            "model_size": (1, None),
+            "num_tasks": (1, MAX_TASKS),
+            "seed": (0, 2**32 - 1),
+            "image_size": (1, None),
+            "num_classes": (2, info.num_classes),
+            "sequence_length": (2, None),
+            "num_layers": (1, None),
+            "num_heads": (1, None),
+            "key_size": (1, None),
+            "mlp_ratio": (1, None),
+            "steps": (1, 2**31),
+            "batch_size": (1, None),
+            "warmup_steps": (0, None),
+            "eval_every": (1, None),
+            "eval_sequences": (2, None),
+        }
+        for key, (least, greatest) in whole.items():
+            value = getattr(self, key)
+            if value < least or (greatest is not None and value > greatest):
+                allowed = f"{least} to {greatest}" if greatest is not None else f"{least} or more"
+                raise ConfigError(f"{key}: {value} is out of range; allowed: {allowed}")
+        for key, low, high in (
+            ("learning_rate", 0.0, float("inf")),
+            ("adam_epsilon", 0.0, float("inf")),
+            ("adam_beta1", 0.0, 1.0),
+            ("adam_beta2", 0.0, 1.0),
+        ):
+            value = getattr(self, key)
+            least_ok = value >= low if key.startswith("adam_beta") else value > low
+            if not (least_ok and value < high):
+                raise ConfigError(f"{key}: {value} is out of range; allowed: {low} to {high}")
+        if self.position_encoding == "rotary" and self.key_size % 2:
+            raise ConfigError(
+                f"key_size: {self.key_size} is odd; rotary positions rotate pairs, so choose an "
+                "even key_size or position_encoding: learned"
+            )
+        fewest = min(info.num_train, info.num_heldout) * self.num_classes // info.num_classes // 2
+        if self.sequence_length > fewest:
+            raise ConfigError(
+                f"sequence_length: {self.sequence_length} is out of range; {self.dataset} with "
+                f"{self.num_classes} classes allows 2 to {fewest} distinct images a sequence"
+            )
+        for name in self.unseen_datasets:
+            if DATASETS[name].num_classes < self.num_classes:
+                raise ConfigError(f"unseen_datasets: {name} has fewer than {self.num_classes} classes")
+
+    @property
+    def cell_id(self) -> str:
+        """Hash of every setting: 16 hexadecimal digits, the same on every machine."""
+        canonical = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of an input image."""
+        return 1 if self.grayscale else DATASETS[self.dataset].channels
+
+    @property
+    def input_size(self) -> int:
+        """Nx: numbers in an input image."""
+        return self.image_size**2 * self.channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name, as JSON and Parquet take it (tuples as lists)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Cell:
+        """The inverse of `to_dict`. Raises ConfigError on an unknown key or impossible value."""
+        known = {f.name for f in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"{key}: unknown key; known keys: {', '.join(sorted(known))}")
+        return cls(**settings)
+
+
+def _field_types() -> dict[str, Any]:
+    return get_type_hints(Cell)
+
+
+# Settings in which the cells of a pack may differ: they change numbers, not shapes.
+PER_REPLICA = ("num_tasks", "seed", "learning_rate")
+
+
+def pack_key(cell: Cell) -> tuple:
+    """Equal for cells that can be trained in one pack: all settings but the per-replica ones."""
+    return tuple(v for k, v in sorted(asdict(cell).items()) if k not in PER_REPLICA)

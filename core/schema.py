@@ -1,0 +1,56 @@
+"""The words and columns of a results tree, shared by all packages. Imports nothing heavy.
+
+A sweep's results lie in `<root>/<sweep>/{cells,history,curves}/<cell_id>.parquet`; the tables'
+columns are listed in results/README.md.
+"""
+
+from __future__ import annotations
+
+# Splits (design: "Splits"). Meta-test on another base dataset is the split `unseen/<dataset>`.
+TRAIN = "train"  # seen tasks, training images
+SEEN = "seen"  # seen tasks, held-out images
+UNSEEN = "unseen"  # new tasks, held-out images
+SPLITS = (TRAIN, SEEN, UNSEEN)
+
+# Statistics of a split, each an accuracy with its standard error over sequences.
+FIRST = "first"  # accuracy at position 1, where no example has been seen
+LAST = "last"  # mean accuracy over the last tenth of the positions
+IMPROVEMENT = "improvement"  # last - first within the same sequence
+STATISTICS = (FIRST, LAST, IMPROVEMENT)
+
+
+def with_standard_errors(names: tuple[str, ...]) -> tuple[str, ...]:
+    """("first",) -> ("first", "first_se"): each statistic's column and that of its error."""
+    return tuple(column for name in names for column in (name, f"{name}_se"))
+
+
+# status column of the cells table
+DONE = "done"  # trained for all its steps
+DIVERGED = "diverged"  # its loss became non-finite; frozen from `diverged_at` on
+FAILED = "failed"  # could not be trained; `error` says why
+
+HISTORY_COLUMNS = (
+    "cell_id",
+    "step",
+    "split",
+    "loss",
+    *with_standard_errors(STATISTICS),
+    "n",
+)
+CURVES_COLUMNS = ("cell_id", "split", "position", "accuracy", "accuracy_se", "n")
+
+# Columns of the cells table beside every field of `core.config.Cell`.
+CELL_RESULT_COLUMNS = (
+    "status",
+    "error",
+    "diverged_at",
+    "num_parameters",
+    "state_size",
+    "chance",
+    "n",
+    *(f"{split}_loss" for split in SPLITS),
+    *(f"{split}_{column}" for split in SPLITS for column in with_standard_errors(STATISTICS)),
+    "wall_seconds",
+    "device",
+    "versions",
+)

@@ -1,0 +1,277 @@
+"""Preset files: a named grid of cells, checked before anything is started.
+
+A preset is YAML with four keys:
+
+    name: my-sweep            # where its results go; default: the file's name
+    description: one line
+    cell:                     # settings shared by all cells; core.config.Cell lists them
+      dataset: digits
+    grid:                     # the axes: every combination of their values is a cell
+      model_size: [8, 16, 32]
+      num_tasks: [1, 32, 1024]
+
+Whatever is wrong with one is raised as a ConfigError of one line, before Ray starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.config import Cell, ConfigError
+
+PRESETS = Path(__file__).parent / "presets"
+MAX_CELLS = 1_000_000
+MAX_PRESET_BYTES = 1_000_000
+CELL_KEYS = tuple(f.name for f in fields(Cell))
+PRESET_KEYS = ("name", "description", "cell", "grid")
+LIST_KEYS = ("unseen_datasets",)  # settings whose one value is a list
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_show = reprlib.Repr()  # bounded, however deep the value: YAML aliases can nest exponentially
+_show.maxstring = _show.maxother = 80
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A named grid, expanded.
+
+    `settings` is the resolved preset as plain data: dumped as YAML it is a preset that gives the
+    same cells again.
+    """
+
+    name: str
+    description: str
+    cells: tuple[Cell, ...]
+    settings: dict[str, Any]
+
+
+def list_presets() -> dict[str, Path]:
+    """The presets that come with the package, by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def load_preset(name_or_path: str, overrides: Iterable[str] = ()) -> Sweep:
+    """The sweep of a preset, given by its name or by the path of a YAML file.
+
+    Args:
+        name_or_path: a name from `list_presets`, or a path that has a folder or ends in .yaml.
+        overrides: texts "key=value" as `--set` takes them: a setting of Cell, or `name`. The
+            value is read as YAML; a list makes or replaces an axis, anything else fixes it.
+
+    Raises:
+        ConfigError: the preset can't be found, read or expanded; one line that names the key,
+            the value and what is allowed.
+    """
+    presets = list_presets()
+    if name_or_path in presets:
+        path = presets[name_or_path]
+    elif "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+    else:
+        raise ConfigError(
+            f"preset: {_show.repr(name_or_path)} is not one of {', '.join(presets)}"
+            f"{_suggest(name_or_path, presets)}; a file is given as a path, such as ./my.yaml"
+        )
+    return parse_preset(_read(path), overrides, default_name=path.stem, source=str(path))
+
+
+def parse_preset(
+    text: str, overrides: Iterable[str] = (), *, default_name: str, source: str = "preset"
+) -> Sweep:
+    """The sweep that a preset's text describes; see `load_preset`. `source` begins its errors."""
+    try:
+        settings = _parse_yaml(text)
+        if not isinstance(settings, dict):
+            raise ConfigError(f"expected keys {', '.join(PRESET_KEYS)}; got {_show.repr(settings)}")
+        _check_keys(settings, PRESET_KEYS)
+        cell = _section(settings, "cell")
+        grid = _section(settings, "grid")
+        for key in cell:
+            if key in grid:
+                raise ConfigError(f"{key}: both in cell and in grid; keep one of them")
+        for key, values in grid.items():
+            if not isinstance(values, list):
+                raise ConfigError(f"grid: {key}: {_show.repr(values)} is not a list of values")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+    name = settings.get("name", default_name)
+    for override in overrides:
+        key, value = _parse_override(override)
+        if key == "name":
+            name = value
+        elif isinstance(value, list) and not (
+            key in LIST_KEYS and not any(isinstance(v, list) for v in value)
+        ):
+            cell.pop(key, None)
+            grid[key] = value
+        else:
+            grid.pop(key, None)
+            cell[key] = value
+
+    check_name(name)
+    description = settings.get("description") or ""
+    if not isinstance(description, str):
+        raise ConfigError(f"description: {_show.repr(description)} is not a text")
+    cells = _expand(cell, grid)
+    resolved = {"name": name, "description": description, "cell": cell, "grid": grid}
+    return Sweep(name, description, cells, resolved)
+
+
+def check_name(name: Any) -> None:
+    """Raises ConfigError unless `name` can name a sweep's folder and can't leave its root."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"name: {_show.repr(name)} can't name a sweep; allowed: up to 100 letters, digits "
+            "and . _ -, with no dot in front"
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_PRESET_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"preset: can't read {path}: {error.strerror}") from None
+    if len(data) > MAX_PRESET_BYTES:
+        raise ConfigError(f"preset: {path} is larger than {MAX_PRESET_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"preset: {path} is not UTF-8 text") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, refusing a key that is given twice (YAML would keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
+                raise ConfigError(f"{key_node.value}: given twice")
+            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ConfigError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        raise ConfigError(f"not valid YAML: {problem}{place}") from None
+    except Exception as error:  # bad dates, numbers and nesting raise what Python raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f"not valid YAML: {reason}") from None
+
+
+def _section(settings: dict, key: str) -> dict[str, Any]:
+    section = settings.get(key)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{key}: {_show.repr(section)} is not a mapping of settings")
+    _check_keys(section, CELL_KEYS, f"{key}: ")
+    return dict(section)
+
+
+def _check_keys(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{where}{_show.repr(key)}: unknown key{_suggest(key, known)}; "
+                f"known keys: {', '.join(known)}"
+            )
+
+
+def _suggest(word: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word)[:100], list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals:
+        raise ConfigError(f"--set {_show.repr(text)}: expected key=value")
+    known = ("name", *CELL_KEYS)
+    if key not in known:
+        raise ConfigError(
+            f"--set {_show.repr(key)}: unknown key{_suggest(key, known)}; "
+            f"known keys: {', '.join(known)}"
+        )
+    try:
+        return key, _parse_yaml(value)
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}: {error}") from None
+
+
+def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
+    """Every combination of the grid's values, the first axis changing slowest."""
+    for key, value in cell.items():
+        _check_plain(key, value)
+    for key, values in grid.items():
+        if not values:
+            raise ConfigError(f"grid: {key}: the list is empty; give at least one value")
+        seen = set()
+        for value in values:
+            _check_plain(f"grid: {key}", value, listed=key in LIST_KEYS)
+            identity = (type(value), tuple(value) if isinstance(value, list) else value)
+            if identity in seen:
+                raise ConfigError(f"grid: {key}: {_show.repr(value)} is given twice")
+            seen.add(identity)
+    count = math.prod(len(values) for values in grid.values())
+    if count > MAX_CELLS:
+        raise ConfigError(f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep")
+
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        said = ", ".join(f"{key}={value}" for key, value in point.items())
+        try:
+            made = Cell(**cell, **point)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (at the grid point {said})" if grid else str(error)) from None
+        if made.cell_id in cells:
+            raise ConfigError(f"grid: two points give the same cell; the second is {said}")
+        cells[made.cell_id] = made
+    return tuple(cells.values())
+
+
+def _check_plain(key: str, value: Any, listed: bool = False) -> None:
+    """Cell checks what a value means; here it is only made sure that it is short and flat."""
+    if listed and not isinstance(value, list):
+        raise ConfigError(f"{key}: {_show.repr(value)} is not a list; this axis takes lists")
+    parts = value if isinstance(value, list) else [value]
+    for part in parts:
+        if isinstance(part, str):
+            ok = len(part) <= 200 and part.isprintable()
+        elif isinstance(part, int):
+            ok = abs(part) < 2**63  # what a Parquet column holds
+        else:
+            ok = part is None or isinstance(part, float)
+        if not ok or len(parts) > 100:
+            raise ConfigError(
+                f"{key}: {_show_int(value)} is not a plain value; allowed: a number, true or "
+                "false, or a short text"
+            )
+
+
+def _show_int(value: Any) -> str:
+    """Python refuses to print whole numbers of more than 4,300 digits."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a whole number beyond 64 bits"
+    return _show.repr(value)

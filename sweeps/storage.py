@@ -1,0 +1,343 @@
+"""The results tree of a sweep: the only place that reads and writes it.
+
+    <root>/<sweep>/sweep.yaml                       the preset, resolved
+    <root>/<sweep>/cells/<cell_id>.parquet          written last: the cell is finished
+    <root>/<sweep>/history/<cell_id>.parquet        all evaluations so far, rewritten at each
+    <root>/<sweep>/curves/<cell_id>.parquet         accuracy by position, at the end
+    <root>/<sweep>/checkpoints/<cell_id>/<step>.ckpt
+    <root>/<sweep>/driver                           who is running the sweep now
+
+A name is determined by what it holds, and a file appears whole or not at all, so that writing
+twice is harmless: a retry can't double a row and a reader never meets half a file.
+Root is a path, or a URI of a file system that pyarrow knows (s3://, gs://, file://, hdfs://).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import types
+import typing
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import yaml
+
+from core import schema
+from core.config import Cell, ConfigError
+from sweeps.config import check_name
+
+logger = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
+_MAGIC = b"phasesweep checkpoint 1 "
+_INTEGERS = ("step", "n", "position", "diverged_at", "num_parameters", "state_size")
+_TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions")
+
+
+def _column(name: str) -> pa.Field:
+    """Column of a result: a number unless it is listed. Types are fixed; values may be null."""
+    if name in _TEXTS:
+        return pa.field(name, pa.string())
+    return pa.field(name, pa.int64() if name in _INTEGERS else pa.float64())
+
+
+def _setting(name: str, kind: Any) -> pa.Field:
+    """Column of a setting of Cell."""
+    if typing.get_origin(kind) is tuple:
+        return pa.field(name, pa.list_(pa.string()))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    plain = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return pa.field(name, plain.get(kind, pa.string()))
+
+
+_hints = typing.get_type_hints(Cell)
+CELLS = pa.schema(
+    [
+        _column("cell_id"),
+        _column("sweep"),
+        *(_setting(f.name, _hints[f.name]) for f in fields(Cell)),
+        *(_column(name) for name in schema.CELL_RESULT_COLUMNS),
+    ]
+)
+HISTORY = pa.schema([_column(name) for name in schema.HISTORY_COLUMNS])
+CURVES = pa.schema([_column(name) for name in schema.CURVES_COLUMNS])
+
+
+class Results:
+    """One sweep's results tree.
+
+    Args:
+        root: a path or a URI, the folder that holds sweeps.
+        sweep: the sweep's name.
+
+    Raises:
+        ConfigError: the name could leave the root, or pyarrow can't use the URI.
+    """
+
+    def __init__(self, root: str, sweep: str):
+        check_name(sweep)
+        self.root, self.sweep = resolve_root(root), sweep
+        if "://" in self.root:
+            try:
+                self._fs, base = pafs.FileSystem.from_uri(self.root)
+            except (pa.ArrowException, ValueError, OSError) as error:
+                raise ConfigError(f"root: can't use {root}: {_line(error)}") from None
+        else:
+            self._fs, base = pafs.LocalFileSystem(), self.root
+        self._base = f"{base.rstrip('/')}/{sweep}"
+        self._local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def __str__(self) -> str:
+        """Where the tree is, as a user would give it."""
+        return f"{self.root.rstrip('/')}/{self.sweep}"
+
+    @property
+    def local_path(self) -> Path | None:
+        """The tree's folder on this machine's file system, if that is where it is."""
+        return Path(self._base) if self._local else None
+
+    # --- what is done ---
+
+    def finished(self) -> dict[str, str]:
+        """{cell_id: status} of the finished cells. A file that can't be read is logged by name and
+        counts as missing, so that its cell is trained again."""
+        names = [name for name in self._list("cells") if name.endswith(".parquet")]
+        status: dict[str, str] = {}
+        with ThreadPoolExecutor(16) as pool:
+            for found in pool.map(self._statuses, names):
+                status.update(found)
+        return status
+
+    def _statuses(self, name: str) -> dict[str, str]:
+        try:
+            table = pq.read_table(
+                io.BytesIO(self._get(f"cells/{name}")), columns=["cell_id", "status"]
+            )
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
+            return {}
+        columns = table.to_pydict()
+        found = dict(zip(columns["cell_id"], columns["status"], strict=True))
+        if not name.startswith("compact-") and set(found) != {name.removesuffix(".parquet")}:
+            logger.warning("%s/cells/%s holds other cells than its name says", self, name)
+            return {}
+        return found
+
+    def is_finished(self, cell_id: str) -> bool:
+        """Whether this cell has a file of its own in cells/ that can be read."""
+        return self._exists(f"cells/{cell_id}.parquet") and bool(
+            self._statuses(f"{cell_id}.parquet")
+        )
+
+    def read_rows(self, cell_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """The rows of the cells table for these cells, as far as they have files of their own."""
+        rows: list[dict[str, Any]] = []
+        for cell_id in cell_ids:
+            try:
+                table = pq.read_table(io.BytesIO(self._get(f"cells/{cell_id}.parquet")))
+                rows += table.to_pylist()
+            except (pa.ArrowException, OSError, ValueError) as error:
+                logger.warning("%s/cells/%s.parquet: %s", self, cell_id, _line(error))
+        return rows
+
+    # --- rows ---
+
+    def write_history(self, cell_id: str, rows: Sequence[dict], durable: bool = False) -> None:
+        """Replaces the cell's history by `rows`, all evaluations so far (schema.HISTORY_COLUMNS).
+
+        `durable` waits until the disk has it: worth it once, when the cell is finished.
+        """
+        self._put(f"history/{cell_id}.parquet", _parquet(rows, HISTORY), durable)
+
+    def write_result(
+        self, row: dict[str, Any], history: Sequence[dict], curves: Sequence[dict]
+    ) -> None:
+        """Finishes a cell: its history, its curves, then its row of the cells table, by which it
+        counts as finished. Its checkpoints are removed.
+
+        Args:
+            row: every field of Cell, cell_id, and schema.CELL_RESULT_COLUMNS as far as known.
+            history: all its evaluations.
+            curves: schema.CURVES_COLUMNS.
+        """
+        cell_id = row["cell_id"]
+        row = {**row, "sweep": self.sweep}
+        if isinstance(row.get("versions"), Mapping):
+            row["versions"] = json.dumps(row["versions"], sort_keys=True)
+        self.write_history(cell_id, history, durable=True)
+        self._put(f"curves/{cell_id}.parquet", _parquet(curves, CURVES), durable=True)
+        self._put(f"cells/{cell_id}.parquet", _parquet([row], CELLS), durable=True)
+        self.remove_checkpoints(cell_id)
+
+    def write_failure(self, cell: Cell, error: str) -> None:
+        """Records that a cell could not be trained, with the reason. It counts as finished."""
+        row = {**cell.to_dict(), "cell_id": cell.cell_id, "sweep": self.sweep}
+        row |= {"status": schema.FAILED, "error": error}
+        self._put(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS), durable=True)
+
+    # --- checkpoints ---
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        """Stores a cell's state as `core.trainer.PackTrainer.states` returns it: tensors on the
+        CPU and plain values, with "cell_id" and "step". Earlier ones but the last are removed."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        folder = f"checkpoints/{state['cell_id']}"
+        steps = self._steps(folder)
+        self._put(f"{folder}/{state['step']}.ckpt", _MAGIC + digest + b"\n" + payload, durable=True)
+        for step in [s for s in steps if s != state["step"]][: -(KEPT_CHECKPOINTS - 1)]:
+            self._delete(f"{folder}/{step}.ckpt")
+
+    def read_checkpoint(self, cell_id: str) -> dict[str, Any] | None:
+        """The newest state of the cell that is whole; None if there is none. One that is torn or
+        doesn't match its checksum is logged and skipped. Nothing in it is executed."""
+        import torch
+
+        folder = f"checkpoints/{cell_id}"
+        for step in reversed(self._steps(folder)):
+            path = f"{folder}/{step}.ckpt"
+            try:
+                head, _, payload = self._get(path).partition(b"\n")
+                if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+                    raise ValueError("torn: its checksum doesn't match")
+                state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+                if (state["cell_id"], state["step"]) != (cell_id, step):
+                    raise ValueError("it belongs to another cell or step")
+                return state
+            except Exception as error:  # whatever it is, the one before may be good
+                logger.warning("%s/%s skipped: %s", self, path, _line(error))
+        return None
+
+    def checkpoint_steps(self) -> dict[str, int]:
+        """{cell_id: step of its newest checkpoint}, by names alone."""
+        steps: dict[str, int] = defaultdict(int)
+        for name in self._list("checkpoints", recursive=True):
+            cell_id, _, file = name.rpartition("/")
+            if file.endswith(".ckpt") and file[:-5].isdigit():
+                steps[cell_id] = max(steps[cell_id], int(file[:-5]))
+        return dict(steps)
+
+    def remove_checkpoints(self, cell_id: str) -> None:
+        """Removes all checkpoints of the cell; none is fine."""
+        folder = f"checkpoints/{cell_id}"
+        if self._exists(folder) or not self._local:
+            for step in self._steps(folder):
+                self._delete(f"{folder}/{step}.ckpt")
+            if self._local:
+                self._fs.delete_dir(f"{self._base}/{folder}")
+
+    def _steps(self, folder: str) -> list[int]:
+        names = [name[:-5] for name in self._list(folder) if name.endswith(".ckpt")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    # --- the sweep ---
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Stores the resolved preset."""
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        self._put("sweep.yaml", text.encode(), durable=True)
+
+    def claim(self, driver: str) -> None:
+        """Says that this driver runs the sweep from now on. Workers of another one stop."""
+        self._put("driver", driver.encode())
+
+    def release(self) -> None:
+        """Says that nobody runs the sweep: its workers checkpoint and stop."""
+        self._put("driver", b"")
+
+    def claimed_by(self, driver: str) -> bool:
+        """Whether the sweep is still this driver's. A storage that fails for a moment says yes."""
+        try:
+            return self._get("driver") == driver.encode()
+        except OSError:
+            return True
+
+    def check_writable(self) -> None:
+        """Raises ConfigError if nothing can be written there."""
+        try:
+            self._put(".writable", b"")
+            self._delete(".writable")
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(f"root: can't write to {self}: {_line(error)}") from None
+
+    # --- files ---
+
+    def _put(self, path: str, data: bytes, durable: bool = False) -> None:
+        """Makes `path` hold `data`, at once for every reader."""
+        target = f"{self._base}/{path}"
+        if not self._local:
+            with self._fs.open_output_stream(target) as stream:  # seen once it is closed
+                stream.write(data)
+            return
+        folder, _, name = target.rpartition("/")
+        # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
+        temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
+        try:
+            try:
+                file = open(temporary, "wb")
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                file = open(temporary, "wb")
+            with file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _get(self, path: str) -> bytes:
+        with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
+            return stream.read()
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._fs.delete_file(f"{self._base}/{path}")
+        except FileNotFoundError:
+            pass  # another worker did
+
+    def _exists(self, path: str) -> bool:
+        return self._fs.get_file_info(f"{self._base}/{path}").type != pafs.FileType.NotFound
+
+    def _list(self, folder: str, recursive: bool = False) -> list[str]:
+        """Names of the files below a folder, relative to it; empty if there is none."""
+        base = f"{self._base}/{folder}"
+        selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
+        return [
+            info.path[len(base) + 1 :]
+            for info in self._fs.get_file_info(selector)
+            if info.is_file and not info.base_name.startswith(".")
+        ]
+
+
+def resolve_root(root: str) -> str:
+    """An absolute path, or the URI as it is: workers have other working directories."""
+    return root if "://" in root else str(Path(root).expanduser().absolute())
+
+
+def _parquet(rows: Sequence[dict], table_schema: pa.Schema) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=table_schema), sink)
+    return sink.getvalue()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -188,7 +188,9 @@ class Cell:
             )
         for name in self.unseen_datasets:
             if DATASETS[name].num_classes < self.num_classes:
-                raise ConfigError(f"unseen_datasets: {name} has fewer than {self.num_classes} classes")
+                raise ConfigError(
+                    f"unseen_datasets: {name} has fewer than {self.num_classes} classes"
+                )
 
     @property
     def cell_id(self) -> str:

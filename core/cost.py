@@ -1,0 +1,32 @@
+"""What training a cell costs, from its shapes: for planning, never for results."""
+
+from __future__ import annotations
+
+from core import model
+from core.architectures import ARCHITECTURES
+from core.config import Cell
+
+__all__ = ["flops_per_step", "num_parameters", "replica_bytes"]
+num_parameters = model.num_parameters
+
+
+def flops_per_step(cell: Cell) -> float:
+    """Floating-point operations of one training step of one replica, multiply and add counted as
+    two; the backward pass costs twice the forward one (Kaplan et al. 2020, section 2.1)."""
+    B, T, X, D = cell.batch_size, cell.sequence_length, cell.input_size, cell.model_size
+    labels_and_head = 2 * B * T * 2 * cell.num_classes * D
+    embed = 2 * B * T * X * D
+    layers = ARCHITECTURES[cell.architecture].forward_flops(cell)
+    project = 2 * B * T * X * X  # A x; no gradient
+    return float(3 * (labels_and_head + layers) + 2 * embed + project)
+
+
+def replica_bytes(cell: Cell) -> int:
+    """Device memory a replica takes in training, bytes: weights, gradient and Adam's moments, what
+    the backward pass needs of every layer, the inputs and the tasks' projections."""
+    B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
+    state = 5 * 4 * num_parameters(cell)
+    inputs = 4 * B * (2 * T * X + X * X)
+    activations = 4 * B * ARCHITECTURES[cell.architecture].activations(cell)
+    logits = 4 * 4 * B * T * cell.num_classes
+    return state + inputs + activations + logits

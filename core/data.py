@@ -1,0 +1,187 @@
+"""Base datasets, as two tensors on the device: images (count x numbers in an image) and labels.
+
+Real image sets come through torchvision's own loaders, which download what is missing; `digits`
+ships with scikit-learn and `random` is drawn. To add a dataset: an entry in
+`core.config.DATASETS` and a branch in `_load_raw`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core import rng
+from core.config import DATASETS, Cell, ConfigError
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split of a dataset, on a device.
+
+    Attributes:
+        x_NxX: float32, z-normalized with the statistics of the base dataset's training images.
+        y_N: int64 in [0, num_classes).
+    """
+
+    x_NxX: Tensor
+    y_N: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.y_N)
+
+    def commonest_class_share(self) -> float:
+        """Accuracy of always guessing the commonest class: what chance is, classes unequal."""
+        return (torch.bincount(self.y_N).max() / self.count).item()
+
+
+@dataclass(frozen=True)
+class CellImages:
+    """All images a cell uses: those of its base dataset, and held-out ones of the further sets."""
+
+    train: Images
+    heldout: Images
+    unseen: dict[str, Images]
+
+
+@lru_cache(maxsize=4)
+def _cell_images(
+    names: tuple[str, ...],
+    image_size: int,
+    grayscale: bool,
+    num_classes: int,
+    data_root: str,
+    device: torch.device,
+) -> CellImages:
+    base, *others = names
+    channels = 1 if grayscale else DATASETS[base].channels
+
+    def prepare(name: str, train: bool) -> tuple[Tensor, Tensor]:
+        x_NxCxHxW, y_N = _load_raw(name, train, data_root, image_size)
+        kept = y_N < num_classes
+        return _reshape(x_NxCxHxW[kept], channels, image_size), y_N[kept]
+
+    x_train, y_train = prepare(base, train=True)
+    mean = x_train.mean(dim=(0, 2, 3), keepdim=True)
+    deviation = x_train.std(dim=(0, 2, 3), keepdim=True)
+
+    def to_images(x: Tensor, y: Tensor) -> Images:
+        normalized = ((x - mean) / deviation).flatten(1).contiguous()
+        return Images(normalized.to(device), y.to(device))
+
+    return CellImages(
+        train=to_images(x_train, y_train),
+        heldout=to_images(*prepare(base, train=False)),
+        unseen={name: to_images(*prepare(name, train=False)) for name in others},
+    )
+
+
+def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -> CellImages:
+    """The images of a cell's datasets, resized, normalized, restricted to its classes.
+
+    Kept in memory for the next cells that use the same.
+
+    Raises:
+        ConfigError: a dataset isn't in `data_root` and can't be downloaded, or has too few images
+            for sequences of distinct ones.
+    """
+    images = _cell_images(
+        (cell.dataset, *cell.unseen_datasets),
+        cell.image_size,
+        cell.grayscale,
+        cell.num_classes,
+        str(data_root),
+        torch.device(device),
+    )
+    for split in (images.train, images.heldout, *images.unseen.values()):
+        if split.count < cell.sequence_length:
+            raise ConfigError(
+                f"sequence_length: {cell.sequence_length} is more than the {split.count} images of "
+                f"a split of {cell.dataset} or {cell.unseen_datasets} in data root {data_root}"
+            )
+    return images
+
+
+def _load_raw(name: str, train: bool, data_root: str, image_size: int) -> tuple[Tensor, Tensor]:
+    """float32 images in [0, 1] (count x channels x height x width) and int64 labels."""
+    if name == "digits":
+        return _load_digits(train)
+    if name == "random":
+        return _draw_random(train, image_size)
+    return _load_torchvision(name, train, data_root)
+
+
+def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
+    """scikit-learn's 8 x 8 digits; every fifth image is held out, so both splits hold all classes
+    (the writers come one after the other in the file)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    chosen = (torch.arange(len(digits.target)) % 5 != 0) == train
+    x_NxCxHxW = torch.from_numpy(digits.images).float()[:, None] / 16.0  # grey levels 0 ... 16
+    return x_NxCxHxW[chosen], torch.from_numpy(digits.target).long()[chosen]
+
+
+def _draw_random(train: bool, image_size: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Gaussian inputs with random labels (the paper's Table 2, `random`): fixed images of the size
+    asked for, since resizing would correlate their numbers."""
+    info = DATASETS["random"]
+    start, count = (0, info.num_train) if train else (info.num_train, info.num_heldout)
+    index_N = torch.arange(start, start + count)
+    zero = torch.zeros((), dtype=torch.int64)
+    x_NxX = torch.cat(
+        [
+            rng.normal_matrix(zero, rng.DATASET, 1, image_size**2, low=part, high=0)
+            for part in index_N.split(chunk)
+        ]
+    )
+    label_word = rng.philox(zero, rng.DATASET, (index_N, 0, 1))[0]
+    return x_NxX.reshape(count, 1, image_size, image_size), rng.integer(
+        label_word, info.num_classes
+    )
+
+
+def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, Tensor]:
+    """Through torchvision; downloaded once a node, guarded by a lock file in the data root."""
+    from filelock import FileLock
+    from torchvision import datasets
+
+    split = {"split": "train" if train else "test"} if name == "SVHN" else {"train": train}
+    loader = getattr(datasets, name)
+    try:
+        loaded = loader(data_root, download=False, **split)
+    except RuntimeError:  # torchvision's word for "not found or corrupted"
+        try:
+            Path(data_root).mkdir(parents=True, exist_ok=True)
+            with FileLock(Path(data_root) / f".{name}.lock"):
+                loaded = loader(data_root, download=True, **split)
+        except Exception as error:
+            raise ConfigError(
+                f"dataset: {name} isn't in data root {str(data_root)!r} and its download failed "
+                f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''})"
+            ) from error
+    x = torch.as_tensor(loaded.data)
+    if x.dim() == 3:  # MNIST and its kin: count x height x width
+        x = x[:, None]
+    elif x.shape[-1] == 3:  # CIFAR10: channels last; SVHN: channels first
+        x = x.permute(0, 3, 1, 2)
+    labels = loaded.labels if name == "SVHN" else loaded.targets
+    return x.float() / 255.0, torch.as_tensor(labels).long()
+
+
+def _reshape(x_NxCxHxW: Tensor, channels: int, size: int) -> Tensor:
+    """To the wanted channels (grey = mean of the channels) and side (average pooling downwards,
+    bilinear upwards)."""
+    if channels == 1:
+        x_NxCxHxW = x_NxCxHxW.mean(dim=1, keepdim=True)
+    x_NxCxHxW = x_NxCxHxW.expand(-1, channels, -1, -1)
+    if size < x_NxCxHxW.shape[-1]:
+        return F.adaptive_avg_pool2d(x_NxCxHxW, size)
+    if size > x_NxCxHxW.shape[-1]:
+        return F.interpolate(x_NxCxHxW, size=(size, size), mode="bilinear", align_corners=False)
+    return x_NxCxHxW

@@ -1,0 +1,82 @@
+"""What an evaluation says about a split: accuracies within sequences, with their errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import schema
+
+LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """Of one split, for R replicas over n sequences of T predictions; float64 on the CPU.
+
+    Attributes:
+        loss_R: mean cross-entropy, nats.
+        statistics_R: `schema.STATISTICS` by name, each (mean_R, standard error_R).
+        accuracy_RxT, accuracy_se_RxT: by position.
+        n: sequences.
+    """
+
+    loss_R: Tensor
+    statistics_R: dict[str, tuple[Tensor, Tensor]]
+    accuracy_RxT: Tensor
+    accuracy_se_RxT: Tensor
+    n: int
+
+    def row(self, r: int) -> dict[str, Any]:
+        """Replica r's loss and statistics, with the history table's column names."""
+        row: dict[str, Any] = {"loss": self.loss_R[r].item()}
+        for name, (mean_R, error_R) in self.statistics_R.items():
+            row |= {name: mean_R[r].item(), f"{name}_se": error_R[r].item()}
+        return row | {"n": self.n}
+
+    def curve(self, r: int) -> list[dict[str, Any]]:
+        """Replica r's accuracy by position, from 1, with the curves table's column names."""
+        points = zip(self.accuracy_RxT[r].tolist(), self.accuracy_se_RxT[r].tolist(), strict=True)
+        return [
+            {"position": t, "accuracy": accuracy, "accuracy_se": error, "n": self.n}
+            for t, (accuracy, error) in enumerate(points, start=1)
+        ]
+
+
+def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor) -> SplitMetrics:
+    """Reduces losses (nats) and correctness of E sequences; a diverged replica's are all NaN.
+
+    A standard error is that of a mean over sequences: sample deviation / sqrt(E). The improvement
+    is taken within each sequence, so what first and last share cancels in its error.
+    """
+    # Counts are exact in float64, so no order of summation shows in them.
+    correct = correct_RxExT.cpu().double()
+    loss_R = loss_RxExT.cpu().double().mean(dim=(1, 2))
+    E, T = correct.shape[1:]
+    first_RxE = correct[:, :, 0]
+    last_RxE = correct[:, :, T - math.ceil(LAST_SHARE * T) :].mean(dim=2)
+    per_sequence = {
+        schema.FIRST: first_RxE,
+        schema.LAST: last_RxE,
+        schema.IMPROVEMENT: last_RxE - first_RxE,
+    }
+
+    def mean_and_error(t: Tensor) -> tuple[Tensor, Tensor]:  # over axis 1
+        return _blank(t.mean(dim=1), diverged_R), _blank(t.std(dim=1) / math.sqrt(E), diverged_R)
+
+    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct)
+    return SplitMetrics(
+        loss_R=_blank(loss_R, diverged_R),
+        statistics_R={name: mean_and_error(t) for name, t in per_sequence.items()},
+        accuracy_RxT=accuracy_RxT,
+        accuracy_se_RxT=accuracy_se_RxT,
+        n=E,
+    )
+
+
+def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:
+    return torch.where(diverged_R.view(-1, *[1] * (t.dim() - 1)), math.nan, t)

@@ -1,0 +1,54 @@
+"""From labelled examples to predictions: token embedding, sequence model, output head.
+
+Token formats (T examples in, T predictions out, the j-th from x_1, y_1 ... x_(j-1), y_(j-1), x_j):
+
+- `shifted`, the paper's (Kirsch et al. 2022, section 3): token j holds x_j and the label y_(j-1).
+- `interleaved`: a query token x_j without a label, then an example token x_j with y_j; predictions
+  are read at the queries. Twice the tokens, but a label stands beside its input.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.architectures import ARCHITECTURES
+from core.config import Cell
+from core.parameters import Spec
+
+
+def parameters(cell: Cell) -> dict[str, Spec]:
+    """Specs of all parameters of a cell's model.
+
+    Labels enter with the same variance per unit as inputs. The head starts at 0, so the first
+    predictions are uniform.
+    """
+    D = cell.model_size
+    return {
+        "embed_x": Spec((cell.input_size, D), cell.input_size**-0.5),
+        "embed_y": Spec((cell.num_classes, D), 1.0),
+        **ARCHITECTURES[cell.architecture].parameters(cell),
+        "head": Spec((D, cell.num_classes), 0.0),
+    }
+
+
+def num_parameters(cell: Cell) -> int:
+    """Trained scalars of a cell's model."""
+    return sum(spec.size for spec in parameters(cell).values())
+
+
+def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell) -> Tensor:
+    """logits_RxBxTxC; those at position t depend on x up to t and y before t."""
+    R, B, T, X = x_RxBxTxX.shape
+    D, C = cell.model_size, cell.num_classes
+    x = torch.bmm(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
+    onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=x.device)).to(x.dtype)
+    y = torch.bmm(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
+    if cell.token_format == "shifted":
+        tokens, stride = x + F.pad(y[:, :, :-1], (0, 0, 1, 0)), 1
+    else:  # the last example is never looked back at
+        tokens, stride = torch.stack([x, x + y], dim=3).view(R, B, 2 * T, D)[:, :, :-1], 2
+    h_RxBxTxD = ARCHITECTURES[cell.architecture].apply(p, tokens, cell, stride)
+    h_RxNxD = F.layer_norm(h_RxBxTxD, (D,)).view(R, B * T, D)
+    return torch.bmm(h_RxNxD, p["head"]).view(R, B, T, C)

@@ -1,0 +1,59 @@
+"""Parameters of a pack: one flat float32 buffer, a row a replica, and a view a parameter.
+
+The flat buffer makes Adam a handful of passes and a checkpoint one tensor a cell.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core import rng
+
+# Rows of the buffer and the parameters in it start at multiples of 64 bytes, so that a replica's
+# arithmetic doesn't depend on which row it has.
+_ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parameter: its shape without the replica axis, and the standard deviation it starts with."""
+
+    shape: tuple[int, ...]
+    std: float
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
+
+
+def buffer_size(specs: dict[str, Spec]) -> int:
+    """Columns P of the flat buffer."""
+    return sum(_padded(spec.size) for spec in specs.values())
+
+
+def views(flat_RxP: Tensor, specs: dict[str, Spec]) -> dict[str, Tensor]:
+    """Each parameter as a view of the flat buffer, shape (R, *spec.shape)."""
+    result, start = {}, 0
+    for name, spec in specs.items():
+        part = flat_RxP[:, start : start + spec.size]
+        result[name] = part.unflatten(1, spec.shape)
+        start += _padded(spec.size)
+    return result
+
+
+def initialize(specs: dict[str, Spec], seed_R: Tensor) -> Tensor:
+    """flat_RxP with entries N(0, spec.std^2), a pure function of each replica's seed; padding 0."""
+    flat_RxP = torch.zeros(len(seed_R), buffer_size(specs), device=seed_R.device)
+    for number, (name, view) in enumerate(views(flat_RxP, specs).items()):
+        if specs[name].std:
+            draw = rng.normal_matrix(seed_R, rng.INIT, 1, specs[name].size, low=number)
+            view.copy_(draw.view(view.shape) * specs[name].std)
+    return flat_RxP

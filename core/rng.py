@@ -1,0 +1,132 @@
+"""Counter-based random numbers: pure functions of (seed, stream, counters), with no state.
+
+Philox4x32 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
+turns a 64-bit key and a 128-bit counter into four 32-bit words. Our key is (seed, stream); the
+counters say which number of the stream is meant. Any number can be computed anywhere, alone or in
+a batch, on any device, so no generator is ever saved, restored or shared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Table 2 of the paper: Philox4x32 with 7 rounds is the fastest that passes all of BigCrush.
+ROUNDS = 7
+_MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # section 4.3 of the paper
+_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio and sqrt(3) - 1, section 4.3
+_MASK = 0xFFFFFFFF
+
+# Streams: what the numbers of a seed are for. A number never serves two purposes.
+PROJECTION, PERMUTATION, TRAIN_TASKS, TRAIN_IMAGES, EVAL_TASKS, EVAL_IMAGES, INIT, DATASET = range(
+    8
+)
+
+Word = Tensor | int
+
+
+def philox(
+    seed: Word, stream: int, counters: tuple[Word, ...], rounds: int = ROUNDS
+) -> list[Tensor]:
+    """Four words in [0, 2^32) for each counter, as int64 tensors.
+
+    Args:
+        seed: int64 tensor or int in [0, 2^32).
+        stream: one of the streams of this module.
+        counters: up to four int64 tensors or ints in [0, 2^32), at least one a tensor. They and
+            `seed` broadcast together to the shape of the results.
+    """
+    c0, c1, c2, c3 = (*counters, 0, 0, 0)[:4]
+    key_0, key_1 = seed, stream
+    for r in range(rounds):
+        if r:
+            key_0, key_1 = (key_0 + _WEYL_0) & _MASK, (key_1 + _WEYL_1) & _MASK
+        # int64 products wrap modulo 2^64, which keeps both 32-bit halves right.
+        product_0, product_1 = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
+        c0, c1 = _high(product_1) ^ c1 ^ key_0, product_1 & _MASK
+        c2, c3 = _high(product_0) ^ c3 ^ key_1, product_0 & _MASK
+    return list(torch.broadcast_tensors(*(torch.as_tensor(c) for c in (c0, c1, c2, c3))))
+
+
+def _high(product: Word) -> Word:
+    return (product >> 32) & _MASK
+
+
+def uniform(word: Tensor) -> Tensor:
+    """Words -> float32 in (0, 1), never 0 or 1: the 2^23 midpoints that float32 holds exactly."""
+    return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def integer(word: Tensor, bound: Word) -> Tensor:
+    """Words -> int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
+
+    A value's probability is off by less than 2^-32: exact where bound is a power of two.
+    """
+    return _high(word * bound)
+
+
+def normals(words: list[Tensor]) -> Tensor:
+    """Four words -> four independent N(0, 1) float32 on a new last axis (Box and Muller 1958)."""
+    pairs = []
+    for first, second in (words[:2], words[2:]):
+        radius = torch.sqrt(-2.0 * torch.log(uniform(first)))
+        angle = (2.0 * math.pi) * uniform(second)
+        pairs += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(pairs, dim=-1)
+
+
+def normal_matrix(
+    seed: Tensor, stream: int, rows: int, columns: int, low: Word = 0, high: Word = 0
+) -> Tensor:
+    """N(0, 1) matrices, one for each (seed, low, high): float32, shape (*batch, rows, columns).
+
+    Entry [i, 4 q + w] comes from word w of the counter (i * ceil(columns / 4) + q, low, high).
+
+    Args:
+        seed, low, high: int64, broadcasting to the shape `batch`.
+    """
+    blocks = -(-columns // 4)
+    counter = torch.arange(rows * blocks, device=seed.device)
+
+    def spread(word: Word) -> Word:
+        return word[..., None] if isinstance(word, Tensor) else word
+
+    words = philox(spread(seed), stream, (counter, spread(low), spread(high)))
+    entries = normals([w.contiguous() for w in words])
+    return entries.reshape(*entries.shape[:-2], rows, blocks * 4)[..., :columns]
+
+
+def distinct_integers(keys: list[Tensor], count: int, bound: int) -> Tensor:
+    """`count` different integers of [0, bound) a key, uniform without replacement.
+
+    The first `count` values of a pseudo-random permutation of [0, bound) made by the swap-or-not
+    shuffle (Hoang, Morris and Rogaway, CRYPTO 2012): each round pairs x with K - x mod bound and
+    swaps the pair on the toss of a coin. An element that no round moves stays in place, with
+    probability 2^-SHUFFLE_ROUNDS.
+
+    Args:
+        keys: words of equal shape `batch`, SHUFFLE_ROUNDS of them.
+    Returns:
+        int64, shape (*batch, count).
+    """
+    x = torch.arange(count, device=keys[0].device).expand(*keys[0].shape, count)
+    for key in keys:
+        pivot = integer(key, bound)[..., None]
+        partner = pivot - x
+        partner = torch.where(partner < 0, partner + bound, partner)
+        coin = _mix(torch.maximum(x, partner), key[..., None])
+        x = torch.where(coin, partner, x)
+    return x
+
+
+SHUFFLE_ROUNDS = 16
+
+
+def _mix(value: Tensor, key: Tensor) -> Tensor:
+    """A fair coin for each (value, key): murmur3's 32-bit finalizer, its top bit."""
+    h = (value * 0x9E3779B1 + key) & _MASK
+    h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
+    h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
+    return (h ^ (h >> 16)) >= 2**31

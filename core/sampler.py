@@ -1,0 +1,133 @@
+"""Sequences of labelled examples, each of one task: what a pack trains and is evaluated on.
+
+Which task and which images a sequence has is a pure function of (seed, step, its number in the
+batch), so cells with the same seed see the same images, and cells with the same seed and number of
+tasks see the same sequences, whatever pack they are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core import rng, schema
+from core.config import Cell
+from core.data import CellImages, Images
+from core.tasks import FIRST_UNSEEN, SeenTasks, permutations, projections
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of T labelled examples.
+
+    Attributes:
+        x_RxBxTxX: float32 inputs A x.
+        y_RxBxT: int64 labels rho(y).
+    """
+
+    x_RxBxTxX: Tensor
+    y_RxBxT: Tensor
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the sequences of K steps consist of, before any input is computed.
+
+    Attributes:
+        task_RxKxB: int64 task numbers.
+        image_RxKxBxT: int64 image numbers, distinct within a sequence.
+        y_RxKxBxT: int64 labels rho(y).
+    """
+
+    task_RxKxB: Tensor
+    image_RxKxBxT: Tensor
+    y_RxKxBxT: Tensor
+
+
+# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
+# cheaper than drawing: four bytes are read in less time than a normal is computed.
+TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
+
+
+class Sampler:
+    """Draws the batches of a pack.
+
+    Args:
+        cells: those of the pack, a replica each; all settings but `core.config.PER_REPLICA` equal.
+        images: of their datasets, on the device that computes.
+    """
+
+    def __init__(self, cells: Sequence[Cell], images: CellImages) -> None:
+        self.cell, self.images = cells[0], images
+        device = images.train.x_NxX.device
+        self.seed_R = torch.tensor([cell.seed for cell in cells], device=device)
+        self.num_tasks_R = torch.tensor([cell.num_tasks for cell in cells], device=device)
+        # What depends on the seed alone is computed once a seed (axis U), not once a replica.
+        self.seeds_U, self.row_R = self.seed_R.unique(return_inverse=True)
+        self.seen_tasks = SeenTasks(
+            self.seed_R, self.num_tasks_R, self.cell.input_size, TABLE_BYTES[device.type]
+        )
+
+    def draw_training(self, step_K: Tensor) -> Draw:
+        """The sequences of the training steps `step_K` (int64, from 0)."""
+        sequence_B = torch.arange(self.cell.batch_size, device=step_K.device)
+        counters = (sequence_B, step_K[:, None])
+        task_RxKxB = self._seen_task(rng.TRAIN_TASKS, counters)
+        return self._draw(task_RxKxB, self.images.train, rng.TRAIN_IMAGES, counters)
+
+    def training_batch(self, draw: Draw, k: int) -> Batch:
+        """The sequences of the k-th step of a draw."""
+        a_RxBxXxX = self.seen_tasks.projections(draw.task_RxKxB[:, k])
+        return self._batch(self.images.train, draw, k, a_RxBxXxX)
+
+    def evaluation_batch(self, split: str, sequence_B: Tensor) -> Batch:
+        """Evaluation sequences of a split by number (int64); the same at every evaluation.
+
+        Sequence b of the unseen splits has task 2^32 + b.
+        """
+        seen, (_, _, other) = split in (schema.TRAIN, schema.SEEN), split.partition("/")
+        if split == schema.TRAIN:
+            images = self.images.train
+        else:
+            images = self.images.unseen[other] if other else self.images.heldout
+        counters = (sequence_B, torch.full_like(sequence_B, split == schema.TRAIN)[None])
+        if seen:
+            task_RxKxB = self._seen_task(rng.EVAL_TASKS, counters)
+            a_RxBxXxX = self.seen_tasks.projections(task_RxKxB[:, 0])
+        else:
+            task_B = FIRST_UNSEEN + sequence_B
+            task_RxKxB = task_B.expand(len(self.seed_R), 1, -1)
+            a_UxBxXxX = projections(self.seeds_U[:, None], task_B, self.cell.input_size)
+            a_RxBxXxX = a_UxBxXxX[self.row_R]
+        draw = self._draw(task_RxKxB, images, rng.EVAL_IMAGES, counters)
+        return self._batch(images, draw, 0, a_RxBxXxX)
+
+    def _seen_task(self, stream: int, counters: tuple[Tensor, Tensor]) -> Tensor:
+        word_UxKxB = rng.philox(self.seeds_U[:, None, None], stream, counters)[0]
+        return rng.integer(word_UxKxB[self.row_R], self.num_tasks_R[:, None, None])
+
+    def _draw(
+        self, task_RxKxB: Tensor, images: Images, stream: int, counters: tuple[Tensor, Tensor]
+    ) -> Draw:
+        keys = [
+            word_UxKxB
+            for block in range(rng.SHUFFLE_ROUNDS // 4)
+            for word_UxKxB in rng.philox(self.seeds_U[:, None, None], stream, (*counters, block))
+        ]
+        image_UxKxBxT = rng.distinct_integers(keys, self.cell.sequence_length, images.count)
+        image_RxKxBxT = image_UxKxBxT[self.row_R]
+        rho_RxKxBxC = permutations(self.seed_R[:, None, None], task_RxKxB, self.cell.num_classes)
+        y_RxKxBxT = rho_RxKxBxC.gather(3, images.y_N[image_RxKxBxT])
+        return Draw(task_RxKxB, image_RxKxBxT, y_RxKxBxT)
+
+    def _batch(self, images: Images, draw: Draw, k: int, a_RxBxXxX: Tensor) -> Batch:
+        image_RxBxT = draw.image_RxKxBxT[:, k]
+        R, B, T = image_RxBxT.shape
+        size = self.cell.input_size
+        raw_RBxTxX = images.x_NxX[image_RxBxT.reshape(-1)].view(R * B, T, size)
+        a_RBxXxX = a_RxBxXxX.reshape(R * B, size, size)
+        x_RxBxTxX = torch.bmm(raw_RBxTxX, a_RBxXxX.transpose(1, 2)).view(R, B, T, size)
+        return Batch(x_RxBxTxX, draw.y_RxKxBxT[:, k])

@@ -1,0 +1,70 @@
+"""Trains one cell without Ray and prints its metrics: `python -m core.train --model-size 32 ...`.
+
+Every setting of `core.config.Cell` is an option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from core.config import Cell, ConfigError
+
+
+def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
+    """Command line -> the cell and the other options. Raises ConfigError on an impossible cell."""
+    parser = argparse.ArgumentParser(prog="python -m core.train", description=__doc__)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
+    parser.add_argument("--data-root", default="data", help="folder of the data sets")
+    hints = get_type_hints(Cell)
+    for f in fields(Cell):
+        kind: Any = hints[f.name]
+        options: dict[str, Any] = {"help": f"{f.metadata['help']} (default: {f.default})"}
+        if kind is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+        elif kind in (int, float):
+            options |= {"type": kind}
+        elif get_args(kind) and f.name != "unseen_datasets":
+            options |= {"choices": get_args(kind)}
+        elif f.name == "unseen_datasets":
+            options |= {"nargs": "*"}
+        parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, **options)
+    arguments = parser.parse_args(argv)
+    return Cell(**{f.name: getattr(arguments, f.name) for f in fields(Cell)}), arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 with one line for an impossible setting."""
+    try:
+        cell, arguments = parse(argv)
+        import torch
+
+        from core.trainer import PackTrainer
+
+        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        trainer = PackTrainer([cell], device=device, data_root=arguments.data_root)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'step':>7}  {'split':<20} {'loss':>7} {'first':>7} {'last':>7}  improvement ± error")
+    while not trainer.finished:
+        trainer.advance()
+        for row in trainer.history[0]:
+            if row["step"] == trainer.step:
+                print(
+                    f"{row['step']:>7}  {row['split']:<20} {row['loss']:>7.3f} {row['first']:>7.3f} "
+                    f"{row['last']:>7.3f}  {row['improvement']:+.3f} ± {row['improvement_se']:.3f}"
+                )
+    row, _ = trainer.results()[0]
+    print(f"\n{'cell_id':<15} {row['cell_id']}")
+    for key in ("status", "num_parameters", "state_size", "chance", "device", "versions"):
+        print(f"{key:<15} {row[key]}")
+    print(f"{'wall_seconds':<15} {row['wall_seconds']:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""The pack trainer: meta-trains cells of equal shapes together, as one stacked model.
+
+Every tensor has a leading replica axis R, and nothing mixes replicas: a cell's numbers are those it
+would have alone. Nothing of a step happens on the host but launching it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core import model, schema
+from core.architectures import ARCHITECTURES
+from core.config import Cell, ConfigError, pack_key
+from core.data import load_images
+from core.metrics import SplitMetrics, split_metrics
+from core.parameters import initialize, views
+from core.sampler import Batch, Sampler
+
+# Steps whose tasks, images and labels are drawn in one go: enough to hide the launches of the
+# generator's many small operations, few enough to stay in the caches.
+DRAW_STEPS = 32
+
+
+class PackTrainer:
+    """Trains a pack to its next evaluation, again and again, until its steps are done.
+
+    Attributes:
+        cells: the cells, replica r training cells[r].
+        step: steps trained so far.
+        history: for each cell its rows of the history table so far (`schema.HISTORY_COLUMNS`).
+
+    Args:
+        cells: of one pack (`core.config.pack_key` equal).
+        device: where everything is computed.
+        data_root: folder of the data sets.
+        states: what `states()` returned for each of these cells, all at the same step, in whatever
+            packs they were; training continues from there. None: start afresh.
+
+    Raises:
+        ConfigError: the cells don't fit in one pack, the states don't belong to them, or a data
+            set can't be had.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        device: torch.device | str = "cpu",
+        data_root: str | Path = "data",
+        states: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        if not cells or len({pack_key(cell) for cell in cells}) != 1:
+            raise ConfigError(f"cells: {len(cells)} cells of unequal settings can't share a pack")
+        self.cells = tuple(cells)
+        self.cell = self.cells[0]  # for the settings all of them share
+        self.device = torch.device(device)
+        self.images = load_images(self.cell, data_root, self.device)
+        self.sampler = Sampler(self.cells, self.images)
+        self.learning_rate_R = torch.tensor([c.learning_rate for c in cells], device=self.device)
+
+        specs = model.parameters(self.cell)
+        self.theta_RxP = initialize(specs, self.sampler.seed_R)
+        self.moment1_RxP = torch.zeros_like(self.theta_RxP)
+        self.moment2_RxP = torch.zeros_like(self.theta_RxP)
+        self.grad_RxP = torch.zeros_like(self.theta_RxP)
+        self.diverged_at_R = torch.full_like(self.sampler.seed_R, -1)  # -1: it hasn't
+        # Leaves that share the flat buffers' memory: updating the buffer updates them.
+        self.parameters = {
+            name: view.detach().requires_grad_()
+            for name, view in views(self.theta_RxP, specs).items()
+        }
+        self.gradients = views(self.grad_RxP, specs)
+
+        self.step = 0
+        self.history: list[list[dict[str, Any]]] = [[] for _ in cells]
+        self.metrics: dict[str, SplitMetrics] = {}  # of the last evaluation, by split
+        self.wall_seconds = [0.0 for _ in cells]  # each cell's share of its packs' time
+        if states is not None:
+            self._restore(states)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are trained and evaluated."""
+        return self.step == self.cell.steps and bool(self.metrics)
+
+    def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
+        """Trains up to the next evaluation and evaluates.
+
+        Returns:
+            False if `should_stop` asked, between two steps, to stop before the evaluation.
+        """
+        started = time.perf_counter()
+        try:
+            target = min(
+                (self.step // self.cell.eval_every + 1) * self.cell.eval_every, self.cell.steps
+            )
+            while self.step < target:
+                if should_stop is not None and should_stop():
+                    return False
+                self._train(min(DRAW_STEPS, target - self.step))
+            self._evaluate()
+            return True
+        finally:
+            share = (time.perf_counter() - started) / len(self.cells)
+            self.wall_seconds = [seconds + share for seconds in self.wall_seconds]
+
+    def _train(self, count: int) -> None:
+        step_K = torch.arange(self.step, self.step + count, device=self.device)
+        draw = self.sampler.draw_training(step_K)
+        for k in range(count):
+            batch = self.sampler.training_batch(draw, k)
+            loss_R = self._loss(batch).flatten(1).mean(dim=1)
+            gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
+            torch._foreach_copy_(list(self.gradients.values()), list(gradients))
+            self._update(loss_R.detach(), step_K[k])
+        self.step += count
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of each prediction, nats: R x B x T."""
+        with self._precision():
+            logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
+        flat = F.cross_entropy(
+            logits.float().flatten(0, 2), batch.y_RxBxT.flatten(), reduction="none"
+        )
+        return flat.view(batch.y_RxBxT.shape)
+
+    @torch.no_grad()
+    def _update(self, loss_R: Tensor, step: Tensor) -> None:
+        """A step of Adam (Kingma and Ba 2015, algorithm 1) with linear warm-up, each replica at its
+        own learning rate. A replica whose loss isn't finite is frozen, from now on."""
+        cell = self.cell
+        alive_R = self.diverged_at_R < 0
+        self.diverged_at_R.copy_(
+            torch.where(alive_R & ~torch.isfinite(loss_R), step, self.diverged_at_R)
+        )
+        alive_R = self.diverged_at_R < 0
+
+        self.moment1_RxP.lerp_(self.grad_RxP, 1.0 - cell.adam_beta1)
+        self.moment2_RxP.mul_(cell.adam_beta2)
+        self.moment2_RxP.addcmul_(self.grad_RxP, self.grad_RxP, value=1.0 - cell.adam_beta2)
+        t = (step + 1).float()
+        warmup = ((step + 1) / max(cell.warmup_steps, 1)).clamp(max=1.0)
+        correction1, correction2 = 1.0 - cell.adam_beta1**t, 1.0 - cell.adam_beta2**t
+        rate_R = self.learning_rate_R * warmup / correction1
+        deviation_RxP = (self.moment2_RxP / correction2).sqrt_().add_(cell.adam_epsilon)
+        change_RxP = (self.moment1_RxP / deviation_RxP).mul_(rate_R[:, None])
+        self.theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Matrix products in the cell's precision; tf32 exists on CUDA only, elsewhere it's fp32."""
+        if self.cell.precision == "bf16":
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                yield
+        elif self.device.type == "cuda":
+            products = torch.backends.cuda.matmul
+            before = products.fp32_precision
+            products.fp32_precision = "tf32" if self.cell.precision == "tf32" else "ieee"
+            try:
+                yield
+            finally:
+                products.fp32_precision = before
+        else:
+            yield
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
+        diverged_R = (self.diverged_at_R >= 0).cpu()
+        self.metrics = {}
+        for split in (*schema.SPLITS, *others):
+            loss_RxExT, correct_RxExT = self._evaluate_split(split)
+            self.metrics[split] = split_metrics(loss_RxExT, correct_RxExT, diverged_R)
+        for r, cell in enumerate(self.cells):
+            self.history[r] += [
+                {"cell_id": cell.cell_id, "step": self.step, "split": split, **metrics.row(r)}
+                for split, metrics in self.metrics.items()
+            ]
+
+    def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses (nats) and correctness of every prediction of a split's sequences."""
+        count, size = self.cell.eval_sequences, self.cell.batch_size
+        losses, correct = [], []
+        for start in range(0, count, size):  # whole batches, so that shapes never change
+            sequence_B = torch.arange(start, start + size, device=self.device)
+            batch = self.sampler.evaluation_batch(split, sequence_B)
+            with self._precision():
+                logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
+            flat = F.cross_entropy(
+                logits.float().flatten(0, 2), batch.y_RxBxT.flatten(), reduction="none"
+            )
+            losses.append(flat.view(batch.y_RxBxT.shape))
+            correct.append(logits.argmax(dim=-1) == batch.y_RxBxT)
+        return torch.cat(losses, dim=1)[:, :count], torch.cat(correct, dim=1)[:, :count]
+
+    def states(self) -> list[dict[str, Any]]:
+        """Everything a cell's training continues from, one dict a cell: tensors on the CPU, numbers
+        and texts, fit for `torch.save` and `torch.load(weights_only=True)`."""
+        theta, moment1, moment2 = (
+            t.cpu().clone() for t in (self.theta_RxP, self.moment1_RxP, self.moment2_RxP)
+        )
+        diverged_at = self.diverged_at_R.tolist()
+        return [
+            {
+                "cell_id": cell.cell_id,
+                "step": self.step,
+                "theta": theta[r].clone(),
+                "moment1": moment1[r].clone(),
+                "moment2": moment2[r].clone(),
+                "diverged_at": diverged_at[r],
+                "wall_seconds": self.wall_seconds[r],
+                "history": [dict(row) for row in self.history[r]],
+            }
+            for r, cell in enumerate(self.cells)
+        ]
+
+    def _restore(self, states: Sequence[dict[str, Any]]) -> None:
+        ids, steps = [s["cell_id"] for s in states], {s["step"] for s in states}
+        if ids != [cell.cell_id for cell in self.cells] or len(steps) != 1:
+            raise ConfigError(f"states: of cells {ids} at steps {steps} don't fit this pack")
+        for name, buffer in (
+            ("theta", self.theta_RxP),
+            ("moment1", self.moment1_RxP),
+            ("moment2", self.moment2_RxP),
+        ):
+            buffer.copy_(torch.stack([state[name] for state in states]))
+        self.diverged_at_R.copy_(torch.tensor([state["diverged_at"] for state in states]))
+        self.step = states[0]["step"]
+        self.history = [[dict(row) for row in state["history"]] for state in states]
+        self.wall_seconds = [state["wall_seconds"] for state in states]
+        if self.step == self.cell.steps:
+            self._evaluate_again()
+
+    def _evaluate_again(self) -> None:
+        """Metrics of a restored pack that had been trained to the end; its history has them."""
+        history, self.history = self.history, [[] for _ in self.cells]
+        self._evaluate()
+        self.history = [
+            rows if rows and rows[-1]["step"] == self.step else rows + new
+            for rows, new in zip(history, self.history, strict=True)
+        ]
+
+    def results(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Of a finished pack, for each cell: its row of the cells table and its rows of the curves
+        table (see results/README.md)."""
+        assert self.finished, "results are asked for before training has finished"
+        diverged_at = self.diverged_at_R.tolist()
+        shared = {
+            "num_parameters": model.num_parameters(self.cell),
+            "state_size": ARCHITECTURES[self.cell.architecture].state_size(self.cell),
+            "chance": self.images.heldout.commonest_class_share(),
+            "n": self.cell.eval_sequences,
+            "device": device_name(self.device),
+            "versions": _versions(),
+        }
+        results = []
+        for r, cell in enumerate(self.cells):
+            diverged = diverged_at[r] >= 0
+            row = {
+                **cell.to_dict(),
+                "cell_id": cell.cell_id,
+                "status": schema.DIVERGED if diverged else schema.DONE,
+                "diverged_at": diverged_at[r] if diverged else None,
+                "wall_seconds": self.wall_seconds[r],
+                **shared,
+            }
+            for split in schema.SPLITS:
+                statistics = self.metrics[split].row(r)
+                row |= {f"{split}_{k}": v for k, v in statistics.items() if k != "n"}
+            curves = [
+                {"cell_id": cell.cell_id, "split": split, **point}
+                for split, metrics in self.metrics.items()
+                for point in metrics.curve(r)
+            ]
+            results.append((row, curves))
+        return results
+
+
+def device_name(device: torch.device) -> str:
+    """As users know it: the GPU's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> str:
+    try:
+        own = metadata.version("phasesweep")
+    except metadata.PackageNotFoundError:  # run from a checkout that isn't installed
+        own = "checkout"
+    return f"phasesweep {own}, torch {torch.__version__}"

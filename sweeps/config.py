@@ -235,16 +235,20 @@ def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
             seen.add(identity)
     count = math.prod(len(values) for values in grid.values())
     if count > MAX_CELLS:
-        raise ConfigError(f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep")
+        raise ConfigError(
+            f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep"
+        )
 
     cells: dict[str, Cell] = {}
-    for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
+    for combination in itertools.product(*grid.values()):
+        point = dict(zip(grid, combination, strict=True))
         said = ", ".join(f"{key}={value}" for key, value in point.items())
         try:
             made = Cell(**cell, **point)
         except ConfigError as error:
-            raise ConfigError(f"{error} (at the grid point {said})" if grid else str(error)) from None
+            raise ConfigError(
+                f"{error} (at the grid point {said})" if grid else str(error)
+            ) from None
         if made.cell_id in cells:
             raise ConfigError(f"grid: two points give the same cell; the second is {said}")
         cells[made.cell_id] = made

@@ -14,6 +14,7 @@ Root is a path, or a URI of a file system that pyarrow knows (s3://, gs://, file
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -289,19 +290,17 @@ class Results:
         # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
         temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
         try:
-            try:
-                file = open(temporary, "wb")
-            except FileNotFoundError:
+            if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)
-                file = open(temporary, "wb")
-            with file:
+            with open(temporary, "wb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise
 
     def _get(self, path: str) -> bytes:
@@ -309,10 +308,8 @@ class Results:
             return stream.read()
 
     def _delete(self, path: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another worker did
             self._fs.delete_file(f"{self._base}/{path}")
-        except FileNotFoundError:
-            pass  # another worker did
 
     def _exists(self, path: str) -> bool:
         return self._fs.get_file_info(f"{self._base}/{path}").type != pafs.FileType.NotFound

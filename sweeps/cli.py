@@ -1,0 +1,29 @@
+"""The command `phasesweep`: its words lead to the modules' own main functions."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {  # word: (module with a main(argv), what it does)
+    "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
+    "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command. Returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return module.main(argv[1:])
+    words = "\n".join(f"  {word:6}{text}" for word, (_, text) in COMMANDS.items())
+    usage = f"usage: phasesweep COMMAND ...\n\n{words}\n\n`phasesweep COMMAND --help` says more."
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    if argv:
+        print(f"phasesweep: {argv[0]!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
+    else:
+        print(usage, file=sys.stderr)
+    return 2

@@ -1,0 +1,275 @@
+"""The driver: hands packs to Ray Tune, follows them, and stops cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from core.config import Cell
+from sweeps.plan import Pack, Workers, plan
+from sweeps.progress import Progress
+from sweeps.storage import Results
+from sweeps.trial import Job, PackTrial
+
+logger = logging.getLogger(__name__)
+
+# Read by Ray when it starts, by Tune when it runs; what the user has set stays.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON, TensorBoard: results are Parquet
+    "RAY_AIR_NEW_OUTPUT": "0",  # whose quietest level still prints tables
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruptible` does it
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state isn't used to go on
+    "TUNE_WARN_THRESHOLD_S": "5",
+}
+
+MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
+SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
+OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
+GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
+
+
+class Interrupt(tune.Stopper):
+    """Whether someone asked to stop. Tune asks it whether to go on."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        wall_seconds: from the start of the command to after the last trial.
+        training_seconds: of all workers, in training and evaluating.
+        workers: how many there were.
+        interrupted: by Ctrl-C or SIGTERM.
+        config_error: one line, if the data can't be had.
+        phases: counts of phases, in words.
+    """
+
+    wall_seconds: float = 0.0
+    training_seconds: float = 0.0
+    workers: int = 0
+    interrupted: bool = False
+    config_error: str | None = None
+    phases: str = ""
+
+
+def train(
+    results: Results,
+    cells: Sequence[Cell],
+    *,
+    data_root: str,
+    total: int,
+    before: dict[str, str],
+    pack_size: int | None = None,
+    started: float | None = None,
+) -> Outcome:
+    """Trains cells to their ends, or until interrupted.
+
+    A cell that can't be trained, alone and in a worker of its own, is recorded as failed.
+
+    Args:
+        results: where they are written.
+        cells: what to train.
+        data_root: folder of the base data sets.
+        total: cells in the sweep, for progress.
+        before: {cell_id: status} of its finished cells.
+        pack_size: the most cells in a pack; None: chosen by `plan`.
+        started: time.monotonic() when the command began; None: now.
+    """
+    started = time.monotonic() if started is None else started
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    driver = uuid.uuid4().hex
+    steps = results.checkpoint_steps()
+    for cell_id in steps.keys() & before.keys():  # a crash came between its result and this
+        results.remove_checkpoints(cell_id)
+    outcome = Outcome()
+    with ray_running():
+        workers = cluster_workers()
+        outcome.workers = workers.count
+        results.claim(driver)
+        with interruptible(results) as interrupt:
+            while cells and not interrupt.asked and not outcome.config_error:
+                packs = plan(cells, workers, steps, pack_size)
+                progress = Progress(results, packs, total, before)
+                job = Job(results.root, results.sweep, driver, data_root, workers.device, packs)
+                fit(job, progress, interrupt)
+                outcome.training_seconds += progress.training_seconds
+                outcome.config_error = progress.config_error
+                outcome.phases = progress.phase_counts()
+                before = results.finished() if progress.errors else before
+                cells, pack_size = _blame(results, packs, progress.errors, before)
+                steps = results.checkpoint_steps()
+            outcome.interrupted = interrupt.asked
+        results.release()
+    outcome.wall_seconds = time.monotonic() - started
+    return outcome
+
+
+def fit(job: Job, progress: Progress, interrupt: Interrupt) -> None:
+    """One trial a pack, in their order, through Ray Tune."""
+    resources = {"cpu": 1.0, "gpu": 1.0} if job.device == "cuda" else {"cpu": 1.0}
+    scratch = tempfile.mkdtemp(prefix="phasesweep-")  # Tune wants a folder; nothing in it is used
+    try:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(PackTrial, job=job), resources),
+            param_space={"pack": tune.grid_search(list(range(len(job.packs))))},
+            tune_config=tune.TuneConfig(reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=job.sweep,
+                storage_path=scratch,
+                stop=interrupt,
+                callbacks=[progress],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        progress.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _blame(
+    results: Results, packs: Sequence[Pack], errors: dict[int, str], finished: dict[str, str]
+) -> tuple[list[Cell], int | None]:
+    """Of packs that were given up: records cells that were alone as failed, and returns those to
+    be tried again in smaller packs, with the size of these."""
+    again: list[Cell] = []
+    size = 1
+    for index, error in errors.items():
+        cells = packs[index].cells
+        left = [cell for cell in cells if cell.cell_id not in finished]
+        if len(cells) == 1:
+            for cell in left:
+                logger.error("%s failed: %s", cell.cell_id, error)
+                results.write_failure(cell, error)
+        else:
+            again += left
+            size = max(size, -(-len(cells) // SPLIT))
+    return again, size
+
+
+# --- Ray ---
+
+
+@contextlib.contextmanager
+def ray_running() -> Iterator[None]:
+    """Connects to the cluster this machine belongs to or RAY_ADDRESS names; else starts Ray here,
+    reachable from this machine only as far as Ray allows, and stops it in the end."""
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            try:
+                ray.init(
+                    address=os.environ.get("RAY_ADDRESS", "auto"),
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except ConnectionError:
+                if "RAY_ADDRESS" in os.environ:
+                    raise
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            stack.callback(ray.shutdown)
+        yield
+
+
+def cluster_workers() -> Workers:
+    """One worker a GPU where the cluster has some, else one a CPU core."""
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    if gpus:
+        return gpu_workers(gpus)
+    cores = max(1, int(resources.get("CPU", 1)))
+    return Workers(count=cores, memory=resources.get("memory", 4e9) / cores)
+
+
+def local_workers() -> Workers:
+    """What `cluster_workers` would find if Ray were started here; without starting it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return gpu_workers(torch.cuda.device_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Workers(count=cores or 1, memory=memory / (cores or 1))
+
+
+def gpu_workers(count: int) -> Workers:
+    """One worker a GPU, as far as known like those of this machine."""
+    return Workers(count, "cuda", memory=_gpu_memory(), flops=2e13, step_seconds=2e-3)
+
+
+def _gpu_memory() -> float:
+    """Bytes of the smallest GPU of this machine, without opening it."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return min(float(line) for line in told.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return GPU_MEMORY
+
+
+@contextlib.contextmanager
+def interruptible(results: Results) -> Iterator[Interrupt]:
+    """While inside, the first Ctrl-C or SIGTERM makes the workers checkpoint and stop; the second
+    does what it usually does."""
+    interrupt = Interrupt()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: Any) -> None:
+        interrupt.asked = True
+        for restored, handler in before.items():
+            signal.signal(restored, handler)
+        results.release()  # the workers see it within a second or so
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log_to(path: Path) -> None:
+    """Sends all logs of this process to a file, away from the terminal."""
+    logging.basicConfig(
+        filename=path,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    ray_logger = logging.getLogger("ray")
+    ray_logger.handlers.clear()
+    ray_logger.propagate = True

@@ -1,0 +1,219 @@
+"""Trains the cells of a sweep that its results lack.
+
+    python -m sweeps.run quickstart
+    python -m sweeps.run quickstart --set model_size=[64,128] --set name=wider
+    python -m sweeps.run ./my-sweep.yaml --root s3://bucket/results
+
+Whatever stopped it, the same command goes on where it was. Works as a lone script too, as
+`ray submit` uses it: all else comes from the installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shlex
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.config import Cell
+    from sweeps.config import Sweep
+    from sweeps.storage import Results
+
+INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns 0 if all cells are finished, 1 if some failed or the command
+    can't be carried out, 2 for a wrong command line, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(argv)
+    for package in ("core", "sweeps", "analysis"):
+        if importlib.util.find_spec(package) is None:
+            print(f"phasesweep is not installed in this Python ({sys.executable})", file=sys.stderr)
+            return 1
+    from core.config import ConfigError
+
+    try:
+        if arguments.list:
+            return _list_presets()
+        if arguments.preset is None:
+            _parser().error("which PRESET? --list shows those that come with the program")
+        return _run(arguments, argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sweeps.run",
+        description="Train the cells of a sweep that its results lack.",
+    )
+    add = parser.add_argument
+    add("preset", metavar="PRESET", nargs="?", help="a preset's name, or the path of a YAML file")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a setting; a list, such as seed=[0,1,2], makes an axis of it; "
+        "name=NAME keeps the results apart. May be repeated",
+    )
+    add("--root", default="results", help="folder or URI for results (default: results)")
+    add("--data-root", default="data", help="folder of the base data sets (default: data)")
+    add("--pack-size", type=_positive, metavar="N", help="train at most N cells together")
+    add("--retry-failed", action="store_true", help="train cells again that failed before")
+    add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
+    add("--list", action="store_true", help="list the presets")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _list_presets() -> int:
+    from sweeps.config import list_presets, load_preset
+
+    for name in list_presets():
+        sweep = load_preset(name)
+        print(f"{name:16}{len(sweep.cells):6} cells  {sweep.description}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from core import schema
+    from sweeps.config import load_preset
+    from sweeps.storage import Results
+
+    started = time.monotonic()
+    sweep = load_preset(arguments.preset, arguments.set)
+    results = Results(arguments.root, sweep.name)
+    status = results.finished()
+    retried = {None, schema.FAILED} if arguments.retry_failed else {None}
+    missing = [c for c in sweep.cells if status.get(c.cell_id) in retried]
+    if arguments.dry_run:
+        _dry_run(sweep, results, missing, arguments.pack_size)
+        return 0
+    if not missing:
+        print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
+        return _conclude(sweep, results, status)
+
+    results.check_writable()
+    results.write_settings(sweep.settings)
+    log = _log_file(results)
+    print(
+        f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}", flush=True
+    )
+    from sweeps import driver  # Ray and torch take seconds
+
+    driver.log_to(log)
+    outcome = driver.train(
+        results,
+        missing,
+        data_root=str(Path(arguments.data_root).expanduser().absolute()),
+        total=len(sweep.cells),
+        before={c.cell_id: status[c.cell_id] for c in sweep.cells if c not in missing},
+        pack_size=arguments.pack_size,
+        started=started,
+    )
+    status = results.finished()
+    done = sum(cell.cell_id in status for cell in sweep.cells)
+    print(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
+    capacity = outcome.wall_seconds * outcome.workers
+    print(
+        f"{outcome.wall_seconds:.1f} s on {outcome.workers} workers, "
+        f"{outcome.training_seconds / capacity:.0%} of it training and evaluating"
+    )
+    if outcome.config_error:
+        print(f"error: {outcome.config_error}", file=sys.stderr)
+        return 1
+    if outcome.interrupted:
+        print(f"Stopped. This continues: python -m sweeps.run {shlex.join(argv)}")
+        return INTERRUPTED
+    return _conclude(sweep, results, status)
+
+
+def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
+    """Says what became of all cells, and what to do next."""
+    from core import schema
+
+    failed = [c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
+    missing = sum(cell.cell_id not in status for cell in sweep.cells)
+    for row in results.read_rows(failed[:10]):
+        where = ", ".join(f"{key}={row[key]}" for key in sweep.settings["grid"])
+        print(f"failed: {row['cell_id']} ({where}): {row['error']}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} cells failed; --retry-failed tries them again", file=sys.stderr)
+    if missing:
+        print(f"{missing} cells are missing; the same command continues", file=sys.stderr)
+    print(f"Results: {results}")
+    print(f"Next: phasesweep plot {shlex.quote(str(results))}")
+    return 1 if failed or missing else 0
+
+
+def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
+    """Prints what would be trained, by what is trained together."""
+    from core.config import pack_key
+    from core.cost import flops_per_step, num_parameters
+    from sweeps.driver import local_workers
+    from sweeps.plan import plan
+
+    steps = results.checkpoint_steps()
+    workers = local_workers()
+    packs = defaultdict(list)
+    for pack in plan(missing, workers, steps, pack_size):
+        packs[pack_key(pack.cells[0])].append(pack)
+    groups = defaultdict(list)
+    for cell in sweep.cells:
+        groups[pack_key(cell)].append(cell)
+    missing_ids = {cell.cell_id for cell in missing}
+    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    row = "{:>12} {:>10} {:>12} {:>6} {:>9} {:>8} {:>6}  {}".format
+    head = ("architecture", "model_size", "parameters", "cells", "finished", "to train", "packs")
+    print(row(*head, "floating-point operations left"))
+    total = 0.0
+    for key, cells in groups.items():
+        left = [cell for cell in cells if cell.cell_id in missing_ids]
+        flops = sum((c.steps - steps.get(c.cell_id, 0)) * flops_per_step(c) for c in left)
+        total += flops
+        cell = cells[0]
+        counts = (len(cells), len(cells) - len(left), len(left), len(packs[key]))
+        print(
+            row(cell.architecture, cell.model_size, num_parameters(cell), *counts, f"{flops:.1e}")
+        )
+    size = sum(_disk_bytes(cell) for cell in missing)
+    print(
+        f"\n{len(missing)} of {len(sweep.cells)} cells to train, {total:.2e} floating-point "
+        f"operations, about {size / 1e6:.1f} MB of results; "
+        f"packs as for {workers.count} x {workers.device}"
+    )
+
+
+def _disk_bytes(cell: Cell) -> float:
+    """What a finished cell takes, measured: file overheads, then rows of history and curves."""
+    splits = 3 + len(cell.unseen_datasets)
+    evaluations = -(-cell.steps // cell.eval_every)
+    return 33_000 + splits * (40 * evaluations + 20 * cell.sequence_length)
+
+
+def _log_file(results: Results) -> Path:
+    folder = results.local_path
+    folder = folder / "logs" if folder else Path(tempfile.mkdtemp(prefix="phasesweep-log-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"run-{time.strftime('%Y%m%d-%H%M%S')}.log"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The worker: one Ray Tune trial trains one pack and writes what comes of it.
+
+Numbers go from here straight to the results tree; Ray carries only a few words of progress. Tune's
+checkpoints are not used: those in the results tree belong to cells, so that any later trial, in
+this run or another, can go on from them, whatever pack their cells are in then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ray import tune
+
+from core.config import Cell, ConfigError
+from core.trainer import PackTrainer
+from sweeps.plan import Pack
+from sweeps.storage import Results
+
+logger = logging.getLogger(__name__)
+
+HISTORY_SECONDS = 5.0  # between rewrites of the history files
+CHECKPOINT_SECONDS = 30.0  # least time between checkpoints at evaluations ...
+CHECKPOINT_SHARE = 0.05  # ... and the share of time that they may take
+CHECKPOINT_LATEST_SECONDS = 300.0  # then training pauses for one, evaluation or not
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a run share; it reaches the workers once, through Ray's object store.
+
+    Attributes:
+        root, sweep: the results tree.
+        driver: train only as long as the tree says that this driver runs the sweep.
+        data_root: folder of the base data sets.
+        device: torch device.
+        packs: what there is to train.
+    """
+
+    root: str
+    sweep: str
+    driver: str
+    data_root: str
+    device: str
+    packs: Sequence[Pack]
+
+
+class PackTrial(tune.Trainable):
+    """Trains the cells of pack config["pack"] to their ends, from their newest checkpoints."""
+
+    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        assert job is not None
+        self._job = job
+        self._results = Results(job.root, job.sweep)
+        if job.device == "cpu":
+            torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
+        folder = self._results.local_path
+        if folder:
+            _log_to(folder / "logs" / f"worker-{platform.node()}-{os.getpid()}.log")
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes over the next pack, in the same process."""
+        self._cells = self._job.packs[new_config["pack"]].cells
+        self._todo: list[list[Cell]] = []  # packs; one, unless checkpoints or memory demand more
+        self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
+        self._planned = False
+        self._trainer: PackTrainer | None = None
+        now = time.monotonic()
+        self._claim_checked = self._history_written = self._checkpointed = now
+        self._checkpoint_interval = CHECKPOINT_SECONDS
+        self._claimed = True
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Trains to the next evaluation, writes, and returns what progress needs:
+
+        done: no more to do. stopped: because the sweep isn't this driver's any more.
+        fraction: share of all steps of all its cells that is done.
+        finished: ids of the cells finished by this call. training_seconds: time spent training and
+        evaluating in this call. config_error: one line, where the data can't be had.
+        """
+        self._check_claim()
+        if not self._claimed:
+            return self._report(stopped=True)
+        if not self._planned:
+            self._plan()
+        if not self._todo:
+            return self._report()
+        started = time.monotonic()
+        try:
+            if self._trainer is None:
+                self._start(self._todo[0])
+                started = time.monotonic()
+            assert self._trainer is not None
+            evaluated = self._trainer.advance(self._should_pause)
+        except torch.OutOfMemoryError as error:
+            self._halve(error)
+            return self._report()
+        except ConfigError as error:
+            return self._report(config_error=str(error))
+        training_seconds = time.monotonic() - started
+        for cell in self._trainer.cells:
+            self._steps_done[cell.cell_id] = self._trainer.step
+        finished = self._write(evaluated)
+        return self._report(finished, training_seconds, stopped=not self._claimed)
+
+    def cleanup(self) -> None:
+        self._trainer = None
+
+    def _report(
+        self,
+        finished: list[str] | None = None,
+        training_seconds: float = 0.0,
+        stopped: bool = False,
+        config_error: str | None = None,
+    ) -> dict[str, Any]:
+        total = sum(cell.steps for cell in self._cells)
+        return {
+            "done": stopped or config_error is not None or not self._todo,
+            "stopped": stopped,
+            "fraction": sum(self._steps_done.values()) / total,
+            "finished": finished or [],
+            "training_seconds": training_seconds,
+            "config_error": config_error,
+        }
+
+    def _plan(self) -> None:
+        """Sorts the cells by the steps of their newest whole checkpoints."""
+        self._planned = True
+        self._states: dict[str, dict] = {}
+        groups = defaultdict(list)
+        for cell in self._cells:
+            if self._results.is_finished(cell.cell_id):
+                self._steps_done[cell.cell_id] = cell.steps
+                continue
+            state = self._results.read_checkpoint(cell.cell_id)
+            if state is not None:
+                self._states[cell.cell_id] = state
+            self._steps_done[cell.cell_id] = state["step"] if state else 0
+            groups[self._steps_done[cell.cell_id]].append(cell)
+        self._todo = list(groups.values())
+
+    def _start(self, cells: list[Cell]) -> None:
+        states = [self._states.pop(cell.cell_id, None) for cell in cells]
+        known = [state for state in states if state is not None]
+        self._trainer = PackTrainer(
+            cells, device=self._job.device, data_root=self._job.data_root, states=known or None
+        )
+        logger.info("training %d cells from step %d", len(cells), self._trainer.step)
+
+    def _halve(self, error: Exception) -> None:
+        """The pack doesn't fit into the device's memory: its halves go on from the checkpoints."""
+        cells = self._todo[0]
+        if len(cells) == 1:
+            raise error
+        logger.warning("%d cells are too many for the device's memory; halved", len(cells))
+        self._trainer = None
+        error.__traceback__ = None  # its frames hold tensors
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(cells) // 2
+        rest = self._todo[1:]
+        self._plan()
+        halves = []
+        for half in (cells[:middle], cells[middle:]):
+            by_step = defaultdict(list)
+            for cell in half:
+                by_step[self._steps_done[cell.cell_id]].append(cell)
+            halves += list(by_step.values())
+        self._todo = halves + rest
+
+    def _write(self, evaluated: bool) -> list[str]:
+        """Writes what is due after `advance`. Returns the ids of the cells it finished."""
+        trainer, now = self._trainer, time.monotonic()
+        assert trainer is not None
+        if trainer.finished:
+            for (row, curves), history in zip(trainer.results(), trainer.history, strict=True):
+                self._results.write_result(row, history, curves)
+            self._trainer = None
+            return [cell.cell_id for cell in self._todo.pop(0)]
+        if evaluated and now - self._history_written >= HISTORY_SECONDS:
+            for cell, rows in zip(trainer.cells, trainer.history, strict=True):
+                self._results.write_history(cell.cell_id, rows)
+            self._history_written = time.monotonic()
+        if not evaluated or now - self._checkpointed >= self._checkpoint_interval:
+            for state in trainer.states():
+                self._results.write_checkpoint(state)
+            self._checkpointed = time.monotonic()
+            taken = self._checkpointed - now
+            self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)
+        return []
+
+    def _should_pause(self) -> bool:
+        """Asked between steps: to stop, or because a checkpoint is overdue."""
+        self._check_claim()
+        latest = max(CHECKPOINT_LATEST_SECONDS, self._checkpoint_interval)
+        return not self._claimed or time.monotonic() - self._checkpointed > latest
+
+    def _check_claim(self) -> None:
+        """Once a second: does the sweep still belong to the driver that started this trial?"""
+        now = time.monotonic()
+        seconds = 1.0 if self._results.local_path else 5.0
+        if self._claimed and now - self._claim_checked >= seconds:
+            self._claim_checked = now
+            self._claimed = self._results.claimed_by(self._job.driver)
+
+
+def _log_to(path: os.PathLike) -> None:
+    """Sends this process' log to a file, made when there is something to say."""
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handler = logging.FileHandler(path, delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for name in ("core", "sweeps"):
+            logging.getLogger(name).addHandler(handler)
+            logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,78 @@
+"""Plans: every cell once, in packs that can be trained together, busy workers, dearest first."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import Cell, pack_key
+from core.cost import replica_bytes
+from sweeps.config import load_preset
+from sweeps.plan import MEMORY_SHARE, Workers, makespan, plan
+
+QUICKSTART = load_preset("quickstart").cells
+
+
+def grid(widths, tasks, seeds, **settings):
+    return [
+        Cell(model_size=w, num_tasks=n, seed=s, **settings)
+        for w, n, s in itertools.product(widths, tasks, seeds)
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    widths=st.sets(st.sampled_from([4, 8, 16, 64, 256]), min_size=1),
+    tasks=st.sets(st.integers(1, 2**32), min_size=1, max_size=6),
+    seeds=st.sets(st.integers(0, 9), min_size=1, max_size=3),
+    workers=st.integers(1, 40),
+    pack_size=st.none() | st.integers(1, 5),
+    memory=st.sampled_from([1e6, 1e8, 1e11]),
+    data=st.data(),
+)
+def test_every_cell_is_in_one_pack(widths, tasks, seeds, workers, pack_size, memory, data):
+    cells = grid(widths, tasks, seeds)
+    steps = {
+        c.cell_id: data.draw(st.sampled_from([0, 250, 500])) for c in cells if c.seed == min(seeds)
+    }
+    packs = plan(cells, Workers(workers, memory=memory), steps, pack_size)
+    planned = [cell for pack in packs for cell in pack.cells]
+    assert sorted(c.cell_id for c in planned) == sorted(c.cell_id for c in cells)
+    for pack in packs:
+        assert len({pack_key(cell) for cell in pack.cells}) == 1
+        assert {steps.get(cell.cell_id, 0) for cell in pack.cells} == {pack.step}
+        assert len(pack.cells) <= (pack_size or len(cells))
+        needed = len(pack.cells) * replica_bytes(pack.cells[0])
+        assert len(pack.cells) == 1 or needed <= MEMORY_SHARE * memory
+    assert [p.seconds for p in packs] == sorted((p.seconds for p in packs), reverse=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_the_quickstart_keeps_all_cores_busy(workers):
+    packs = plan(QUICKSTART, Workers(workers))
+    shared = sum(pack.seconds for pack in packs) / workers
+    assert makespan(packs, workers) < 1.15 * shared + 3
+
+
+def test_one_gpu_trains_each_shape_in_one_pack():
+    packs = plan(QUICKSTART, Workers(1, "cuda", memory=80e9))
+    assert len(packs) == len({pack_key(cell) for cell in QUICKSTART})
+
+
+def test_more_steps_done_is_less_work():
+    cells = grid([8], [1], [0, 1])
+    packs = plan(cells, Workers(2), {cells[1].cell_id: 750})
+    assert [pack.cells for pack in packs] == [(cells[0],), (cells[1],)]
+    assert packs[0].seconds > 3 * packs[1].seconds
+
+
+def test_nothing_to_plan():
+    assert plan([], Workers(2)) == []
+
+
+def test_five_thousand_cells_take_seconds():
+    cells = grid([4, 8, 16, 32, 64], [2**i for i in range(20)], range(50))
+    packs = plan(cells, Workers(64))
+    assert sum(len(pack.cells) for pack in packs) == 5000
+    assert len(packs) < 1500

@@ -1,0 +1,215 @@
+"""Presets: what is accepted expands, everything else is refused in one line that names the key."""
+
+import string
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import Cell, ConfigError
+from sweeps import config
+from sweeps.config import list_presets, load_preset, parse_preset
+
+SMALL = """
+name: small
+cell: {steps: 10, sequence_length: 8}
+grid: {model_size: [4, 8], seed: [0, 1]}
+"""
+
+
+def parse(text, *overrides):
+    return parse_preset(text, overrides, default_name="default")
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_presets_that_come_with_the_program_expand(name):
+    sweep = load_preset(name)
+    assert sweep.name == name
+    assert sweep.description
+    assert len({cell.cell_id for cell in sweep.cells}) == len(sweep.cells) > 0
+
+
+def test_quickstart_has_the_grid_its_users_are_promised():
+    cells = load_preset("quickstart").cells
+    assert len({c.model_size for c in cells}) >= 4
+    assert len({c.num_tasks for c in cells}) >= 7
+    assert len({c.seed for c in cells}) >= 2
+
+
+def test_expansion_is_the_product_of_the_axes_over_the_fixed_settings():
+    sweep = parse(SMALL)
+    assert [(c.model_size, c.seed) for c in sweep.cells] == [(4, 0), (4, 1), (8, 0), (8, 1)]
+    assert {(c.steps, c.sequence_length) for c in sweep.cells} == {(10, 8)}
+
+
+def test_a_preset_without_grid_is_one_cell():
+    assert parse("cell: {steps: 10}").cells == (Cell(steps=10),)
+    assert parse("cell: {steps: 10}").name == "default"
+
+
+def test_resolved_settings_give_the_same_cells_again():
+    sweep = parse(SMALL, "seed=3", "num_tasks=[1, 2]", "name=other", "unseen_datasets=[MNIST]")
+    again = parse(yaml.safe_dump(sweep.settings))
+    assert again == sweep
+
+
+def test_overrides_fix_make_and_replace_axes():
+    assert {c.seed for c in parse(SMALL, "seed=7").cells} == {7}
+    assert {c.steps for c in parse(SMALL, "steps=[5, 6]").cells} == {5, 6}
+    assert {c.seed for c in parse(SMALL, "seed=[5, 6, 7]").cells} == {5, 6, 7}
+    assert parse(SMALL, "learning_rate=1e-4").cells[0].learning_rate == 1e-4
+    assert parse(SMALL, "name=other").name == "other"
+    listed = parse(SMALL, "unseen_datasets=[MNIST, KMNIST]", "num_classes=5")
+    assert {c.unseen_datasets for c in listed.cells} == {("MNIST", "KMNIST")}
+    axis = parse(SMALL, "unseen_datasets=[[], [MNIST]]")
+    assert {c.unseen_datasets for c in axis.cells} == {(), ("MNIST",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "expected keys"),
+        ("[1, 2]", "expected keys"),
+        ("cell: {steps: 10", "not valid YAML"),
+        ("cell: {steps: 2001-99-99}", "not valid YAML"),
+        ("!!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("cells: {}", "'cells': unknown key (did you mean cell?)"),
+        ("cell: 3", "cell: 3 is not a mapping"),
+        ("grid: [1]", "grid: [1] is not a mapping"),
+        ("cell: {model_sise: 3}", "'model_sise': unknown key (did you mean model_size?)"),
+        ("grid: {tasks: [3]}", "'tasks': unknown key"),
+        ("grid: {on: [3]}", "True: unknown key"),
+        ("grid: {seed: 3}", "grid: seed: 3 is not a list"),
+        ("grid: {seed: []}", "grid: seed: the list is empty"),
+        ("grid: {seed: [1, 1]}", "grid: seed: 1 is given twice"),
+        ("grid: {learning_rate: [1e-3, 0.001]}", "two points give the same cell"),
+        ("grid: {seed: [0], seed: [1]}", "seed: given twice"),
+        ("cell: {seed: 1}\ngrid: {seed: [1]}", "seed: both in cell and in grid"),
+        ("cell: {steps: 0}", "steps: 0 is out of range"),
+        ("cell: {steps: many}", "steps: 'many' is not a whole number"),
+        ("cell: {steps: true}", "steps: True is not a whole number"),
+        ("cell: {steps: {a: 1}}", "steps: {'a': 1} is not a plain value"),
+        ("cell: {learning_rate: .nan}", "learning_rate: nan is out of range"),
+        ("cell: {dataset: digit}", "dataset: 'digit' is not one of"),
+        ("cell: {num_classes: 11}", "num_classes: 11 is out of range"),
+        ("cell: {unseen_datasets: [3]}", "unseen_datasets"),
+        ("grid: {unseen_datasets: [MNIST]}", "'MNIST' is not a list"),
+        ("grid: {num_heads: [2, 3]}", "(at the grid point num_heads=3)"),
+        ("grid: {seed: [1], model_size: [31]}", "(at the grid point seed=1, model_size=31)"),
+        ("name: ../up", "name: '../up' can't name a sweep"),
+        ("name: .hidden", "name: '.hidden' can't name a sweep"),
+        ("name: 3", "name: 3 can't name a sweep"),
+        ("name: ''", "name: '' can't name a sweep"),
+        ("description: [1]", "description: [1] is not a text"),
+        ("cell: {steps: 0x" + "f" * 5000 + "}", "steps: a whole number beyond 64 bits"),
+        ("cell: {steps: " + "9" * 5000 + "}", "not valid YAML"),
+        ("cell: {steps: " + "[" * 5000 + "}", "not valid YAML"),
+        ('cell: {dataset: "a\\nb"}', "dataset: 'a\\nb' is not a plain value"),
+        (
+            f"grid: {{seed: {list(range(2000))}, num_tasks: {list(range(1, 1001))}}}",
+            "grid: 2e+06 cells are too many",
+        ),
+    ],
+)
+def test_mistakes_get_one_line_that_names_the_key(text, names):
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert names in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nested_aliases_are_refused_without_being_expanded():
+    bomb = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
+    )
+    with pytest.raises(ConfigError, match="unknown key"):
+        parse(bomb)
+    keys = ["seed", "steps", "num_tasks", "dataset", *config.CELL_KEYS]
+    lines = [f"  {keys[0]}: &a0 [x, x]"]
+    lines += [f"  k{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    with pytest.raises(ConfigError):
+        parse("cell:\n" + "\n".join(lines))
+    with pytest.raises(ConfigError, match="not a plain value"):
+        parse(
+            "cell:\n  unseen_datasets:\n  - &a [x]\n"
+            + "".join(f"  - &b{i} [*{'a' if i == 0 else f'b{i - 1}'}]\n" for i in range(30))
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("seed", "expected key=value"),
+        ("sede=3", "'sede': unknown key (did you mean seed?)"),
+        ("seed=[1", "--set seed: not valid YAML"),
+        ("seed=[]", "seed: the list is empty"),
+        ("name=a/b", "name: 'a/b' can't name a sweep"),
+        ("grid={}", "'grid': unknown key"),
+    ],
+)
+def test_mistaken_overrides(override, names):
+    with pytest.raises(ConfigError) as error:
+        parse(SMALL, override)
+    assert names in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_finding_presets(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("cell: {steps: 10}")
+    assert load_preset(str(path)).name == "mine"
+    with pytest.raises(ConfigError, match=r"'quikstart' is not one of .* \(did you mean quick"):
+        load_preset("quikstart")
+    with pytest.raises(ConfigError, match="can.t read nowhere.yaml: No such file"):
+        load_preset("./nowhere.yaml")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_preset(str(path))
+    path.write_bytes(b"#" * (config.MAX_PRESET_BYTES + 1))
+    with pytest.raises(ConfigError, match="larger than"):
+        load_preset(str(path))
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(["MNIST", "digits", "shifted", "3e-4"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+keys = st.sampled_from(config.CELL_KEYS) | st.text(string.ascii_letters, max_size=5)
+presets = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": values,
+        "description": values,
+        "cell": st.dictionaries(keys, values, max_size=4) | values,
+        "grid": st.dictionaries(keys, st.lists(values, max_size=3) | values, max_size=3) | values,
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(presets, st.lists(st.builds("{}={}".format, keys, values), max_size=2))
+def test_any_preset_expands_or_is_refused_in_one_line(preset, overrides):
+    try:
+        sweep = parse(yaml.safe_dump(preset, allow_unicode=True), *overrides)
+    except ConfigError as error:
+        assert str(error)
+        assert str(error).isprintable()
+        assert len(str(error)) < 1500
+    else:
+        assert sweep.cells
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_expands_or_is_refused_in_one_line(text):
+    try:
+        parse(text)
+    except ConfigError as error:
+        assert str(error).isprintable()

@@ -44,7 +44,7 @@ class ConfigError(ValueError):
     """A setting that can't be used. The message names the key, the value and what is allowed."""
 
 
-def _doc(default: Any, text: str) -> Any:
+def _field(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
@@ -60,37 +60,37 @@ class Cell:
         ConfigError: a value is impossible, alone or together with the others.
     """
 
-    architecture: Architecture = _doc("transformer", "sequence model")
-    model_size: int = _doc(32, "width of the residual stream")
-    num_tasks: int = _doc(1, "number of tasks N to train on, up to 2^32")
-    seed: int = _doc(0, "seed of the tasks, the batches and the initial weights")
+    architecture: Architecture = _field("transformer", "sequence model")
+    model_size: int = _field(32, "width of the residual stream")
+    num_tasks: int = _field(1, "number of tasks N to train on, up to 2^32")
+    seed: int = _field(0, "seed of the tasks, the batches and the initial weights")
 
-    dataset: str = _doc("digits", f"base dataset: {', '.join(DATASETS)}")
-    image_size: int = _doc(None, "side the images are resized to, pixels; null: as they are")
-    grayscale: bool = _doc(False, "average the colour channels")
-    num_classes: int = _doc(None, "use the first this many classes; null: all of the dataset's")
-    unseen_datasets: tuple[str, ...] = _doc((), "further datasets for splits unseen/<dataset>")
+    dataset: str = _field("digits", f"base dataset: {', '.join(DATASETS)}")
+    image_size: int = _field(None, "side the images are resized to, pixels; null: as they are")
+    grayscale: bool = _field(False, "average the colour channels")
+    num_classes: int = _field(None, "use the first this many classes; null: all of the dataset's")
+    unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
 
-    sequence_length: int = _doc(16, "labelled examples in a sequence, T")
-    token_format: TokenFormat = _doc("interleaved", "how examples become tokens")
+    sequence_length: int = _field(16, "labelled examples in a sequence, T")
+    token_format: TokenFormat = _field("interleaved", "how examples become tokens")
 
-    num_layers: int = _doc(2, "blocks")
-    num_heads: int = _doc(2, "attention heads")
-    key_size: int = _doc(None, "size of a head's keys and values; null: model_size / num_heads")
-    mlp_ratio: int = _doc(4, "hidden units of a block's MLP over model_size")
-    position_encoding: PositionEncoding = _doc("rotary", "how attention knows positions")
+    num_layers: int = _field(2, "blocks")
+    num_heads: int = _field(2, "attention heads")
+    key_size: int = _field(None, "size of a head's keys and values; null: model_size / num_heads")
+    mlp_ratio: int = _field(4, "hidden units of a block's MLP over model_size")
+    position_encoding: PositionEncoding = _field("rotary", "how attention knows positions")
 
-    steps: int = _doc(1000, "meta-training steps")
-    batch_size: int = _doc(32, "sequences in a step's batch")
-    learning_rate: float = _doc(1e-3, "Adam's learning rate after warm-up")
-    warmup_steps: int = _doc(100, "steps over which the learning rate rises linearly")
-    adam_beta1: float = _doc(0.9, "Adam's decay of the first moment")
-    adam_beta2: float = _doc(0.999, "Adam's decay of the second moment")
-    adam_epsilon: float = _doc(1e-8, "Adam's epsilon")
-    precision: Precision = _doc("fp32", "of matrix products; weights and sums stay float32")
+    steps: int = _field(1000, "meta-training steps")
+    batch_size: int = _field(32, "sequences in a step's batch")
+    learning_rate: float = _field(1e-3, "Adam's learning rate after warm-up")
+    warmup_steps: int = _field(100, "steps over which the learning rate rises linearly")
+    adam_beta1: float = _field(0.9, "Adam's decay of the first moment")
+    adam_beta2: float = _field(0.999, "Adam's decay of the second moment")
+    adam_epsilon: float = _field(1e-8, "Adam's epsilon")
+    precision: Precision = _field("fp32", "of matrix products; weights and sums stay float32")
 
-    eval_every: int = _doc(250, "steps between evaluations (and checkpoints)")
-    eval_sequences: int = _doc(512, "sequences a split is evaluated on")
+    eval_every: int = _field(250, "steps between evaluations (and checkpoints)")
+    eval_sequences: int = _field(512, "sequences a split is evaluated on")
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -117,14 +117,16 @@ def _load_raw(name: str, train: bool, data_root: str, image_size: int) -> tuple[
 
 
 def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
-    """scikit-learn's 8 x 8 digits; every fifth image is held out, so both splits hold all classes
-    (the writers come one after the other in the file)."""
+    """scikit-learn's 8 x 8 digits, a fifth of each class held out."""
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    chosen = (torch.arange(len(digits.target)) % 5 != 0) == train
     x_NxCxHxW = torch.from_numpy(digits.images).float()[:, None] / 16.0  # grey levels 0 ... 16
-    return x_NxCxHxW[chosen], torch.from_numpy(digits.target).long()[chosen]
+    y_N = torch.from_numpy(digits.target).long()
+    split = train_test_split(range(len(y_N)), test_size=0.2, stratify=y_N, random_state=0)
+    chosen = torch.tensor(split[0] if train else split[1])
+    return x_NxCxHxW[chosen], y_N[chosen]
 
 
 def _draw_random(train: bool, image_size: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
@@ -161,9 +163,10 @@ def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, T
             with FileLock(Path(data_root) / f".{name}.lock"):
                 loaded = loader(data_root, download=True, **split)
         except Exception as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ConfigError(
-                f"dataset: {name} isn't in data root {str(data_root)!r} and its download failed "
-                f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''})"
+                f"dataset: {name} isn't in data root {data_root!r} and its download failed "
+                f"({cause})"
             ) from error
     x = torch.as_tensor(loaded.data)
     if x.dim() == 3:  # MNIST and its kin: count x height x width

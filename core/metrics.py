@@ -53,25 +53,29 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
     A standard error is that of a mean over sequences: sample deviation / sqrt(E). The improvement
     is taken within each sequence, so what first and last share cancels in its error.
     """
-    # Counts are exact in float64, so no order of summation shows in them.
-    correct = correct_RxExT.cpu().double()
-    loss_R = loss_RxExT.cpu().double().mean(dim=(1, 2))
-    E, T = correct.shape[1:]
+    E, T = correct_RxExT.shape[1:]
+    width = math.ceil(LAST_SHARE * T)
+    # Whole numbers of correct predictions, so sums are exact and no order of summation shows.
+    correct = correct_RxExT.cpu().long()
     first_RxE = correct[:, :, 0]
-    last_RxE = correct[:, :, T - math.ceil(LAST_SHARE * T) :].mean(dim=2)
-    per_sequence = {
-        schema.FIRST: first_RxE,
-        schema.LAST: last_RxE,
-        schema.IMPROVEMENT: last_RxE - first_RxE,
-    }
+    last_RxE = correct[:, :, T - width :].sum(dim=2)
 
-    def mean_and_error(t: Tensor) -> tuple[Tensor, Tensor]:  # over axis 1
-        return _blank(t.mean(dim=1), diverged_R), _blank(t.std(dim=1) / math.sqrt(E), diverged_R)
+    def mean_and_error(count_RxE: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        total, squares = count_RxE.sum(dim=1).double(), (count_RxE**2).sum(dim=1).double()
+        variance = (squares - total**2 / E) / (E - 1) / scale**2
+        mean, error = total / E / scale, (variance.clamp(min=0.0) / E).sqrt()
+        return _blank(mean, diverged_R), _blank(error, diverged_R)
 
-    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct)
+    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct, 1)
     return SplitMetrics(
-        loss_R=_blank(loss_R, diverged_R),
-        statistics_R={name: mean_and_error(t) for name, t in per_sequence.items()},
+        loss_R=_blank(
+            torch.stack([loss.flatten().mean() for loss in loss_RxExT.cpu().double()]), diverged_R
+        ),
+        statistics_R={
+            schema.FIRST: mean_and_error(first_RxE, 1),
+            schema.LAST: mean_and_error(last_RxE, width),
+            schema.IMPROVEMENT: mean_and_error(last_RxE - width * first_RxE, width),
+        },
         accuracy_RxT=accuracy_RxT,
         accuracy_se_RxT=accuracy_se_RxT,
         n=E,

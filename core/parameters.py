@@ -20,7 +20,7 @@ _ALIGN = 16
 
 @dataclass(frozen=True)
 class Spec:
-    """A parameter: its shape without the replica axis, and the standard deviation it starts with."""
+    """A parameter: its shape without the replica axis, and the deviation of its initial values."""
 
     shape: tuple[int, ...]
     std: float

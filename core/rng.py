@@ -93,7 +93,7 @@ def normal_matrix(
     def spread(word: Word) -> Word:
         return word[..., None] if isinstance(word, Tensor) else word
 
-    words = philox(spread(seed), stream, (counter, spread(low), spread(high)))
+    words = philox(seed[..., None], stream, (counter, spread(low), spread(high)))
     entries = normals([w.contiguous() for w in words])
     return entries.reshape(*entries.shape[:-2], rows, blocks * 4)[..., :columns]
 

@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in trainer.history[0]:
             if row["step"] == trainer.step:
                 print(
-                    f"{row['step']:>7}  {row['split']:<20} {row['loss']:>7.3f} {row['first']:>7.3f} "
-                    f"{row['last']:>7.3f}  {row['improvement']:+.3f} ± {row['improvement_se']:.3f}"
+                    "{step:>7}  {split:<20} {loss:>7.3f} {first:>7.3f} {last:>7.3f}  "
+                    "{improvement:+.3f} ± {improvement_se:.3f}".format(**row)
                 )
     row, _ = trainer.results()[0]
     print(f"\n{'cell_id':<15} {row['cell_id']}")

@@ -106,14 +106,15 @@ class PackTrainer:
             while self.step < target:
                 if should_stop is not None and should_stop():
                     return False
-                self._train(min(DRAW_STEPS, target - self.step))
+                self.train(min(DRAW_STEPS, target - self.step))
             self._evaluate()
             return True
         finally:
             share = (time.perf_counter() - started) / len(self.cells)
             self.wall_seconds = [seconds + share for seconds in self.wall_seconds]
 
-    def _train(self, count: int) -> None:
+    def train(self, count: int) -> None:
+        """Trains `count` steps, without evaluating."""
         step_K = torch.arange(self.step, self.step + count, device=self.device)
         draw = self.sampler.draw_training(step_K)
         for k in range(count):
@@ -157,7 +158,7 @@ class PackTrainer:
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
-        """Matrix products in the cell's precision; tf32 exists on CUDA only, elsewhere it's fp32."""
+        """Matrix products in the cell's precision; without CUDA, tf32 is fp32."""
         if self.cell.precision == "bf16":
             with torch.autocast(self.device.type, dtype=torch.bfloat16):
                 yield

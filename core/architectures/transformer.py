@@ -1,4 +1,4 @@
-"""A causal pre-norm Transformer (Vaswani et al. 2017; pre-norm: Xiong et al. 2020), replica-stacked.
+"""A causal Transformer (Vaswani et al. 2017; pre-norm: Xiong et al. 2020), replica-stacked.
 
 Layer norm has no parameters (Groeneveld et al. 2024, OLMo, section 2.1: the linear maps that follow
 it can learn its scale), and linear maps no biases but the MLP's hidden units, where they move the
@@ -59,7 +59,7 @@ def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> T
         mixed = attention(q, k, v, mask_QxS)
         h_RxNxD = h_RxNxD + torch.bmm(_merge(mixed, R), p[f"{i}.out"])
         hidden = torch.baddbmm(p[f"{i}.up_bias"], F.layer_norm(h_RxNxD, (D,)), p[f"{i}.up"])
-        h_RxNxD = torch.baddbmm(h_RxNxD, F.gelu(hidden), p[f"{i}.down"])
+        h_RxNxD = torch.baddbmm(h_RxNxD, F.relu(hidden), p[f"{i}.down"])
     return h_RxNxD.view(R, B, -1, D)
 
 

@@ -1,0 +1,101 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from core.config import MAX_TASKS, Cell, ConfigError, pack_key
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stepz": 1}, "stepz: unknown key"),
+        ({"steps": 0}, "steps: 0 is out of range; allowed: 1 to"),
+        ({"steps": True}, "steps: True is not a whole number"),
+        ({"steps": "many"}, "steps: 'many' is not a whole number"),
+        ({"steps": 10.5}, "steps: 10.5 is not a whole number"),
+        ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan is out of range"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0 is out of range"),
+        ({"learning_rate": None}, "learning_rate: None is not a number"),
+        ({"grayscale": 1}, "grayscale: 1 is not true or false"),
+        ({"model_size": 30, "num_heads": 4}, "num_heads: 4 heads don't divide model_size 30"),
+        ({"key_size": 3}, "key_size: 3 is odd"),
+        ({"num_classes": 11}, "num_classes: 11 is out of range; allowed: 2 to 10"),
+        ({"num_tasks": MAX_TASKS + 1}, "num_tasks: 4294967297 is out of range"),
+        ({"num_tasks": 0}, "num_tasks: 0 is out of range"),
+        ({"dataset": "ImageNet"}, "dataset: 'ImageNet' is not one of digits"),
+        ({"unseen_datasets": ["ImageNet"]}, "unseen_datasets: 'ImageNet' is not one of"),
+        ({"unseen_datasets": [3]}, "unseen_datasets: \\[3\\] is not a list of dataset names"),
+        ({"architecture": "perceiver"}, "architecture: 'perceiver' is not one of transformer"),
+        ({"token_format": ["shifted"]}, "token_format: .* is not one of shifted, interleaved"),
+        ({"sequence_length": 1000}, "sequence_length: 1000 is out of range"),
+        ({"sequence_length": 1}, "sequence_length: 1 is out of range"),
+        ({"adam_beta1": 1.0}, "adam_beta1: 1.0 is out of range"),
+    ],
+)
+def test_impossible_settings_get_one_line_with_key_value_and_what_is_allowed(settings, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        Cell.from_dict(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_what_follows_from_other_settings_is_resolved():
+    cell = Cell(model_size=48, num_heads=3, dataset="CIFAR10", learning_rate="3e-3")
+    assert (cell.key_size, cell.image_size, cell.num_classes) == (16, 32, 10)
+    assert cell.input_size == 3 * 32 * 32
+    assert cell.learning_rate == 3e-3
+    said = Cell(model_size=48, num_heads=3, dataset="CIFAR10", learning_rate=0.003, key_size=16)
+    assert said == cell
+    assert said.cell_id == cell.cell_id
+
+
+def test_every_setting_changes_the_identity():
+    base = Cell(num_classes=5, image_size=4)
+    other = {
+        "architecture": None,  # one only
+        "dataset": "MNIST",
+        "grayscale": True,
+        "unseen_datasets": ("random",),
+        "token_format": "shifted",
+        "position_encoding": "learned",
+        "precision": "bf16",
+    }
+    ids = {base.cell_id}
+    for f in dataclasses.fields(Cell):
+        value = getattr(base, f.name)
+        changed = other.get(f.name, value * 2 if isinstance(value, int) and value else 0.5)
+        if f.name == "seed":
+            changed = 1
+        if changed is not None:
+            ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
+    assert len(ids) == len(dataclasses.fields(Cell))  # architecture missing, base added
+
+
+def test_identity_is_the_same_on_every_machine():
+    assert Cell().cell_id == Cell.from_dict(Cell().to_dict()).cell_id
+    code = "from core.config import Cell; print(Cell(num_tasks=7).cell_id)"
+    for hash_seed in ("0", "1"):
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert out.stdout.strip() == Cell(num_tasks=7).cell_id
+
+
+def test_pack_key_ignores_what_may_differ_in_a_pack():
+    a, b = Cell(num_tasks=1, seed=0, learning_rate=1e-3), Cell(num_tasks=9, seed=2)
+    assert pack_key(a) == pack_key(dataclasses.replace(b, learning_rate=0.1))
+    assert pack_key(a) != pack_key(Cell(batch_size=64))
+
+
+def test_the_configuration_needs_neither_torch_nor_ray():
+    code = (
+        "import sys, core.config, core.schema; print('torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "False"]

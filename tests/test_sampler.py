@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from core import schema
+from core.data import load_images
+from core.sampler import Sampler
+from core.tasks import FIRST_UNSEEN, permutations, projections
+from tests.conftest import small_cell
+
+CELLS = [
+    small_cell(num_tasks=n, seed=s) for s, n in [(0, 1), (0, 8), (1, 8), (0, 2**20), (3, 2**32)]
+]
+
+
+def make_sampler(cells, device):
+    return Sampler(cells, load_images(cells[0], "data", device))
+
+
+def test_a_batch_is_what_the_definition_says(device):
+    sampler = make_sampler(CELLS, device)
+    draw = sampler.draw_training(torch.arange(3, 6, device=device))
+    batch = sampler.training_batch(draw, 2)
+    images = sampler.images.train
+    for r, cell in enumerate(CELLS):
+        seed = torch.tensor(cell.seed, device=device)
+        for b in (0, 7):
+            task = draw.task_RxKxB[r, 2, b]
+            assert 0 <= task < cell.num_tasks
+            chosen = draw.image_RxKxBxT[r, 2, b]
+            assert len(chosen.unique()) == cell.sequence_length
+            a = projections(seed, task, cell.input_size).double()
+            expected = images.x_NxX[chosen].double() @ a.T
+            torch.testing.assert_close(batch.x_RxBxTxX[r, b].double(), expected, rtol=0, atol=1e-5)
+            rho = permutations(seed, task, cell.num_classes)
+            assert torch.equal(batch.y_RxBxT[r, b], rho[images.y_N[chosen]])
+
+
+@pytest.mark.parametrize("split", schema.SPLITS)
+def test_sequences_dont_depend_on_the_pack(device, split):
+    together = make_sampler(CELLS, device)
+    steps, sequences = torch.arange(2, device=device), torch.arange(40, 48, device=device)
+    for r, cell in enumerate(CELLS):
+        alone = make_sampler([cell], device)
+        for of_pack, of_one in [
+            (
+                s.training_batch(s.draw_training(steps), 1),
+                t.training_batch(t.draw_training(steps), 1),
+            )
+            if split == schema.TRAIN
+            else (s.evaluation_batch(split, sequences), t.evaluation_batch(split, sequences))
+            for s, t in [(together, alone)]
+        ]:
+            assert torch.equal(of_pack.x_RxBxTxX[r], of_one.x_RxBxTxX[0])
+            assert torch.equal(of_pack.y_RxBxT[r], of_one.y_RxBxT[0])
+
+
+def test_the_steps_of_a_draw_dont_depend_on_the_draw(device):
+    sampler = make_sampler(CELLS, device)
+    many = sampler.draw_training(torch.arange(10, device=device))
+    one = sampler.draw_training(torch.tensor([6], device=device))
+    assert torch.equal(many.task_RxKxB[:, 6], one.task_RxKxB[:, 0])
+    assert torch.equal(many.image_RxKxBxT[:, 6], one.image_RxKxBxT[:, 0])
+    assert not torch.equal(many.image_RxKxBxT[:, 5], many.image_RxKxBxT[:, 6])
+
+
+def test_cells_of_a_seed_see_the_same_images_and_nested_tasks():
+    sampler = make_sampler(CELLS, torch.device("cpu"))
+    draw = sampler.draw_training(torch.arange(4))
+    assert torch.equal(draw.image_RxKxBxT[0], draw.image_RxKxBxT[3])
+    assert not torch.equal(draw.image_RxKxBxT[0], draw.image_RxKxBxT[2])
+    assert (draw.task_RxKxB[0] == 0).all()
+
+
+def test_seen_and_unseen_tasks_never_overlap():
+    cell = small_cell(num_tasks=2**32, batch_size=4096)
+    sampler = make_sampler([cell], torch.device("cpu"))
+    seen = sampler.draw_training(torch.arange(8)).task_RxKxB
+    assert seen.max() < FIRST_UNSEEN
+    assert seen.max() > 2**31  # and the whole range is used
+    # evaluation sequence b of the unseen split has exactly the task 2^32 + b
+    batch = sampler.evaluation_batch(schema.UNSEEN, torch.arange(4096))
+    rho = permutations(torch.tensor(0), FIRST_UNSEEN + torch.arange(4096), 5)
+    held_out = sampler.images.heldout
+    inverse = rho.argsort(dim=1).gather(1, batch.y_RxBxT[0])
+    assert torch.equal(inverse.unique(), held_out.y_N.unique())
+
+
+def test_held_out_images_are_never_trained_on():
+    images = load_images(small_cell(), "data", "cpu")
+    distance = torch.cdist(images.heldout.x_NxX, images.train.x_NxX)
+    assert distance.min() > 0
+
+
+def test_splits_use_the_images_they_should(monkeypatch):
+    cell = small_cell(num_tasks=3)
+    sampler = make_sampler([cell], torch.device("cpu"))
+    identity = torch.eye(cell.input_size).expand(1, 8, -1, -1)
+    monkeypatch.setattr(sampler.seen_tasks, "projections", lambda task: identity)
+    sequences = torch.arange(8)
+    for split, images in [
+        (schema.TRAIN, sampler.images.train),
+        (schema.SEEN, sampler.images.heldout),
+    ]:
+        x = sampler.evaluation_batch(split, sequences).x_RxBxTxX.flatten(0, 2)
+        distance = (x[:, None] - images.x_NxX).norm(dim=2)
+        assert distance.min(dim=1).values.max() < 1e-4

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+from core.train import main
+from tests.conftest import small_cell
+
+
+def arguments_of(**settings):
+    """The options that differ from the defaults, as a user would type them."""
+    from core.config import Cell
+
+    changed = {
+        k: v for k, v in small_cell(**settings).to_dict().items() if v != Cell().to_dict()[k]
+    }
+    return [part for k, v in changed.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+def test_one_cell_trains_without_ray_and_prints_its_metrics():
+    code = (
+        "import sys; from core.train import main; status = main(sys.argv[1:]); "
+        "assert 'ray' not in sys.modules; sys.exit(status)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, *arguments_of(num_tasks=4, token_format="shifted")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    rows = [line.split() for line in out.splitlines()]
+    assert ["10", "seen"] in [row[:2] for row in rows]
+    assert ["20", "unseen"] in [row[:2] for row in rows]
+    assert ["status", "done"] in rows
+    assert ["cell_id", small_cell(num_tasks=4, token_format="shifted").cell_id] in rows
+
+
+def test_an_impossible_setting_is_one_line(capsys):
+    assert main(["--num-heads", "3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: num_heads: 3 heads don't divide model_size 32")
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,216 @@
+import io
+import math
+
+import pytest
+import torch
+
+from core import model, schema
+from core.config import ConfigError
+from core.trainer import PackTrainer
+from tests.conftest import small_cell
+
+
+def train(cells, device="cpu", **options):
+    trainer = PackTrainer(cells, device=device, **options)
+    while not trainer.finished:
+        trainer.advance()
+    return trainer
+
+
+def pack_of_8(**settings):
+    grid = [(0, 1), (0, 16), (1, 16), (2, 64), (3, 1024), (4, 2**20), (5, 2**32), (6, 3)]
+    rates = [3e-3, 1e-3, 3e-3, 3e-3, 1e-2, 3e-3, 3e-3, 3e-4]
+    return [
+        small_cell(seed=s, num_tasks=n, learning_rate=rate, **settings)
+        for (s, n), rate in zip(grid, rates, strict=True)
+    ]
+
+
+def without_time(rows):
+    return [{k: v for k, v in row.items() if k != "wall_seconds"} for row, _ in rows], [
+        curves for _, curves in rows
+    ]
+
+
+SHAPES = [
+    {},
+    {"token_format": "shifted", "model_size": 32, "key_size": 16, "sequence_length": 24},
+    {"position_encoding": "learned", "model_size": 3, "num_heads": 1, "key_size": 5},
+    {"image_size": 7, "num_classes": 10, "num_layers": 3, "model_size": 64, "batch_size": 32},
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(shape, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        cells = pack_of_8(**shape)
+        pack = train(cells)
+        for r in (0, 3, 5, 7):
+            alone = train([cells[r]])
+            assert torch.equal(alone.theta_RxP[0], pack.theta_RxP[r])
+            assert alone.history[0] == pack.history[r]
+            assert without_time(alone.results()) == without_time(pack.results()[r : r + 1])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_on_a_gpu():
+    """To rounding in one step's gradients, and to 2e-3 of the weights' norm after 50 steps."""
+    cells = pack_of_8(steps=50, eval_every=50)
+    pack = PackTrainer(cells, device="cuda")
+    singles = [PackTrainer([cell], device="cuda") for cell in cells]
+
+    def distance(name):
+        together = getattr(pack, name)
+        alone = torch.cat([getattr(single, name) for single in singles])
+        return ((together - alone).norm(dim=1) / together.norm(dim=1)).max().item()
+
+    for trainer in (pack, *singles):
+        trainer.train(1)
+    assert distance("grad_RxP") < 1e-5
+    for trainer in (pack, *singles):
+        trainer.train(49)
+    assert distance("theta_RxP") < 2e-3
+
+
+def test_stopping_in_the_middle_and_going_on_equals_never_stopping(device):
+    cells = pack_of_8(steps=100, eval_every=80)
+    whole = train(cells, device)
+
+    part = PackTrainer(cells, device=device)
+    calls = iter([False, True])
+    assert part.advance(should_stop=lambda: next(calls)) is False
+    assert 0 < part.step < 80
+    assert part.history[0] == []
+    stored = io.BytesIO()
+    torch.save(part.states(), stored)
+    stored.seek(0)
+    states = torch.load(stored, weights_only=True)
+
+    # and the rest in other packs than before
+    for chosen in ([5, 0, 3], [1, 2, 4, 6, 7]):
+        rest = train([cells[r] for r in chosen], device, states=[states[r] for r in chosen])
+        for i, r in enumerate(chosen):
+            if device.type == "cpu":
+                assert torch.equal(rest.theta_RxP[i], whole.theta_RxP[r])
+                assert rest.history[i] == whole.history[r]
+            else:
+                torch.testing.assert_close(rest.theta_RxP[i], whole.theta_RxP[r], rtol=0, atol=1e-3)
+    if device.type == "cuda":  # the same pack on the same device: the same bits
+        again = train(cells, device, states=states)
+        assert torch.equal(again.theta_RxP, whole.theta_RxP)
+
+
+def test_states_are_snapshots():
+    trainer = PackTrainer(pack_of_8())
+    trainer.advance()
+    states = trainer.states()
+    before = states[0]["theta"].clone()
+    trainer.advance()
+    assert torch.equal(states[0]["theta"], before)
+    assert len(states[0]["history"]) == 3
+
+
+def test_restoring_a_pack_that_is_trained_to_the_end_gives_its_results():
+    cells = pack_of_8()[:2]
+    whole = train(cells)
+    again = PackTrainer(cells, states=whole.states())
+    assert again.finished
+    assert again.results() == whole.results()
+    assert again.history == whole.history
+
+
+def test_states_of_other_cells_or_steps_are_refused():
+    cells = pack_of_8()[:2]
+    trainer = PackTrainer(cells)
+    fresh = trainer.states()
+    trainer.advance()
+    with pytest.raises(ConfigError, match="states"):
+        PackTrainer(cells[::-1], states=trainer.states())
+    with pytest.raises(ConfigError, match="states"):
+        PackTrainer(cells, states=[fresh[0], trainer.states()[1]])
+    with pytest.raises(ConfigError, match="pack"):
+        PackTrainer([small_cell(), small_cell(model_size=4)])
+
+
+def test_a_diverged_replica_is_frozen_and_its_neighbours_dont_change(device):
+    cells = [small_cell(num_tasks=8, seed=s) for s in range(3)]
+    healthy = train(cells, device)
+    sick = PackTrainer(cells, device=device)
+    sick.advance()
+    with torch.no_grad():
+        sick.theta_RxP[1] = math.inf
+    while not sick.finished:
+        sick.advance()
+    for r in (0, 2):
+        assert torch.equal(sick.theta_RxP[r], healthy.theta_RxP[r])
+        assert sick.history[r] == healthy.history[r]
+    rows = [row for row, _ in sick.results()]
+    assert [row["status"] for row in rows] == [schema.DONE, schema.DIVERGED, schema.DONE]
+    assert rows[1]["diverged_at"] == 10
+    assert math.isnan(rows[1]["seen_last"])
+    assert rows[0]["diverged_at"] is None
+
+
+def test_a_learning_rate_that_explodes_is_recorded_as_diverged():
+    cells = [small_cell(learning_rate=rate, steps=40, eval_every=40) for rate in (3e-3, 1e38)]
+    rows = [row for row, _ in train(cells).results()]
+    assert [row["status"] for row in rows] == [schema.DONE, schema.DIVERGED]
+
+
+def test_adam_is_torchs_adam():
+    cell = small_cell(warmup_steps=4, adam_beta1=0.8, adam_epsilon=1e-4)
+    ours = PackTrainer([cell])
+    twin = {name: p.detach().clone().requires_grad_() for name, p in ours.parameters.items()}
+    optimizer = torch.optim.Adam(twin.values(), lr=cell.learning_rate, betas=(0.8, 0.999), eps=1e-4)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = cell.learning_rate * min(1.0, (step + 1) / 4)
+        draw = ours.sampler.draw_training(torch.tensor([step]))
+        batch = ours.sampler.training_batch(draw, 0)
+        logits = model.predict(twin, batch.x_RxBxTxX, batch.y_RxBxT, cell)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.y_RxBxT.flatten()).backward()
+        optimizer.step()
+        ours.train(1)
+    for name, p in ours.parameters.items():
+        torch.testing.assert_close(p, twin[name], rtol=0, atol=2e-6)
+
+
+def test_history_and_results_have_the_schemas_columns():
+    cells = [small_cell(unseen_datasets=("digits",), steps=15)]
+    trainer = train(cells)
+    rows = trainer.history[0]
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (step, split) for step in (10, 15) for split in (*schema.SPLITS, "unseen/digits")
+    ]
+    assert all(set(row) == set(schema.HISTORY_COLUMNS) for row in rows)
+    [(row, curves)] = trainer.results()
+    assert set(row) == {*cells[0].to_dict(), "cell_id", *schema.CELL_RESULT_COLUMNS} - {"error"}
+    assert all(set(point) == set(schema.CURVES_COLUMNS) for point in curves)
+    assert len(curves) == 4 * cells[0].sequence_length
+    assert row["wall_seconds"] > 0
+    by_split = {r["split"]: r for r in rows if r["step"] == 15}
+    assert row["unseen_last"] == by_split["unseen"]["last"]
+    first = {p["split"]: p["accuracy"] for p in curves if p["position"] == 1}
+    assert first == {split: by_split[split]["first"] for split in by_split}
+
+
+def test_training_memorizes_one_task():
+    [(row, _)] = train([small_cell(steps=150, eval_every=150, model_size=32)]).results()
+    assert row["seen_first"] > 0.8
+    assert row["unseen_last"] < 0.4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_precisions_train(device, precision):
+    trainer = PackTrainer([small_cell(precision=precision, steps=60)], device=device)
+    trainer.advance()
+    start = trainer.history[0][0]["loss"]
+    while not trainer.finished:
+        trainer.advance()
+    assert trainer.history[0][-3]["loss"] < start
+    assert trainer.theta_RxP.dtype == torch.float32

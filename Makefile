@@ -1,0 +1,40 @@
+# make quickstart: sets up everything, trains the quickstart sweep, draws its figures
+# make test:       sets up everything, passes the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-slow lint lock clean
+
+quickstart: .venv/installed
+	$(BIN)/phasesweep run quickstart
+	$(BIN)/phasesweep plot results/quickstart
+
+test: .venv/installed lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The environment, from the lock file: the same versions everywhere.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "phasesweep needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# After a change of the dependencies in pyproject.toml; KEEP pins what must not move.
+KEEP := torch==2.14.1 torchvision==0.29.1
+lock:
+	printf '%s\n' $(KEEP) | uv pip compile pyproject.toml --extra dev --universal \
+	    --python-version 3.11 --constraint - --no-emit-index-url --no-annotate \
+	    --custom-compile-command "make lock" --output-file requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,5 @@
+"""From a sweep's Parquet files to phases, transitions and figures. Imports neither torch nor Ray.
+
+Import the modules themselves (`from analysis import phases`): this package stays empty so that
+importing it is instant.
+"""

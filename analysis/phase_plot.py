@@ -1,0 +1,263 @@
+"""Classify a sweep's cells, draw its figures and print its phase map:
+
+    python -m analysis.phase_plot results/quickstart
+
+writes `phases.csv` (a row a cell) and `figures/` into the sweep's folder. A half-finished sweep
+gives a half-filled map. Bad arguments or paths give one line and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+
+from analysis import load, phases, transitions
+from core import schema
+
+CSV_COLUMNS = (
+    "cell_id",
+    "architecture",
+    "model_size",
+    "num_tasks",
+    "seed",
+    "status",
+    "phase",
+    "chance",
+    "n",
+    *(
+        f"{split}_{column}"
+        for split in (schema.SEEN, schema.UNSEEN)
+        for column in schema.with_standard_errors(schema.STATISTICS)
+    ),
+)
+LETTERS = {phase: phase[0].upper() for phase in phases.PHASES}
+UNFINISHED, MISSING, SPLIT = "x", ".", "*"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", load.ResultsWarning)
+            run(**vars(arguments))
+    except (load.ResultsError, OSError) as error:
+        return _fail(parser.prog, error)
+    finally:
+        for warning in caught:
+            print(f"warning: {warning.message}", file=sys.stderr)
+    return 0
+
+
+def run(path: str, format: str, delta: float, confidence: float, out: str | None) -> None:
+    """Read the sweep at `path`, write phases.csv and figures to `out` (default: there), print.
+
+    Raises:
+        ResultsError: the results can't be read.
+        OSError: the outputs can't be written.
+    """
+    classified = phases.classify(load.load_cells(path), delta, confidence)
+    history, curves = load.load_history(path), load.load_curves(path)
+    in_training = history.loc[~history["cell_id"].isin(classified["cell_id"]), "cell_id"].nunique()
+    conditions = phases.split_conditions(classified)
+
+    out = out or path
+    csv = classified[["cell_id", *(k for k in CSV_COLUMNS if k != "cell_id"), *_extra(conditions)]]
+    write_file(out, "phases.csv", csv.to_csv(index=False).encode())
+    names = []
+    for condition, cells in conditions:
+        found = transitions.estimate_transitions(cells)
+        print(describe(cells, found, condition), end="\n\n")
+        names += list(draw_all(out, cells, curves, found, condition, format, delta))
+    if in_training:
+        print(f"{in_training} more cells are in training")
+    print(f"wrote {out}/phases.csv and {out}/figures/: {', '.join(names)}")
+
+
+def draw_all(
+    out: str,
+    cells: pd.DataFrame,
+    curves: pd.DataFrame,
+    found: pd.DataFrame,
+    condition: dict[str, object],
+    format: str,
+    delta: float,
+) -> Iterator[str]:
+    """Write the figures of one condition to `<out>/figures/`; yields their file names."""
+    import matplotlib as mpl  # here, so that a wrong path is told at once
+
+    from analysis import plots, style
+
+    title = ", ".join([str(cells["sweep"].iloc[0]), *_words(condition)])
+    suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', word)}" for word in _words(condition))
+    finished = cells[cells["status"] == schema.DONE]
+    with mpl.rc_context(style.RC):
+        figures = {"phase_map": lambda: plots.phase_map_figure(cells, found, title)}
+        if len(finished):
+            figures["accuracy"] = lambda: plots.accuracy_figure(cells, title)
+            figures["improvement"] = lambda: plots.improvement_figure(cells, title, delta)
+        if curves["cell_id"].isin(finished["cell_id"]).any():
+            figures["learning_curves"] = lambda: plots.curves_figure(curves, cells, title)
+        for name, make in figures.items():
+            data = io.BytesIO()
+            undated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[format]
+            make().savefig(data, format=format, metadata={undated: None})
+            write_file(f"{out}/figures", f"{name}{suffix}.{format}", data.getvalue())
+            yield f"{name}{suffix}.{format}"
+
+
+def write_file(folder: str, name: str, data: bytes) -> None:
+    """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
+    filesystem, inside = load.open_folder(folder)
+    filesystem.create_dir(inside, recursive=True)
+    temporary = f"{inside}/.{name}.tmp"
+    with filesystem.open_output_stream(temporary) as stream:
+        stream.write(data)
+    filesystem.move(temporary, f"{inside}/{name}")
+
+
+def describe(
+    cells: pd.DataFrame, found: pd.DataFrame, condition: dict[str, object] | None = None
+) -> str:
+    """The text map of one condition, its legend, counts and transition estimates."""
+    counts = [
+        f"{n} {p}" for p, n in cells["phase"].value_counts()[list(phases.PHASES)[::-1]].items()
+    ]
+    unfinished = (cells["status"] != schema.DONE).sum()
+    if unfinished:
+        counts.append(f"{unfinished} of these diverged or failed")
+    seeds = cells["seed"].nunique()
+    words = _words(condition or {})
+    return "\n".join(
+        [
+            f"{', '.join([str(cells['sweep'].iloc[0]), *words])}: {len(cells)} cells, "
+            f"{seeds} seed{'s' * (seeds != 1)}: {', '.join(counts)}",
+            "",
+            *text_map(phases.summarize_grid(cells)),
+            "",
+            *text_transitions(found),
+        ]
+    )
+
+
+def text_map(points: pd.DataFrame) -> list[str]:
+    """Lines of the map from `phases.summarize_grid`: the largest model size on top."""
+    sizes = sorted(points["model_size"].unique(), reverse=True)
+    tasks = sorted(points["num_tasks"].unique())
+    marks = {}
+    for row in points.to_dict("records"):
+        mark = UNFINISHED
+        if row["seeds"] > row["unfinished"]:
+            split = row["agreement"] < 1 or row["unfinished"] > 0
+            mark = LETTERS[row["phase"]] + SPLIT * split
+        marks[row["model_size"], row["num_tasks"]] = mark
+    powers = all(n & (n - 1) == 0 for n in tasks)
+    heads = [str(n.bit_length() - 1 if powers else n) for n in map(int, tasks)]
+    width = max(2, *map(len, heads)) + 1
+    margin = max(len(_power(s)) for s in sizes)
+    lines = [
+        f"{_power(size):>{margin}} |"
+        + "".join(f"{marks.get((size, n), MISSING):<2}".rjust(width) for n in tasks).rstrip()
+        for size in sizes
+    ]
+    lines.append(" " * margin + " +" + "-" * (width * len(tasks)))
+    lines.append(
+        " " * margin + "  " + "".join(f"{head:<2}".rjust(width) for head in heads).rstrip()
+    )
+    return [
+        "model size",
+        *lines,
+        " " * margin + "  " + f" number of tasks{', 2^' * powers}",
+        f"G generalizing  I identifying  M memorizing  U untrained  {SPLIT} seeds disagree"
+        f"  {UNFINISHED} diverged or failed  {MISSING} no result yet",
+    ]
+
+
+def text_transitions(found: pd.DataFrame) -> list[str]:
+    """A line a model size from `transitions.estimate_transitions`."""
+    lines = [f"number of tasks where a phase begins ({transitions.CONFIDENCE:.0%} interval)"]
+    for size, rows in found.groupby("model_size", sort=True):
+        parts = [f"{row['begins']} {_begins(row)}" for row in rows.to_dict("records")]
+        lines.append(f"  model size {_power(size)}: {', '.join(parts)}")
+    return lines
+
+
+def _begins(row: dict[Hashable, Any]) -> str:
+    if row["censored"] == transitions.BELOW:
+        return f"at 2^{row['smallest']:g} or below"
+    if row["censored"] == transitions.ABOVE:
+        return f"not up to 2^{row['largest']:g}"
+    if row["censored"] == transitions.UNCLEAR:
+        return "unclear"
+    low = f"2^{row['low']:.1f}" if np.isfinite(row["low"]) else f"below 2^{row['smallest']:g}"
+    high = f"2^{row['high']:.1f}" if np.isfinite(row["high"]) else f"above 2^{row['largest']:g}"
+    return f"2^{row['log2_num_tasks']:.1f} ({low} to {high})"
+
+
+def _power(value: Any) -> str:
+    exponent = np.log2(value)
+    return f"2^{exponent:.0f}" if exponent == round(exponent) else f"{value:g}"
+
+
+def _words(condition: dict[str, object]) -> list[str]:
+    return [str(v) if k == "architecture" else f"{k}={v}" for k, v in condition.items()]
+
+
+def _extra(conditions: list[tuple[dict[str, object], pd.DataFrame]]) -> list[str]:
+    """Settings that the csv needs to tell conditions apart."""
+    return [name for name in conditions[0][0] if name not in CSV_COLUMNS]
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _fail(prog: str, error: Exception) -> int:
+    print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _number(low: float, high: float, closed: bool) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (low < value < high or (closed and value == low)):
+            span = f"{low:g} to below {high:g}" if closed else f"between {low:g} and {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {span}")
+        return value
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog="phase_plot", description="Classify a sweep's cells and draw its phase diagrams."
+    )
+    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
+    parser.add_argument(
+        "--delta", type=_number(0, 1, True), default=phases.DELTA,
+        help="least accuracy difference that counts (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--confidence", type=_number(0, 1, False), default=phases.CONFIDENCE,
+        help="of the intervals that decide a cell's phase (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--out", help="write there instead of into the sweep's folder")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""How figures look: colours of the phases, log2 axes, tiles. Readable without colour vision.
+
+The phases' colours differ in hue for every kind of colour vision and fall in lightness with
+capability, so they stay apart in a grey print; tiles carry the phase's letter too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from analysis.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
+
+COLORS = {
+    UNTRAINED: "#ebebeb",
+    MEMORIZING: "#f5b942",  # near Okabe & Ito's orange, lighter
+    IDENTIFYING: "#3a86c4",  # near their blue
+    GENERALIZING: "#0f2f52",
+}
+LETTERS = {UNTRAINED: "U", MEMORIZING: "M", IDENTIFYING: "I", GENERALIZING: "G"}
+UNFINISHED_LETTER = "×"  # diverged or failed
+INK = {UNTRAINED: "#555555", MEMORIZING: "black", IDENTIFYING: "white", GENERALIZING: "white"}
+
+ACCURACY_MAP = mpl.colormaps["viridis"]
+SEQUENTIAL_MAP = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, 256)))  # lines
+MOST_LINES = 6  # that can be told apart in one panel
+
+NUM_TASKS_LABEL = "number of tasks"
+MODEL_SIZE_LABEL = "model size"
+
+RC: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "legend.frameon": False,
+    "mathtext.fontset": "dejavusans",
+    "figure.dpi": 100,
+    "savefig.dpi": 220,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+    "svg.hashsalt": "phasesweep",  # the same figure is the same file
+}
+
+
+def power_of_two(value: float) -> str:
+    """16 -> "2^4" as math text; a number that is no power of two as it is."""
+    exponent = np.log2(value)
+    return f"$2^{{{int(exponent)}}}$" if exponent == int(exponent) else f"{value:g}"
+
+
+def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) -> None:
+    """Ticks at log2 of (some of) the values, labelled 2^k. `which` is "x" or "y"."""
+    values = np.unique(np.asarray(list(values), dtype=float))
+    values = values[:: -(-len(values) // most)]
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(FixedLocator(list(np.log2(values))))
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticklabels([power_of_two(v) for v in values])
+
+
+def tile_edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
+    """Where each value's tile begins and ends on a log2 axis.
+
+    Neighbours share an edge half-way, but no tile is wider than the typical spacing, so a gap in
+    the grid looks like a gap.
+    """
+    x = np.log2(np.unique(np.asarray(list(values), dtype=float)))
+    spacing = np.diff(x)
+    typical = float(np.median(spacing)) if len(spacing) else 1.0
+    half = np.minimum(np.concatenate([[typical], spacing, [typical]]), typical) / 2
+    return {
+        float(2**v): (float(v - left), float(v + right))
+        for v, left, right in zip(x, half[:-1], half[1:], strict=True)
+    }
+
+
+def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:
+    """At most this many of the values, evenly spread, the smallest and the largest included."""
+    ordered = np.unique(np.asarray(list(values), dtype=float))
+    if len(ordered) <= most:
+        return [float(v) for v in ordered]
+    return [float(v) for v in ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)]]
+
+
+def sequence_colors(values: Sequence[float], cmap: Colormap = SEQUENTIAL_MAP) -> dict:
+    """A colour for each value, dark to light in their order."""
+    return dict(zip(values, cmap(np.linspace(0, 1, max(len(values), 2))), strict=False))

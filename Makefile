@@ -29,12 +29,11 @@ lint: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# After a change of the dependencies in pyproject.toml; KEEP pins what must not move.
-KEEP := torch==2.14.1 torchvision==0.29.1
+# After a change of the dependencies in pyproject.toml. Versions in the lock file stay as they are
+# where they can; delete the file to move all of them.
 lock:
-	printf '%s\n' $(KEEP) | uv pip compile pyproject.toml --extra dev --universal \
-	    --python-version 3.11 --constraint - --no-emit-index-url --no-annotate \
-	    --custom-compile-command "make lock" --output-file requirements.lock
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate \
+	    --no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -59,12 +59,12 @@ def uniform(word: Tensor) -> Tensor:
     return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
-def integer(word: Tensor, bound: Word) -> Tensor:
+def integer(word: Tensor, bound: Tensor | int) -> Tensor:
     """Words -> int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
 
     A value's probability is off by less than 2^-32: exact where bound is a power of two.
     """
-    return _high(word * bound)
+    return ((word * bound) >> 32) & _MASK
 
 
 def normals(words: list[Tensor]) -> Tensor:

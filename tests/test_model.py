@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from core import cost, model
+from core import blocks, cost, model
 from core.architectures import ARCHITECTURES
-from core.attention import attention, causal_mask, reference_attention
 from core.parameters import Spec, buffer_size, initialize, views
 from tests.conftest import small_cell
 
@@ -77,10 +76,10 @@ def plain_transformer(p, x, y, cell):
         if cell.position_encoding == "learned":
             return vector
         half = cell.key_size // 2
-        pairs = torch.complex(vector[:half], vector[half:])
+        pairs = torch.complex(vector[::2], vector[1::2])
         angle = position * 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
         turned = pairs * torch.polar(torch.ones_like(angle), angle)
-        return torch.cat([turned.real, turned.imag])
+        return torch.view_as_real(turned).flatten()
 
     K, HK = cell.key_size, cell.num_heads * cell.key_size
     for i in range(cell.num_layers):
@@ -109,23 +108,51 @@ def test_the_stacked_transformer_is_the_plain_one(token_format, positions):
         torch.testing.assert_close(logits[r, b], expected, rtol=1e-6, atol=1e-6)
 
 
+def compare_with_plain(fast, plain, tensors, tolerance=1e-5):
+    """Values and gradients against the plain twin in float64, on fresh random inputs."""
+    ours = fast(*tensors)
+    grad = torch.randn_like(ours)
+    our_gradients = torch.autograd.grad(ours, tensors, grad)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    theirs = plain(*exact)
+    their_gradients = torch.autograd.grad(theirs, exact, grad.double())
+    for a, b in zip((ours, *our_gradients), (theirs, *their_gradients), strict=True):
+        assert ((a - b).norm() / b.norm()).item() < tolerance
+
+
+def random_tensors(device, *shapes):
+    return [
+        (torch.randn(shape, device=device) / shape[1] ** 0.5).requires_grad_() for shape in shapes
+    ]
+
+
+@pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize(
-    ("queries", "keys", "stride", "key_size"), [(16, 31, 2, 8), (31, 31, 1, 2), (100, 100, 1, 64)]
+    ("sequence", "stride", "heads", "key_size", "width"),
+    [(31, 2, 2, 8, 32), (31, 1, 1, 2, 4), (100, 1, 8, 32, 16), (7, 3, 3, 64, 5)],
 )
-def test_attention_is_its_definition_gradients_too(device, queries, keys, stride, key_size):
-    q = torch.randn(6, 2, queries, key_size, device=device, requires_grad=True)
-    k, v = (torch.randn(6, 2, keys, key_size, device=device, requires_grad=True) for _ in range(2))
-    mask = causal_mask(queries, keys, stride, device)
-    grad = torch.randn(6, 2, queries, key_size, device=device)
-    fast = attention(q, k, v, mask)
-    fast_gradients = torch.autograd.grad(fast, (q, k, v), grad)
-    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
-    reference = reference_attention(*exact, mask.double())
-    reference_gradients = torch.autograd.grad(reference, exact, grad.double())
-    for ours, theirs in zip(
-        (fast, *fast_gradients), (reference, *reference_gradients), strict=True
-    ):
-        assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-5
+def test_the_attention_block_is_its_plain_twin(
+    device, sequence, stride, heads, key_size, width, rotary
+):
+    shape = blocks.Attention(sequence, heads, key_size, stride, rotary)
+    R, B, HK = 3, 4, heads * key_size
+    h, *weights = random_tensors(
+        device, (R, B * sequence, width), (R, width, HK), (R, width, 2 * HK), (R, HK, width)
+    )
+    tensors = [(h * 10).detach().requires_grad_(), *weights]
+    compare_with_plain(
+        lambda *t: blocks.attention(*t, shape),
+        lambda *t: blocks.plain_attention(*t, shape),
+        tensors,
+    )
+
+
+@pytest.mark.parametrize(("tokens", "width", "hidden"), [(992, 32, 128), (7, 2, 8), (100, 5, 3)])
+def test_the_mlp_block_is_its_plain_twin(device, tokens, width, hidden):
+    tensors = random_tensors(
+        device, (3, tokens, width), (3, width, hidden), (3, 1, hidden), (3, hidden, width)
+    )
+    compare_with_plain(blocks.mlp, blocks.plain_mlp, tensors)
 
 
 def test_the_models_gradients_are_right():
@@ -164,7 +191,7 @@ def test_initial_weights_have_their_deviation_and_follow_from_the_seed():
 @pytest.mark.parametrize("token_format", FORMATS)
 def test_cost_counts_parameters_state_and_operations(token_format):
     cell = small_cell(token_format=token_format, num_layers=3, position_encoding="learned")
-    p = stacked_model(cell)
+    p = stacked_model(cell, dtype=torch.float32)
     assert cost.num_parameters(cell) == sum(t[0].numel() for t in p.values())
     tokens = cell.sequence_length * (2 if token_format == "interleaved" else 1)
     architecture = ARCHITECTURES[cell.architecture]
@@ -172,7 +199,7 @@ def test_cost_counts_parameters_state_and_operations(token_format):
 
     from torch.utils.flop_counter import FlopCounterMode
 
-    x, y = examples(cell, R=1, B=cell.batch_size)
+    x, y = examples(cell, R=1, B=cell.batch_size, dtype=torch.float32)
     with FlopCounterMode(display=False) as counter:
         one = {name: t[:1].detach().requires_grad_() for name, t in p.items()}
         model.predict(one, x, y, cell).sum().backward()

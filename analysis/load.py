@@ -128,15 +128,16 @@ def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: st
 
 def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
     try:
-        selector = fs.FileSelector(folder, recursive=False)
-        folders = [e.path for e in filesystem.get_file_info(selector) if not e.is_file]
+        entries = filesystem.get_file_info(fs.FileSelector(folder))
     except FileNotFoundError:
         return "no such folder"
     except OSError as error:
         return _one_line(error)
+    folders = [e.path for e in entries if e.type == fs.FileType.Directory]
+    if f"{folder}/history" in folders:
+        return "no finished cells yet"
     inside = filesystem.get_file_info([f"{name}/cells" for name in sorted(folders)])
-    sweeps = [os.path.basename(os.path.dirname(e.path)) for e in inside if not e.is_file]
-    sweeps = [s for s, e in zip(sweeps, inside, strict=False) if e.type == fs.FileType.Directory]
+    sweeps = [e.path.split("/")[-2] for e in inside if e.type == fs.FileType.Directory]
     if sweeps:
         return f"not a sweep's folder; it holds the sweeps {', '.join(sweeps)}"
     return "not a sweep's folder (it has no folder named cells)"

@@ -79,7 +79,7 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
         print(describe(cells, found, condition), end="\n\n")
         names += list(draw_all(out, cells, curves, found, condition, format, delta))
     if in_training:
-        print(f"{in_training} more cells are in training")
+        print(f"{in_training} cell{' is' if in_training == 1 else 's are'} in training")
     print(f"wrote {out}/phases.csv and {out}/figures/: {', '.join(names)}")
 
 

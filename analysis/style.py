@@ -78,17 +78,17 @@ def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) ->
 def tile_edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
     """Where each value's tile begins and ends on a log2 axis.
 
-    Neighbours share an edge half-way, but no tile is wider than the typical spacing, so a gap in
+    Neighbours share an edge half-way, unless they are much farther apart than is typical: a gap in
     the grid looks like a gap.
     """
-    x = np.log2(np.unique(np.asarray(list(values), dtype=float)))
+    ordered = np.unique(np.asarray(list(values), dtype=float))
+    x = np.log2(ordered)
     spacing = np.diff(x)
     typical = float(np.median(spacing)) if len(spacing) else 1.0
-    half = np.minimum(np.concatenate([[typical], spacing, [typical]]), typical) / 2
-    return {
-        float(2**v): (float(v - left), float(v + right))
-        for v, left, right in zip(x, half[:-1], half[1:], strict=True)
-    }
+    spacing = np.where(spacing > 1.5 * typical, typical, spacing)
+    half = np.concatenate([[typical], spacing, [typical]]) / 2
+    edges = zip((x - half[:-1]).tolist(), (x + half[1:]).tolist(), strict=True)
+    return dict(zip(ordered.tolist(), edges, strict=True))
 
 
 def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:

@@ -69,6 +69,7 @@ def test_tiles_stand_at_log2_and_cover_the_map_without_overlap(sweep):
 
 def test_tile_edges_leave_gaps_in_the_grid_open():
     edges = style.tile_edges([1, 2, 4, 64])
+    assert list(style.tile_edges([10, 100, 1000, 3])) == [3, 10, 100, 1000]  # keys not rounded
     assert edges[2.0] == (0.5, 1.5)
     assert edges[4.0] == (1.5, 2.5)
     assert edges[64.0] == (5.5, 6.5)

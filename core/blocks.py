@@ -109,7 +109,8 @@ def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
         h: R x N x D; up: R x D x M; bias: R x 1 x M; down: R x M x D.
     """
     normed = F.layer_norm(h, h.shape[-1:], eps=_EPSILON)
-    return torch.baddbmm(h, F.relu(torch.baddbmm(bias, normed, up)), down)
+    # Not baddbmm: under autocast that would round the residual stream to bf16.
+    return h + torch.bmm(F.relu(torch.bmm(normed, up) + bias), down)
 
 
 def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -> Tensor:

@@ -78,10 +78,13 @@ class Sampler:
         task_RxKxB = self._seen_task(rng.TRAIN_TASKS, counters)
         return self._draw(task_RxKxB, self.images.train, rng.TRAIN_IMAGES, counters)
 
-    def training_batch(self, draw: Draw, k: int) -> Batch:
-        """The sequences of the k-th step of a draw."""
-        a_RxBxXxX = self.seen_tasks.projections(draw.task_RxKxB[:, k])
-        return self._batch(self.images.train, draw, k, a_RxBxXxX)
+    def training_batch(self, draw: Draw, k: Tensor) -> Batch:
+        """The sequences of the k-th step of a draw; k int64, shape (1,)."""
+        one = Draw(
+            *(t.index_select(1, k) for t in (draw.task_RxKxB, draw.image_RxKxBxT, draw.y_RxKxBxT))
+        )
+        a_RxBxXxX = self.seen_tasks.projections(one.task_RxKxB[:, 0])
+        return self._batch(self.images.train, one, a_RxBxXxX)
 
     def evaluation_batch(self, split: str, sequence_B: Tensor) -> Batch:
         """Evaluation sequences of a split by number (int64); the same at every evaluation.
@@ -103,7 +106,7 @@ class Sampler:
             a_UxBxXxX = projections(self.seeds_U[:, None], task_B, self.cell.input_size)
             a_RxBxXxX = a_UxBxXxX[self.row_R]
         draw = self._draw(task_RxKxB, images, rng.EVAL_IMAGES, counters)
-        return self._batch(images, draw, 0, a_RxBxXxX)
+        return self._batch(images, draw, a_RxBxXxX)
 
     def _seen_task(self, stream: int, counters: tuple[Tensor, Tensor]) -> Tensor:
         word_UxKxB = rng.philox(self.seeds_U[:, None, None], stream, counters)[0]
@@ -123,11 +126,12 @@ class Sampler:
         y_RxKxBxT = rho_RxKxBxC.gather(3, images.y_N[image_RxKxBxT])
         return Draw(task_RxKxB, image_RxKxBxT, y_RxKxBxT)
 
-    def _batch(self, images: Images, draw: Draw, k: int, a_RxBxXxX: Tensor) -> Batch:
-        image_RxBxT = draw.image_RxKxBxT[:, k]
+    def _batch(self, images: Images, draw: Draw, a_RxBxXxX: Tensor) -> Batch:
+        """Of a draw of one step."""
+        image_RxBxT = draw.image_RxKxBxT[:, 0]
         R, B, T = image_RxBxT.shape
         size = self.cell.input_size
         raw_RBxTxX = images.x_NxX[image_RxBxT.reshape(-1)].view(R * B, T, size)
         a_RBxXxX = a_RxBxXxX.reshape(R * B, size, size)
         x_RxBxTxX = torch.bmm(raw_RBxTxX, a_RBxXxX.transpose(1, 2)).view(R, B, T, size)
-        return Batch(x_RxBxTxX, draw.y_RxKxBxT[:, k])
+        return Batch(x_RxBxTxX, draw.y_RxKxBxT[:, 0])

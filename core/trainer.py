@@ -21,9 +21,10 @@ from core import model, schema
 from core.architectures import ARCHITECTURES
 from core.config import Cell, ConfigError, pack_key
 from core.data import load_images
+from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
 from core.parameters import initialize, views
-from core.sampler import Batch, Sampler
+from core.sampler import Batch, Draw, Sampler
 
 # Steps whose tasks, images and labels are drawn in one go: enough to hide the launches of the
 # generator's many small operations, few enough to stay in the caches.
@@ -86,6 +87,11 @@ class PackTrainer:
         self.wall_seconds = [0.0 for _ in cells]  # each cell's share of its packs' time
         if states is not None:
             self._restore(states)
+        self._repeat_step = Repeated(self._train_step, self.sampler.draw_training, self._buffers())
+
+    def _buffers(self) -> list[Tensor]:
+        """All that a training step changes."""
+        return [self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.diverged_at_R]
 
     @property
     def finished(self) -> bool:
@@ -115,24 +121,29 @@ class PackTrainer:
 
     def train(self, count: int) -> None:
         """Trains `count` steps, without evaluating."""
-        step_K = torch.arange(self.step, self.step + count, device=self.device)
-        draw = self.sampler.draw_training(step_K)
-        for k in range(count):
-            batch = self.sampler.training_batch(draw, k)
-            loss_R = self._loss(batch).flatten(1).mean(dim=1)
-            gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
-            torch._foreach_copy_(list(self.gradients.values()), list(gradients))
-            self._update(loss_R.detach(), step_K[k])
+        with _products(self.cell.precision, self.device):
+            for start in range(self.step, self.step + count, DRAW_STEPS):
+                step_K = torch.arange(start, start + DRAW_STEPS, device=self.device)
+                self._repeat_step(step_K, min(DRAW_STEPS, self.step + count - start))
         self.step += count
+
+    def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
+        """The k-th of the steps drawn (k int64, shape (1,)): batch, gradient, Adam."""
+        batch = self.sampler.training_batch(draw, k)
+        loss_R = self._loss(batch).flatten(1).mean(dim=1)
+        gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
+        torch._foreach_copy_(list(self.gradients.values()), list(gradients))
+        self._update(loss_R.detach(), step_K.index_select(0, k)[0])
+
+    def _predict(self, batch: Batch) -> Tensor:
+        """logits_RxBxTxC, float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, self.cell.precision == "bf16"):
+            logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
+        return logits.float()
 
     def _loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of each prediction, nats: R x B x T."""
-        with self._precision():
-            logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
-        flat = F.cross_entropy(
-            logits.float().flatten(0, 2), batch.y_RxBxT.flatten(), reduction="none"
-        )
-        return flat.view(batch.y_RxBxT.shape)
+        return _cross_entropy(self._predict(batch), batch.y_RxBxT)
 
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
@@ -156,30 +167,14 @@ class PackTrainer:
         change_RxP = (self.moment1_RxP / deviation_RxP).mul_(rate_R[:, None])
         self.theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
 
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        """Matrix products in the cell's precision; without CUDA, tf32 is fp32."""
-        if self.cell.precision == "bf16":
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
-                yield
-        elif self.device.type == "cuda":
-            products = torch.backends.cuda.matmul
-            before = products.fp32_precision
-            products.fp32_precision = "tf32" if self.cell.precision == "tf32" else "ieee"
-            try:
-                yield
-            finally:
-                products.fp32_precision = before
-        else:
-            yield
-
     @torch.no_grad()
     def _evaluate(self) -> None:
         others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
         diverged_R = (self.diverged_at_R >= 0).cpu()
         self.metrics = {}
         for split in (*schema.SPLITS, *others):
-            loss_RxExT, correct_RxExT = self._evaluate_split(split)
+            with _products(self.cell.precision, self.device):
+                loss_RxExT, correct_RxExT = self._evaluate_split(split)
             self.metrics[split] = split_metrics(loss_RxExT, correct_RxExT, diverged_R)
         for r, cell in enumerate(self.cells):
             self.history[r] += [
@@ -194,13 +189,9 @@ class PackTrainer:
         for start in range(0, count, size):  # whole batches, so that shapes never change
             sequence_B = torch.arange(start, start + size, device=self.device)
             batch = self.sampler.evaluation_batch(split, sequence_B)
-            with self._precision():
-                logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
-            flat = F.cross_entropy(
-                logits.float().flatten(0, 2), batch.y_RxBxT.flatten(), reduction="none"
-            )
-            losses.append(flat.view(batch.y_RxBxT.shape))
-            correct.append(logits.argmax(dim=-1) == batch.y_RxBxT)
+            logits_RxBxTxC = self._predict(batch)
+            losses.append(_cross_entropy(logits_RxBxTxC, batch.y_RxBxT))
+            correct.append(logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT)
         return torch.cat(losses, dim=1)[:, :count], torch.cat(correct, dim=1)[:, :count]
 
     def states(self) -> list[dict[str, Any]]:
@@ -284,6 +275,27 @@ class PackTrainer:
             ]
             results.append((row, curves))
         return results
+
+
+def _cross_entropy(logits_RxBxTxC: Tensor, y_RxBxT: Tensor) -> Tensor:
+    """Nats, R x B x T."""
+    flat = F.cross_entropy(logits_RxBxTxC.flatten(0, 2), y_RxBxT.flatten(), reduction="none")
+    return flat.view(y_RxBxT.shape)
+
+
+@contextlib.contextmanager
+def _products(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside, float32 matrix products on CUDA are tf32 where asked for, else exact."""
+    if device.type != "cuda":
+        yield
+        return
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def device_name(device: torch.device) -> str:

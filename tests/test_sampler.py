@@ -19,7 +19,7 @@ def make_sampler(cells, device):
 def test_a_batch_is_what_the_definition_says(device):
     sampler = make_sampler(CELLS, device)
     draw = sampler.draw_training(torch.arange(3, 6, device=device))
-    batch = sampler.training_batch(draw, 2)
+    batch = sampler.training_batch(draw, torch.tensor([2], device=device))
     images = sampler.images.train
     for r, cell in enumerate(CELLS):
         seed = torch.tensor(cell.seed, device=device)
@@ -43,8 +43,8 @@ def test_sequences_dont_depend_on_the_pack(device, split):
         alone = make_sampler([cell], device)
         for of_pack, of_one in [
             (
-                s.training_batch(s.draw_training(steps), 1),
-                t.training_batch(t.draw_training(steps), 1),
+                s.training_batch(s.draw_training(steps), steps[1:]),
+                t.training_batch(t.draw_training(steps), steps[1:]),
             )
             if split == schema.TRAIN
             else (s.evaluation_batch(split, sequences), t.evaluation_batch(split, sequences))

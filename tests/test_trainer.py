@@ -170,7 +170,7 @@ def test_adam_is_torchs_adam():
     for step in range(12):
         optimizer.param_groups[0]["lr"] = cell.learning_rate * min(1.0, (step + 1) / 4)
         draw = ours.sampler.draw_training(torch.tensor([step]))
-        batch = ours.sampler.training_batch(draw, 0)
+        batch = ours.sampler.training_batch(draw, torch.tensor([0]))
         logits = model.predict(twin, batch.x_RxBxTxX, batch.y_RxBxT, cell)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.y_RxBxT.flatten()).backward()

@@ -19,8 +19,9 @@ TABLE_BYTES = 2 * 2**30
 
 
 class Block(nn.Module):
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, spelled_out: bool) -> None:
         super().__init__()
+        self.spelled_out = spelled_out
         D, HK, M = cell.model_size, cell.num_heads * cell.key_size, cell.mlp_ratio * cell.model_size
         self.heads = cell.num_heads
         self.norm1 = nn.LayerNorm(D, elementwise_affine=False)
@@ -32,8 +33,13 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         B, S, _ = h.shape
-        qkv = self.qkv(self.norm1(h)).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], is_causal=True)
+        q, k, v = self.qkv(self.norm1(h)).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if self.spelled_out:  # vmap has no rule for the fused attention of CPUs
+            mask = torch.ones(S, S, dtype=torch.bool, device=h.device).tril()
+            scores = (q @ k.transpose(-2, -1) * k.shape[-1] ** -0.5).masked_fill(~mask, -torch.inf)
+            mixed = scores.softmax(dim=-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self.out(mixed.transpose(1, 2).reshape(B, S, -1))
         return h + self.down(F.relu(self.up(self.norm2(h))))
 
@@ -41,7 +47,7 @@ class Block(nn.Module):
 class PlainTransformer(nn.Module):
     """The model of core.model with learned positions, for one cell."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, spelled_out: bool = False) -> None:
         super().__init__()
         D, C, T = cell.model_size, cell.num_classes, cell.sequence_length
         self.interleaved = cell.token_format == "interleaved"
@@ -49,7 +55,7 @@ class PlainTransformer(nn.Module):
         self.embed_x = nn.Linear(cell.input_size, D, bias=False)
         self.embed_y = nn.Linear(C, D, bias=False)
         self.positions = nn.Parameter(0.02 * torch.randn(T * (1 + self.interleaved), D))
-        self.blocks = nn.ModuleList(Block(cell) for _ in range(cell.num_layers))
+        self.blocks = nn.ModuleList(Block(cell, spelled_out) for _ in range(cell.num_layers))
         self.norm = nn.LayerNorm(D, elementwise_affine=False)
         self.head = nn.Linear(D, C, bias=False)
 
@@ -125,7 +131,8 @@ class VmapPack:
     def __init__(self, cell: Cell, replicas: int, data_root: str, device: torch.device) -> None:
         torch.manual_seed(cell.seed)
         self.cell = cell
-        modules = [PlainTransformer(cell).to(device) for _ in range(replicas)]
+        spelled_out = device.type == "cpu"
+        modules = [PlainTransformer(cell, spelled_out).to(device) for _ in range(replicas)]
         self.parameters, _ = torch.func.stack_module_state(modules)  # type: ignore[arg-type]
         self.optimizer = torch.optim.Adam(
             self.parameters.values(), lr=cell.learning_rate, fused=True

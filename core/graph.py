@@ -1,0 +1,92 @@
+"""The same step again and again: on CUDA as one captured graph, elsewhere as it is.
+
+A training step is hundreds of small kernels, each launched in a few microseconds of host time; at
+small widths that, not the arithmetic, is what a step costs. A CUDA graph launches them all at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from core.sampler import Draw
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP = 3  # steps before capture, as PyTorch's notes on CUDA graphs ask for
+
+
+class Repeated:
+    """Runs `step(draw, step_K, k)` for k = 0, 1, ... of the steps that a draw covers.
+
+    Nothing is read back to the host. If the graph can't be captured, that is logged and the steps
+    are launched one by one: slower, the same numbers.
+
+    Args:
+        step: changes `buffers` in place and nothing else; k is an int64 tensor of shape (1,).
+        draw: step numbers (int64, always as many) -> what their batches consist of.
+        buffers: all that `step` changes.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Draw, Tensor, Tensor], None],
+        draw: Callable[[Tensor], Draw],
+        buffers: Sequence[Tensor],
+    ) -> None:
+        self._step, self._draw, self._buffers = step, draw, buffers
+        self._captures = buffers[0].device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, step_K: Tensor, count: int) -> None:
+        """Steps step_K[0] ... step_K[count - 1]."""
+        draw = self._draw(step_K)
+        if self._captures and self._graph is None:
+            self._capture(draw, step_K)
+        if self._graph is None:
+            for k in torch.arange(count, device=step_K.device).split(1):
+                self._step(draw, step_K, k)
+            return
+        for static, new in zip(self._inputs, _tensors(draw, step_K), strict=True):
+            static.copy_(new)
+        self._k.zero_()
+        for _ in range(count):
+            self._graph.replay()
+
+    def _capture(self, draw: Draw, step_K: Tensor) -> None:
+        self._inputs = [t.clone() for t in _tensors(draw, step_K)]
+        *of_draw, static_steps = self._inputs
+        static_draw = Draw(*of_draw)
+        self._k = torch.zeros(1, dtype=torch.int64, device=step_K.device)
+
+        def step() -> None:
+            self._step(static_draw, static_steps, self._k)
+            self._k.add_(1)
+
+        before = [buffer.clone() for buffer in self._buffers]
+        try:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP):
+                    step()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+            self._graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._captures = False
+            logger.warning("steps aren't captured as a CUDA graph: %s", error)
+        finally:
+            for buffer, value in zip(self._buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+def _tensors(draw: Draw, step_K: Tensor) -> list[Tensor]:
+    return [draw.task_RxKxB, draw.image_RxKxBxT, draw.y_RxKxBxT, step_K]

@@ -6,7 +6,7 @@ from core import model
 from core.architectures import ARCHITECTURES
 from core.config import Cell
 
-__all__ = ["flops_per_step", "num_parameters", "replica_bytes"]
+__all__ = ["bytes_per_step", "flops_per_step", "num_parameters", "replica_bytes"]
 num_parameters = model.num_parameters
 
 
@@ -30,3 +30,15 @@ def replica_bytes(cell: Cell) -> int:
     activations = 4 * B * ARCHITECTURES[cell.architecture].activations(cell)
     logits = 4 * 4 * B * T * cell.num_classes
     return state + inputs + activations + logits
+
+
+def bytes_per_step(cell: Cell) -> float:
+    """Device memory traffic of one step of one replica if whatever the backward pass needs is
+    written and read once, and so its gradient; Adam's eight passes over the weights; the inputs.
+
+    A block that recomputes instead of keeping moves fewer.
+    """
+    B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
+    number = 2 if cell.precision == "bf16" else 4
+    activations = 4 * number * B * ARCHITECTURES[cell.architecture].activations(cell)
+    return float(8 * 4 * num_parameters(cell) + activations + 2 * 4 * B * T * X)

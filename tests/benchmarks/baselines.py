@@ -1,8 +1,8 @@
 """What a good engineer would write instead: the baselines of the throughput benchmark.
 
 `PlainTransformer` is an ordinary nn.Module of the very model that core trains. `EagerCell` trains
-one of it as a straightforward script does; `VmapPack` trains R of them through torch.func, compiled.
-Both draw tasks the cheap way: from a table where it fits into memory, else fresh from torch's own
+one of it as a straightforward script does; `VmapPack` trains R of them through torch.func,
+compiled. Both draw tasks the cheap way: from a table where it fits into memory, else fresh from torch's own
 generator, which is what a very large number of tasks amounts to.
 """
 

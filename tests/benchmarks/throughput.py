@@ -1,0 +1,268 @@
+"""Cells x steps per second, against what a good engineer would write: one table a device.
+
+    python -m tests.benchmarks.throughput                     # the quickstart's shapes, this device
+    python -m tests.benchmarks.throughput --shapes paper      # widths 2 ... 512, sequences of 100
+    python -m tests.benchmarks.throughput --shapes paper --batch-size 64 --widths 2 16 64
+
+(a) one process a cell, eager; (b) the same, several processes sharing the device; (c) compiled
+torch.func.vmap over stacked modules; (d) ours, packs of 1, 8, 32 and what the planner would choose. The
+share of the limit is that of the larger of two times: operations over the measured rate of large
+matrix products, bytes over the measured rate of a large copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from core import cost
+from core.config import Cell
+from core.trainer import DRAW_STEPS, PackTrainer, device_name
+from tests.benchmarks.baselines import EagerCell, VmapPack
+
+FIGURE2_STEPS, FIGURE2_TASK_COUNTS = 30_000, 26  # issue: 234 cells = 9 widths x 26 task counts
+PAPER = {
+    "dataset": "random",  # MNIST's shapes without its files
+    "sequence_length": 100,
+    "token_format": "shifted",
+    "num_layers": 4,
+    "num_heads": 8,
+    "key_size": 32,
+    "batch_size": 512,
+    "learning_rate": 3e-4,
+    "position_encoding": "learned",
+    "num_tasks": 2**25,
+}
+
+
+def quickstart_cell(width: int) -> Cell:
+    """A cell of the quickstart preset."""
+    from sweeps.config import load_preset
+
+    cells = load_preset("quickstart").cells
+    return replace(cells[0], model_size=width, num_tasks=1024)
+
+
+class Timer:
+    """Seconds a call takes, on the device: the median of repeats that fill `seconds`."""
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self.device, self.seconds = device, seconds
+
+    def __call__(self, call: Callable[[], None]) -> float:
+        call()
+        call()
+        self._wait()
+        times: list[float] = []
+        while sum(times) < self.seconds or len(times) < 3:
+            started = time.perf_counter()
+            call()
+            self._wait()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def ceilings(device: torch.device, precision: str, timer: Timer) -> tuple[float, float]:
+    """Operations a second of large matrix products on random data in this precision, and bytes a
+    second (read plus written) of a large copy."""
+    from core.trainer import _products
+
+    n = 8192 if device.type == "cuda" else 1536
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    with _products(precision, device):
+        rate = 2 * n**3 / timer(lambda: torch.mm(a, b, out=out))
+    source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    return rate, 2 * 4 * source.numel() / timer(lambda: target.copy_(source))
+
+
+def ours(cell: Cell, replicas: int, device: torch.device, timer: Timer, report: list[str]) -> float:
+    """Seconds a step of a pack of this size; reports the share of it that drawing its batch takes
+    when it is done apart."""
+    cells = [replace(cell, seed=seed) for seed in range(replicas)]
+    trainer = PackTrainer(cells, device=device)
+    step = timer(lambda: trainer.train(DRAW_STEPS)) / DRAW_STEPS
+    steps = torch.arange(DRAW_STEPS, device=device)
+    draw = trainer.sampler.draw_training(steps)
+    drawing = timer(lambda: trainer.sampler.draw_training(steps)) / DRAW_STEPS
+    batch = timer(lambda: trainer.sampler.training_batch(draw, steps[:1]))
+    report.append(f"drawing {(drawing + batch) / step:.0%}")
+    return step
+
+
+def _shared_worker(cell: Cell, device: str, seconds: float, start, results) -> None:
+    torch.set_num_threads(1)
+    eager = EagerCell(cell, "data", torch.device(device))
+    for _ in range(3):
+        eager.step()
+    start.wait()
+    began, steps = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        for _ in range(5):
+            eager.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        steps += 5
+    results.put(steps / (time.perf_counter() - began))
+
+
+def shared(cell: Cell, processes: int, device: torch.device, seconds: float) -> float:
+    """(b): cells x steps a second of several processes on one device."""
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(processes), context.Queue()
+    workers = [
+        context.Process(
+            target=_shared_worker, args=(cell, device.type, seconds, start, results), daemon=True
+        )
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    rate = sum(results.get(timeout=300) for _ in workers)
+    for worker in workers:
+        worker.join()
+    return rate
+
+
+def planned_replicas(cell: Cell, device: torch.device) -> int:
+    """Pack size that the planner chooses for a column of the grid on one such device."""
+    from sweeps.driver import local_workers
+    from sweeps.plan import plan
+
+    cells = [replace(cell, num_tasks=2**k) for k in range(FIGURE2_TASK_COUNTS)]
+    workers = replace(local_workers(), count=1)
+    return max(len(pack.cells) for pack in plan(cells, workers))
+
+
+def measure(
+    cell: Cell, device: torch.device, arguments: argparse.Namespace, limits
+) -> float | None:
+    """Prints the rows of one width. Returns our best cells x steps a second."""
+    timer = Timer(device, arguments.seconds)
+    rate_limit, copy_limit = limits
+    floor = max(cost.flops_per_step(cell) / rate_limit, cost.bytes_per_step(cell) / copy_limit)
+    baseline: dict[str, float] = {}
+    best = None
+    report: list[str] = []  # notes for the next row
+
+    def row(method: str, replicas: int, rate: float | None, note: str = "") -> None:
+        if device.type == "cuda":
+            memory = f"{torch.cuda.max_memory_allocated(device) / 1e9:7.2f}"
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            memory = "      -"
+        if rate is None:
+            print(f"{cell.model_size:>6} {method:<18} {replicas:>4}  {note}", flush=True)
+            return
+        against = "".join(
+            f"{rate / baseline[k]:8.1f}" if k in baseline else "       -" for k in "ac"
+        )
+        print(
+            f"{cell.model_size:>6} {method:<18} {replicas:>4} {rate:>12.1f} {1e3 / rate:>10.3f} "
+            f"{against} {floor * rate:>8.1%} {memory}  {note or ' '.join(report)}",
+            flush=True,
+        )
+        report.clear()
+
+    def attempt(
+        method: str, replicas: int, run: Callable[[], float], note: str = ""
+    ) -> float | None:
+        try:
+            rate = run()
+        except Exception as error:  # a baseline that can't run is a result too
+            row(
+                method, replicas, None, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
+            )
+            return None
+        finally:
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        row(method, replicas, rate)
+        return rate
+
+    if "a" in arguments.methods:
+        rate = attempt("(a) eager", 1, lambda: 1 / timer(EagerCell(cell, "data", device).step))
+        if rate:
+            baseline["a"] = rate
+    if "b" in arguments.methods:
+        k = arguments.processes
+        attempt("(b) k processes", k, lambda: shared(cell, k, device, arguments.seconds))
+    if "c" in arguments.methods:
+        for replicas in (8, 32):
+            rate = attempt(
+                "(c) vmap, compiled",
+                replicas,
+                lambda n=replicas: n / timer(VmapPack(cell, n, "data", device).step),
+            )
+            if rate:
+                baseline["c"] = max(rate, baseline.get("c", 0.0))
+    for replicas in sorted({1, 8, 32, planned_replicas(cell, device)}):
+        rate = attempt(
+            "(d) ours", replicas, lambda n=replicas: n / ours(cell, n, device, timer, report)
+        )
+        best = max(rate or 0.0, best or 0.0)
+    return best
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table, and for the paper's shapes the time to all of Figure 2."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--shapes", choices=("quickstart", "paper"), default="quickstart")
+    parser.add_argument("--widths", type=int, nargs="*")
+    parser.add_argument("--batch-size", type=int, help="default: the preset's (paper: 512)")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
+    parser.add_argument("--methods", default="abcd", help="baselines to run beside ours (abcd)")
+    parser.add_argument("--processes", type=int, default=4 if torch.cuda.is_available() else 2)
+    parser.add_argument("--seconds", type=float, default=2.0, help="to time each row")
+    arguments = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as a worker has; rows are per core
+    paper = arguments.shapes == "paper"
+    precision = arguments.precision or ("bf16" if paper and device.type == "cuda" else "fp32")
+    limits = ceilings(device, precision, Timer(device, arguments.seconds))
+    print(
+        f"{device_name(device)}, torch {torch.__version__}, {arguments.shapes} shapes, "
+        f"{precision}: matrix products {limits[0] / 1e12:.2f} TFLOP/s, copy {limits[1] / 1e9:.0f} GB/s"
+    )
+    head = ("width", "method", "R", "cells*steps/s", "ms each", "x (a)", "x (c)", "of limit", "GB")
+    print("{:>6} {:<18} {:>4} {:>12} {:>10} {:>8}{:>8} {:>8} {:>7}".format(*head), flush=True)
+    best: dict[int, float] = {}
+    widths = arguments.widths or ([2**k for k in range(1, 10)] if paper else [4, 8, 16, 32])
+    for width in widths:
+        cell = Cell(model_size=width, **PAPER) if paper else quickstart_cell(width)
+        changes = {"precision": precision}
+        if arguments.batch_size:
+            changes["batch_size"] = arguments.batch_size
+        rate = measure(replace(cell, **changes), device, arguments, limits)
+        if rate:
+            best[width] = rate
+    if paper:
+        print(
+            f"\nTime to Figure 2: {FIGURE2_TASK_COUNTS} task counts, {FIGURE2_STEPS} steps a cell"
+        )
+        for width, rate in best.items():
+            hours = FIGURE2_TASK_COUNTS * FIGURE2_STEPS / rate / 3600
+            print(f"  width {width:>4}: {hours:6.2f} GPU-hours")
+        total = sum(FIGURE2_TASK_COUNTS * FIGURE2_STEPS / rate / 3600 for rate in best.values())
+        print(f"  {len(best)} widths: {total:.2f} GPU-hours a seed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

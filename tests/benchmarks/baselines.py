@@ -2,8 +2,8 @@
 
 `PlainTransformer` is an ordinary nn.Module of the very model that core trains. `EagerCell` trains
 one of it as a straightforward script does; `VmapPack` trains R of them through torch.func,
-compiled. Both draw tasks the cheap way: from a table where it fits into memory, else fresh from torch's own
-generator, which is what a very large number of tasks amounts to.
+compiled. Both draw tasks the cheap way: from a table where it fits into memory, else fresh from
+torch's own generator, which is what a very large number of tasks amounts to.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     python -m tests.benchmarks.throughput --shapes paper --batch-size 64 --widths 2 16 64
 
 (a) one process a cell, eager; (b) the same, several processes sharing the device; (c) compiled
-torch.func.vmap over stacked modules; (d) ours, packs of 1, 8, 32 and what the planner would choose. The
-share of the limit is that of the larger of two times: operations over the measured rate of large
-matrix products, bytes over the measured rate of a large copy.
+torch.func.vmap over stacked modules; (d) ours, packs of 1, 8, 32 and what the planner would
+choose. The share of the limit is that of the larger of two times: operations over the measured rate
+of large matrix products, bytes over the measured rate of a large copy.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = ceilings(device, precision, Timer(device, arguments.seconds))
     print(
         f"{device_name(device)}, torch {torch.__version__}, {arguments.shapes} shapes, "
-        f"{precision}: matrix products {limits[0] / 1e12:.2f} TFLOP/s, copy {limits[1] / 1e9:.0f} GB/s"
+        f"{precision}: matrix products {limits[0] / 1e12:.2f} TFLOP/s, "
+        f"copy {limits[1] / 1e9:.0f} GB/s"
     )
     head = ("width", "method", "R", "cells*steps/s", "ms each", "x (a)", "x (c)", "of limit", "GB")
     print("{:>6} {:<18} {:>4} {:>12} {:>10} {:>8}{:>8} {:>8} {:>7}".format(*head), flush=True)

@@ -97,8 +97,11 @@ def plain_attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attent
         rotation_SxKx2 = _rotation_SxKx2(shape, h.device)
         query = _rotate(query, rotation_SxKx2[:: shape.stride])
         key = _rotate(key, rotation_SxKx2)
-    mask_QxS = _mask_QxS(shape, h.device).to(query.dtype)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_QxS)
+    if shape.stride == 1:
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    else:
+        mask_QxS = _mask_QxS(shape, h.device).to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_QxS)
     return shape.read(h) + torch.bmm(shape.merge(mixed[None], h.shape[0]), out)
 
 

@@ -253,8 +253,8 @@ def interruptible(results: Results) -> Iterator[Interrupt]:
             signal.signal(restored, handler)
         results.release()  # the workers see it within a second or so
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, stop)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        before[caught] = signal.signal(caught, stop)
     try:
         yield interrupt
     finally:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -73,12 +74,12 @@ class Progress(tune.Callback):
             logger.info("finished: %s", " ".join(result["finished"]))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        logger.warning("pack %d is tried again after: %s", trial.config["pack"], trial.get_error())
+        logger.warning("pack %d is tried again: %s", trial.config["pack"], _last_error(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        error = trial.get_error() or "its worker was lost"
-        logger.error("pack %d is given up after: %s", trial.config["pack"], error)
-        self.errors[trial.config["pack"]] = error.strip().splitlines()[-1][:500]
+        error = _last_error(trial)
+        logger.error("pack %d is given up: %s", trial.config["pack"], error)
+        self.errors[trial.config["pack"]] = error
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()
@@ -130,6 +131,16 @@ class Progress(tune.Callback):
         """Leaves the live line behind."""
         if sys.stdout.isatty():
             print("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r", end="", flush=True)
+
+
+def _last_error(trial: Any) -> str:
+    """The last line of what Tune noted about the trial; `trial.get_error` looks where Tune would
+    have copied it by the end."""
+    try:
+        lines = Path(trial.error_file).read_text(errors="replace").split("\n")
+    except (OSError, TypeError):  # it has none
+        return "its worker was lost"
+    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "unknown error")
 
 
 def _clock(seconds: float) -> str:

@@ -136,11 +136,11 @@ class Results:
             return {}
         return found
 
-    def is_finished(self, cell_id: str) -> bool:
-        """Whether this cell has a file of its own in cells/ that can be read."""
-        return self._exists(f"cells/{cell_id}.parquet") and bool(
-            self._statuses(f"{cell_id}.parquet")
-        )
+    def is_trained(self, cell_id: str) -> bool:
+        """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
+        if not self._exists(f"cells/{cell_id}.parquet"):
+            return False
+        return self._statuses(f"{cell_id}.parquet").get(cell_id) in (schema.DONE, schema.DIVERGED)
 
     def read_rows(self, cell_ids: Iterable[str]) -> list[dict[str, Any]]:
         """The rows of the cells table for these cells, as far as they have files of their own."""

@@ -28,6 +28,8 @@ from sweeps.storage import Results
 
 logger = logging.getLogger(__name__)
 
+CLAIM_SECONDS = 1.0  # between looks at whose the sweep is, on a file system ...
+REMOTE_CLAIM_SECONDS = 5.0  # ... and on an object store
 HISTORY_SECONDS = 5.0  # between rewrites of the history files
 CHECKPOINT_SECONDS = 30.0  # least time between checkpoints at evaluations ...
 CHECKPOINT_SHARE = 0.05  # ... and the share of time that they may take
@@ -91,6 +93,8 @@ class PackTrial(tune.Trainable):
         """
         self._check_claim()
         if not self._claimed:
+            if self._trainer is not None:
+                self._write_checkpoints(self._trainer)
             return self._report(stopped=True)
         if not self._planned:
             self._plan()
@@ -140,7 +144,7 @@ class PackTrial(tune.Trainable):
         self._states: dict[str, dict] = {}
         groups = defaultdict(list)
         for cell in self._cells:
-            if self._results.is_finished(cell.cell_id):
+            if self._results.is_trained(cell.cell_id):
                 self._steps_done[cell.cell_id] = cell.steps
                 continue
             state = self._results.read_checkpoint(cell.cell_id)
@@ -194,12 +198,16 @@ class PackTrial(tune.Trainable):
                 self._results.write_history(cell.cell_id, rows)
             self._history_written = time.monotonic()
         if not evaluated or now - self._checkpointed >= self._checkpoint_interval:
-            for state in trainer.states():
-                self._results.write_checkpoint(state)
-            self._checkpointed = time.monotonic()
-            taken = self._checkpointed - now
-            self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)
+            self._write_checkpoints(trainer)
         return []
+
+    def _write_checkpoints(self, trainer: PackTrainer) -> None:
+        before = time.monotonic()
+        for state in trainer.states():
+            self._results.write_checkpoint(state)
+        self._checkpointed = time.monotonic()
+        taken = self._checkpointed - before
+        self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)
 
     def _should_pause(self) -> bool:
         """Asked between steps: to stop, or because a checkpoint is overdue."""
@@ -208,9 +216,9 @@ class PackTrial(tune.Trainable):
         return not self._claimed or time.monotonic() - self._checkpointed > latest
 
     def _check_claim(self) -> None:
-        """Once a second: does the sweep still belong to the driver that started this trial?"""
+        """Now and then: does the sweep still belong to the driver that started this trial?"""
         now = time.monotonic()
-        seconds = 1.0 if self._results.local_path else 5.0
+        seconds = CLAIM_SECONDS if self._results.local_path else REMOTE_CLAIM_SECONDS
         if self._claimed and now - self._claim_checked >= seconds:
             self._claim_checked = now
             self._claimed = self._results.claimed_by(self._job.driver)

@@ -75,6 +75,7 @@ def test_types_do_not_depend_on_what_is_null(results):
     other = Cell(steps=20)
     results.write_result(row(), [], [])
     results.write_failure(other, "it broke")
+    assert not results.is_trained(other.cell_id)
     third = row(Cell(steps=30), diverged_at=3, versions={"torch": "2"})
     results.write_result(third, history(), curves())
     for folder, expected in (
@@ -118,7 +119,7 @@ def test_a_cell_is_finished_only_once_everything_of_it_is_there(results, monkeyp
     monkeypatch.undo()
     results.write_result(row(), history(), curves())
     assert results.finished() == {ID: schema.DONE}
-    assert results.is_finished(ID)
+    assert results.is_trained(ID)
     assert results.checkpoint_steps() == {}
     assert files(results, "checkpoints") == []
 
@@ -229,7 +230,7 @@ def test_a_damaged_result_is_named_and_counts_as_missing(results, damage, caplog
     with caplog.at_level(logging.WARNING):
         assert results.finished() == {other.cell_id: schema.DONE}
     assert f"cells/{ID}.parquet" in caplog.text
-    assert not results.is_finished(ID)
+    assert not results.is_trained(ID)
 
 
 def test_the_sweep_belongs_to_the_driver_that_claimed_it_last(results):

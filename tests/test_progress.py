@@ -1,0 +1,98 @@
+"""Progress: one line that says how many cells, which phases, how far, how long."""
+
+import types
+
+import pytest
+
+from core import schema
+from core.config import Cell
+from sweeps import progress
+from sweeps.plan import Pack
+from sweeps.progress import Progress
+from sweeps.storage import Results
+
+CELLS = [Cell(seed=seed, steps=100) for seed in range(4)]
+
+
+@pytest.fixture
+def following(tmp_path):
+    results = Results(str(tmp_path), "sweep")
+    packs = [Pack(tuple(CELLS[:2]), 0, 3.0), Pack(tuple(CELLS[2:]), 50, 1.0)]
+    return Progress(results, packs, 6, {})
+
+
+def report(following, pack, fraction, finished=()):
+    for cell in finished:
+        row = {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, "n": 1000}
+        row |= {f"{split}_{s}": 0.5 for split in schema.SPLITS for s in ("first", "last")}
+        row |= {f"{split}_improvement": 0.0 for split in schema.SPLITS}
+        row |= {f"{split}_{s}_se": 0.01 for split in schema.SPLITS for s in schema.STATISTICS}
+        following.results.write_result({**row, "chance": 0.2}, [], [])
+    result = {
+        "fraction": fraction,
+        "finished": [cell.cell_id for cell in finished],
+        "training_seconds": 2.0,
+        "config_error": None,
+    }
+    trial = types.SimpleNamespace(config={"pack": pack}, error_file=None)
+    following.on_trial_result(1, [], trial, result)
+    return trial
+
+
+def test_the_share_of_work_is_weighted_by_cost_and_counts_only_this_run(following):
+    assert following.share == 0
+    report(following, 0, 0.5)
+    assert following.share == pytest.approx(1.5 / 4)
+    report(following, 1, 0.5)  # where its checkpoint was
+    assert following.share == pytest.approx(1.5 / 4)
+    report(following, 1, 1.0, CELLS[2:])
+    assert following.share == pytest.approx(2.5 / 4)
+    report(following, 0, 1.0, CELLS[:2])
+    assert following.share == 1
+    assert following.training_seconds == 8.0
+
+
+def test_the_line_counts_cells_and_phases(following, monkeypatch):
+    report(following, 0, 1.0, CELLS[:2])
+    now = following._started + 75
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    assert following.line() == "2/6 cells  2 memorizing  75%  1:15 gone, about 0:25 left"
+
+
+def test_cells_that_diverged_or_failed_count_as_that(following):
+    following.results.write_failure(CELLS[0], "x")
+    following.add_phases([CELLS[0].cell_id])
+    assert following.phase_counts() == "1 failed"
+
+
+def test_elsewhere_than_in_a_terminal_lines_are_few(following, monkeypatch, capsys):
+    start = following._started
+    for second in range(100):
+        monkeypatch.setattr(progress.time, "monotonic", lambda t=second: start + t)
+        report(following, 0, second / 100)
+        following.on_step_end(second, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 <= len(lines) <= 10
+    assert all(line.startswith("0/6 cells") for line in lines)
+
+
+def test_in_a_terminal_one_line_is_drawn_again(following, monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True, raising=False)
+    following._shown_at -= 1
+    following.on_step_end(1, [])
+    following.on_step_end(2, [])  # too soon
+    following.close()
+    out = capsys.readouterr().out
+    assert "\n" not in out
+    assert out.count("0/6 cells") == 1
+    assert out.endswith("\r")
+
+
+def test_errors_of_given_up_packs_are_kept_in_one_line(following, tmp_path):
+    trial = report(following, 1, 0.5)
+    following.on_trial_error(1, [], trial)
+    assert following.errors == {1: "its worker was lost"}
+    trial.error_file = tmp_path / "error.txt"
+    trial.error_file.write_text("Traceback\n  ...\nSomeError: x\n\n")
+    following.on_trial_error(1, [], trial)
+    assert following.errors == {1: "SomeError: x"}

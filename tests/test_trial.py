@@ -1,0 +1,221 @@
+"""The worker, without Ray: what it writes, how it goes on after a crash, what it does when told."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from core import schema
+from core.config import Cell, ConfigError
+from sweeps import trial
+from sweeps.plan import Pack
+from sweeps.storage import Results
+from sweeps.trial import Job, PackTrial
+
+CELLS = tuple(
+    Cell(
+        model_size=8,
+        num_tasks=n,
+        seed=seed,
+        image_size=4,
+        num_classes=5,
+        sequence_length=8,
+        batch_size=8,
+        steps=30,
+        eval_every=10,
+        eval_sequences=16,
+        warmup_steps=5,
+    )
+    for n in (1, 8)
+    for seed in (0, 1)
+)
+
+
+def start(root, cells=CELLS, driver="me"):
+    """A trial as Ray Tune makes it, but in this process."""
+    results = Results(str(root), "sweep")
+    results.claim("me")
+    made = object.__new__(PackTrial)
+    packs = [Pack(tuple(cells), 0, 1.0)]
+    made.setup({"pack": 0}, Job(str(root), "sweep", driver, "data", "cpu", packs))
+    return made, results
+
+
+def run(made):
+    reports = [made.step()]
+    while not reports[-1]["done"]:
+        reports.append(made.step())
+    return reports
+
+
+def tables(results):
+    """All numbers of a tree; wall time is no result."""
+    cells = pd.read_parquet(results.local_path / "cells").drop(columns="wall_seconds")
+    return {
+        "cells": cells.sort_values("cell_id", ignore_index=True),
+        **{
+            name: pd.read_parquet(results.local_path / name).sort_values(
+                ["cell_id", "split", by], ignore_index=True
+            )
+            for name, by in (("history", "step"), ("curves", "position"))
+        },
+    }
+
+
+def assert_same(a, b):
+    for name, table in tables(a).items():
+        pd.testing.assert_frame_equal(table, tables(b)[name], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    made, results = start(tmp_path_factory.mktemp("undisturbed"))
+    run(made)
+    return results
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Writes history and checkpoints at every evaluation."""
+    monkeypatch.setattr(trial, "HISTORY_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SHARE", 1e9)
+
+
+def test_it_reports_progress_and_finishes_its_cells(tmp_path):
+    made, results = start(tmp_path)
+    reports = run(made)
+    assert [r["fraction"] for r in reports] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [len(r["finished"]) for r in reports] == [0, 0, 4]
+    assert all(r["training_seconds"] > 0 for r in reports)
+    assert results.finished() == {cell.cell_id: schema.DONE for cell in CELLS}
+    assert results.checkpoint_steps() == {}
+    found = tables(results)
+    assert len(found["history"]) == len(CELLS) * 3 * 3
+    assert len(found["curves"]) == len(CELLS) * 3 * 8
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_trial_tried_again_goes_on_from_the_checkpoints(tmp_path, undisturbed, eager, steps):
+    made, results = start(tmp_path)
+    for _ in range(steps):
+        made.step()
+    assert results.checkpoint_steps() == {cell.cell_id: 10 * steps for cell in CELLS}
+    again, _ = start(tmp_path)
+    reports = run(again)
+    assert len(reports) == 3 - steps
+    assert_same(results, undisturbed)
+
+
+def test_a_torn_checkpoint_costs_its_cell_one_interval(tmp_path, undisturbed, eager):
+    made, results = start(tmp_path)
+    made.step()
+    made.step()
+    torn = results.local_path / f"checkpoints/{CELLS[1].cell_id}/20.ckpt"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    again, _ = start(tmp_path)
+    assert len(run(again)) == 1 + 2  # the others from step 20, then this one from step 10
+    assert_same(results, undisturbed)
+
+
+def test_cells_are_packed_anew(tmp_path, undisturbed, eager):
+    made, results = start(tmp_path)
+    made.step()
+    for cells in (CELLS[::2], CELLS[1::2]):
+        again, _ = start(tmp_path, cells)
+        run(again)
+    assert_same(results, undisturbed)
+
+
+def test_finished_cells_are_not_trained_again(tmp_path, undisturbed):
+    made, results = start(tmp_path, CELLS[:2])
+    run(made)
+    written = (results.local_path / f"cells/{CELLS[0].cell_id}.parquet").stat().st_mtime_ns
+    again, _ = start(tmp_path)
+    assert run(again)[-1]["finished"] == [cell.cell_id for cell in CELLS[2:]]
+    assert (results.local_path / f"cells/{CELLS[0].cell_id}.parquet").stat().st_mtime_ns == written
+    assert_same(results, undisturbed)
+
+
+def test_it_stops_with_a_checkpoint_when_the_sweep_is_no_longer_its_drivers(tmp_path, undisturbed):
+    made, results = start(tmp_path)
+    made.step()
+    results.claim("somebody else")
+    made._claim_checked -= 10  # a check is due
+    report = made.step()
+    assert report["done"]
+    assert report["stopped"]
+    assert set(results.checkpoint_steps().values()) == {10}
+    again, _ = start(tmp_path)
+    run(again)
+    assert_same(results, undisturbed)
+
+
+def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
+    cells = [dataclasses.replace(cell, eval_every=60, steps=60) for cell in CELLS[:2]]
+    whole, expected = start(tmp_path / "undisturbed", cells)
+    run(whole)
+    made, results = start(tmp_path / "stopped", cells)
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "CLAIM_SECONDS", 0.0)
+        answers = iter([True, True, False])  # at the call, at step 0, later
+        patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+        assert made.step()["stopped"]
+    (step,) = set(results.checkpoint_steps().values())
+    assert 0 < step < 60
+    again, _ = start(tmp_path / "stopped", cells)
+    run(again)
+    assert_same(results, expected)
+
+
+def test_another_drivers_trial_trains_nothing(tmp_path):
+    made, results = start(tmp_path, driver="an earlier one")
+    made._claim_checked -= 10
+    assert run(made)[-1]["stopped"]
+    assert results.finished() == {}
+
+
+def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(trial, "CHECKPOINT_LATEST_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "CHECKPOINT_SHARE", 1.0)
+    made, results = start(tmp_path)
+    run(made)
+    assert_same(results, undisturbed)
+
+
+def test_a_pack_too_large_for_the_memory_is_halved(tmp_path, undisturbed, eager, monkeypatch):
+    real = trial.PackTrainer.advance
+
+    def advance(self, should_stop=None):
+        if len(self.cells) > 1 and self.step >= 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, should_stop)
+
+    monkeypatch.setattr(trial.PackTrainer, "advance", advance)
+    made, results = start(tmp_path)
+    run(made)
+    assert_same(results, undisturbed)
+
+
+def test_one_cell_too_large_is_an_error(tmp_path, monkeypatch):
+    def advance(self, should_stop=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trial.PackTrainer, "advance", advance)
+    made, _ = start(tmp_path, CELLS[:1])
+    with pytest.raises(torch.OutOfMemoryError):
+        run(made)
+
+
+def test_data_that_cannot_be_had_is_reported_not_raised(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConfigError("dataset: no network")
+
+    monkeypatch.setattr(trial, "PackTrainer", refuse)
+    made, results = start(tmp_path)
+    report = made.step()
+    assert report["done"]
+    assert report["config_error"] == "dataset: no network"
+    assert results.finished() == {}

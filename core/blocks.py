@@ -2,10 +2,8 @@
 stream, layer norm included.
 
 `plain_attention` and `plain_mlp` say what they compute; autograd differentiates them. On a CPU, in
-float32, `attention` and `mlp` run forward and backward of our own: few passes over memory, in place
-where they can be, nothing recomputed. There PyTorch's fused attention spends its time on
-bookkeeping at the shapes of small cells (sequences of 16 to 200, keys of 2 to 64), and autograd as
-much as the arithmetic.
+float32, `attention` and `mlp` run kernels of our own (`core.native`): at the shapes of small cells
+(sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core import native
 
 _ROTARY_BASE = 10_000.0  # Su et al. 2021 (RoFormer), section 3.2.2
 _EPSILON = 1e-5  # of layer norm, PyTorch's default
@@ -118,121 +118,23 @@ def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
 
 def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -> Tensor:
     """What `plain_attention` computes."""
-    if _by_hand(h):
-        return _AttentionOnCPU.apply(h, q, kv, out, shape)
-    return plain_attention(h, q, kv, out, shape)
+    if not _native(h):
+        return plain_attention(h, q, kv, out, shape)
+    rotation = _rotation_SxKx2(shape, h.device) if shape.rotary else None
+    return native.Attention.apply(
+        h, q, kv, out, shape.sequence, shape.heads, shape.key_size, shape.stride, rotation
+    )
 
 
 def mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
     """What `plain_mlp` computes."""
-    return _MLPOnCPU.apply(h, up, bias, down) if _by_hand(h) else plain_mlp(h, up, bias, down)
+    return native.MLP.apply(h, up, bias, down) if _native(h) else plain_mlp(h, up, bias, down)
 
 
-def _by_hand(h: Tensor) -> bool:
-    on_cpu = h.device.type == "cpu" and h.dtype == torch.float32
-    return on_cpu and not torch.is_autocast_enabled("cpu")
-
-
-def _norm(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.native_layer_norm(h, h.shape[-1:], None, None, _EPSILON)
-
-
-def _norm_backward(grad: Tensor, h: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    return torch.ops.aten.native_layer_norm_backward(
-        grad, h, h.shape[-1:], mean, rstd, None, None, [True, False, False]
-    )[0]
-
-
-class _MLPOnCPU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
-        normed, mean, rstd = _norm(h)
-        hidden = torch.bmm(normed, up).add_(bias).relu_()
-        ctx.save_for_backward(h, mean, rstd, normed, hidden, up, down)
-        return torch.baddbmm(h, hidden, down)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        h, mean, rstd, normed, hidden, up, down = ctx.saved_tensors
-        grad_down = torch.bmm(hidden.transpose(1, 2), grad)
-        grad_hidden = torch.bmm(grad, down.transpose(1, 2))
-        torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
-        grad_bias = grad_hidden.sum(dim=1, keepdim=True)
-        grad_up = torch.bmm(normed.transpose(1, 2), grad_hidden)
-        grad_normed = torch.bmm(grad_hidden, up.transpose(1, 2))
-        grad_h = _norm_backward(grad_normed, h, mean, rstd).add_(grad)
-        return grad_h, grad_up, grad_bias, grad_down
-
-
-class _AttentionOnCPU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -> Tensor:
-        R, S, K = h.shape[0], shape.sequence, shape.key_size
-        normed, mean, rstd = _norm(h)
-        read = shape.read(normed)
-        query = shape.split(torch.bmm(read, q), 1).contiguous()
-        key_value = shape.split(torch.bmm(normed, kv), 2).contiguous()
-        _turn(query, shape, conjugate=False, scale=1.0 / math.sqrt(K))
-        _turn(key_value[:1], shape, conjugate=False)
-        query = query.view(-1, query.shape[3], K)
-        key, value = key_value.view(2, -1, S, K)
-        p = torch.bmm(query, key.transpose(1, 2)).add_(_mask_QxS(shape, h.device))
-        torch.softmax(p, dim=-1, out=p)
-        mixed = torch.bmm(p, value).view(1, -1, shape.heads, query.shape[1], K)
-        merged = shape.merge(mixed, R)
-        ctx.shape = shape
-        ctx.save_for_backward(h, mean, rstd, normed, query, key_value, p, merged, q, kv, out)
-        return torch.baddbmm(shape.read(h), merged, out)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        shape = ctx.shape
-        h, mean, rstd, normed, query, key_value, p, merged, q, kv, out = ctx.saved_tensors
-        R, K = h.shape[0], shape.key_size
-        key, value = key_value.view(2, -1, shape.sequence, K)
-        grad_out = torch.bmm(merged.transpose(1, 2), grad)
-        grad_mixed = shape.split(torch.bmm(grad, out.transpose(1, 2)), 1).contiguous()
-        grad_mixed = grad_mixed.view(query.shape)
-
-        grad_p = torch.bmm(grad_mixed, value.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype, grad_input=grad_p)
-        grad_query = torch.bmm(grad_scores, key).view(1, -1, shape.heads, *query.shape[1:])
-        grad_key_value = torch.empty_like(key_value)
-        grad_key, grad_value = grad_key_value.view(2, -1, shape.sequence, K)
-        torch.bmm(grad_scores.transpose(1, 2), query, out=grad_key)
-        torch.bmm(p.transpose(1, 2), grad_mixed, out=grad_value)
-        _turn(grad_query, shape, conjugate=True, scale=1.0 / math.sqrt(K))
-        _turn(grad_key_value[:1], shape, conjugate=True)
-
-        merged_query, merged_kv = shape.merge(grad_query, R), shape.merge(grad_key_value, R)
-        grad_q = torch.bmm(shape.read(normed).transpose(1, 2), merged_query)
-        grad_kv = torch.bmm(normed.transpose(1, 2), merged_kv)
-        grad_normed = torch.bmm(merged_kv, kv.transpose(1, 2))
-        _add_at(grad_normed, torch.bmm(merged_query, q.transpose(1, 2)), shape)
-        grad_h = _norm_backward(grad_normed, h, mean, rstd)
-        _add_at(grad_h, grad, shape)
-        return grad_h, grad_q, grad_kv, grad_out, None
-
-
-def _turn(t: Tensor, shape: Attention, conjugate: bool, scale: float = 1.0) -> None:
-    """In place: rotates t (..., Q or S, K) by its positions, or back, if `shape` has rotary
-    positions, and multiplies by `scale`."""
-    if not shape.rotary:
-        if scale != 1.0:
-            t.mul_(scale)
-        return
-    factor = torch.view_as_complex(_rotation_SxKx2(shape, t.device))
-    if t.shape[-2] != shape.sequence:
-        factor = factor[:: shape.stride]
-    factor = factor.conj() if conjugate else factor
-    pairs = torch.view_as_complex(t.unflatten(-1, (-1, 2)))
-    pairs.mul_((factor * scale).resolve_conj())
-
-
-def _add_at(total_RxNxD: Tensor, part: Tensor, shape: Attention) -> None:
-    """total += part at the tokens read."""
-    if shape.stride == 1:
-        total_RxNxD.add_(part)
-    else:
-        target = total_RxNxD.unflatten(1, (-1, shape.sequence))[:, :, :: shape.stride]
-        target.add_(part.view(target.shape))
+def _native(h: Tensor) -> bool:
+    return (
+        h.device.type == "cpu"
+        and h.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and native.library() is not None
+    )

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from core import model, schema
+from core import model, native, schema
 from core.config import ConfigError
 from core.trainer import PackTrainer
 from tests.conftest import small_cell
@@ -40,9 +40,13 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "kernels"), [(1, "own"), (2, "own"), (1, "plain")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(shape, threads):
+def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(
+    shape, threads, kernels, monkeypatch
+):
+    if kernels == "plain":  # as where there is no compiler
+        monkeypatch.setattr(native, "library", lambda: None)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -91,6 +91,7 @@ class Cell:
 
     eval_every: int = _field(250, "steps between evaluations (and checkpoints)")
     eval_sequences: int = _field(512, "sequences a split is evaluated on")
+    stop_when_decided: bool = _field(False, "stop before `steps` once the phase is settled")
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -44,6 +44,7 @@ CELL_RESULT_COLUMNS = (
     "status",
     "error",
     "diverged_at",
+    "steps_trained",
     "num_parameters",
     "state_size",
     "chance",

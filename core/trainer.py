@@ -21,6 +21,7 @@ from core import model, schema
 from core.architectures import ARCHITECTURES
 from core.config import Cell, ConfigError, pack_key
 from core.data import load_images
+from core.fate import decided
 from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
 from core.parameters import initialize, views
@@ -95,8 +96,19 @@ class PackTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are trained and evaluated."""
-        return self.step == self.cell.steps and bool(self.metrics)
+        """Whether all that the cells need is trained and evaluated."""
+        return all(self.finished_cells())
+
+    def finished_cells(self) -> list[bool]:
+        """For each cell, whether it is: after its last step or, where it asks for that, as soon as
+        its phase is settled (`core.fate`). A caller may go on with the others' `states()`."""
+        evaluated = bool(self.metrics) and self.history[0][-1]["step"] == self.step
+        if not evaluated or self.step == self.cell.steps:
+            return [evaluated] * len(self.cells)
+        return [
+            cell.stop_when_decided and decided(rows, cell.num_classes)
+            for cell, rows in zip(self.cells, self.history, strict=True)
+        ]
 
     def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
         """Trains up to the next evaluation and evaluates.
@@ -229,11 +241,12 @@ class PackTrainer:
         self.step = states[0]["step"]
         self.history = [[dict(row) for row in state["history"]] for state in states]
         self.wall_seconds = [state["wall_seconds"] for state in states]
-        if self.step == self.cell.steps:
+        evaluated = bool(self.history[0]) and self.history[0][-1]["step"] == self.step
+        if self.step == self.cell.steps or (evaluated and self.cell.stop_when_decided):
             self._evaluate_again()
 
     def _evaluate_again(self) -> None:
-        """Metrics of a restored pack that had been trained to the end; its history has them."""
+        """Metrics of a restored pack that may be finished; its history mostly has them."""
         history, self.history = self.history, [[] for _ in self.cells]
         self._evaluate()
         self.history = [
@@ -242,11 +255,12 @@ class PackTrainer:
         ]
 
     def results(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Of a finished pack, for each cell: its row of the cells table and its rows of the curves
-        table (see results/README.md)."""
-        assert self.finished, "results are asked for before training has finished"
+        """For each cell, as of the last evaluation: its row of the cells table and its rows of the
+        curves table (see results/README.md). Meant for those of `finished_cells`."""
+        assert self.metrics, "results are asked for before an evaluation"
         diverged_at = self.diverged_at_R.tolist()
         shared = {
+            "steps_trained": self.step,
             "num_parameters": model.num_parameters(self.cell),
             "state_size": ARCHITECTURES[self.cell.architecture].state_size(self.cell),
             "chance": self.images.heldout.commonest_class_share(),

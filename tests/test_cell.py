@@ -57,6 +57,7 @@ def test_every_setting_changes_the_identity():
         "architecture": None,  # one only
         "dataset": "MNIST",
         "grayscale": True,
+        "stop_when_decided": True,
         "unseen_datasets": ("random",),
         "token_format": "shifted",
         "position_encoding": "learned",

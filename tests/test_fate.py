@@ -1,0 +1,73 @@
+import pytest
+
+from core import fate
+from core.trainer import PackTrainer
+from tests.conftest import small_cell
+
+
+def history(*evaluations):
+    """Rows of evaluations (train loss, unseen improvement, its error), 10 steps apart."""
+    return [
+        {"step": 10 * i, "split": split, "loss": loss, "improvement": gain, "improvement_se": error}
+        for i, (loss, gain, error) in enumerate(evaluations, start=1)
+        for split in ("train", "seen", "unseen")
+    ]
+
+
+GENERALIZES, PLATEAU, SOLVED, MIXED = (
+    (1.0, 0.3, 0.02),
+    (1.6, 0.01, 0.02),
+    (0.01, 0, 0.02),
+    (0.01, 0.2, 0.02),
+)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "expected"),
+    [
+        ([], False),
+        ([GENERALIZES], False),
+        ([GENERALIZES, GENERALIZES], True),
+        ([GENERALIZES, PLATEAU], False),
+        ([PLATEAU, GENERALIZES], False),
+        ([PLATEAU, GENERALIZES, GENERALIZES], True),
+        ([(1.0, 0.1, 0.02)] * 2, False),  # not yet DELTA away with confidence
+        ([PLATEAU] * 5, False),
+        ([SOLVED] * 2, True),
+        ([(0.1, 0, 0.02)] * 2, False),
+        ([(0.01, 0.06, 0.02)] * 2, False),  # solved, but perhaps about to generalize
+    ],
+)
+def test_the_rule(evaluations, expected):
+    assert fate.decided(history(*evaluations), num_classes=5) is expected
+
+
+def test_a_decided_cell_leaves_its_pack_and_changes_no_other():
+    settings = {"stop_when_decided": True, "steps": 600, "eval_every": 100, "model_size": 32}
+    settings |= {"eval_sequences": 64, "num_layers": 1}
+    cells = [small_cell(num_tasks=n, **settings) for n in (1, 2**20)]
+    trainer = PackTrainer(cells)
+    while not any(trainer.finished_cells()):
+        trainer.advance()
+    assert trainer.finished_cells() == [True, False]
+    assert trainer.step < 600
+    row, curves = trainer.results()[0]
+    assert row["steps_trained"] == trainer.step
+    assert curves
+    again = PackTrainer(cells, states=trainer.states())  # a crash before the result was written
+    assert again.finished_cells() == [True, False]
+    assert again.results() == trainer.results()
+    rest = PackTrainer(cells[1:], states=trainer.states()[1:])
+    alone = PackTrainer(cells[1:])
+    for one in (rest, alone):
+        while not one.finished:
+            one.advance()
+    assert rest.history == alone.history
+    assert rest.results()[0][0]["steps_trained"] == alone.results()[0][0]["steps_trained"]
+
+
+def test_it_is_off_by_default():
+    trainer = PackTrainer([small_cell(steps=300, eval_every=100, model_size=32)])
+    while not trainer.finished:
+        trainer.advance()
+    assert trainer.step == 300

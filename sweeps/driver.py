@@ -227,7 +227,7 @@ def local_workers() -> Workers:
 
 def gpu_workers(count: int) -> Workers:
     """One worker a GPU, as far as known like those of this machine."""
-    return Workers(count, "cuda", memory=_gpu_memory(), flops=2e13, step_seconds=2e-3)
+    return Workers(count, "cuda", _gpu_memory(), flops=2e13, step_seconds=2e-3, example_seconds=0.0)
 
 
 def _gpu_memory() -> float:
@@ -273,3 +273,5 @@ def log_to(path: Path) -> None:
     ray_logger = logging.getLogger("ray")
     ray_logger.handlers.clear()
     ray_logger.propagate = True
+    # It misses the CSV and JSON files that ENVIRONMENT turns off.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)

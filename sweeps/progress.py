@@ -110,8 +110,8 @@ class Progress(tune.Callback):
         return "  ".join(part for part in (*parts, f"{_clock(gone)} gone{left}") if part)
 
     def phase_counts(self) -> str:
-        """ "3 memorizing, 2 identifying" of the finished cells."""
-        return ", ".join(f"{n} {phase}" for phase, n in sorted(self._phases.items()) if n)
+        """Of the finished cells, such as "3 memorizing, 2 identifying"."""
+        return ", ".join(f"{n} {phase}" for phase, n in self._phases.items() if n)
 
     def add_phases(self, cell_ids: list[str]) -> None:
         """Counts the phases of these cells, read back from the results."""
@@ -119,10 +119,12 @@ class Progress(tune.Callback):
             return
         import pandas as pd  # only now: starting up is quicker without
 
-        from analysis.phases import classify
+        from analysis.phases import PHASES, classify
 
         rows = self.results.read_rows(cell_ids)
         trained = [row for row in rows if row["status"] == schema.DONE]
+        if not self._phases:  # in this order
+            self._phases.update(dict.fromkeys(PHASES, 0))
         self._phases.update(row["status"] for row in rows if row["status"] != schema.DONE)
         if trained:
             self._phases.update(classify(pd.DataFrame(trained))["phase"].astype(str))

@@ -42,7 +42,15 @@ logger = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
 _MAGIC = b"phasesweep checkpoint 1 "
-_INTEGERS = ("step", "n", "position", "diverged_at", "num_parameters", "state_size")
+_INTEGERS = (
+    "step",
+    "steps_trained",
+    "n",
+    "position",
+    "diverged_at",
+    "num_parameters",
+    "state_size",
+)
 _TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions")
 
 
@@ -123,9 +131,7 @@ class Results:
 
     def _statuses(self, name: str) -> dict[str, str]:
         try:
-            table = pq.read_table(
-                io.BytesIO(self._get(f"cells/{name}")), columns=["cell_id", "status"]
-            )
+            table = self._read_table(f"cells/{name}", ["cell_id", "status"])
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
             return {}
@@ -147,8 +153,7 @@ class Results:
         rows: list[dict[str, Any]] = []
         for cell_id in cell_ids:
             try:
-                table = pq.read_table(io.BytesIO(self._get(f"cells/{cell_id}.parquet")))
-                rows += table.to_pylist()
+                rows += self._read_table(f"cells/{cell_id}.parquet").to_pylist()
             except (pa.ArrowException, OSError, ValueError) as error:
                 logger.warning("%s/cells/%s.parquet: %s", self, cell_id, _line(error))
         return rows
@@ -306,6 +311,10 @@ class Results:
     def _get(self, path: str) -> bytes:
         with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
             return stream.read()
+
+    def _read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        with pq.ParquetFile(pa.BufferReader(self._get(path))) as file:
+            return file.read(columns=columns, use_threads=False)  # a third of read_table's time
 
     def _delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # another worker did

@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ class PackTrial(tune.Trainable):
         """Takes over the next pack, in the same process."""
         self._cells = self._job.packs[new_config["pack"]].cells
         self._todo: list[list[Cell]] = []  # packs; one, unless checkpoints or memory demand more
+        self._states: dict[str, dict[str, Any]] = {}  # of cells that aren't in the trainer yet
         self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
         self._planned = False
         self._trainer: PackTrainer | None = None
@@ -93,8 +94,8 @@ class PackTrial(tune.Trainable):
         """
         self._check_claim()
         if not self._claimed:
-            if self._trainer is not None:
-                self._write_checkpoints(self._trainer)
+            states = self._trainer.states() if self._trainer else self._states.values()
+            self._write_checkpoints(states)
             return self._report(stopped=True)
         if not self._planned:
             self._plan()
@@ -106,7 +107,8 @@ class PackTrial(tune.Trainable):
                 self._start(self._todo[0])
                 started = time.monotonic()
             assert self._trainer is not None
-            evaluated = self._trainer.advance(self._should_pause)
+            settled = any(self._trainer.finished_cells())  # before a crash, but not yet written
+            evaluated = settled or self._trainer.advance(self._should_pause)
         except torch.OutOfMemoryError as error:
             self._halve(error)
             return self._report()
@@ -141,7 +143,7 @@ class PackTrial(tune.Trainable):
     def _plan(self) -> None:
         """Sorts the cells by the steps of their newest whole checkpoints."""
         self._planned = True
-        self._states: dict[str, dict] = {}
+        self._states = {}
         groups = defaultdict(list)
         for cell in self._cells:
             if self._results.is_trained(cell.cell_id):
@@ -188,22 +190,45 @@ class PackTrial(tune.Trainable):
         """Writes what is due after `advance`. Returns the ids of the cells it finished."""
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
-        if trainer.finished:
-            for (row, curves), history in zip(trainer.results(), trainer.history, strict=True):
-                self._results.write_result(row, history, curves)
-            self._trainer = None
-            return [cell.cell_id for cell in self._todo.pop(0)]
+        finished = trainer.finished_cells() if evaluated else []
+        if any(finished):
+            return self._write_results(trainer, finished)
         if evaluated and now - self._history_written >= HISTORY_SECONDS:
             for cell, rows in zip(trainer.cells, trainer.history, strict=True):
                 self._results.write_history(cell.cell_id, rows)
             self._history_written = time.monotonic()
         if not evaluated or now - self._checkpointed >= self._checkpoint_interval:
-            self._write_checkpoints(trainer)
+            self._write_checkpoints(trainer.states())
         return []
 
-    def _write_checkpoints(self, trainer: PackTrainer) -> None:
+    def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> list[str]:
+        """Writes what is finished; the rest goes on as a smaller pack. Returns the ids of those."""
+        written, rest, states = [], [], []
+        for cell, done, (row, curves), history, state in zip(
+            trainer.cells,
+            finished,
+            trainer.results(),
+            trainer.history,
+            trainer.states(),
+            strict=True,
+        ):
+            if done:
+                self._results.write_result(row, history, curves)
+                self._steps_done[cell.cell_id] = cell.steps
+                written.append(cell.cell_id)
+            else:
+                rest.append(cell)
+                states.append(state)
+        self._trainer = None
+        del self._todo[0]
+        if rest:
+            self._todo.insert(0, rest)
+            self._states |= {state["cell_id"]: state for state in states}
+        return written
+
+    def _write_checkpoints(self, states: Iterable[dict[str, Any]]) -> None:
         before = time.monotonic()
-        for state in trainer.states():
+        for state in states:
             self._results.write_checkpoint(state)
         self._checkpointed = time.monotonic()
         taken = self._checkpointed - before

@@ -4,7 +4,9 @@ import io
 import logging
 import os
 import pickle
+import re
 import threading
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -299,3 +301,21 @@ def test_a_results_tree_of_an_object_store(tmp_path):
         assert f"here/sweep/cells/{ID}.parquet" in keys
     finally:
         server.stop()
+
+
+def test_the_readme_lists_every_column():
+    text = (Path(__file__).parent.parent / "results" / "README.md").read_text()
+    sections = dict(zip(("cells", "history", "curves"), text.split("\n## ")[1:], strict=False))
+    for name, table in (
+        ("cells", storage.CELLS),
+        ("history", storage.HISTORY),
+        ("curves", storage.CURVES),
+    ):
+        listed = re.findall(r"^\| ([^|]+) \|", sections[name], re.MULTILINE)[2:]
+        columns = {
+            column.replace("*split*", split)
+            for line in listed
+            for column in line.split(", ")
+            for split in schema.SPLITS
+        }
+        assert columns == set(table.names)

@@ -138,6 +138,30 @@ def test_finished_cells_are_not_trained_again(tmp_path, undisturbed):
     assert_same(results, undisturbed)
 
 
+def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
+    settings = {"stop_when_decided": True, "steps": 500, "eval_every": 100, "model_size": 32}
+    settings |= {"eval_sequences": 64, "batch_size": 32, "learning_rate": 3e-3}
+    cells = [dataclasses.replace(CELLS[0], num_tasks=n, **settings) for n in (1, 2**20)]
+    made, results = start(tmp_path / "pack", cells)
+    reports = [made.step()]
+    while not reports[-1]["finished"]:
+        reports.append(made.step())
+    assert reports[-1]["finished"] == [cells[0].cell_id]
+    assert not reports[-1]["done"]
+    results.claim("somebody else")
+    made._claim_checked -= 10
+    assert made.step()["stopped"]
+    assert list(results.checkpoint_steps()) == [cells[1].cell_id]
+    again, _ = start(tmp_path / "pack", cells)
+    assert run(again)[-1]["fraction"] == 1
+    for cell in cells:
+        alone, expected = start(tmp_path / "alone", [cell])
+        run(alone)
+    assert_same(results, expected)
+    trained = tables(results)["cells"].set_index("num_tasks").steps_trained
+    assert trained[1] < trained[2**20] == 500
+
+
 def test_it_stops_with_a_checkpoint_when_the_sweep_is_no_longer_its_drivers(tmp_path, undisturbed):
     made, results = start(tmp_path)
     made.step()

@@ -1,10 +1,11 @@
 """A whole sweep, ours against Ray Tune by itself: wall seconds from command to last result.
 
-    python -m tests.benchmarks.end_to_end                # the quickstart, about 6 minutes on 2 cores
-    python -m tests.benchmarks.end_to_end --share 0.25   # every fourth cell
+    python -m tests.benchmarks.end_to_end                # the quickstart, 6 minutes on 2 cores
+    python -m tests.benchmarks.end_to_end --share 0.25   # every fourth number of tasks
 
-Ray Tune by itself: one trial a cell, a function trainable with plain eager code (baselines.EagerCell),
-evaluated as often and on as many sequences as ours, as a researcher's own script does it.
+Ray Tune by itself: one trial a cell, a function trainable with plain eager code
+(baselines.EagerCell), evaluated as often and on as many sequences as ours, as a researcher's own
+script does it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -c "from core import native; native.library()"
+	sync  # gigabytes were written: what runs next shouldn't wait for the disk
 	touch $@
 
 # After a change of the dependencies in pyproject.toml. Versions in the lock file stay as they are

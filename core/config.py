@@ -35,9 +35,20 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 TokenFormat = Literal["shifted", "interleaved"]
-PositionEncoding = Literal["rotary", "learned"]
+PositionEncoding = Literal["rotary", "learned", "none"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Architecture = Literal["transformer"]
+Architecture = Literal["transformer", "lstm", "fast_weights", "linear_attention", "mlp"]
+
+# Of the settings that only some architectures use, those that each does. The others are set to
+# `UNUSED` whatever was said, so that they can't make two cells of one.
+ARCHITECTURE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "transformer": ("num_heads", "key_size", "mlp_ratio", "position_encoding"),
+    "lstm": (),
+    "fast_weights": ("num_heads", "key_size"),
+    "linear_attention": ("num_heads", "key_size", "mlp_ratio"),
+    "mlp": ("mlp_ratio",),
+}
+UNUSED = {"num_heads": 0, "key_size": 0, "mlp_ratio": 0, "position_encoding": "none"}
 
 
 class ConfigError(ValueError):
@@ -54,14 +65,14 @@ class Cell:
 
     `None` for `image_size`, `num_classes` or `key_size` means "what follows from the others"; it is
     resolved at once, so a cell never holds None and its identity doesn't depend on how it was
-    said.
+    said. Neither does it depend on settings that its architecture doesn't use: see `UNUSED`.
 
     Raises:
         ConfigError: a value is impossible, alone or together with the others.
     """
 
     architecture: Architecture = _field("transformer", "sequence model")
-    model_size: int = _field(32, "width of the residual stream")
+    model_size: int = _field(32, "width of the residual stream, of hidden states")
     num_tasks: int = _field(1, "number of tasks N to train on, up to 2^32")
     seed: int = _field(0, "seed of the tasks, the batches and the initial weights")
 
@@ -74,8 +85,8 @@ class Cell:
     sequence_length: int = _field(16, "labelled examples in a sequence, T")
     token_format: TokenFormat = _field("interleaved", "how examples become tokens")
 
-    num_layers: int = _field(2, "blocks")
-    num_heads: int = _field(2, "attention heads")
+    num_layers: int = _field(2, "blocks, layers")
+    num_heads: int = _field(2, "heads of attention or of the memory")
     key_size: int = _field(None, "size of a head's keys and values; null: model_size / num_heads")
     mlp_ratio: int = _field(4, "hidden units of a block's MLP over model_size")
     position_encoding: PositionEncoding = _field("rotary", "how attention knows positions")
@@ -129,6 +140,9 @@ class Cell:
             for name in names:
                 if name not in DATASETS:
                     raise ConfigError(f"{key}: {name!r} is not one of {', '.join(DATASETS)}")
+        for key, value in UNUSED.items():
+            if key not in ARCHITECTURE_SETTINGS[self.architecture]:
+                object.__setattr__(self, key, value)
         info = DATASETS[self.dataset]
         if self.image_size is None:
             object.__setattr__(self, "image_size", info.image_size)
@@ -161,8 +175,11 @@ class Cell:
             "eval_every": (1, None),
             "eval_sequences": (2, None),
         }
+        unused = UNUSED.keys() - set(ARCHITECTURE_SETTINGS[self.architecture])
         for key, (least, greatest) in whole.items():
             value = getattr(self, key)
+            if key in unused:
+                continue
             if value < least or (greatest is not None and value > greatest):
                 allowed = f"{least} to {greatest}" if greatest is not None else f"{least} or more"
                 raise ConfigError(f"{key}: {value} is out of range; allowed: {allowed}")
@@ -208,6 +225,11 @@ class Cell:
     def input_size(self) -> int:
         """Nx: numbers in an input image."""
         return self.image_size**2 * self.channels
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the examples of a sequence become."""
+        return self.sequence_length * (2 if self.token_format == "interleaved" else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, as JSON and Parquet take it (tuples as lists)."""

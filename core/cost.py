@@ -14,9 +14,10 @@ def flops_per_step(cell: Cell) -> float:
     """Floating-point operations of one training step of one replica, multiply and add counted as
     two; the backward pass costs twice the forward one (Kaplan et al. 2020, section 2.1)."""
     B, T, X, D = cell.batch_size, cell.sequence_length, cell.input_size, cell.model_size
-    labels_and_head = 2 * B * T * 2 * cell.num_classes * D
+    architecture = ARCHITECTURES[cell.architecture]
+    labels_and_head = 2 * B * T * (1 + architecture.has_context) * cell.num_classes * D
     embed = 2 * B * T * X * D
-    layers = ARCHITECTURES[cell.architecture].forward_flops(cell)
+    layers = architecture.forward_flops(cell)
     project = 2 * B * T * X * X  # A x; no gradient
     return float(3 * (labels_and_head + layers) + 2 * embed + project)
 

@@ -24,11 +24,12 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     Labels enter with the same variance per unit as inputs. The head starts at 0, so the first
     predictions are uniform.
     """
-    D = cell.model_size
+    D, architecture = cell.model_size, ARCHITECTURES[cell.architecture]
+    labels = {"embed_y": Spec((cell.num_classes, D), 1.0)} if architecture.has_context else {}
     return {
         "embed_x": Spec((cell.input_size, D), cell.input_size**-0.5),
-        "embed_y": Spec((cell.num_classes, D), 1.0),
-        **ARCHITECTURES[cell.architecture].parameters(cell),
+        **labels,
+        **architecture.parameters(cell),
         "head": Spec((D, cell.num_classes), 0.0),
     }
 
@@ -41,14 +42,22 @@ def num_parameters(cell: Cell) -> int:
 def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell) -> Tensor:
     """logits_RxBxTxC; those at position t depend on x up to t and y before t."""
     R, B, T, X = x_RxBxTxX.shape
-    D, C = cell.model_size, cell.num_classes
+    D, C, architecture = cell.model_size, cell.num_classes, ARCHITECTURES[cell.architecture]
     x = torch.bmm(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
+    tokens, stride = _tokens(p, x, y_RxBxT, cell) if architecture.has_context else (x, 1)
+    h_RxBxTxD = architecture.apply(p, tokens, cell, stride)
+    h_RxNxD = F.layer_norm(h_RxBxTxD, (D,)).view(R, B * T, D)
+    return torch.bmm(h_RxNxD, p["head"]).view(R, B, T, C)
+
+
+def _tokens(p: dict[str, Tensor], x: Tensor, y_RxBxT: Tensor, cell: Cell) -> tuple[Tensor, int]:
+    """Tokens R x B x S x D from embedded inputs R x B x T x D, and the distance of those at which
+    predictions are read."""
+    R, B, T, D = x.shape
+    C = cell.num_classes
     onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=x.device)).to(x.dtype)
     y = torch.bmm(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
     if cell.token_format == "shifted":
-        tokens, stride = x + F.pad(y[:, :, :-1], (0, 0, 1, 0)), 1
-    else:  # the last example is never looked back at
-        tokens, stride = torch.stack([x, x + y], dim=3).view(R, B, 2 * T, D)[:, :, :-1], 2
-    h_RxBxTxD = ARCHITECTURES[cell.architecture].apply(p, tokens, cell, stride)
-    h_RxNxD = F.layer_norm(h_RxBxTxD, (D,)).view(R, B * T, D)
-    return torch.bmm(h_RxNxD, p["head"]).view(R, B, T, C)
+        return x + F.pad(y[:, :, :-1], (0, 0, 1, 0)), 1
+    # the last example is never looked back at
+    return torch.stack([x, x + y], dim=3).view(R, B, 2 * T, D)[:, :, :-1], 2

@@ -54,7 +54,7 @@ def test_what_follows_from_other_settings_is_resolved():
 def test_every_setting_changes_the_identity():
     base = Cell(num_classes=5, image_size=4)
     other = {
-        "architecture": None,  # one only
+        "architecture": "lstm",
         "dataset": "MNIST",
         "grayscale": True,
         "stop_when_decided": True,
@@ -69,9 +69,23 @@ def test_every_setting_changes_the_identity():
         changed = other.get(f.name, value * 2 if isinstance(value, int) and value else 0.5)
         if f.name == "seed":
             changed = 1
-        if changed is not None:
-            ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
-    assert len(ids) == len(dataclasses.fields(Cell))  # architecture missing, base added
+        ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
+    assert len(ids) == 1 + len(dataclasses.fields(Cell))
+
+
+def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
+    base = Cell(architecture="lstm", model_size=7)
+    assert (base.num_heads, base.key_size, base.mlp_ratio) == (0, 0, 0)
+    assert base.position_encoding == "none"
+    assert Cell.from_dict(base.to_dict()) == base
+    said = Cell(architecture="lstm", model_size=7, num_heads=3, key_size=5, mlp_ratio=2)
+    assert said == base
+    for architecture in ("fast_weights", "linear_attention"):
+        with pytest.raises(ConfigError, match="num_heads: 2 heads don't divide model_size 7"):
+            Cell(architecture=architecture, model_size=7)
+    assert Cell(architecture="mlp", num_heads=5).mlp_ratio == 4
+    with pytest.raises(ConfigError, match="key_size: 0 is out of range"):
+        Cell(key_size=0)
 
 
 def test_identity_is_the_same_on_every_machine():

@@ -1,13 +1,14 @@
 """Sequence models, each a module of pure functions over stacked parameters.
 
 To add one: a module with the functions of `Architecture`, an entry in `ARCHITECTURES`, its name in
-`core.config.Architecture`.
+`core.config.Architecture` and the settings it uses in `core.config.ARCHITECTURE_SETTINGS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class Architecture:
             that can influence the next prediction.
         forward_flops: (cell) -> floating-point operations of the layers for one batch.
         activations: (cell) -> numbers of one sequence that the backward pass needs.
+        has_context: whether it sees labels and earlier positions. One that doesn't is given the
+            inputs x alone, one token a position.
     """
 
     parameters: Callable[[Cell], dict[str, Spec]]
@@ -34,16 +37,28 @@ class Architecture:
     state_size: Callable[[Cell], int]
     forward_flops: Callable[[Cell], int]
     activations: Callable[[Cell], int]
+    has_context: bool = True
 
 
-from core.architectures import transformer  # noqa: E402  (they import the names above)
+# They import the names above.
+from core.architectures import fast_weights, linear_attention, lstm, mlp, transformer  # noqa: E402
+
+
+def _architecture(module: ModuleType, has_context: bool = True) -> Architecture:
+    return Architecture(
+        parameters=module.parameters,
+        apply=module.apply,
+        state_size=module.state_size,
+        forward_flops=module.forward_flops,
+        activations=module.activations,
+        has_context=has_context,
+    )
+
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "transformer": Architecture(
-        parameters=transformer.parameters,
-        apply=transformer.apply,
-        state_size=transformer.state_size,
-        forward_flops=transformer.forward_flops,
-        activations=transformer.activations,
-    ),
+    "transformer": _architecture(transformer),
+    "lstm": _architecture(lstm),
+    "fast_weights": _architecture(fast_weights),
+    "linear_attention": _architecture(linear_attention),
+    "mlp": _architecture(mlp, has_context=False),
 }

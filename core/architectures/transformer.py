@@ -23,7 +23,7 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     depth = math.sqrt(2 * cell.num_layers)
     specs: dict[str, Spec] = {}
     if cell.position_encoding == "learned":
-        specs["positions"] = Spec((_num_tokens(cell), D), 0.02)  # GPT-2's
+        specs["positions"] = Spec((cell.num_tokens, D), 0.02)  # GPT-2's
     for i in range(cell.num_layers):
         specs[f"{i}.q"] = Spec((D, HK), D**-0.5)
         specs[f"{i}.kv"] = Spec((D, 2 * HK), D**-0.5)
@@ -51,12 +51,12 @@ def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> T
 
 def state_size(cell: Cell) -> int:
     """layers x positions x (keys + values): what attention can look back at after T examples."""
-    return cell.num_layers * _num_tokens(cell) * 2 * cell.num_heads * cell.key_size
+    return cell.num_layers * cell.num_tokens * 2 * cell.num_heads * cell.key_size
 
 
 def forward_flops(cell: Cell) -> int:
     """Operations of all blocks for a batch; the last block's queries and MLP see T tokens only."""
-    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, _num_tokens(cell)
+    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
     total = 0
     for i in range(cell.num_layers):
         Q = cell.sequence_length if i == cell.num_layers - 1 else S
@@ -67,9 +67,5 @@ def forward_flops(cell: Cell) -> int:
 def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: four of width D, queries, keys, values and their mix, two of the
     MLP's width, and scores where attention keeps them."""
-    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, _num_tokens(cell)
+    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
     return cell.num_layers * S * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D + cell.num_heads * S)
-
-
-def _num_tokens(cell: Cell) -> int:
-    return cell.sequence_length * (2 if cell.token_format == "interleaved" else 1)

@@ -1,0 +1,113 @@
+"""The outer-product memory, a matrix a head that associations are added to, as a residual block.
+
+By time, M_s = f_s M_(s-1) + w_s k_s v_s^T and o_s = q_s M_s, with a gate f and a write strength w a
+head (fast weights: Schmidhuber 1992; decaying ones: Ba et al. 2016). Unrolled, o_s is the sum over
+u <= s of (f_(u+1) ... f_s) (q_s . k_u) w_u v_u: attention without softmax whose scores decay
+(Katharopoulos et al. 2020; Dao and Gu 2024, section 4.2), computed here for all times at once.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.config import Cell
+from core.parameters import Spec
+
+# Added to the biases of the gates: sigmoid(4) = 0.982, a half-life of 38 tokens to start with.
+FORGET_BIAS = 4.0
+
+
+def parameters(i: int, cell: Cell, depth: float) -> dict[str, Spec]:
+    """Of layer i; what it adds to the residual stream starts divided by `depth`."""
+    D, H, HK = cell.model_size, cell.num_heads, cell.num_heads * cell.key_size
+    return {
+        f"{i}.q": Spec((D, HK), D**-0.5),
+        f"{i}.kv": Spec((D, 2 * HK), D**-0.5),
+        f"{i}.kv_before": Spec((D, 2 * HK), D**-0.5),
+        f"{i}.gates": Spec((D, 2 * H), D**-0.5),  # forgetting, then writing
+        f"{i}.gates_bias": Spec((1, 2 * H), 0.0),
+        f"{i}.out": Spec((HK, D), HK**-0.5 / depth),
+    }
+
+
+def block(p: dict[str, Tensor], i: int, h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+    """h + norm(o) out at the positions 0, stride, 2 stride ...
+
+    Queries, keys, values and gates are made from norm(h) of the token, keys and values also from
+    that of the token before, as in every recurrent model of this kind (token shift: Peng et al.
+    2023; short convolutions: Mamba). Without it no layer could store x_j with a label that arrives
+    with the next token.
+    """
+    R, B, S, D = h_RxBxSxD.shape
+    H, K = cell.num_heads, cell.key_size
+    normed = F.layer_norm(h_RxBxSxD, (D,))
+    read = normed[:, :, ::stride]
+    Q = read.shape[2]
+    q = torch.bmm(read.reshape(R, B * Q, D), p[f"{i}.q"]).view(R * B, Q, H, K).transpose(1, 2)
+    normed_RxNxD = normed.view(R, B * S, D)
+    before_RxNxD = F.pad(normed[:, :, :-1], (0, 0, 1, 0)).view(R, B * S, D)
+    kv = torch.baddbmm(torch.bmm(normed_RxNxD, p[f"{i}.kv"]), before_RxNxD, p[f"{i}.kv_before"])
+    k, v = kv.view(R * B, S, 2, H, K).permute(2, 0, 3, 1, 4)
+    gates = torch.baddbmm(p[f"{i}.gates_bias"], normed_RxNxD, p[f"{i}.gates"])
+    forget, write = gates.view(R * B, S, 2, H).permute(2, 0, 3, 1)
+    wide = torch.promote_types(gates.dtype, torch.float32)
+    log_f = F.logsigmoid(forget.to(wide) + FORGET_BIAS)
+    log_w = F.logsigmoid(write.to(wide))
+    o = read_out(_unit(q), _unit(k), v, log_f, log_w, stride)
+    o = F.layer_norm(o, (K,)).transpose(1, 2).reshape(R, B * Q, H * K)
+    return h_RxBxSxD[:, :, ::stride] + torch.bmm(o, p[f"{i}.out"]).view(R, B, Q, D)
+
+
+def read_out(
+    q: Tensor, k: Tensor, v: Tensor, log_f_NxHxS: Tensor, log_w_NxHxS: Tensor, stride: int
+) -> Tensor:
+    """What the memory answers at times 0, stride, 2 stride ...: N x H x Q x K.
+
+    A score's factor is the exponential of a sum of logarithms, none above 0, so nothing overflows
+    however fast a head forgets.
+
+    Args:
+        q: N x H x Q x K, at these times only; k, v: N x H x S x K, at all times.
+        log_f, log_w: logarithms of the gates and the write strengths, float32 or wider.
+    """
+    total_NxHxS = log_f_NxHxS.cumsum(dim=-1)
+    mask_QxS = _mask_QxS(q.shape[2], k.shape[2], stride, q.device)
+    log_NxHxQxS = total_NxHxS[..., ::stride, None] + (log_w_NxHxS - total_NxHxS)[..., None, :]
+    scores_NxHxQxS = torch.matmul(q, k.transpose(-2, -1)) * (log_NxHxQxS + mask_QxS).exp()
+    return torch.matmul(scores_NxHxQxS.to(v.dtype), v)
+
+
+@lru_cache(maxsize=64)
+def _mask_QxS(queries: int, S: int, stride: int, device: torch.device) -> Tensor:
+    """0 where time s is not after that of query q, else -inf."""
+    s_S = torch.arange(S, device=device)
+    q_Q = torch.arange(queries, device=device)[:, None] * stride
+    return torch.where(s_S <= q_Q, 0.0, -math.inf)
+
+
+def _unit(t: Tensor) -> Tensor:
+    """Keys and queries of length 1 (Schlag, Irie and Schmidhuber 2021, section 4.2)."""
+    return t * (t.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def state_size(cell: Cell) -> int:
+    """Of one layer: heads x key size x value size, and the token before."""
+    return cell.num_heads * cell.key_size**2 + cell.model_size
+
+
+def forward_flops(cell: Cell, queries: int) -> int:
+    """Operations of one layer for one sequence."""
+    D, H, K, S = cell.model_size, cell.num_heads, cell.key_size, cell.num_tokens
+    return 2 * D * (2 * S * H * (2 * K + 1) + 2 * queries * H * K) + 4 * queries * S * H * K
+
+
+def activations(cell: Cell) -> int:
+    """Numbers kept of a sequence in one layer: three of width D, queries, keys, values and answers
+    before and after their norms, and by head and two times three scores."""
+    D, H, K, S = cell.model_size, cell.num_heads, cell.key_size, cell.num_tokens
+    return S * (3 * D + H * (8 * K + 3 * S))

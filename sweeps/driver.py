@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 import uuid
@@ -20,7 +19,7 @@ import ray
 from ray import tune
 
 from core.config import Cell
-from sweeps.plan import Pack, Workers, plan
+from sweeps.plan import Pack, Workers, gpu_workers, plan
 from sweeps.progress import Progress
 from sweeps.storage import Results
 from sweeps.trial import Job, PackTrial
@@ -41,7 +40,6 @@ ENVIRONMENT = {
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
 OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
-GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
 
 
 class Interrupt(tune.Stopper):
@@ -212,32 +210,6 @@ def cluster_workers() -> Workers:
         return gpu_workers(gpus)
     cores = max(1, int(resources.get("CPU", 1)))
     return Workers(count=cores, memory=resources.get("memory", 4e9) / cores)
-
-
-def local_workers() -> Workers:
-    """What `cluster_workers` would find if Ray were started here; without starting it."""
-    import torch
-
-    if torch.cuda.is_available():
-        return gpu_workers(torch.cuda.device_count())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Workers(count=cores or 1, memory=memory / (cores or 1))
-
-
-def gpu_workers(count: int) -> Workers:
-    """One worker a GPU, as far as known like those of this machine."""
-    return Workers(count, "cuda", _gpu_memory(), flops=2e13, step_seconds=2e-3, example_seconds=0.0)
-
-
-def _gpu_memory() -> float:
-    """Bytes of the smallest GPU of this machine, without opening it."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return min(float(line) for line in told.stdout.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return GPU_MEMORY
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import os
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from core.config import Cell, pack_key
 
 TRIAL_SECONDS = 0.1  # what Ray Tune adds to a pack, workers being reused; measured on 2 cores: 0.05
 UNCERTAINTY = 0.2  # by which estimates are off; what the last packs may idle the other workers
+GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
 MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
 
 
@@ -127,3 +130,29 @@ def _split(cells: Sequence[Cell], parts: int) -> list[Sequence[Cell]]:
     """`parts` runs of consecutive cells whose lengths differ by at most one."""
     bounds = [round(i * len(cells) / parts) for i in range(parts + 1)]
     return [cells[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def local_workers() -> Workers:
+    """What Ray would find if it were started here; without starting it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return gpu_workers(torch.cuda.device_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Workers(count=cores or 1, memory=memory / (cores or 1))
+
+
+def gpu_workers(count: int) -> Workers:
+    """One worker a GPU, as far as known like those of this machine."""
+    return Workers(count, "cuda", _gpu_memory(), flops=2e13, step_seconds=2e-3, example_seconds=0.0)
+
+
+def _gpu_memory() -> float:
+    """Bytes of the smallest GPU of this machine, without opening it."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return min(float(line) for line in told.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return GPU_MEMORY

@@ -167,8 +167,7 @@ def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int
     """Prints what would be trained, by what is trained together."""
     from core.config import pack_key
     from core.cost import flops_per_step, num_parameters
-    from sweeps.driver import local_workers
-    from sweeps.plan import plan
+    from sweeps.plan import local_workers, plan
 
     steps = results.checkpoint_steps()
     workers = local_workers()

@@ -140,8 +140,7 @@ def shared(cell: Cell, processes: int, device: torch.device, seconds: float) -> 
 
 def planned_replicas(cell: Cell, device: torch.device) -> int:
     """Pack size that the planner chooses for a column of the grid on one such device."""
-    from sweeps.driver import local_workers
-    from sweeps.plan import plan
+    from sweeps.plan import local_workers, plan
 
     cells = [replace(cell, num_tasks=2**k) for k in range(FIGURE2_TASK_COUNTS)]
     workers = replace(local_workers(), count=1)

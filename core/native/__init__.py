@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("blocks.c")
 _FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared"]
-_FOR_THIS_CPU = (["-march=native"], ["-mcpu=native"], [])  # the first that the compiler takes
+# The first of these that the compiler takes.
+_FOR_THIS_CPU: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 _SECONDS = 120  # a compiler that takes longer is given up
 
 

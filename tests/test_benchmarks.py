@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import torch
+
+from core.config import Cell
+from core.trainer import PackTrainer
+from sweeps.config import load_preset
+from tests.benchmarks.baselines import EagerCell, PlainTransformer
+from tests.benchmarks.throughput import PAPER, QUICKSTART
+
+
+def test_the_quickstarts_shapes_are_those_of_the_preset():
+    preset = load_preset("quickstart").cells[0]
+    timed = Cell(model_size=preset.model_size, **QUICKSTART)
+    shapes = ("model_size", "key_size", "num_layers", "num_heads", "sequence_length", "batch_size")
+    shapes += ("image_size", "num_classes", "token_format", "position_encoding", "mlp_ratio")
+    assert {k: getattr(timed, k) for k in shapes} == {k: getattr(preset, k) for k in shapes}
+
+
+def test_the_papers_shapes_are_possible():
+    for k in range(1, 10):
+        Cell(model_size=2**k, **PAPER)
+
+
+def test_the_baseline_is_the_same_model():
+    """Same function, so what is timed is the same work."""
+    for token_format in ("interleaved", "shifted"):
+        cell = replace(Cell(model_size=16, **QUICKSTART), token_format=token_format)
+        ours = PackTrainer([cell])
+        p = {name: t[0].detach() for name, t in ours.parameters.items()}
+        p["head"] += torch.randn_like(p["head"])
+        theirs = PlainTransformer(cell)
+        with torch.no_grad():
+            theirs.embed_x.weight.copy_(p["embed_x"].T)
+            theirs.embed_y.weight.copy_(p["embed_y"].T)
+            theirs.positions.copy_(p["positions"])
+            theirs.head.weight.copy_(p["head"].T)
+            for i, block in enumerate(theirs.blocks):
+                block.qkv.weight.copy_(torch.cat([p[f"{i}.q"], p[f"{i}.kv"]], dim=1).T)
+                block.out.weight.copy_(p[f"{i}.out"].T)
+                block.up.weight.copy_(p[f"{i}.up"].T)
+                block.up.bias.copy_(p[f"{i}.up_bias"][0])
+                block.down.weight.copy_(p[f"{i}.down"].T)
+        draw = ours.sampler.draw_training(torch.arange(1))
+        batch = ours.sampler.training_batch(draw, torch.tensor([0]))
+        onehot = torch.nn.functional.one_hot(batch.y_RxBxT[0], cell.num_classes).float()
+        torch.testing.assert_close(
+            theirs(batch.x_RxBxTxX[0], onehot), ours._predict(batch)[0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_the_eager_baseline_learns():
+    cell = replace(Cell(model_size=16, **QUICKSTART), num_tasks=1)
+    eager = EagerCell(cell, "data", torch.device("cpu"))
+    for _ in range(150):
+        eager.step()
+    x, y = eager.tasks.batch()
+    onehot = torch.nn.functional.one_hot(y, cell.num_classes).float()
+    assert (eager.model(x, onehot).argmax(-1) == y).float().mean() > 0.7

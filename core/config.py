@@ -82,6 +82,9 @@ class Cell:
     num_classes: int = _field(None, "use the first this many classes; null: all of the dataset's")
     unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
 
+    identity_share: float = _field(0.0, "share of the seen tasks that keep labels as they are")
+    identity_steps: int = _field(0, "steps over which identity_share falls to 0; 0: it stays")
+
     sequence_length: int = _field(16, "labelled examples in a sequence, T")
     token_format: TokenFormat = _field("interleaved", "how examples become tokens")
 
@@ -143,6 +146,8 @@ class Cell:
         for key, value in UNUSED.items():
             if key not in ARCHITECTURE_SETTINGS[self.architecture]:
                 object.__setattr__(self, key, value)
+        if self.identity_share == 0:
+            object.__setattr__(self, "identity_steps", 0)
         info = DATASETS[self.dataset]
         if self.image_size is None:
             object.__setattr__(self, "image_size", info.image_size)
@@ -162,6 +167,7 @@ class Cell:
             "model_size": (1, None),
             "num_tasks": (1, MAX_TASKS),
             "seed": (0, 2**32 - 1),
+            "identity_steps": (0, None),
             "image_size": (1, None),
             "num_classes": (2, info.num_classes),
             "sequence_length": (2, None),
@@ -193,6 +199,10 @@ class Cell:
             least_ok = value >= low if key.startswith("adam_beta") else value > low
             if not (least_ok and value < high):
                 raise ConfigError(f"{key}: {value} is out of range; allowed: {low} to {high}")
+        if not 0.0 <= self.identity_share <= 1.0:
+            raise ConfigError(
+                f"identity_share: {self.identity_share} is out of range; allowed: 0 to 1"
+            )
         if self.position_encoding == "rotary" and self.key_size % 2:
             raise ConfigError(
                 f"key_size: {self.key_size} is odd; rotary positions rotate pairs, so choose an "
@@ -250,7 +260,14 @@ def _field_types() -> dict[str, Any]:
 
 
 # Settings in which the cells of a pack may differ: they change numbers, not shapes.
-PER_REPLICA = ("num_tasks", "seed", "learning_rate")
+PER_REPLICA = (
+    "num_tasks",
+    "seed",
+    "learning_rate",
+    "adam_epsilon",
+    "identity_share",
+    "identity_steps",
+)
 
 
 def pack_key(cell: Cell) -> tuple:

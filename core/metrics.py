@@ -13,6 +13,13 @@ from core import schema
 
 LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
 
+# Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
+# call it a plateau). We say that one has left at the first step where a moving average of its
+# training loss is below (1 - PLATEAU_MARGIN) ln(num_classes). The average starts at ln(num_classes)
+# and a new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
+PLATEAU_MARGIN = 0.05
+PLATEAU_WEIGHT = 0.05
+
 
 @dataclass(frozen=True)
 class SplitMetrics:

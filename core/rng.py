@@ -20,9 +20,17 @@ _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio and sqrt(3) - 1, secti
 _MASK = 0xFFFFFFFF
 
 # Streams: what the numbers of a seed are for. A number never serves two purposes.
-PROJECTION, PERMUTATION, TRAIN_TASKS, TRAIN_IMAGES, EVAL_TASKS, EVAL_IMAGES, INIT, DATASET = range(
-    8
-)
+(
+    PROJECTION,
+    PERMUTATION,
+    TRAIN_TASKS,
+    TRAIN_IMAGES,
+    EVAL_TASKS,
+    EVAL_IMAGES,
+    INIT,
+    DATASET,
+    IDENTITY,
+) = range(9)
 
 Word = Tensor | int
 

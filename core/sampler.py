@@ -16,7 +16,7 @@ from torch import Tensor
 from core import rng, schema
 from core.config import Cell
 from core.data import CellImages, Images
-from core.tasks import FIRST_UNSEEN, SeenTasks, permutations, projections
+from core.tasks import FIRST_UNSEEN, SeenTasks, biased_permutations, permutations, projections
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Sampler:
         device = images.train.x_NxX.device
         self.seed_R = torch.tensor([cell.seed for cell in cells], device=device)
         self.num_tasks_R = torch.tensor([cell.num_tasks for cell in cells], device=device)
+        shares = [cell.identity_share for cell in cells]
+        self.biased, self.identity_share_R = any(shares), torch.tensor(shares, device=device)
+        self.identity_steps_R = torch.tensor([cell.identity_steps for cell in cells], device=device)
         # What depends on the seed alone is computed once a seed (axis U), not once a replica.
         self.seeds_U, self.row_R = self.seed_R.unique(return_inverse=True)
         self.seen_tasks = SeenTasks(
@@ -76,7 +79,8 @@ class Sampler:
         sequence_B = torch.arange(self.cell.batch_size, device=step_K.device)
         counters = (sequence_B, step_K[:, None])
         task_RxKxB = self._seen_task(rng.TRAIN_TASKS, counters)
-        return self._draw(task_RxKxB, self.images.train, rng.TRAIN_IMAGES, counters)
+        share_RxK = self._identity_share(step_K)
+        return self._draw(task_RxKxB, self.images.train, rng.TRAIN_IMAGES, counters, share_RxK)
 
     def training_batch(self, draw: Draw, k: Tensor) -> Batch:
         """The sequences of the k-th step of a draw; k int64, shape (1,)."""
@@ -89,7 +93,8 @@ class Sampler:
     def evaluation_batch(self, split: str, sequence_B: Tensor) -> Batch:
         """Evaluation sequences of a split by number (int64); the same at every evaluation.
 
-        Sequence b of the unseen splits has task 2^32 + b.
+        Sequence b of the unseen splits has task 2^32 + b. The seen tasks are those that training
+        has with the share of identity permutations that it ends with: none if that is annealed.
         """
         seen, (_, _, other) = split in (schema.TRAIN, schema.SEEN), split.partition("/")
         if split == schema.TRAIN:
@@ -100,20 +105,39 @@ class Sampler:
         if seen:
             task_RxKxB = self._seen_task(rng.EVAL_TASKS, counters)
             a_RxBxXxX = self.seen_tasks.projections(task_RxKxB[:, 0])
+            share_RxK = self._identity_share(None)
         else:
             task_B = FIRST_UNSEEN + sequence_B
             task_RxKxB = task_B.expand(len(self.seed_R), 1, -1)
             a_UxBxXxX = projections(self.seeds_U[:, None], task_B, self.cell.input_size)
             a_RxBxXxX = a_UxBxXxX[self.row_R]
-        draw = self._draw(task_RxKxB, images, rng.EVAL_IMAGES, counters)
+            share_RxK = None
+        draw = self._draw(task_RxKxB, images, rng.EVAL_IMAGES, counters, share_RxK)
         return self._batch(images, draw, a_RxBxXxX)
 
     def _seen_task(self, stream: int, counters: tuple[Tensor, Tensor]) -> Tensor:
         word_UxKxB = rng.philox(self.seeds_U[:, None, None], stream, counters)[0]
         return rng.integer(word_UxKxB[self.row_R], self.num_tasks_R[:, None, None])
 
+    def _identity_share(self, step_K: Tensor | None) -> Tensor | None:
+        """Share of the tasks that keep the identity permutation, at these steps or (None) at last:
+        R x K or R x 1; None where no cell of the pack has any."""
+        if not self.biased:
+            return None
+        annealed_R = self.identity_steps_R > 0
+        if step_K is None:
+            return torch.where(annealed_R, 0.0, self.identity_share_R)[:, None]
+        done_RxK = step_K / self.identity_steps_R.clamp(min=1)[:, None]
+        left_RxK = torch.where(annealed_R[:, None], (1.0 - done_RxK).clamp(min=0.0), 1.0)
+        return self.identity_share_R[:, None] * left_RxK
+
     def _draw(
-        self, task_RxKxB: Tensor, images: Images, stream: int, counters: tuple[Tensor, Tensor]
+        self,
+        task_RxKxB: Tensor,
+        images: Images,
+        stream: int,
+        counters: tuple[Tensor, Tensor],
+        identity_share_RxK: Tensor | None,
     ) -> Draw:
         keys = [
             word_UxKxB
@@ -122,7 +146,12 @@ class Sampler:
         ]
         image_UxKxBxT = rng.distinct_integers(keys, self.cell.sequence_length, images.count)
         image_RxKxBxT = image_UxKxBxT[self.row_R]
-        rho_RxKxBxC = permutations(self.seed_R[:, None, None], task_RxKxB, self.cell.num_classes)
+        seed_Rx1x1, classes = self.seed_R[:, None, None], self.cell.num_classes
+        if identity_share_RxK is None:
+            rho_RxKxBxC = permutations(seed_Rx1x1, task_RxKxB, classes)
+        else:
+            share = identity_share_RxK[..., None]
+            rho_RxKxBxC = biased_permutations(seed_Rx1x1, task_RxKxB, classes, share)
         y_RxKxBxT = rho_RxKxBxC.gather(3, images.y_N[image_RxKxBxT])
         return Draw(task_RxKxB, image_RxKxBxT, y_RxKxBxT)
 

@@ -44,6 +44,7 @@ CELL_RESULT_COLUMNS = (
     "status",
     "error",
     "diverged_at",
+    "plateau_steps",
     "steps_trained",
     "num_parameters",
     "state_size",

@@ -4,6 +4,11 @@ Every image x becomes A x, with A of size Nx by Nx and entries N(0, 1/Nx); every
 rho(y), rho a permutation of the classes. Both are computed from (seed, task number) wherever they
 are used, so the number of tasks costs no memory. Seen tasks are numbers 0 ... N-1 of the seed;
 unseen ones start at 2^32, which no N reaches.
+
+The distribution can be biased, as in the paper by the same label permutation for a share of the
+tasks: a share p of the seen tasks keeps the identity permutation. Which ones is drawn a task, not a
+sequence, so that a task still is one thing, and they are nested: a task that keeps it at p does so
+at every larger p. Unseen tasks never do.
 """
 
 from __future__ import annotations
@@ -44,6 +49,19 @@ def permutations(seed: Tensor, task: Tensor, num_classes: int) -> Tensor:
     words = rng.philox(seed[..., None], rng.PERMUTATION, (block, low[..., None], high[..., None]))
     keys = torch.stack(words, dim=-1).flatten(-2)[..., :num_classes]
     return keys.argsort(dim=-1, stable=True)
+
+
+def biased_permutations(
+    seed: Tensor, task: Tensor, num_classes: int, identity_share: Tensor
+) -> Tensor:
+    """`permutations`, but the identity for a share of the tasks, in [0, 1].
+
+    Args:
+        identity_share: broadcasts with seed and task.
+    """
+    keeps = rng.uniform(rng.philox(seed, rng.IDENTITY, _halves(task))[0]) < identity_share
+    rho = permutations(seed, task, num_classes)
+    return torch.where(keeps[..., None], torch.arange(num_classes, device=task.device), rho)
 
 
 class SeenTasks:

@@ -7,6 +7,7 @@ would have alone. Nothing of a step happens on the host but launching it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -23,7 +24,7 @@ from core.config import Cell, ConfigError, pack_key
 from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
-from core.metrics import SplitMetrics, split_metrics
+from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT, SplitMetrics, split_metrics
 from core.parameters import initialize, views
 from core.sampler import Batch, Draw, Sampler
 
@@ -68,6 +69,7 @@ class PackTrainer:
         self.images = load_images(self.cell, data_root, self.device)
         self.sampler = Sampler(self.cells, self.images)
         self.learning_rate_R = torch.tensor([c.learning_rate for c in cells], device=self.device)
+        self.epsilon_R = torch.tensor([c.adam_epsilon for c in cells], device=self.device)
 
         specs = model.parameters(self.cell)
         self.theta_RxP = initialize(specs, self.sampler.seed_R)
@@ -75,6 +77,8 @@ class PackTrainer:
         self.moment2_RxP = torch.zeros_like(self.theta_RxP)
         self.grad_RxP = torch.zeros_like(self.theta_RxP)
         self.diverged_at_R = torch.full_like(self.sampler.seed_R, -1)  # -1: it hasn't
+        self.plateau_steps_R = torch.full_like(self.sampler.seed_R, -1)  # -1: it is on it
+        self.average_loss_R = torch.full_like(self.learning_rate_R, math.log(self.cell.num_classes))
         # Leaves that share the flat buffers' memory: updating the buffer updates them.
         self.parameters = {
             name: view.detach().requires_grad_()
@@ -92,7 +96,10 @@ class PackTrainer:
 
     def _buffers(self) -> list[Tensor]:
         """All that a training step changes."""
-        return [self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.diverged_at_R]
+        return [
+            *(self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.diverged_at_R),
+            *(self.plateau_steps_R, self.average_loss_R),
+        ]
 
     @property
     def finished(self) -> bool:
@@ -142,7 +149,8 @@ class PackTrainer:
     def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
         """The k-th of the steps drawn (k int64, shape (1,)): batch, gradient, Adam."""
         batch = self.sampler.training_batch(draw, k)
-        loss_R = self._loss(batch).flatten(1).mean(dim=1)
+        # In float64, so that how a sum is split up, which differs between packs, doesn't show.
+        loss_R = self._loss(batch).flatten(1).mean(dim=1, dtype=torch.float64).float()
         gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
         torch._foreach_copy_(list(self.gradients.values()), list(gradients))
         self._update(loss_R.detach(), step_K.index_select(0, k)[0])
@@ -167,6 +175,7 @@ class PackTrainer:
             torch.where(alive_R & ~torch.isfinite(loss_R), step, self.diverged_at_R)
         )
         alive_R = self.diverged_at_R < 0
+        self._watch_plateau(loss_R, alive_R, step)
 
         self.moment1_RxP.lerp_(self.grad_RxP, 1.0 - cell.adam_beta1)
         self.moment2_RxP.mul_(cell.adam_beta2)
@@ -175,9 +184,17 @@ class PackTrainer:
         warmup = ((step + 1) / max(cell.warmup_steps, 1)).clamp(max=1.0)
         correction1, correction2 = 1.0 - cell.adam_beta1**t, 1.0 - cell.adam_beta2**t
         rate_R = self.learning_rate_R * warmup / correction1
-        deviation_RxP = (self.moment2_RxP / correction2).sqrt_().add_(cell.adam_epsilon)
+        deviation_RxP = (self.moment2_RxP / correction2).sqrt_().add_(self.epsilon_R[:, None])
         change_RxP = (self.moment1_RxP / deviation_RxP).mul_(rate_R[:, None])
         self.theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
+
+    def _watch_plateau(self, loss_R: Tensor, alive_R: Tensor, step: Tensor) -> None:
+        """Notes when a replica leaves the plateau, by the rule of `core.metrics`."""
+        average_R = self.average_loss_R * (1.0 - PLATEAU_WEIGHT) + loss_R * PLATEAU_WEIGHT
+        self.average_loss_R.copy_(torch.where(alive_R, average_R, self.average_loss_R))
+        level = (1.0 - PLATEAU_MARGIN) * math.log(self.cell.num_classes)
+        leaves_R = (self.plateau_steps_R < 0) & (self.average_loss_R < level)
+        self.plateau_steps_R.copy_(torch.where(leaves_R, step + 1, self.plateau_steps_R))
 
     @torch.no_grad()
     def _evaluate(self) -> None:
@@ -212,7 +229,8 @@ class PackTrainer:
         theta, moment1, moment2 = (
             t.cpu().clone() for t in (self.theta_RxP, self.moment1_RxP, self.moment2_RxP)
         )
-        diverged_at = self.diverged_at_R.tolist()
+        diverged_at, plateau_steps = self.diverged_at_R.tolist(), self.plateau_steps_R.tolist()
+        average_loss = self.average_loss_R.tolist()
         return [
             {
                 "cell_id": cell.cell_id,
@@ -221,6 +239,8 @@ class PackTrainer:
                 "moment1": moment1[r].clone(),
                 "moment2": moment2[r].clone(),
                 "diverged_at": diverged_at[r],
+                "plateau_steps": plateau_steps[r],
+                "average_loss": average_loss[r],
                 "wall_seconds": self.wall_seconds[r],
                 "history": [dict(row) for row in self.history[r]],
             }
@@ -237,7 +257,12 @@ class PackTrainer:
             ("moment2", self.moment2_RxP),
         ):
             buffer.copy_(torch.stack([state[name] for state in states]))
-        self.diverged_at_R.copy_(torch.tensor([state["diverged_at"] for state in states]))
+        for name, of_replica in (
+            ("diverged_at", self.diverged_at_R),
+            ("plateau_steps", self.plateau_steps_R),
+            ("average_loss", self.average_loss_R),
+        ):
+            of_replica.copy_(torch.tensor([state[name] for state in states]))
         self.step = states[0]["step"]
         self.history = [[dict(row) for row in state["history"]] for state in states]
         self.wall_seconds = [state["wall_seconds"] for state in states]
@@ -258,7 +283,7 @@ class PackTrainer:
         """For each cell, as of the last evaluation: its row of the cells table and its rows of the
         curves table (see results/README.md). Meant for those of `finished_cells`."""
         assert self.metrics, "results are asked for before an evaluation"
-        diverged_at = self.diverged_at_R.tolist()
+        diverged_at, plateau_steps = self.diverged_at_R.tolist(), self.plateau_steps_R.tolist()
         shared = {
             "steps_trained": self.step,
             "num_parameters": model.num_parameters(self.cell),
@@ -276,6 +301,7 @@ class PackTrainer:
                 "cell_id": cell.cell_id,
                 "status": schema.DIVERGED if diverged else schema.DONE,
                 "diverged_at": diverged_at[r] if diverged else None,
+                "plateau_steps": plateau_steps[r] if plateau_steps[r] >= 0 else None,
                 "wall_seconds": self.wall_seconds[r],
                 **shared,
             }

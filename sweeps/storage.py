@@ -48,6 +48,7 @@ _INTEGERS = (
     "n",
     "position",
     "diverged_at",
+    "plateau_steps",
     "num_parameters",
     "state_size",
 )

@@ -32,6 +32,8 @@ from core.config import MAX_TASKS, Cell, ConfigError, pack_key
         ({"token_format": ["shifted"]}, "token_format: .* is not one of shifted, interleaved"),
         ({"sequence_length": 1000}, "sequence_length: 1000 is out of range"),
         ({"sequence_length": 1}, "sequence_length: 1 is out of range"),
+        ({"identity_share": 1.5}, "identity_share: 1.5 is out of range; allowed: 0 to 1"),
+        ({"identity_steps": -1, "identity_share": 0.5}, "identity_steps: -1 is out of range"),
         ({"adam_beta1": 1.0}, "adam_beta1: 1.0 is out of range"),
     ],
 )
@@ -63,11 +65,12 @@ def test_every_setting_changes_the_identity():
         "position_encoding": "learned",
         "precision": "bf16",
     }
+    base = dataclasses.replace(base, identity_share=0.25)
     ids = {base.cell_id}
     for f in dataclasses.fields(Cell):
         value = getattr(base, f.name)
         changed = other.get(f.name, value * 2 if isinstance(value, int) and value else 0.5)
-        if f.name == "seed":
+        if f.name in ("seed", "identity_steps"):
             changed = 1
         ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
     assert len(ids) == 1 + len(dataclasses.fields(Cell))
@@ -104,7 +107,8 @@ def test_identity_is_the_same_on_every_machine():
 
 def test_pack_key_ignores_what_may_differ_in_a_pack():
     a, b = Cell(num_tasks=1, seed=0, learning_rate=1e-3), Cell(num_tasks=9, seed=2)
-    assert pack_key(a) == pack_key(dataclasses.replace(b, learning_rate=0.1))
+    assert pack_key(a) == pack_key(dataclasses.replace(b, learning_rate=0.1, adam_epsilon=1e-4))
+    assert pack_key(a) == pack_key(dataclasses.replace(a, identity_share=0.3, identity_steps=9))
     assert pack_key(a) != pack_key(Cell(batch_size=64))
 
 

@@ -104,3 +104,50 @@ def test_splits_use_the_images_they_should(monkeypatch):
         x = sampler.evaluation_batch(split, sequences).x_RxBxTxX.flatten(0, 2)
         distance = (x[:, None] - images.x_NxX).norm(dim=2)
         assert distance.min(dim=1).values.max() < 1e-4
+
+
+def test_a_share_of_the_seen_tasks_keeps_its_labels_and_the_rest_its_permutation(device):
+    shares = [0.0, 0.3, 0.8, 1.0]
+    cells = [
+        small_cell(num_tasks=2**32, batch_size=2048, sequence_length=5, identity_share=share)
+        for share in shares
+    ]
+    sampler = make_sampler(cells, device)
+    draw = sampler.draw_training(torch.arange(2, device=device))
+    labels = sampler.images.train.y_N[draw.image_RxKxBxT]
+    unbiased = permutations(sampler.seed_R[:, None, None], draw.task_RxKxB, 5).gather(3, labels)
+    keeps = (draw.y_RxKxBxT == labels).all(dim=3)
+    assert ((draw.y_RxKxBxT == unbiased).all(dim=3) | keeps).all()
+    assert torch.equal(draw.y_RxKxBxT[0], unbiased[0])
+    by_chance = keeps[0].float().mean().item()
+    for share, kept in zip(shares, keeps.flatten(1).float().mean(dim=1).tolist(), strict=True):
+        assert abs(kept - (share + (1 - share) * by_chance)) < 4 * (0.25 / 4096) ** 0.5
+    assert (keeps[2] | ~keeps[1]).all()  # nested
+
+
+def test_the_share_falls_linearly_and_evaluation_has_what_is_left(device):
+    cells = [
+        small_cell(num_tasks=4, identity_share=0.5, identity_steps=100),
+        small_cell(num_tasks=4, identity_share=0.5),
+        small_cell(num_tasks=4),
+    ]
+    sampler = make_sampler(cells, device)
+    steps = torch.tensor([0, 50, 100, 500], device=device)
+    share = sampler._identity_share(steps)
+    expected = [[0.5, 0.25, 0.0, 0.0], [0.5] * 4, [0.0] * 4]
+    torch.testing.assert_close(share.cpu(), torch.tensor(expected))
+    sequences = torch.arange(64, device=device)
+    seen = sampler.evaluation_batch(schema.SEEN, sequences).y_RxBxT
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[1], seen[2])
+    unseen = sampler.evaluation_batch(schema.UNSEEN, sequences).y_RxBxT
+    assert torch.equal(unseen[1], unseen[2])
+
+
+def test_a_task_that_keeps_its_labels_does_so_in_every_pack_and_batch():
+    cells = [small_cell(num_tasks=64, seed=s, identity_share=0.5) for s in range(2)]
+    together = make_sampler([small_cell(num_tasks=2, seed=7), *cells], torch.device("cpu"))
+    for r, cell in enumerate(cells, start=1):
+        alone = make_sampler([cell], torch.device("cpu")).draw_training(torch.arange(3))
+        draw = together.draw_training(torch.arange(3))
+        assert torch.equal(draw.y_RxKxBxT[r], alone.y_RxKxBxT[0])

@@ -7,6 +7,7 @@ import torch
 from core import model, native, schema
 from core.architectures import ARCHITECTURES
 from core.config import ConfigError
+from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from core.trainer import PackTrainer
 from tests.conftest import small_cell
 
@@ -22,7 +23,15 @@ def pack_of_8(**settings):
     grid = [(0, 1), (0, 16), (1, 16), (2, 64), (3, 1024), (4, 2**20), (5, 2**32), (6, 3)]
     rates = [3e-3, 1e-3, 3e-3, 3e-3, 1e-2, 3e-3, 3e-3, 3e-4]
     return [
-        small_cell(seed=s, num_tasks=n, learning_rate=rate, **settings)
+        small_cell(
+            seed=s,
+            num_tasks=n,
+            learning_rate=rate,
+            adam_epsilon=1e-5 / rate,
+            identity_share=[0.0, 0.5][s % 2],
+            identity_steps=10 * n % 30,
+            **settings,
+        )
         for (s, n), rate in zip(grid, rates, strict=True)
     ]
 
@@ -231,3 +240,30 @@ def test_precisions_train(device, precision):
         trainer.advance()
     assert trainer.history[0][-3]["loss"] < start
     assert trainer.theta_RxP.dtype == torch.float32
+
+
+def test_leaving_the_plateau_is_noted_by_the_documented_rule():
+    cells = [
+        small_cell(num_tasks=1, steps=60, model_size=32),
+        small_cell(num_tasks=2**32, steps=60, model_size=32),
+    ]
+    trainer, losses = PackTrainer(cells), []
+    update = trainer._update
+    trainer._update = lambda loss_R, step: (losses.append(loss_R.tolist()), update(loss_R, step))
+    while not trainer.finished:
+        trainer.advance()
+    assert len(losses) == 60
+    average, expected = math.log(5), None
+    for step, (loss, _) in enumerate(losses, start=1):
+        average = (1 - PLATEAU_WEIGHT) * average + PLATEAU_WEIGHT * loss
+        if expected is None and average < (1 - PLATEAU_MARGIN) * math.log(5):
+            expected = step
+    rows = [row for row, _ in trainer.results()]
+    assert 5 < expected < 60
+    assert [row["plateau_steps"] for row in rows] == [expected, None]
+
+    part = PackTrainer(cells)
+    part.train(expected - 1)
+    again = PackTrainer(cells, states=part.states())
+    again.train(1)
+    assert again.plateau_steps_R.tolist() == [expected, -1]

@@ -22,6 +22,7 @@ class DatasetInfo:
     num_classes: int
     num_train: int  # images in its training split
     num_heldout: int  # images in its held-out split
+    default_classes: int | None = None  # used unless more are asked for; None: all
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -32,6 +33,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
     "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
     "random": DatasetInfo(28, 1, 10, 60_000, 10_000),  # Gaussian inputs, random labels
+    "glyphs": DatasetInfo(28, 1, 200, 40_000, 10_000, 10),  # characters drawn by core.glyphs
 }
 
 TokenFormat = Literal["shifted", "interleaved"]
@@ -79,7 +81,7 @@ class Cell:
     dataset: str = _field("digits", f"base dataset: {', '.join(DATASETS)}")
     image_size: int = _field(None, "side the images are resized to, pixels; null: as they are")
     grayscale: bool = _field(False, "average the colour channels")
-    num_classes: int = _field(None, "use the first this many classes; null: all of the dataset's")
+    num_classes: int = _field(None, "use the first this many classes; null: all, of glyphs 10")
     unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
 
     identity_share: float = _field(0.0, "share of the seen tasks that keep labels as they are")
@@ -152,7 +154,7 @@ class Cell:
         if self.image_size is None:
             object.__setattr__(self, "image_size", info.image_size)
         if self.num_classes is None:
-            object.__setattr__(self, "num_classes", info.num_classes)
+            object.__setattr__(self, "num_classes", info.default_classes or info.num_classes)
         if self.key_size is None:
             if self.num_heads > 0 and self.model_size % self.num_heads:
                 raise ConfigError(

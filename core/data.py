@@ -1,7 +1,7 @@
 """Base datasets, as two tensors on the device: images (count x numbers in an image) and labels.
 
 Real image sets come through torchvision's own loaders, which download what is missing; `digits`
-ships with scikit-learn and `random` is drawn. To add a dataset: an entry in
+ships with scikit-learn, `glyphs` and `random` are drawn. To add a dataset: an entry in
 `core.config.DATASETS` and a branch in `_load_raw`.
 """
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core import rng
+from core import glyphs, rng
 from core.config import DATASETS, Cell, ConfigError
 
 
@@ -62,7 +62,7 @@ def _cell_images(
     channels = 1 if grayscale else DATASETS[base].channels
 
     def prepare(name: str, train: bool) -> tuple[Tensor, Tensor]:
-        x_NxCxHxW, y_N = _load_raw(name, train, data_root, image_size)
+        x_NxCxHxW, y_N = _load_raw(name, train, data_root, image_size, channels, num_classes)
         kept = y_N < num_classes
         return _reshape(x_NxCxHxW[kept], channels, image_size), y_N[kept]
 
@@ -107,12 +107,18 @@ def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -
     return images
 
 
-def _load_raw(name: str, train: bool, data_root: str, image_size: int) -> tuple[Tensor, Tensor]:
-    """float32 images in [0, 1] (count x channels x height x width) and int64 labels."""
+def _load_raw(
+    name: str, train: bool, data_root: str, image_size: int, channels: int, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """float32 images in [0, 1] (count x channels x height x width) and int64 labels. What is drawn
+    is drawn to fit the last three arguments; what is loaded may have other sizes and more classes.
+    """
     if name == "digits":
         return _load_digits(train)
     if name == "random":
-        return _draw_random(train, image_size)
+        return _draw_random(train, image_size, channels)
+    if name == "glyphs":
+        return _draw_glyphs(train, num_classes)
     return _load_torchvision(name, train, data_root)
 
 
@@ -129,23 +135,35 @@ def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
     return x_NxCxHxW[chosen], y_N[chosen]
 
 
-def _draw_random(train: bool, image_size: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Gaussian inputs with random labels (the paper's Table 2, `random`): fixed images of the size
+def _draw_random(
+    train: bool, image_size: int, channels: int, chunk: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Gaussian inputs with random labels (the paper's Table 2, `random`): fixed images of the shape
     asked for, since resizing would correlate their numbers."""
     info = DATASETS["random"]
     start, count = (0, info.num_train) if train else (info.num_train, info.num_heldout)
     index_N = torch.arange(start, start + count)
     zero = torch.zeros((), dtype=torch.int64)
+    size = channels * image_size**2
     x_NxX = torch.cat(
         [
-            rng.normal_matrix(zero, rng.DATASET, 1, image_size**2, low=part, high=0)
+            rng.normal_matrix(zero, rng.DATASET, 1, size, low=part, high=0)
             for part in index_N.split(chunk)
         ]
     )
     label_word = rng.philox(zero, rng.DATASET, (index_N, 0, 1))[0]
-    return x_NxX.reshape(count, 1, image_size, image_size), rng.integer(
+    return x_NxX.reshape(count, channels, image_size, image_size), rng.integer(
         label_word, info.num_classes
     )
+
+
+def _draw_glyphs(train: bool, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The first classes, as many images of each; held-out ones are further drawings of the same."""
+    info = DATASETS["glyphs"]
+    of_class, heldout = info.num_train // info.num_classes, info.num_heldout // info.num_classes
+    number_M = torch.arange(of_class) if train else of_class + torch.arange(heldout)
+    y_N = torch.arange(num_classes).repeat_interleave(len(number_M))
+    return glyphs.draw(y_N, number_M.repeat(num_classes))[:, None], y_N
 
 
 def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, Tensor]:

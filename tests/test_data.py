@@ -1,10 +1,13 @@
+import hashlib
+import pickle
 import struct
 
 import numpy as np
 import pytest
 import torch
 
-from core.config import ConfigError
+from core import data, glyphs
+from core.config import Cell, ConfigError
 from core.data import load_images
 from tests.conftest import small_cell
 
@@ -43,6 +46,147 @@ def test_a_subset_of_classes_and_average_pooling():
     by_hand = whole.train.x_NxX.view(-1, 4, 2, 4, 2).mean(dim=(2, 4)).flatten(1)
     by_hand = (by_hand - by_hand.mean()) / by_hand.std()
     torch.testing.assert_close(pooled.train.x_NxX, by_hand, rtol=0, atol=1e-4)
+
+
+def write_cifar_layout(root, per_batch=40, seed=0):
+    """Small files in CIFAR10's layout: five pickled batches, one more to test, rows of red, green
+    and blue planes. Their checksums are whatever torchvision is told to expect."""
+    generator = np.random.default_rng(seed)
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    stored = {}
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        data = generator.integers(0, 256, (per_batch, 3 * 32 * 32), dtype=np.uint8)
+        labels = [int(i) % 10 for i in range(per_batch)]
+        stored[name] = pickle.dumps({"data": data, "labels": labels})
+    stored["batches.meta"] = pickle.dumps({"label_names": [str(i) for i in range(10)]})
+    for name, content in stored.items():
+        (folder / name).write_bytes(content)
+    return {name: hashlib.md5(content).hexdigest() for name, content in stored.items()}
+
+
+def write_svhn_layout(root, counts=(60, 40), seed=0):
+    """Small files in SVHN's layout: MATLAB arrays of height x width x colour x count, and labels
+    of which 10 means the digit 0."""
+    from scipy.io import savemat
+
+    generator = np.random.default_rng(seed)
+    sums = {}
+    for name, count in zip(("train", "test"), counts, strict=True):
+        images = generator.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]
+        path = root / f"{name}_32x32.mat"
+        savemat(path, {"X": images, "y": labels})
+        sums[name] = hashlib.md5(path.read_bytes()).hexdigest()
+    return sums
+
+
+@pytest.fixture
+def colour_root(tmp_path, monkeypatch):
+    """A data root with small CIFAR10, SVHN and MNIST files that torchvision takes for whole."""
+    from torchvision import datasets
+
+    sums = write_cifar_layout(tmp_path)
+    for listed in ("train_list", "test_list"):
+        known = [[name, sums[name]] for name, _ in getattr(datasets.CIFAR10, listed)]
+        monkeypatch.setattr(datasets.CIFAR10, listed, known)
+    meta = {**datasets.CIFAR10.meta, "md5": sums["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    sums = write_svhn_layout(tmp_path)
+    known = {
+        split: [url, file, sums.get(split, md5)]
+        for split, (url, file, md5) in datasets.SVHN.split_list.items()
+    }
+    monkeypatch.setattr(datasets.SVHN, "split_list", known)
+    write_mnist_layout(tmp_path, "MNIST")
+    return tmp_path
+
+
+OTHERS = ("MNIST", "CIFAR10", "SVHN", "digits", "random", "glyphs")
+
+
+@pytest.mark.parametrize("base", ["CIFAR10", "SVHN"])
+def test_trained_on_colour_tested_on_all(colour_root, base):
+    cell = small_cell(dataset=base, image_size=None, num_classes=10, unseen_datasets=OTHERS)
+    images = load_images(cell, colour_root, "cpu")
+    assert images.train.x_NxX.shape[1] == 3 * 32 * 32
+    by_channel = images.train.x_NxX.unflatten(1, (3, -1))
+    torch.testing.assert_close(by_channel.mean(dim=(0, 2)), torch.zeros(3), rtol=0, atol=1e-3)
+    torch.testing.assert_close(by_channel.std(dim=(0, 2)), torch.ones(3), rtol=0, atol=1e-3)
+    for name in OTHERS:
+        assert images.unseen[name].x_NxX.shape[1] == 3 * 32 * 32
+        assert images.unseen[name].x_NxX.isfinite().all()
+    red, green, blue = images.unseen["random"].x_NxX.unflatten(1, (3, -1)).unbind(1)
+    assert (
+        torch.stack([red, green, blue]).flatten(1).corrcoef().fill_diagonal_(0).abs().max() < 0.01
+    )
+    # what was grey has three equal channels, before each is normalized by its own statistics
+    grey = images.unseen["MNIST"].x_NxX.unflatten(1, (3, -1))
+    assert grey.flatten(0, 1).shape[1] == 32 * 32
+    assert torch.stack([g.flatten() for g in grey.unbind(1)]).corrcoef().min() > 0.999
+
+
+def test_colour_layouts_are_read_as_images(colour_root):
+    with (colour_root / "cifar-10-batches-py" / "test_batch").open("rb") as file:
+        planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
+    whole = data._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
+    torch.testing.assert_close(whole[0], torch.from_numpy(planes) / 255.0)
+
+    from scipy.io import loadmat
+
+    stored = loadmat(colour_root / "test_32x32.mat")
+    x, y = data._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
+    torch.testing.assert_close(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1) / 255.0)
+    assert y.tolist() == [label % 10 for label in stored["y"][:, 0].tolist()]
+
+
+def test_trained_on_grey_tested_on_colour(colour_root):
+    cell = small_cell(dataset="MNIST", image_size=None, num_classes=10, unseen_datasets=OTHERS)
+    images = load_images(cell, colour_root, "cpu")
+    for name in OTHERS:
+        assert images.unseen[name].x_NxX.shape[1] == 28 * 28
+    grey = load_images(
+        small_cell(dataset="CIFAR10", image_size=None, num_classes=10, grayscale=True),
+        colour_root,
+        "cpu",
+    )
+    whole, _ = data._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
+    mean = whole.mean(dim=1).flatten(1)
+    expected = (mean - mean.mean()) / mean.std()
+    torch.testing.assert_close(grey.train.x_NxX, expected, rtol=0, atol=1e-4)
+
+
+def test_glyphs_are_drawn_from_counters():
+    classes, numbers = torch.tensor([0, 0, 3, 199]), torch.tensor([0, 1, 0, 249])
+    together = glyphs.draw(classes, numbers)
+    assert together.shape == (4, 28, 28)
+    assert together.min() >= 0
+    assert together.max() <= 1
+    for i in range(4):
+        assert torch.equal(glyphs.draw(classes[i : i + 1], numbers[i : i + 1])[0], together[i])
+    assert (together.flatten(1).max(dim=1).values > 0.8).all()  # there is ink
+    assert not torch.equal(together[0], together[1])
+
+
+def test_glyphs_of_a_class_are_alike_and_of_many_classes_different():
+    """A nearest neighbour that has seen 10 drawings of each class tells most of 100 apart; on
+    digits, with 10 classes, it gets 90%."""
+    classes, seen = torch.arange(100).repeat_interleave(10), torch.arange(10).repeat(100)
+    known = glyphs.draw(classes, seen).flatten(1)
+    asked = glyphs.draw(classes, 200 + seen).flatten(1)
+    found = classes[torch.cdist(asked, known).argmin(dim=1)]
+    accuracy = (found == classes).float().mean().item()
+    assert 0.4 < accuracy < 0.95
+    same = (known.view(100, 10, -1)[:, 0] - known.view(100, 10, -1)[:, 1]).norm(dim=1)
+    assert same.min() > 0.5
+
+
+def test_glyphs_have_many_classes_and_use_10_unless_told():
+    assert Cell(dataset="glyphs").num_classes == 10
+    images = load_images(small_cell(dataset="glyphs", num_classes=20, image_size=14), "data", "cpu")
+    assert images.train.x_NxX.shape == (20 * 200, 14 * 14)
+    assert torch.bincount(images.heldout.y_N).tolist() == [50] * 20
+    Cell(dataset="glyphs", num_classes=200, sequence_length=100)
 
 
 def test_torchvision_layout_works_without_a_download(tmp_path):

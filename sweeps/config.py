@@ -10,6 +10,9 @@ A preset is YAML with four keys:
       model_size: [8, 16, 32]
       num_tasks: [1, 32, 1024]
 
+`grid` may also be a list of such grids: the sweep is their union, and a grid's axis goes before a
+setting of the same name in `cell`.
+
 Whatever is wrong with one is raised as a ConfigError of one line, before Ray starts.
 """
 
@@ -54,6 +57,13 @@ class Sweep:
     cells: tuple[Cell, ...]
     settings: dict[str, Any]
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The settings that some grid of the preset varies."""
+        grid = self.settings["grid"]
+        grids = grid if isinstance(grid, list) else [grid]
+        return tuple(dict.fromkeys(key for grid in grids for key in grid))
+
 
 def list_presets() -> dict[str, Path]:
     """The presets that come with the package, by name."""
@@ -95,11 +105,12 @@ def parse_preset(
             raise ConfigError(f"expected keys {', '.join(PRESET_KEYS)}; got {_show.repr(settings)}")
         _check_keys(settings, PRESET_KEYS)
         cell = _section(settings, "cell")
-        grid = _section(settings, "grid")
+        listed = isinstance(settings.get("grid"), list)
+        grids = _grids(settings["grid"]) if listed else [_section(settings, "grid")]
         for key in cell:
-            if key in grid:
+            if not listed and key in grids[0]:
                 raise ConfigError(f"{key}: both in cell and in grid; keep one of them")
-        for key, values in grid.items():
+        for key, values in ((k, v) for grid in grids for k, v in grid.items()):
             if not isinstance(values, list):
                 raise ConfigError(f"grid: {key}: {_show.repr(values)} is not a list of values")
     except ConfigError as error:
@@ -114,17 +125,20 @@ def parse_preset(
             key in LIST_KEYS and not any(isinstance(v, list) for v in value)
         ):
             cell.pop(key, None)
-            grid[key] = value
+            for grid in grids:
+                grid[key] = value
         else:
-            grid.pop(key, None)
+            for grid in grids:
+                grid.pop(key, None)
             cell[key] = value
 
     check_name(name)
     description = settings.get("description") or ""
     if not isinstance(description, str):
         raise ConfigError(f"description: {_show.repr(description)} is not a text")
-    cells = _expand(cell, grid)
-    resolved = {"name": name, "description": description, "cell": cell, "grid": grid}
+    cells = _union([_expand(cell, grid) for grid in grids])
+    resolved = {"name": name, "description": description, "cell": cell}
+    resolved["grid"] = grids if listed else grids[0]
     return Sweep(name, description, cells, resolved)
 
 
@@ -188,6 +202,12 @@ def _section(settings: dict, key: str) -> dict[str, Any]:
     return dict(section)
 
 
+def _grids(sections: list) -> list[dict[str, Any]]:
+    if not sections:
+        raise ConfigError("grid: the list is empty; give at least one grid")
+    return [_section({"grid": section}, "grid") for section in sections]
+
+
 def _check_keys(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:
     for key in given:
         if key not in known:
@@ -233,18 +253,13 @@ def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
             if identity in seen:
                 raise ConfigError(f"grid: {key}: {_show.repr(value)} is given twice")
             seen.add(identity)
-    count = math.prod(len(values) for values in grid.values())
-    if count > MAX_CELLS:
-        raise ConfigError(
-            f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep"
-        )
-
+    _check_count(math.prod(len(values) for values in grid.values()))
     cells: dict[str, Cell] = {}
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
         said = ", ".join(f"{key}={value}" for key, value in point.items())
         try:
-            made = Cell(**cell, **point)
+            made = Cell(**{**cell, **point})
         except ConfigError as error:
             raise ConfigError(
                 f"{error} (at the grid point {said})" if grid else str(error)
@@ -253,6 +268,20 @@ def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
             raise ConfigError(f"grid: two points give the same cell; the second is {said}")
         cells[made.cell_id] = made
     return tuple(cells.values())
+
+
+def _union(parts: list[tuple[Cell, ...]]) -> tuple[Cell, ...]:
+    """All cells, each once, in the order of their first mention."""
+    cells = tuple({cell.cell_id: cell for part in parts for cell in part}.values())
+    _check_count(len(cells))
+    return cells
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_CELLS:
+        raise ConfigError(
+            f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep"
+        )
 
 
 def _check_plain(key: str, value: Any, listed: bool = False) -> None:

@@ -152,7 +152,7 @@ def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
     failed = [c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
     missing = sum(cell.cell_id not in status for cell in sweep.cells)
     for row in results.read_rows(failed[:10]):
-        where = ", ".join(f"{key}={row[key]}" for key in sweep.settings["grid"])
+        where = ", ".join(f"{key}={row[key]}" for key in sweep.axes)
         print(f"failed: {row['cell_id']} ({where}): {row['error']}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} cells failed; --retry-failed tries them again", file=sys.stderr)

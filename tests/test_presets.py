@@ -43,6 +43,30 @@ def test_expansion_is_the_product_of_the_axes_over_the_fixed_settings():
     assert {(c.steps, c.sequence_length) for c in sweep.cells} == {(10, 8)}
 
 
+def test_a_list_of_grids_is_their_union():
+    sweep = parse("""
+cell: {steps: 10, batch_size: 8, architecture: transformer}
+grid:
+- {batch_size: [4, 8], seed: [0, 1]}
+- {learning_rate: [0.1, 0.001], seed: [1]}  # 0.001 is the default: given already
+- {architecture: [lstm], model_size: [7]}
+""")
+    assert [(c.architecture, c.batch_size, c.seed, c.learning_rate) for c in sweep.cells] == [
+        *(("transformer", b, s, 0.001) for b in (4, 8) for s in (0, 1)),
+        ("transformer", 8, 1, 0.1),
+        ("lstm", 8, 0, 0.001),
+    ]
+    assert sweep.axes == ("batch_size", "seed", "learning_rate", "architecture", "model_size")
+    assert parse(yaml.safe_dump(sweep.settings)) == sweep
+
+
+def test_overrides_reach_every_grid_of_a_list():
+    text = "grid: [{seed: [0, 1]}, {seed: [2], steps: [3, 4]}]"
+    assert [(c.seed, c.steps) for c in parse(text, "seed=7", "steps=5").cells] == [(7, 5)]
+    steps = {(c.seed, c.steps) for c in parse(text, "steps=[5, 6]").cells}
+    assert steps == {(0, 5), (0, 6), (1, 5), (1, 6), (2, 5), (2, 6)}
+
+
 def test_a_preset_without_grid_is_one_cell():
     assert parse("cell: {steps: 10}").cells == (Cell(steps=10),)
     assert parse("cell: {steps: 10}").name == "default"
@@ -76,7 +100,10 @@ def test_overrides_fix_make_and_replace_axes():
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
         ("cells: {}", "'cells': unknown key (did you mean cell?)"),
         ("cell: 3", "cell: 3 is not a mapping"),
-        ("grid: [1]", "grid: [1] is not a mapping"),
+        ("grid: [1]", "grid: 1 is not a mapping"),
+        ("grid: []", "grid: the list is empty; give at least one grid"),
+        ("grid: [{seed: [0]}, {seed: 1}]", "grid: seed: 1 is not a list"),
+        ("grid: [{sed: [0]}]", "'sed': unknown key (did you mean seed?)"),
         ("cell: {model_sise: 3}", "'model_sise': unknown key (did you mean model_size?)"),
         ("grid: {tasks: [3]}", "'tasks': unknown key"),
         ("grid: {on: [3]}", "True: unknown key"),

@@ -15,8 +15,8 @@ from torch import Tensor
 
 # Table 2 of the paper: Philox4x32 with 7 rounds is the fastest that passes all of BigCrush.
 ROUNDS = 7
-_MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # section 4.3 of the paper
-_WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio and sqrt(3) - 1, section 4.3
+MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # section 4.3 of the paper
+WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio and sqrt(3) - 1, section 4.3
 _MASK = 0xFFFFFFFF
 
 # Streams: what the numbers of a seed are for. A number never serves two purposes.
@@ -30,7 +30,9 @@ _MASK = 0xFFFFFFFF
     INIT,
     DATASET,
     IDENTITY,
-) = range(9)
+    NOISE,
+    NOISE_OFFSET,
+) = range(11)
 
 Word = Tensor | int
 
@@ -50,9 +52,9 @@ def philox(
     key_0, key_1 = seed, stream
     for r in range(rounds):
         if r:
-            key_0, key_1 = (key_0 + _WEYL_0) & _MASK, (key_1 + _WEYL_1) & _MASK
+            key_0, key_1 = (key_0 + WEYL_0) & _MASK, (key_1 + WEYL_1) & _MASK
         # int64 products wrap modulo 2^64, which keeps both 32-bit halves right.
-        product_0, product_1 = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1
+        product_0, product_1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
         c0, c1 = _high(product_1) ^ c1 ^ key_0, product_1 & _MASK
         c2, c3 = _high(product_0) ^ c3 ^ key_1, product_0 & _MASK
     return list(torch.broadcast_tensors(*(torch.as_tensor(c) for c in (c0, c1, c2, c3))))

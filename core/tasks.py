@@ -38,6 +38,55 @@ def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
     return rng.normal_matrix(seed, rng.PROJECTION, size, size, low, high) / math.sqrt(size)
 
 
+_NOISE_SEED = 0  # one table serves all seeds
+_NOISE_ALIGNMENT = 8  # entries: 16 bytes in bf16, what a GPU's thread loads at once
+
+
+def noise_table(size: int, bits: int = 24, device: torch.device | str = "cpu") -> Tensor:
+    """The noise that `noise_projections` cuts matrices of this size from: 2^bits normals in bf16,
+    and as many more as a row that starts at the last place needs."""
+    columns = 64
+    rows = 2**bits // columns + -(-size // columns)
+    seed = torch.full((1,), _NOISE_SEED, device=device)
+    return rng.normal_matrix(seed, rng.NOISE, rows, columns).flatten().bfloat16()
+
+
+def noise_place_bits(noise: Tensor) -> int:
+    """Rows start at 2^this places of a noise table."""
+    return (len(noise) // _NOISE_ALIGNMENT).bit_length() - 1
+
+
+def noise_projections(seed: Tensor, task: Tensor, size: int, noise: Tensor) -> Tensor:
+    """Another, cheaper A of each task: every row is a piece of one fixed table of noise, from a
+    place hashed of (seed, task, row), as in evolution strategies (Salimans et al. 2017, section 2).
+
+    Entries are N(0, 1/size) each, and independent within a row. What is lost: two rows, of one task
+    or of two, overlap with probability `noise_overlap`, and are then the same numbers shifted by a
+    multiple of 8 places, so that A[i, j] = A'[k, j + shift] for all j that both have. And there are
+    only 2^place_bits different rows: any two are equal with probability 2^-place_bits.
+
+    Args:
+        seed, task: as for `projections`.
+        noise: `noise_table(size)`.
+    """
+    low, high = _halves(task)
+    row = torch.arange(size, device=task.device)
+    counters = (row, low[..., None], high[..., None])
+    word = rng.philox(seed[..., None], rng.NOISE_OFFSET, counters)[0]
+    start = (word >> (32 - noise_place_bits(noise))) * _NOISE_ALIGNMENT
+    entries = noise[start[..., None] + torch.arange(size, device=task.device)]
+    return entries.float() / math.sqrt(size)
+
+
+def noise_overlap(size: int, noise: Tensor) -> float:
+    """Probability that two rows of `noise_projections` share entries: their places, uniform and
+    independent, are less than `size` entries apart."""
+    places = 2 ** noise_place_bits(noise)
+    near = -(-size // _NOISE_ALIGNMENT) - 1  # to either side
+    # Of places^2 pairs: those at distance d are 2 (places - d), and d = 0 counts once.
+    return (places + sum(2 * (places - d) for d in range(1, near + 1))) / places**2
+
+
 def permutations(seed: Tensor, task: Tensor, num_classes: int) -> Tensor:
     """rho of each task: int64, shape (*batch, num_classes); label y becomes rho[y].
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 from scipy import stats
 
-from core.tasks import FIRST_UNSEEN, SeenTasks, permutations, projections
+from core.tasks import (
+    FIRST_UNSEEN,
+    SeenTasks,
+    noise_overlap,
+    noise_place_bits,
+    noise_projections,
+    noise_table,
+    permutations,
+    projections,
+)
 
 
 @pytest.fixture
@@ -86,3 +95,66 @@ def test_the_table_of_seen_tasks_changes_no_number(device):
     only = SeenTasks(seed_R[:2], num_tasks_R[:2], 5, table_bytes=2**20)
     assert only.all_tabled
     assert torch.equal(only.projections(task_RxB[:2]), expected[:2])
+
+
+def test_a_noise_projection_is_rows_of_noise_from_anywhere(seed):
+    size, bits = 12, 9
+    noise = noise_table(size, bits, seed.device)
+    assert noise_place_bits(noise) == bits - 3
+    assert noise.dtype == torch.bfloat16
+    tasks = torch.arange(FIRST_UNSEEN - 5, FIRST_UNSEEN + 5, device=seed.device)
+    matrices = noise_projections(seed, tasks, size, noise)
+    assert torch.equal(matrices[3], noise_projections(seed, tasks[3], size, noise))
+    pieces = noise.float().unfold(0, size, 8)[: 2 ** (bits - 3)] / math.sqrt(size)
+    same = (matrices.flatten(0, 1)[:, None] == pieces).all(dim=2)
+    assert (same.sum(dim=1) == 1).all()
+    other = noise_projections(seed + 1, tasks, size, noise)
+    assert (matrices != other).any(dim=2).float().mean() > 0.9
+
+
+def test_noise_is_standard_normal(seed):
+    noise = noise_table(784, 20, seed.device).float()
+    assert abs(noise.mean()) < 5 / len(noise) ** 0.5
+    assert abs(noise.var() - 1) < 5 * (2 / len(noise)) ** 0.5
+    assert stats.kstest(noise[::16].cpu().numpy(), "norm").pvalue > 1e-3  # blind to bf16's steps
+    for distance in (1, 2, 8, 28, 784):
+        assert abs((noise[:-distance] * noise[distance:]).mean()) < 5 / len(noise) ** 0.5
+
+
+@pytest.mark.parametrize(("size", "bits"), [(16, 12), (49, 14)])
+def test_rows_of_noise_start_anywhere_and_overlap_as_often_as_is_said(seed, size, bits):
+    """With its places for noise, a projection tells where its rows were cut."""
+    places = torch.arange(len(noise_table(size, bits)), device=seed.device).float()
+    tasks = torch.arange(6_000 // size, device=seed.device)
+    start = noise_projections(seed, tasks, size, places)[..., 0] * math.sqrt(size)
+    slot = (start.flatten() / 8).round().long()
+    counts = torch.bincount(slot, minlength=2 ** (bits - 3)).double()
+    assert len(counts) == 2 ** (bits - 3)
+    assert stats.chisquare(counts.cpu().numpy()).pvalue > 1e-3
+    # Pairs of rows that overlap, of one task and of different ones.
+    share = ((start.flatten()[:, None] - start.flatten()).abs() < size - 0.5).double().mean()
+    assert abs(share / noise_overlap(size, places) - 1) < 0.03
+
+
+def test_overlapping_rows_of_noise_are_the_same_numbers_shifted_and_others_uncorrelated(seed):
+    size, bits = 64, 12
+    noise = noise_table(size, bits, seed.device)
+    places = torch.arange(len(noise), device=seed.device).float()
+    tasks = torch.arange(8, device=seed.device)
+    rows = noise_projections(seed, tasks, size, noise).flatten(0, 1) * math.sqrt(size)
+    start = noise_projections(seed, tasks, size, places).flatten(0, 1)[:, 0] * math.sqrt(size)
+    shift = (start[:, None] - start).round().long()
+    product = (rows @ rows.T) / size
+    for distance in (8, 56):
+        pairs = (shift == distance).nonzero()
+        assert len(pairs) > 20
+        for later, earlier in pairs[:20]:
+            gap = (rows[later, : size - distance] - rows[earlier, distance:]).abs().max()
+            assert gap < 1e-4
+    apart = product[shift.abs() >= size]
+    assert abs(apart.mean()) < 0.01
+    assert abs(apart.var() * size - 1) < 0.1
+    # One number, the chance of overlap, says how far A's rows are from independent: at 28 x 28
+    # pixels and 2^24 entries, 28 of the 307,000 pairs of rows of one task.
+    big = torch.empty(2**24 + 784, device="meta")
+    assert abs(noise_overlap(784, big) * 784 * 783 / 2 - 28.5) < 1

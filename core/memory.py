@@ -54,11 +54,10 @@ def block(p: dict[str, Tensor], i: int, h_RxBxSxD: Tensor, cell: Cell, stride: i
     kv = torch.baddbmm(torch.bmm(normed_RxNxD, p[f"{i}.kv"]), before_RxNxD, p[f"{i}.kv_before"])
     k, v = kv.view(R * B, S, 2, H, K).permute(2, 0, 3, 1, 4)
     gates = torch.baddbmm(p[f"{i}.gates_bias"], normed_RxNxD, p[f"{i}.gates"])
+    gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
     forget, write = gates.view(R * B, S, 2, H).permute(2, 0, 3, 1)
-    wide = torch.promote_types(gates.dtype, torch.float32)
-    log_f = F.logsigmoid(forget.to(wide) + FORGET_BIAS)
-    log_w = F.logsigmoid(write.to(wide))
-    o = read_out(_unit(q), _unit(k), v, log_f, log_w, stride)
+    log_f, log_w = F.logsigmoid(forget + FORGET_BIAS), F.logsigmoid(write)
+    o = read_out(q, _unit(k), v, log_f, log_w, stride)  # a query's length would cancel in the norm
     o = F.layer_norm(o, (K,)).transpose(1, 2).reshape(R, B * Q, H * K)
     return h_RxBxSxD[:, :, ::stride] + torch.bmm(o, p[f"{i}.out"]).view(R, B, Q, D)
 
@@ -66,20 +65,50 @@ def block(p: dict[str, Tensor], i: int, h_RxBxSxD: Tensor, cell: Cell, stride: i
 def read_out(
     q: Tensor, k: Tensor, v: Tensor, log_f_NxHxS: Tensor, log_w_NxHxS: Tensor, stride: int
 ) -> Tensor:
-    """What the memory answers at times 0, stride, 2 stride ...: N x H x Q x K.
+    """What the memory answers at times 0, stride, 2 stride ...: N x H x Q x K, float32 or wider.
 
     A score's factor is the exponential of a sum of logarithms, none above 0, so nothing overflows
     however fast a head forgets.
 
     Args:
         q: N x H x Q x K, at these times only; k, v: N x H x S x K, at all times.
-        log_f, log_w: logarithms of the gates and the write strengths, float32 or wider.
+        log_f, log_w: logarithms of the gates and the write strengths.
     """
-    total_NxHxS = log_f_NxHxS.cumsum(dim=-1)
-    mask_QxS = _mask_QxS(q.shape[2], k.shape[2], stride, q.device)
-    log_NxHxQxS = total_NxHxS[..., ::stride, None] + (log_w_NxHxS - total_NxHxS)[..., None, :]
-    scores_NxHxQxS = torch.matmul(q, k.transpose(-2, -1)) * (log_NxHxQxS + mask_QxS).exp()
-    return torch.matmul(scores_NxHxQxS.to(v.dtype), v)
+    wide = torch.promote_types(q.dtype, torch.float32)  # a memory is a sum: not in bf16
+    with torch.autocast(q.device.type, enabled=False):
+        flat = (t.to(wide).flatten(0, 1) for t in (q, k, v, log_f_NxHxS, log_w_NxHxS))
+        return _ReadOut.apply(*flat, stride).view(*q.shape[:3], v.shape[3])
+
+
+class _ReadOut(torch.autograd.Function):
+    """`read_out` with heads in the batch axis (M); forward and backward of our own, in place."""
+
+    @staticmethod
+    def forward(
+        ctx, q: Tensor, k: Tensor, v: Tensor, log_f_MxS: Tensor, log_w_MxS: Tensor, stride: int
+    ) -> Tensor:
+        total_MxS = log_f_MxS.cumsum(dim=1)
+        factor_MxQxS = total_MxS[:, ::stride, None] + (log_w_MxS - total_MxS)[:, None]
+        factor_MxQxS.add_(_mask_QxS(q.shape[1], k.shape[1], stride, q.device)).exp_()
+        scores_MxQxS = torch.bmm(q, k.transpose(1, 2)).mul_(factor_MxQxS)
+        ctx.stride = stride
+        ctx.save_for_backward(q, k, v, factor_MxQxS, scores_MxQxS)
+        return torch.bmm(scores_MxQxS, v)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        q, k, v, factor_MxQxS, scores_MxQxS = ctx.saved_tensors
+        grad_v = torch.bmm(scores_MxQxS.transpose(1, 2), grad)
+        grad_scores = torch.bmm(grad, v.transpose(1, 2))
+        grad_log = grad_scores * scores_MxQxS  # of the factors' logarithms
+        grad_products = grad_scores.mul_(factor_MxQxS)
+        grad_q = torch.bmm(grad_products, k)
+        grad_k = torch.bmm(grad_products.transpose(1, 2), q)
+        grad_w_MxS = grad_log.sum(dim=1)
+        grad_total_MxS = -grad_w_MxS
+        grad_total_MxS[:, :: ctx.stride].add_(grad_log.sum(dim=2))
+        grad_f_MxS = grad_total_MxS.flip(1).cumsum(dim=1).flip(1)
+        return grad_q, grad_k, grad_v, grad_f_MxS, grad_w_MxS, None
 
 
 @lru_cache(maxsize=64)
@@ -91,7 +120,7 @@ def _mask_QxS(queries: int, S: int, stride: int, device: torch.device) -> Tensor
 
 
 def _unit(t: Tensor) -> Tensor:
-    """Keys and queries of length 1 (Schlag, Irie and Schmidhuber 2021, section 4.2)."""
+    """Keys of length 1 (Schlag, Irie and Schmidhuber 2021, section 4.2)."""
     return t * (t.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
 
 

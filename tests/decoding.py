@@ -71,7 +71,7 @@ def lstm(p, i, x, state):
     D = len(x)
     h, c = (state.get(f"{i}.{name}", torch.zeros_like(x)) for name in "hc")
     a = x @ p[f"{i}.input"] + h @ p[f"{i}.hidden"] + p[f"{i}.bias"][0]
-    write, forget, output, new = a.split(D)
+    output, write, forget, new = a.split(D)
     c = torch.sigmoid(forget + 1) * c + torch.sigmoid(write) * torch.tanh(new)
     h = torch.sigmoid(output) * torch.tanh(c)
     state |= {f"{i}.h": h, f"{i}.c": c}
@@ -95,7 +95,7 @@ def recall(p, i, h, state, cell):
         (n @ p[f"{i}.gates"] + p[f"{i}.gates_bias"][0]).view(2, H, 1, 1)
         + torch.tensor([FORGET_BIAS, 0.0]).view(2, 1, 1, 1)
     )
-    q, k = (t / (t.square().sum(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
+    k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
     memory = state.get(f"{i}.memory", torch.zeros(H, K, K, dtype=h.dtype))
     memory = forget * memory + write * torch.einsum("hk,hv->hkv", k, v)
     read = torch.einsum("hk,hkv->hv", q, memory)

@@ -128,7 +128,7 @@ def test_the_lstm_is_torchs_lstm(device):
     p = stacked_model(cell, device=device)
     tokens = torch.randn(2, 5, 11, D, device=device, dtype=torch.float64)
     ours = ARCHITECTURES["lstm"].apply(p, tokens, cell, 1)
-    order = torch.cat([torch.arange(D) + D * gate for gate in (0, 1, 3, 2)])  # i, f, g, o
+    order = torch.cat([torch.arange(D) + D * gate for gate in (1, 2, 3, 0)])  # i, f, g, o
     for r in range(2):
         theirs = torch.nn.LSTM(D, D, cell.num_layers, batch_first=True, device=device).double()
         with torch.no_grad():
@@ -136,7 +136,7 @@ def test_the_lstm_is_torchs_lstm(device):
                 getattr(theirs, f"weight_ih_l{i}").copy_(p[f"{i}.input"][r].T[order])
                 getattr(theirs, f"weight_hh_l{i}").copy_(p[f"{i}.hidden"][r].T[order])
                 bias = p[f"{i}.bias"][r, 0].clone()
-                bias[D : 2 * D] += lstm.FORGET_BIAS
+                bias[2 * D : 3 * D] += lstm.FORGET_BIAS
                 getattr(theirs, f"bias_ih_l{i}").copy_(bias[order])
                 getattr(theirs, f"bias_hh_l{i}").zero_()
         torch.testing.assert_close(ours[r], theirs(tokens[r])[0], rtol=1e-7, atol=1e-7)

@@ -36,8 +36,7 @@ def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> T
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     for i in range(cell.num_layers):
         normed_RxBxSxD = F.layer_norm(h_RxBxSxD, (cell.model_size,))
-        hidden_RxSxBxD = lstm.layer(p, i, normed_RxBxSxD.transpose(1, 2))
-        h_RxBxSxD = h_RxBxSxD + hidden_RxSxBxD.transpose(1, 2)
+        h_RxBxSxD = h_RxBxSxD + lstm.layer(p, i, normed_RxBxSxD)
         h_RxBxSxD = memory.block(p, i, h_RxBxSxD, cell, stride if i == cell.num_layers - 1 else 1)
     return h_RxBxSxD
 

@@ -1,8 +1,7 @@
 """Gated linear attention, replica-stacked: a Transformer whose attention is an outer-product memory
 of fixed size (Katharopoulos et al. 2020), forgetting by a gate a head that depends on the token
-(the scalar gates of Dao and Gu 2024, Mamba-2; Yang et al. 2024 have one a key), with keys and
-queries of length 1 (Schlag, Irie and Schmidhuber 2021) and a norm on what is read (Sun et al.
-2023).
+(the scalar gates of Dao and Gu 2024, Mamba-2; Yang et al. 2024 have one a key), with keys
+of length 1 (Schlag, Irie and Schmidhuber 2021) and a norm on what is read (Sun et al. 2023).
 """
 
 from __future__ import annotations

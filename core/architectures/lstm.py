@@ -28,7 +28,7 @@ def parameters(cell: Cell) -> dict[str, Spec]:
 
 
 def layer_parameters(i: int, D: int) -> dict[str, Spec]:
-    """Of layer i, width D. The columns are those of the input, forget and output gates and of the
+    """Of layer i, width D. The columns are those of the output, input and forget gates and of the
     cell's new content, D each."""
     return {
         f"{i}.input": Spec((D, 4 * D), D**-0.5),
@@ -39,101 +39,100 @@ def layer_parameters(i: int, D: int) -> dict[str, Spec]:
 
 def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
-    h_RxSxBxD = h_RxBxSxD.transpose(1, 2)
     for i in range(cell.num_layers):
-        h_RxSxBxD = layer(p, i, h_RxSxBxD)
-    return h_RxSxBxD[:, ::stride].transpose(1, 2)
+        h_RxBxSxD = layer(p, i, h_RxBxSxD)
+    return h_RxBxSxD[:, :, ::stride]
 
 
-def layer(p: dict[str, Tensor], i: int, x_RxSxBxD: Tensor) -> Tensor:
-    """Hidden states h_RxSxBxD of layer i for its inputs at all times.
+def layer(p: dict[str, Tensor], i: int, x_RxBxSxD: Tensor) -> Tensor:
+    """Hidden states h_RxBxSxD of layer i for its inputs at all times.
 
     Gates are sigmoid(a) = (1 + tanh(a / 2)) / 2, so that one tanh makes all four, and because
     PyTorch's vectorized sigmoid gives other bits at the end of a tensor than in its middle.
     """
-    R, S, B, D = x_RxSxBxD.shape
-    halves = torch.full((4 * D,), 0.5, device=x_RxSxBxD.device, dtype=p[f"{i}.bias"].dtype)
+    R, B, S, D = x_RxBxSxD.shape
+    halves = torch.full((4 * D,), 0.5, device=x_RxBxSxD.device, dtype=p[f"{i}.bias"].dtype)
     halves[3 * D :] = 1.0
     start = torch.zeros_like(halves)
-    start[D : 2 * D] = FORGET_BIAS
-    a_RxNx4D = torch.baddbmm(
-        (p[f"{i}.bias"] + start) * halves,
-        x_RxSxBxD.reshape(R, S * B, D),
-        p[f"{i}.input"] * halves,
+    start[2 * D : 3 * D] = FORGET_BIAS
+    a_Rx4DxN = torch.baddbmm(
+        ((p[f"{i}.bias"] + start) * halves).transpose(1, 2),
+        (p[f"{i}.input"] * halves).transpose(1, 2),
+        x_RxBxSxD.permute(0, 3, 2, 1).reshape(R, D, S * B),
     )
-    return scan(a_RxNx4D.view(R, S, B, 4 * D), p[f"{i}.hidden"] * halves)
+    w_Rx4DxD = (p[f"{i}.hidden"] * halves).transpose(1, 2)
+    return scan(a_Rx4DxN.view(R, 4 * D, S, B), w_Rx4DxD).permute(0, 3, 1, 2)
 
 
-def scan(a_RxSxBx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
-    """h_RxSxBxD of an LSTM layer that starts at h = c = 0.
+def scan(a_Rx4DxSxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
+    """h_RxSxDxB of an LSTM layer that starts at h = c = 0.
 
     Args:
-        a: what the input adds before the activations (i, f, o halved, then the content g).
-        w: recurrent weights, columns in the same order and halved too.
+        a: what the input adds before the activations (o, i, f halved, then the content g).
+        w: recurrent weights, rows in the same order and halved too.
     """
-    wide = torch.promote_types(a_RxSxBx4D.dtype, torch.float32)  # states are sums: not in bf16
-    with torch.autocast(a_RxSxBx4D.device.type, enabled=False):
-        return _Scan.apply(a_RxSxBx4D.to(wide), w_RxDx4D.to(wide))
+    wide = torch.promote_types(a_Rx4DxSxB.dtype, torch.float32)  # states are sums: not in bf16
+    with torch.autocast(a_Rx4DxSxB.device.type, enabled=False):
+        return _Scan.apply(a_Rx4DxSxB.to(wide), w_Rx4DxD.to(wide).contiguous())
 
 
 class _Scan(torch.autograd.Function):
-    """Time is a Python loop over operations on R x B x ...
+    """Time is a Python loop over operations on R x gates x D x B: sequences last, so that a gate
+    is one piece of memory.
 
     Products and sums are separate operations: a fused one rounds once or twice, depending on where
     in a tensor it is, so that a replica's bits would depend on its pack.
     """
 
     @staticmethod
-    def forward(ctx, a_RxSxBx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
-        R, S, B, D = *a_RxSxBx4D.shape[:3], w_RxDx4D.shape[1]
-        h = c = a_RxSxBx4D.new_zeros(R, B, D)
+    def forward(ctx, a_Rx4DxSxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
+        R, _, S, B = a_Rx4DxSxB.shape
+        h = c = a_Rx4DxSxB.new_zeros(R, w_Rx4DxD.shape[2], B)
         kept: list[list[Tensor]] = [[], [], [], []]  # h, c, gates and tanh(c), by time
         for s in range(S):
-            gate = torch.bmm(h, w_RxDx4D).add_(a_RxSxBx4D[:, s]).tanh_()
-            gate[..., : 3 * D].add_(1.0).mul_(0.5)
-            i, f, o, g = gate.split(D, dim=-1)
+            gate = torch.baddbmm(a_Rx4DxSxB[:, :, s], w_Rx4DxD, h).tanh_().unflatten(1, (4, -1))
+            gate[:, :3].add_(1.0).mul_(0.5)
+            o, i, f, g = gate.unbind(1)
             c = (i * g).add_(f * c)
             tanh = torch.tanh(c)
             h = o * tanh
             for times, t in zip(kept, (h, c, gate, tanh), strict=True):
                 times.append(t)
-        h_RxSxBxD = torch.stack(kept[0], dim=1)
-        ctx.save_for_backward(w_RxDx4D, h_RxSxBxD, *kept[1], *kept[2], *kept[3])
-        return h_RxSxBxD
+        h_RxSxDxB = torch.stack(kept[0], dim=1)
+        ctx.save_for_backward(w_Rx4DxD, h_RxSxDxB, *kept[1], *kept[2], *kept[3])
+        return h_RxSxDxB
 
     @staticmethod
-    def backward(ctx, grad_RxSxBxD: Tensor):
-        w_RxDx4D, h_RxSxBxD, *kept = ctx.saved_tensors
-        R, S, B, D = h_RxSxBxD.shape
+    def backward(ctx, grad_RxSxDxB: Tensor):
+        w_Rx4DxD, h_RxSxDxB, *kept = ctx.saved_tensors
+        R, S, D = h_RxSxDxB.shape[:3]
         cs, gates, tanhs = kept[:S], kept[S : 2 * S], kept[2 * S :]
-        w_Rx4DxD = w_RxDx4D.transpose(1, 2)
+        w_RxDx4D = w_Rx4DxD.transpose(1, 2)
         grad_h = grad_c = torch.zeros_like(cs[0])
-        grad_a_RxSxBx4D = grad_RxSxBxD.new_empty(R, S, B, 4 * D)
+        grads: list[Tensor] = []  # of a, by time, from the last
         for s in reversed(range(S)):
-            i, f, o, g = gates[s].split(D, dim=-1)
-            slope = gates[s] * gates[s]  # of a gate in its halved argument: 2 s (1 - s)
-            slope[..., : 3 * D].neg_().add_(gates[s][..., : 3 * D]).mul_(2.0)
-            slope[..., 3 * D :].neg_().add_(1.0)
-            grad_h = grad_h + grad_RxSxBxD[:, s]
+            o, i, f, g = gates[s].unbind(1)
+            grad_h = grad_h + grad_RxSxDxB[:, s]
             grad_c = (tanhs[s] * tanhs[s]).neg_().add_(1.0).mul_(o).mul_(grad_h).add_(grad_c)
-            grad = torch.empty_like(slope)
-            torch.mul(grad_c, g, out=grad[..., :D])
+            # A gate's derivative in its halved argument is 2 s (1 - s), the content's 1 - g^2.
+            grad = (gates[s] * gates[s]).neg_()
+            grad[:, :3].add_(gates[s][:, :3]).mul_(2.0)
+            grad[:, 3].add_(1.0)
+            grad[:, 0].mul_(tanhs[s]).mul_(grad_h)
+            grad[:, 1].mul_(g)
+            grad[:, 2].mul_(cs[s - 1] if s else torch.zeros_like(g))
+            grad[:, 3].mul_(i)
+            grad[:, 1:].mul_(grad_c[:, None])
+            grads.append(grad.flatten(1, 2))
             if s:
-                torch.mul(grad_c, cs[s - 1], out=grad[..., D : 2 * D])
-            else:
-                grad[..., D : 2 * D] = 0.0
-            torch.mul(grad_h, tanhs[s], out=grad[..., 2 * D : 3 * D])
-            torch.mul(grad_c, i, out=grad[..., 3 * D :])
-            grad.mul_(slope)
-            grad_a_RxSxBx4D[:, s] = grad
-            if s:
-                grad_h = torch.bmm(grad, w_Rx4DxD)
+                grad_h = torch.bmm(w_RxDx4D, grads[-1])
                 grad_c = grad_c * f
-        before_RxNxD = h_RxSxBxD[:, :-1].reshape(R, -1, D)
+        grad_a_Rx4DxSxB = torch.stack(grads[::-1], dim=2)
+        before_RxDxN = h_RxSxDxB[:, :-1].transpose(1, 2).reshape(R, D, -1)
         grad_w = torch.bmm(
-            before_RxNxD.transpose(1, 2), grad_a_RxSxBx4D[:, 1:].reshape(R, -1, 4 * D)
+            grad_a_Rx4DxSxB[:, :, 1:].reshape(R, 4 * D, -1), before_RxDxN.transpose(1, 2)
         )
-        return grad_a_RxSxBx4D, grad_w
+        return grad_a_Rx4DxSxB, grad_w
 
 
 def state_size(cell: Cell) -> int:

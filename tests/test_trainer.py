@@ -232,8 +232,10 @@ def test_training_memorizes_one_task():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_precisions_train(device, precision):
-    trainer = PackTrainer([small_cell(precision=precision, steps=60)], device=device)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_precisions_train(device, architecture, precision):
+    cell = small_cell(architecture=architecture, precision=precision, steps=60)
+    trainer = PackTrainer([cell], device=device)
     trainer.advance()
     start = trainer.history[0][0]["loss"]
     while not trainer.finished:

@@ -16,7 +16,8 @@ from torch import Tensor
 from core import rng, schema
 from core.config import Cell
 from core.data import CellImages, Images
-from core.tasks import FIRST_UNSEEN, SeenTasks, biased_permutations, permutations, projections
+from core.inputs import Inputs
+from core.tasks import FIRST_UNSEEN, biased_permutations, permutations
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Batch:
     """Sequences of T labelled examples.
 
     Attributes:
-        x_RxBxTxX: float32 inputs A x.
+        x_RxBxTxX: inputs A x, float32 (bf16 where a kernel makes them for bf16 products).
         y_RxBxT: int64 labels rho(y).
     """
 
@@ -47,11 +48,6 @@ class Draw:
     y_RxKxBxT: Tensor
 
 
-# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
-# cheaper than drawing: four bytes are read in less time than a normal is computed.
-TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
-
-
 class Sampler:
     """Draws the batches of a pack.
 
@@ -70,8 +66,8 @@ class Sampler:
         self.identity_steps_R = torch.tensor([cell.identity_steps for cell in cells], device=device)
         # What depends on the seed alone is computed once a seed (axis U), not once a replica.
         self.seeds_U, self.row_R = self.seed_R.unique(return_inverse=True)
-        self.seen_tasks = SeenTasks(
-            self.seed_R, self.num_tasks_R, self.cell.input_size, TABLE_BYTES[device.type]
+        self.inputs = Inputs(
+            self.seed_R, self.num_tasks_R, self.cell.input_size, self.cell.precision
         )
 
     def draw_training(self, step_K: Tensor) -> Draw:
@@ -87,8 +83,10 @@ class Sampler:
         one = Draw(
             *(t.index_select(1, k) for t in (draw.task_RxKxB, draw.image_RxKxBxT, draw.y_RxKxBxT))
         )
-        a_RxBxXxX = self.seen_tasks.projections(one.task_RxKxB[:, 0])
-        return self._batch(self.images.train, one, a_RxBxXxX)
+        x_RxBxTxX = self.inputs.of_seen_tasks(
+            self.images.train, one.image_RxKxBxT[:, 0], one.task_RxKxB[:, 0]
+        )
+        return Batch(x_RxBxTxX, one.y_RxKxBxT[:, 0])
 
     def evaluation_batch(self, split: str, sequence_B: Tensor) -> Batch:
         """Evaluation sequences of a split by number (int64); the same at every evaluation.
@@ -104,16 +102,17 @@ class Sampler:
         counters = (sequence_B, torch.full_like(sequence_B, split == schema.TRAIN)[None])
         if seen:
             task_RxKxB = self._seen_task(rng.EVAL_TASKS, counters)
-            a_RxBxXxX = self.seen_tasks.projections(task_RxKxB[:, 0])
             share_RxK = self._identity_share(None)
         else:
             task_B = FIRST_UNSEEN + sequence_B
-            task_RxKxB = task_B.expand(len(self.seed_R), 1, -1)
-            a_UxBxXxX = projections(self.seeds_U[:, None], task_B, self.cell.input_size)
-            a_RxBxXxX = a_UxBxXxX[self.row_R]
-            share_RxK = None
+            task_RxKxB, share_RxK = task_B.expand(len(self.seed_R), 1, -1), None
         draw = self._draw(task_RxKxB, images, rng.EVAL_IMAGES, counters, share_RxK)
-        return self._batch(images, draw, a_RxBxXxX)
+        image_RxBxT, y_RxBxT = draw.image_RxKxBxT[:, 0], draw.y_RxKxBxT[:, 0]
+        if seen:
+            x_RxBxTxX = self.inputs.of_seen_tasks(images, image_RxBxT, task_RxKxB[:, 0])
+        else:
+            x_RxBxTxX = self.inputs.of_unseen_tasks(images, image_RxBxT, task_B)
+        return Batch(x_RxBxTxX, y_RxBxT)
 
     def _seen_task(self, stream: int, counters: tuple[Tensor, Tensor]) -> Tensor:
         word_UxKxB = rng.philox(self.seeds_U[:, None, None], stream, counters)[0]
@@ -154,13 +153,3 @@ class Sampler:
             rho_RxKxBxC = biased_permutations(seed_Rx1x1, task_RxKxB, classes, share)
         y_RxKxBxT = rho_RxKxBxC.gather(3, images.y_N[image_RxKxBxT])
         return Draw(task_RxKxB, image_RxKxBxT, y_RxKxBxT)
-
-    def _batch(self, images: Images, draw: Draw, a_RxBxXxX: Tensor) -> Batch:
-        """Of a draw of one step."""
-        image_RxBxT = draw.image_RxKxBxT[:, 0]
-        R, B, T = image_RxBxT.shape
-        size = self.cell.input_size
-        raw_RBxTxX = images.x_NxX[image_RxBxT.reshape(-1)].view(R * B, T, size)
-        a_RBxXxX = a_RxBxXxX.reshape(R * B, size, size)
-        x_RxBxTxX = torch.bmm(raw_RBxTxX, a_RBxXxX.transpose(1, 2)).view(R, B, T, size)
-        return Batch(x_RxBxTxX, draw.y_RxKxBxT[:, 0])

@@ -123,12 +123,20 @@ class SeenTasks:
         seed_R, num_tasks_R: int64, a replica each.
         size: Nx.
         table_bytes: memory the table may take.
+        dtype: of the table.
     """
 
-    def __init__(self, seed_R: Tensor, num_tasks_R: Tensor, size: int, table_bytes: int) -> None:
-        self.seed_R, self.size = seed_R, size
+    def __init__(
+        self,
+        seed_R: Tensor,
+        num_tasks_R: Tensor,
+        size: int,
+        table_bytes: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed_R, self.size, self.dtype = seed_R, size, dtype
         self.seeds_U, self.row_R = seed_R.unique(return_inverse=True)
-        fit = table_bytes // (len(self.seeds_U) * size * size * 4)
+        fit = table_bytes // (len(self.seeds_U) * size * size * dtype.itemsize)
         fitting = [n for n in num_tasks_R.tolist() if n <= fit]
         self.length = max(fitting, default=0)
         tabled_R = num_tasks_R <= self.length
@@ -140,7 +148,7 @@ class SeenTasks:
         task_M = torch.arange(self.length, device=self.seed_R.device)
         parts = task_M.split(max(1, chunk // self.size**2))
         rows = [
-            torch.cat([projections(seed, part, self.size) for part in parts])
+            torch.cat([projections(seed, part, self.size).to(self.dtype) for part in parts])
             for seed in self.seeds_U
             if self.length
         ]

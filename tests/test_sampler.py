@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core import schema
+from core import inputs, schema
 from core.data import load_images
 from core.sampler import Sampler
 from core.tasks import FIRST_UNSEEN, permutations, projections
@@ -95,7 +95,7 @@ def test_splits_use_the_images_they_should(monkeypatch):
     cell = small_cell(num_tasks=3)
     sampler = make_sampler([cell], torch.device("cpu"))
     identity = torch.eye(cell.input_size).expand(1, 8, -1, -1)
-    monkeypatch.setattr(sampler.seen_tasks, "projections", lambda task: identity)
+    monkeypatch.setattr(sampler.inputs.seen_tasks, "projections", lambda task: identity)
     sequences = torch.arange(8)
     for split, images in [
         (schema.TRAIN, sampler.images.train),
@@ -151,3 +151,44 @@ def test_a_task_that_keeps_its_labels_does_so_in_every_pack_and_batch():
         alone = make_sampler([cell], torch.device("cpu")).draw_training(torch.arange(3))
         draw = together.draw_training(torch.arange(3))
         assert torch.equal(draw.y_RxKxBxT[r], alone.y_RxKxBxT[0])
+
+
+def test_cells_that_share_a_stream_get_the_inputs_they_would_have_alone():
+    """Cells equal in seed and number of tasks but, say, not in learning rate."""
+    cells = [small_cell(num_tasks=n, learning_rate=r) for n, r in [(8, 1e-3), (8, 1e-2), (3, 1e-3)]]
+    shared = make_sampler(cells, torch.device("cpu"))
+    assert shared.inputs.shared
+    assert len(shared.inputs.first_G) == 2
+    for r, cell in enumerate(cells):
+        alone = make_sampler([cell], torch.device("cpu"))
+        steps = torch.arange(2)
+        ours = shared.training_batch(shared.draw_training(steps), steps[1:])
+        one = alone.training_batch(alone.draw_training(steps), steps[1:])
+        assert torch.equal(ours.x_RxBxTxX[r], one.x_RxBxTxX[0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("room", [0, 10, 10**6])
+def test_the_kernel_gives_the_plain_inputs(device, precision, room, monkeypatch):
+    projection = pytest.importorskip("core.kernels.projection")
+    if device.type == "cpu" and not projection.INTERPRETED.value:
+        pytest.skip("Triton isn't interpreted")
+    cells = [
+        small_cell(num_tasks=n, seed=s, precision=precision) for s, n in [(0, 4), (0, 9), (1, 50)]
+    ]
+    monkeypatch.setitem(inputs.TABLE_BYTES, device.type, room * 16**2 * 4)
+    monkeypatch.setattr(inputs, "projection_kernel", lambda device: None)
+    plain = make_sampler(cells, device)
+    monkeypatch.setattr(inputs, "projection_kernel", lambda device: projection)
+    fast = make_sampler(cells, device)
+    steps = torch.arange(2, device=device)
+    for ours, theirs in [
+        tuple(s.training_batch(s.draw_training(steps), steps[1:]) for s in (fast, plain)),
+        *(
+            tuple(s.evaluation_batch(split, torch.arange(4, device=device)) for s in (fast, plain))
+            for split in schema.SPLITS
+        ),
+    ]:
+        error = (ours.x_RxBxTxX.float() - theirs.x_RxBxTxX).norm() / theirs.x_RxBxTxX.norm()
+        assert error < (1e-2 if precision == "bf16" else 1e-5)
+        assert torch.equal(ours.y_RxBxT, theirs.y_RxBxT)

@@ -19,7 +19,7 @@ from torch import Tensor
 from core import native
 
 _ROTARY_BASE = 10_000.0  # Su et al. 2021 (RoFormer), section 3.2.2
-_EPSILON = 1e-5  # of layer norm, PyTorch's default
+EPSILON = 1e-5  # of layer norm, PyTorch's default
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _mask_QxS(shape: Attention, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _rotation_SxKx2(shape: Attention, device: torch.device) -> Tensor:
+def rotation_table(shape: Attention, device: torch.device) -> Tensor:
     """cos and sin of the angle by which pair j of position s is turned: S x K/2 x 2."""
     half = shape.key_size // 2
     frequency = _ROTARY_BASE ** (-torch.arange(half, device=device) / half)
@@ -90,11 +90,11 @@ def plain_attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attent
     Returns:
         R x (B ceil(S / stride)) x D.
     """
-    normed = F.layer_norm(h, h.shape[-1:], eps=_EPSILON)
+    normed = F.layer_norm(h, h.shape[-1:], eps=EPSILON)
     [query] = shape.split(torch.bmm(shape.read(normed), q), 1)
     key, value = shape.split(torch.bmm(normed, kv), 2)
     if shape.rotary:
-        rotation_SxKx2 = _rotation_SxKx2(shape, h.device)
+        rotation_SxKx2 = rotation_table(shape, h.device)
         query = _rotate(query, rotation_SxKx2[:: shape.stride])
         key = _rotate(key, rotation_SxKx2)
     if shape.stride == 1:
@@ -111,7 +111,7 @@ def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
     Args:
         h: R x N x D; up: R x D x M; bias: R x 1 x M; down: R x M x D.
     """
-    normed = F.layer_norm(h, h.shape[-1:], eps=_EPSILON)
+    normed = F.layer_norm(h, h.shape[-1:], eps=EPSILON)
     # Not baddbmm: under autocast that would round the residual stream to bf16.
     return h + torch.bmm(F.relu(torch.bmm(normed, up) + bias), down)
 
@@ -120,7 +120,7 @@ def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -
     """What `plain_attention` computes."""
     if not _native(h):
         return plain_attention(h, q, kv, out, shape)
-    rotation = _rotation_SxKx2(shape, h.device) if shape.rotary else None
+    rotation = rotation_table(shape, h.device) if shape.rotary else None
     return native.Attention.apply(
         h, q, kv, out, shape.sequence, shape.heads, shape.key_size, shape.stride, rotation
     )

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core import tasks
+from core import blocks, tasks
 
 pytest.importorskip("triton")
 
+from core.kernels import attention, mlp
 from core.kernels.projection import Tiles, image_table, project
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,7 +37,7 @@ def poison(monkeypatch):
 
 
 def error(ours, exact):
-    return ((ours.double() - exact).norm() / exact.norm()).item()
+    return ((ours.double() - exact).norm() / exact.norm().clamp(min=1e-2)).item()
 
 
 class Sequences:
@@ -120,3 +121,111 @@ def test_the_largest_seeds_and_tasks_are_drawn_right():
     s.task = torch.tensor([[0, 2**32 - 1, 2**32, 2**63 - 1]] * 2, device=DEVICE)
     expected = s.expected(tasks.projections(s.seed[:, None], s.task, 8))
     assert error(s.project(seed_G=s.seed, precision="fp32"), expected) < TOLERANCE["fp32"]
+
+
+def replicas(*shapes):
+    """Random weights N(0, 1/fan-in), with gaps between replicas as in a flat parameter buffer."""
+    made = []
+    for R, *shape in shapes:
+        buffer = torch.randn(R, 5 + shape[0] * shape[1], device=DEVICE) / shape[0] ** 0.5
+        made.append(buffer[:, 5:].unflatten(1, shape).requires_grad_())
+    return made
+
+
+def values_and_gradients(function, tensors, grad):
+    y = function(*tensors)
+    return [y, *torch.autograd.grad(y, tensors, grad.to(y.dtype))]
+
+
+def compare(fused, plain, tensors, precision):
+    """Values and gradients against the plain twin in float64. In bf16 the measure is what rounding
+    does to the twin itself: where a ReLU's input is near 0, it decides whether a gradient flows."""
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    grad = torch.randn_like(plain(*exact))
+    expected = values_and_gradients(plain, exact, grad)
+    ours = values_and_gradients(fused, tensors, grad)
+    rounded = [t.detach().clone().requires_grad_() for t in tensors]
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
+        theirs = values_and_gradients(plain, rounded, grad)
+    for name, a, b, c in zip(["y", "h", "1", "2", "3"], ours, expected, theirs, strict=False):
+        bound = 1.3 * error(c, b) + 1e-2 if precision == "bf16" else 10 * TOLERANCE[precision]
+        assert a.dtype == torch.float32
+        assert error(a, b) < bound, (name, error(a, b), error(c, b))
+    again = values_and_gradients(fused, tensors, grad)
+    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+
+
+ATTENTION = [  # S, stride, H, K, D, R, B, rotary
+    (1, 1, 1, 2, 5, 1, 1, False),
+    (7, 1, 2, 8, 5, 2, 3, True),
+    (31, 2, 2, 8, 32, 2, 2, True),
+    (100, 1, 2, 32, 16, 2, 1, False),
+    (128, 1, 1, 64, 64, 1, 2, True),
+    (70, 3, 3, 2, 2, 2, 2, True),
+    (65, 1, 1, 20, 33, 2, 5, False),
+]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("S", "stride", "H", "K", "D", "R", "B", "rotary"), ATTENTION)
+def test_fused_attention_is_its_twin(S, stride, H, K, D, R, B, rotary, precision):
+    shape = blocks.Attention(S, H, K, stride, rotary)
+    h = (3 * torch.randn(R, B * S, D, device=DEVICE)).requires_grad_()
+    weights = replicas((R, D, H * K), (R, D, 2 * H * K), (R, H * K, D))
+    if DEVICE == "cuda" and not attention.supports(h, shape, precision):
+        pytest.skip("more than a multiprocessor holds, or not worth compiling")
+    compare(
+        lambda *t: attention.fused_attention(*t, shape, precision, attention.Tiles(sequences=2)),
+        lambda *t: blocks.plain_attention(*t, shape),
+        [h, *weights],
+        precision,
+    )
+
+
+@pytest.mark.parametrize(("queries", "sequences"), [(16, 1), (32, 3), (128, None)])
+def test_attention_doesnt_depend_on_the_tiles(queries, sequences):
+    shape = blocks.Attention(70, 1, 4)
+    h, *weights = replicas((2, 4 * 70, 6), (2, 6, 4), (2, 6, 8), (2, 4, 6))
+    tiles = attention.Tiles(queries=queries, sequences=sequences)
+    precision = "fp32" if DEVICE == "cpu" else "tf32"
+    compare(
+        lambda *t: attention.fused_attention(*t, shape, precision, tiles),
+        lambda *t: blocks.plain_attention(*t, shape),
+        [h, *weights],
+        precision,
+    )
+
+
+def test_a_sequence_of_the_fused_attention_is_the_same_among_others():
+    shape = blocks.Attention(20, 2, 8)
+    h, *weights = replicas((3, 5 * 20, 16), (3, 16, 16), (3, 16, 32), (3, 16, 16))
+    together = attention.fused_attention(h, *weights, shape)
+    alone = [t[1:2].detach().requires_grad_() for t in (h, *weights)]
+    y = attention.fused_attention(*alone, shape)
+    assert torch.equal(y[0], together[1])
+    theirs = torch.autograd.grad(together[1].square().sum(), [h, *weights])
+    ours = torch.autograd.grad(y.square().sum(), alone)
+    assert all(torch.equal(a[0], b[1]) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("N", "D", "M", "R", "programs"),
+    [
+        (1, 6, 2, 1, 128),
+        (40, 2, 8, 1, 2),
+        (70, 5, 3, 2, 2),
+        (300, 32, 128, 2, 3),
+        (128, 64, 256, 1, 1),
+    ],
+)
+def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
+    h, *weights = replicas((R, N, D), (R, D, M), (R, 1, M), (R, M, D))
+    if DEVICE == "cuda" and not mlp.supports(h, weights[0], precision):
+        pytest.skip("more than a multiprocessor holds, or not worth compiling")
+    compare(
+        lambda *t: mlp.fused_mlp(*t, precision, mlp.Tiles(programs=programs)),
+        blocks.plain_mlp,
+        [h, *weights],
+        precision,
+    )

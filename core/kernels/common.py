@@ -19,10 +19,18 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
+def _bf16(x):
+    if INTERPRETED and x.dtype == tl.float32:  # which cuts where GPUs round to the nearest
+        bits = x.to(tl.uint32, bitcast=True)
+        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    return x.to(tl.bfloat16)
+
+
+@triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """a b in float32; PRECISION one of the values of DOTS."""
     if PRECISION == "bf16":
-        a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
+        a, b = _bf16(a), _bf16(b)
         if INTERPRETED:  # whose products take bf16 for integers
             a, b = a.to(tl.float32), b.to(tl.float32)
         return tl.dot(a, b)
@@ -30,9 +38,37 @@ def dot(a, b, PRECISION: tl.constexpr):
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION)
 
 
+@triton.jit
+def operand(x, PRECISION: tl.constexpr):
+    """What a value that several products take is kept as: half the registers in bf16."""
+    return _bf16(x) if PRECISION == "bf16" else x
+
+
+@triton.jit
+def normalized(x, D, inside, EPSILON: tl.constexpr):
+    """Layer norm of rows of D numbers, padded where not `inside`; and 1 / their deviation."""
+    mean = tl.sum(x, 1) / D
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / D + EPSILON)
+    return centred * inverse[:, None], inverse
+
+
+@triton.jit
+def normalized_backward(grad, normed, inverse, D):
+    """Gradient of what `normalized` was given; grad is 0 where padded."""
+    mean = tl.sum(grad, 1) / D
+    along = tl.sum(grad * normed, 1) / D
+    return (grad - mean[:, None] - normed * along[:, None]) * inverse[:, None]
+
+
 def padded(n: int) -> int:
     """The sizes of tiles: powers of 2, and matrix units take no less than 16."""
     return max(16, triton.next_power_of_2(n))
+
+
+def replica_rows(weight: Tensor) -> Tensor:
+    """The weight with each replica's entries contiguous, wherever the next replica's start."""
+    return weight if weight[0].is_contiguous() else weight.contiguous()
 
 
 def check_on_device(*tensors: Tensor) -> None:

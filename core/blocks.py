@@ -3,20 +3,26 @@ stream, layer norm included.
 
 `plain_attention` and `plain_mlp` say what they compute; autograd differentiates them. On a CPU, in
 float32, `attention` and `mlp` run kernels of our own (`core.native`): at the shapes of small cells
-(sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding.
+(sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding. On a
+GPU, narrow models have kernels that keep a sequence on the chip (`core.kernels`); they are off
+unless PHASESWEEP_FUSED=1, until they have been measured there.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core import native
+from core.config import Precision
 
 _ROTARY_BASE = 10_000.0  # Su et al. 2021 (RoFormer), section 3.2.2
 EPSILON = 1e-5  # of layer norm, PyTorch's default
@@ -118,6 +124,9 @@ def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
 
 def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -> Tensor:
     """What `plain_attention` computes."""
+    kernel = _kernel("attention", h)
+    if kernel is not None and kernel.supports(h, shape, _precision()):
+        return kernel.fused_attention(h, q, kv, out, shape, _precision())
     if not _native(h):
         return plain_attention(h, q, kv, out, shape)
     rotation = rotation_table(shape, h.device) if shape.rotary else None
@@ -128,6 +137,9 @@ def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -
 
 def mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
     """What `plain_mlp` computes."""
+    kernel = _kernel("mlp", h)
+    if kernel is not None and kernel.supports(h, up, _precision()):
+        return kernel.fused_mlp(h, up, bias, down, _precision())
     return native.MLP.apply(h, up, bias, down) if _native(h) else plain_mlp(h, up, bias, down)
 
 
@@ -138,3 +150,20 @@ def _native(h: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and native.library() is not None
     )
+
+
+def _kernel(name: str, h: Tensor) -> ModuleType | None:
+    """`core.kernels.<name>` where it is switched on and can run, else None."""
+    if h.device.type != "cuda" or os.environ.get("PHASESWEEP_FUSED") != "1":
+        return None
+    try:
+        return importlib.import_module(f"core.kernels.{name}")
+    except ImportError:  # no Triton
+        return None
+
+
+def _precision() -> Precision:
+    """Of matrix products on CUDA, as the trainer has set it."""
+    if torch.is_autocast_enabled("cuda"):
+        return "bf16"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"

@@ -86,16 +86,20 @@ class Tiles:
 
 
 @triton.jit
-def _rotated(t, rotation, s, S, K, SIGN: tl.constexpr, BLOCK_K: tl.constexpr):
-    """`core.blocks._rotate` of rows at the positions s; back again if SIGN is -1."""
-    HALF: tl.constexpr = BLOCK_K // 2
-    j = tl.arange(0, HALF)
-    inside = (s < S)[:, None] & (2 * j < K)[None, :]
-    at = rotation + s[:, None] * K + 2 * j[None, :]
-    cos = tl.load(at, mask=inside, other=0.0)
-    sin = tl.load(at + 1, mask=inside, other=0.0) * SIGN
-    a, b = tl.split(tl.reshape(t, (t.shape[0], HALF, 2)))
-    return tl.reshape(tl.join(a * cos - b * sin, a * sin + b * cos), (t.shape[0], BLOCK_K))
+def _rotated(
+    t, rotation, s, k, S, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """`core.blocks._rotate` of rows at the positions s; back again if SIGN is -1.
+
+    The pairs change places (2 j gets minus what 2 j + 1 has) in a product with a matrix of 0 and
+    +-1: moving them between registers takes layouts that the compiler fails at in tf32.
+    """
+    inside = (s < S)[:, None] & (k < K)[None, :]
+    at = rotation + s[:, None] * K + (k // 2 * 2)[None, :]
+    cos, sin = tl.load(at, mask=inside, other=0.0), tl.load(at + 1, mask=inside, other=0.0)
+    partner = k[:, None] == (k ^ 1)[None, :]
+    swap = tl.where(partner, (k % 2 * 2 - 1)[None, :].to(tl.float32), 0.0)
+    return t * cos + dot(t, swap, PRECISION) * (sin * SIGN)
 
 
 @triton.jit
@@ -148,8 +152,8 @@ def _forward_block(
         )
         query, key = dot(normed_m, w_q, PRECISION), dot(normed_n, w_k, PRECISION)
         if ROTARY:
-            query = _rotated(query, rotation, m, S, K, 1.0, BLOCK_K)
-            key = _rotated(key, rotation, n, S, K, 1.0, BLOCK_K)
+            query = _rotated(query, rotation, m, k, S, K, 1.0, PRECISION)
+            key = _rotated(key, rotation, n, k, S, K, 1.0, PRECISION)
         value = operand(dot(normed_n, w_v, PRECISION), PRECISION)
         scores = dot(query * scale, tl.trans(operand(key, PRECISION)), PRECISION)
         scores = tl.where(seen, scores, float("-inf"))
@@ -225,8 +229,8 @@ def _backward(
             )
             query, key = dot(normed, w_q, PRECISION), dot(normed, w_k, PRECISION)
             if ROTARY:
-                query = _rotated(query, rotation, s, S, K, 1.0, BLOCK_K)
-                key = _rotated(key, rotation, s, S, K, 1.0, BLOCK_K)
+                query = _rotated(query, rotation, s, k, S, K, 1.0, PRECISION)
+                key = _rotated(key, rotation, s, k, S, K, 1.0, PRECISION)
             query, key = operand(query * scale, PRECISION), operand(key, PRECISION)
             value = operand(dot(normed, w_v, PRECISION), PRECISION)
             scores = tl.where(seen, dot(query, tl.trans(key), PRECISION), float("-inf"))
@@ -253,8 +257,8 @@ def _backward(
             d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
             d_key = dot(tl.trans(d_scores), query, PRECISION) * _LN_2
             if ROTARY:
-                d_query = _rotated(d_query, rotation, s, S, K, -1.0, BLOCK_K)
-                d_key = _rotated(d_key, rotation, s, S, K, -1.0, BLOCK_K)
+                d_query = _rotated(d_query, rotation, s, k, S, K, -1.0, PRECISION)
+                d_key = _rotated(d_key, rotation, s, k, S, K, -1.0, PRECISION)
             d_query, d_key = operand(d_query, PRECISION), operand(d_key, PRECISION)
             d_normed += dot(d_query, tl.trans(w_q), PRECISION)
             d_normed += dot(d_key, tl.trans(w_k), PRECISION)

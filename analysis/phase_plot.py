@@ -9,17 +9,14 @@ gives a half-filled map. Bad arguments or paths give one line and exit status 2.
 from __future__ import annotations
 
 import argparse
-import io
-import re
 import sys
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import load, phases, transitions
+from analysis import command, load, phases, transitions
 from core import schema
 
 CSV_COLUMNS = (
@@ -44,18 +41,7 @@ UNFINISHED, MISSING, SPLIT = "x", ".", "*"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", load.ResultsWarning)
-            run(**vars(arguments))
-    except (load.ResultsError, OSError) as error:
-        return _fail(parser.prog, error)
-    finally:
-        for warning in caught:
-            print(f"warning: {warning.message}", file=sys.stderr)
-    return 0
+    return command.main(_parser(), run, argv)
 
 
 def run(path: str, format: str, delta: float, confidence: float, out: str | None) -> None:
@@ -72,7 +58,7 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
 
     out = out or path
     csv = classified[["cell_id", *(k for k in CSV_COLUMNS if k != "cell_id"), *_extra(conditions)]]
-    write_file(out, "phases.csv", csv.to_csv(index=False).encode())
+    command.write_file(out, "phases.csv", csv.to_csv(index=False).encode())
     names = []
     for condition, cells in conditions:
         found = transitions.estimate_transitions(cells)
@@ -97,8 +83,8 @@ def draw_all(
 
     from analysis import plots, style
 
-    title = ", ".join([str(cells["sweep"].iloc[0]), *_words(condition)])
-    suffix = "".join(f"-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', word)}" for word in _words(condition))
+    title = ", ".join([str(cells["sweep"].iloc[0]), *command.words(condition)])
+    suffix = command.suffix(condition)
     finished = cells[cells["status"] == schema.DONE]
     with mpl.rc_context(style.RC):
         figures = {"phase_map": lambda: plots.phase_map_figure(cells, found, title)}
@@ -108,21 +94,9 @@ def draw_all(
         if curves["cell_id"].isin(finished["cell_id"]).any():
             figures["learning_curves"] = lambda: plots.curves_figure(curves, cells, title)
         for name, make in figures.items():
-            data = io.BytesIO()
-            undated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[format]
-            make().savefig(data, format=format, metadata={undated: None})
-            write_file(f"{out}/figures", f"{name}{suffix}.{format}", data.getvalue())
+            data = command.figure_bytes(make(), format)
+            command.write_file(f"{out}/figures", f"{name}{suffix}.{format}", data)
             yield f"{name}{suffix}.{format}"
-
-
-def write_file(folder: str, name: str, data: bytes) -> None:
-    """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
-    filesystem, inside = load.open_folder(folder)
-    filesystem.create_dir(inside, recursive=True)
-    temporary = f"{inside}/.{name}.tmp"
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(data)
-    filesystem.move(temporary, f"{inside}/{name}")
 
 
 def describe(
@@ -136,7 +110,7 @@ def describe(
     if unfinished:
         counts.append(f"{unfinished} of these diverged or failed")
     seeds = cells["seed"].nunique()
-    words = _words(condition or {})
+    words = command.words(condition or {})
     return "\n".join(
         [
             f"{', '.join([str(cells['sweep'].iloc[0]), *words])}: {len(cells)} cells, "
@@ -163,9 +137,9 @@ def text_map(points: pd.DataFrame) -> list[str]:
     powers = all(n & (n - 1) == 0 for n in tasks)
     heads = [str(n.bit_length() - 1 if powers else n) for n in map(int, tasks)]
     width = max(2, *map(len, heads)) + 1
-    margin = max(len(_power(s)) for s in sizes)
+    margin = max(len(command.power(s)) for s in sizes)
     lines = [
-        f"{_power(size):>{margin}} |"
+        f"{command.power(size):>{margin}} |"
         + "".join(f"{marks.get((size, n), MISSING):<2}".rjust(width) for n in tasks).rstrip()
         for size in sizes
     ]
@@ -187,7 +161,7 @@ def text_transitions(found: pd.DataFrame) -> list[str]:
     lines = [f"number of tasks where a phase begins ({transitions.CONFIDENCE:.0%} interval)"]
     for size, rows in found.groupby("model_size", sort=True):
         parts = [f"{row['begins']} {_begins(row)}" for row in rows.to_dict("records")]
-        lines.append(f"  model size {_power(size)}: {', '.join(parts)}")
+        lines.append(f"  model size {command.power(float(str(size)))}: {', '.join(parts)}")
     return lines
 
 
@@ -203,56 +177,23 @@ def _begins(row: dict[Hashable, Any]) -> str:
     return f"2^{row['log2_num_tasks']:.1f} ({low} to {high})"
 
 
-def _power(value: Any) -> str:
-    exponent = np.log2(value)
-    return f"2^{exponent:.0f}" if exponent == round(exponent) else f"{value:g}"
-
-
-def _words(condition: dict[str, object]) -> list[str]:
-    return [str(v) if k == "architecture" else f"{k}={v}" for k, v in condition.items()]
-
-
 def _extra(conditions: list[tuple[dict[str, object], pd.DataFrame]]) -> list[str]:
     """Settings that the csv needs to tell conditions apart."""
     return [name for name in conditions[0][0] if name not in CSV_COLUMNS]
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _fail(prog: str, error: Exception) -> int:
-    print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
-
-
-def _number(low: float, high: float, closed: bool) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (low < value < high or (closed and value == low)):
-            span = f"{low:g} to below {high:g}" if closed else f"between {low:g} and {high:g}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {span}")
-        return value
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
+    parser = command.OneLineParser(
         prog="phase_plot", description="Classify a sweep's cells and draw its phase diagrams."
     )
     parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     parser.add_argument(
-        "--delta", type=_number(0, 1, True), default=phases.DELTA,
+        "--delta", type=command.number(0, 1, True), default=phases.DELTA,
         help="least accuracy difference that counts (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--confidence", type=_number(0, 1, False), default=phases.CONFIDENCE,
+        "--confidence", type=command.number(0, 1, False), default=phases.CONFIDENCE,
         help="of the intervals that decide a cell's phase (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--out", help="write there instead of into the sweep's folder")

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -203,13 +203,13 @@ def accuracy_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
     return table
 
 
-def draw_accuracy(table: pd.DataFrame, ax: Axes) -> Axes:
+def draw_accuracy(table: pd.DataFrame, ax: Axes, cmap: Colormap = style.ACCURACY_MAP) -> Axes:
     """Heatmap from `accuracy_table`; colours run from accuracy 0 to 1 in every such map."""
     _frame_tiles(ax, table)
     known = table[table["accuracy"].notna()]
     for spine in ax.spines.values():  # frames what has no result yet
         spine.set(visible=True, color="#b0b0b0", linewidth=0.5)
-    colors = style.ACCURACY_MAP(known["accuracy"].to_numpy())
+    colors = cmap(known["accuracy"].to_numpy())
     _add_tiles(ax, known, facecolors=colors, edgecolors=colors, linewidths=0.3)
     return ax
 

@@ -1,0 +1,93 @@
+"""What the commands of this package share: one-line errors, numbers in range, whole files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from analysis import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
+    """An argument's type: a number above low (or equal, if closed) and below high."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (low < value < high or (closed and value == low)):
+            span = f"{low:g} to below {high:g}" if closed else f"between {low:g} and {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {span}")
+        return value
+
+    return parse
+
+
+def main(
+    parser: argparse.ArgumentParser, run: Callable[..., Any], argv: Sequence[str] | None
+) -> int:
+    """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
+    arguments = parser.parse_args(argv)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", load.ResultsWarning)
+            run(**vars(arguments))
+    except (load.ResultsError, OSError) as error:
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    finally:
+        for warning in caught:
+            print(f"warning: {warning.message}", file=sys.stderr)
+    return 0
+
+
+def write_file(folder: str, name: str, data: bytes) -> None:
+    """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
+    filesystem, inside = load.open_folder(folder)
+    filesystem.create_dir(inside, recursive=True)
+    temporary = f"{inside}/.{name}.tmp"
+    with filesystem.open_output_stream(temporary) as stream:
+        stream.write(data)
+    filesystem.move(temporary, f"{inside}/{name}")
+
+
+def figure_bytes(figure: Figure, format: str) -> bytes:
+    """The figure as a file's content: the same figure, the same bytes."""
+    data = io.BytesIO()
+    undated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[format]
+    figure.savefig(data, format=format, metadata={undated: None})
+    return data.getvalue()
+
+
+def words(condition: dict[str, object]) -> list[str]:
+    """A condition of `phases.split_conditions`, for titles: lstm, learning_rate=0.003."""
+    return [str(v) if k == "architecture" else f"{k}={v}" for k, v in condition.items()]
+
+
+def suffix(condition: dict[str, object]) -> str:
+    """What follows a file's name to tell conditions apart."""
+    return "".join(f"-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', word)}" for word in words(condition))
+
+
+def power(value: float) -> str:
+    """16 -> "2^4"; a number that is no power of two as it is."""
+    whole = int(value)
+    if whole == value and whole > 0 and whole & (whole - 1) == 0:
+        return f"2^{whole.bit_length() - 1}"
+    return f"{value:g}"

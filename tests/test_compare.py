@@ -1,0 +1,156 @@
+"""Comparing with published numbers: perfect on the numbers themselves, shifted where shifted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis import compare
+from analysis.load import CELL_COLUMNS, ResultsError, load_cells
+from analysis.phases import GENERALIZING, UNTRAINED
+from core import schema
+from tests.synthetic import make_results
+
+
+def write_reference(path, shift=0, sizes=None, keep=lambda size, k: True, seeds=(0,)):
+    """A sweep whose accuracies are the paper's, `shift` octaves later in the number of tasks."""
+    paper = compare.load_reference(compare.FIGURE2)
+    at = paper.set_index(["split", "model_size", "num_tasks"])["accuracy"]
+    rows = []
+    for size in sizes or sorted(paper["model_size"].unique()):
+        for k in range(26):
+            if not (0 <= k - shift <= 25 and keep(size, k)):
+                continue
+            for seed in seeds:
+                row = dict.fromkeys(CELL_COLUMNS, 0.1) | {
+                    "cell_id": f"{size}-{k}-{seed}", "sweep": "s", "architecture": "transformer",
+                    "model_size": int(size), "num_tasks": 2**k, "seed": seed, "status": "done",
+                    "chance": compare.REFERENCE_CHANCE, "n": 1024, "dataset": "MNIST",
+                }  # fmt: skip
+                for split in (schema.SEEN, schema.UNSEEN):
+                    row[f"{split}_last"] = at[split, size, 2 ** (k - shift)]
+                rows.append(row)
+    (path / "cells").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), path / "cells" / "compact-0.parquet")
+    return path
+
+
+def test_reference_is_complete_and_between_0_and_1():
+    paper = compare.load_reference(compare.FIGURE2)
+    assert len(paper) == 2 * 9 * 26
+    assert not paper.duplicated(["split", "model_size", "num_tasks"]).any()
+    assert paper["accuracy"].between(0, 1).all()
+    assert set(compare.load_reference(compare.TABLE2).columns) >= set(compare.DATASETS)
+
+
+def test_the_reference_agrees_with_itself(tmp_path, capsys):
+    path = write_reference(tmp_path / "s", seeds=(0, 1))
+    assert compare.main([str(path), "--reference", "kirsch2022-figure2"]) == 0
+    points = pd.read_csv(path / "compare-kirsch2022-figure2.csv")
+    assert len(points) == 234
+    assert compare.mean_absolute_difference(points)["both"] == pytest.approx(0, abs=1e-12)
+    assert (points["regime_paper"] == points["regime_ours"]).all()
+    shifts = pd.read_csv(path / "compare-kirsch2022-figure2-transitions.csv")
+    inside = np.isfinite(shifts["paper"])
+    assert shifts.loc[inside, ["low", "high"]].to_numpy() == pytest.approx(0, abs=1e-9)
+    assert (shifts.loc[~inside, "ours"] == np.inf).all()
+    assert set(shifts.loc[~inside, "model_size"]) == {2}  # which never generalizes
+    assert (path / "figures" / "compare-kirsch2022-figure2.png").read_bytes()[1:4] == b"PNG"
+    out = capsys.readouterr().out
+    assert "seen 0.000, unseen 0.000, both 0.000" in out
+    assert "regimes agree at 234 of 234 grid points (100%)" in out
+    assert "neither" in out
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 2, 5])
+def test_a_shift_is_found(tmp_path, shift):
+    path = write_reference(tmp_path / "s", shift)
+    points = compare.compare_points(load_cells(path))
+    shifts = compare.compare_transitions(points)
+    inside = np.isfinite(shifts["paper"]) & np.isfinite(shifts["ours"])
+    large = inside & (shifts["model_size"] >= 16)
+    assert large.sum() == 12
+    # the paper's plateaus are not quite flat, so half the rise moves a little with the cut
+    assert shifts.loc[large, "low"].to_numpy() == pytest.approx(shift, abs=0.15)
+    onset = large & (shifts["measure"] == "onset")
+    assert shifts.loc[onset, "low"].to_numpy() == pytest.approx(shift, abs=1e-9)
+    assert compare.mean_absolute_difference(points)["unseen"] > 0.01
+
+
+def test_not_reached_gives_a_bound(tmp_path):
+    path = write_reference(tmp_path / "s", shift=14)  # onset near 2^26 at width 512
+    points = compare.compare_points(load_cells(path))
+    shifts = compare.compare_transitions(points).set_index(["model_size", "measure"])
+    row = shifts.loc[(512, "onset")]
+    assert row["ours"] == np.inf
+    assert row["high"] == np.inf
+    assert 11 <= row["low"] <= 14  # a true statement about 14
+    assert compare.shift_text(row.to_dict()) == f"> {row['low']:+.1f}"
+    assert compare.shift_text({"paper": np.inf, "ours": np.inf}) == "neither"
+    below = {"paper": 12.0, "ours": -np.inf, "low": -np.inf, "high": -12.0}
+    assert compare.shift_text(below) == "< -12.0"
+
+
+def test_crossing():
+    x, y = np.arange(4.0), np.array([0.1, 0.3, 0.1, 0.5])
+    assert compare.crossing(x, y, 0.2) == pytest.approx(2.25)  # the last time it rises
+    assert compare.crossing(x, y, 0.6) == np.inf
+    assert compare.crossing(x, y, 0.05) == -np.inf
+
+
+def test_regimes():
+    regimes = compare.regime([0.9, 0.9, 0.1], [0.9, 0.1, 0.1], 0.1, 0.05)
+    assert list(regimes) == [GENERALIZING, compare.SEEN_ONLY, UNTRAINED]
+
+
+def test_a_coarse_half_finished_grid_uses_the_points_in_common(tmp_path):
+    path = write_reference(
+        tmp_path / "s", sizes=(64, 512), keep=lambda size, k: k % 2 == 0 and (size == 64 or k < 9)
+    )
+    points = compare.compare_points(load_cells(path))
+    assert len(points) == 13 + 5
+    shifts = compare.compare_transitions(points).set_index(["model_size", "measure"])
+    assert shifts.loc[(64, "half"), "low"] == pytest.approx(0, abs=1e-9)
+    assert shifts.loc[(512, "half"), "largest"] == 8
+
+
+def test_nothing_in_common(tmp_path, capsys):
+    make_results(tmp_path / "s", (6,), (3, 5))
+    with pytest.raises(ResultsError, match="no grid point in common"):
+        compare.compare_points(load_cells(tmp_path / "s"))
+    assert compare.main([str(tmp_path / "s")]) == 2
+    assert "no grid point in common" in capsys.readouterr().err
+    assert compare.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_other_data_is_said_so(tmp_path, capsys):
+    make_results(tmp_path / "s", (8, 16), (1, 16, 256))
+    assert compare.main([str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    assert "trained on digits, the paper's on MNIST" in capsys.readouterr().out
+    assert not (tmp_path / "s" / "figures").exists()
+
+
+def test_table2(tmp_path, capsys):
+    path = tmp_path / "s"
+    written = make_results(path, (8,), (256,), (0, 1, 2), lambda cell: "generalizing")
+    for cell in written:  # as if tested on another dataset too
+        file = path / "history" / f"{cell.cell_id}.parquet"
+        table = pq.read_table(file).to_pandas()
+        other = table[table["split"] == "unseen"].assign(split="unseen/KMNIST")
+        other["last"] = 0.2 + 0.1 * cell.seed
+        pq.write_table(pa.Table.from_pandas(pd.concat([table, other]), preserve_index=False), file)
+    assert compare.main([str(path), "--reference", "kirsch2022-table2"]) == 0
+    table = pd.read_csv(path / "compare-kirsch2022-table2.csv")
+    ours = table[table["source"] == "ours"]
+    assert list(ours["dataset"]) == ["KMNIST"]
+    assert ours["accuracy"].item() == pytest.approx(0.3)
+    half = 4.302653 * 0.1 / np.sqrt(3)  # t of 2 degrees of freedom
+    assert ours["high"].item() == pytest.approx(0.3 + half)
+    paper = table[(table["method"] == "GPICL Transformer") & (table["dataset"] == "MNIST")]
+    assert paper["accuracy"].item() == 0.7370
+    out = capsys.readouterr().out
+    assert "0.300 ± 0.248" in out
+    assert "GPICL Transformer" in out

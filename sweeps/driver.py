@@ -9,7 +9,6 @@ import shutil
 import signal
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import ray
 from ray import tune
 
 from core.config import Cell
+from sweeps.lease import Lease
 from sweeps.plan import Pack, Workers, gpu_workers, plan
 from sweeps.progress import Progress
 from sweeps.storage import Results
@@ -80,10 +80,12 @@ def train(
     results: Results,
     cells: Sequence[Cell],
     *,
+    lease: Lease,
     data_root: str,
     total: int,
     before: dict[str, str],
     pack_size: int | None = None,
+    gpus: int | None = None,
     started: float | None = None,
 ) -> Outcome:
     """Trains cells to their ends, or until interrupted.
@@ -93,29 +95,32 @@ def train(
     Args:
         results: where they are written.
         cells: what to train.
+        lease: ours on the sweep.
         data_root: folder of the base data sets.
         total: cells in the sweep, for progress.
         before: {cell_id: status} of its finished cells.
         pack_size: the most cells in a pack; None: chosen by `plan`.
+        gpus: GPUs to plan for, where the cluster gets them only when asked; None: those it has.
         started: time.monotonic() when the command began; None: now.
     """
     started = time.monotonic() if started is None else started
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    driver = uuid.uuid4().hex
     steps = results.checkpoint_steps()
     for cell_id in steps.keys() & before.keys():  # a crash came between its result and this
         results.remove_checkpoints(cell_id)
     outcome = Outcome()
     with ray_running():
-        workers = cluster_workers()
+        workers = gpu_workers(gpus) if gpus else cluster_workers()
         outcome.workers = workers.count
-        results.claim(driver)
-        with interruptible(results) as interrupt:
-            while cells and not interrupt.asked and not outcome.config_error:
+        with interruptible(lease) as interrupt:
+            time.sleep(max(0.0, lease.ready_at - time.time()))
+            while cells and not (interrupt.asked or outcome.config_error or lease.lost):
                 packs = plan(cells, workers, steps, pack_size)
                 progress = Progress(results, packs, total, before)
-                job = Job(results.root, results.sweep, driver, data_root, workers.device, packs)
+                job = Job(
+                    results.root, results.sweep, lease.driver, data_root, workers.device, packs
+                )
                 fit(job, progress, interrupt)
                 outcome.training_seconds += progress.training_seconds
                 outcome.config_error = progress.config_error
@@ -124,7 +129,6 @@ def train(
                 cells, pack_size = _blame(results, packs, progress.errors, before)
                 steps = results.checkpoint_steps()
             outcome.interrupted = interrupt.asked
-        results.release()
     outcome.wall_seconds = time.monotonic() - started
     return outcome
 
@@ -213,7 +217,7 @@ def cluster_workers() -> Workers:
 
 
 @contextlib.contextmanager
-def interruptible(results: Results) -> Iterator[Interrupt]:
+def interruptible(lease: Lease) -> Iterator[Interrupt]:
     """While inside, the first Ctrl-C or SIGTERM makes the workers checkpoint and stop; the second
     does what it usually does."""
     interrupt = Interrupt()
@@ -223,7 +227,7 @@ def interruptible(results: Results) -> Iterator[Interrupt]:
         interrupt.asked = True
         for restored, handler in before.items():
             signal.signal(restored, handler)
-        results.release()  # the workers see it within a second or so
+        lease.stop_workers()  # they see it within a second or so
 
     for caught in (signal.SIGINT, signal.SIGTERM):
         before[caught] = signal.signal(caught, stop)

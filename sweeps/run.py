@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from core.config import Cell
     from sweeps.config import Sweep
+    from sweeps.lease import Lease
     from sweeps.storage import Results
 
 INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", default="results", help="folder or URI for results (default: results)")
     add("--data-root", default="data", help="folder of the base data sets (default: data)")
     add("--pack-size", type=_positive, metavar="N", help="train at most N cells together")
+    add("--gpus", type=_positive, metavar="N", help="plan for N GPUs that the cluster will start")
     add("--retry-failed", action="store_true", help="train cells again that failed before")
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
@@ -93,7 +95,6 @@ def _list_presets() -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from core import schema
     from sweeps.config import load_preset
     from sweeps.storage import Results
 
@@ -101,8 +102,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     sweep = load_preset(arguments.preset, arguments.set)
     results = Results(arguments.root, sweep.name)
     status = results.finished()
-    retried = {None, schema.FAILED} if arguments.retry_failed else {None}
-    missing = [c for c in sweep.cells if status.get(c.cell_id) in retried]
+    missing = _missing(sweep, status, arguments.retry_failed)
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
@@ -110,6 +110,33 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
         return _conclude(sweep, results, status)
 
+    from sweeps.lease import acquire
+
+    lease = acquire(results)
+    try:
+        return _train(arguments, argv, sweep, results, lease, started)
+    finally:
+        lease.release()
+
+
+def _missing(sweep: Sweep, status: dict[str, str], retry_failed: bool) -> list[Cell]:
+    from core import schema
+
+    retried = {None, schema.FAILED} if retry_failed else {None}
+    return [c for c in sweep.cells if status.get(c.cell_id) in retried]
+
+
+def _train(
+    arguments: argparse.Namespace,
+    argv: list[str],
+    sweep: Sweep,
+    results: Results,
+    lease: Lease,
+    started: float,
+) -> int:
+    """Trains what is missing, the sweep being ours."""
+    status = results.finished()  # again: another driver may have finished it before it was ours
+    missing = _missing(sweep, status, arguments.retry_failed)
     results.check_writable()
     results.write_settings(sweep.settings)
     log = _log_file(results)
@@ -122,10 +149,12 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     outcome = driver.train(
         results,
         missing,
+        lease=lease,
         data_root=str(Path(arguments.data_root).expanduser().absolute()),
         total=len(sweep.cells),
         before={c.cell_id: status[c.cell_id] for c in sweep.cells if c not in missing},
         pack_size=arguments.pack_size,
+        gpus=arguments.gpus,
         started=started,
     )
     status = results.finished()
@@ -138,6 +167,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     )
     if outcome.config_error:
         print(f"error: {outcome.config_error}", file=sys.stderr)
+        return 1
+    if lease.lost:
+        print(f"error: another driver has taken over {results}", file=sys.stderr)
         return 1
     if outcome.interrupted:
         print(f"Stopped. This continues: python -m sweeps.run {shlex.join(argv)}")

@@ -260,20 +260,44 @@ class Results:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         self._put("sweep.yaml", text.encode(), durable=True)
 
-    def claim(self, driver: str) -> None:
-        """Says that this driver runs the sweep from now on. Workers of another one stop."""
-        self._put("driver", driver.encode())
+    def claim(self, driver: str, stop: bool = False, **details: Any) -> None:
+        """Says that this driver runs the sweep from now on. Workers of another one stop, and with
+        `stop` its own ones too. `sweeps.lease` decides who may."""
+        self._put("driver", json.dumps({"driver": driver, "stop": stop, **details}).encode())
 
     def release(self) -> None:
         """Says that nobody runs the sweep: its workers checkpoint and stop."""
         self._put("driver", b"")
 
-    def claimed_by(self, driver: str) -> bool:
-        """Whether the sweep is still this driver's. A storage that fails for a moment says yes."""
+    def read_lease(self) -> dict[str, Any] | None:
+        """What `claim` wrote last; None if nobody has claimed the sweep, or it was released.
+
+        Raises:
+            OSError: the storage fails.
+        """
         try:
-            return self._get("driver") == driver.encode()
+            lease = json.loads(self._get("driver"))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # empty, or damaged: then nobody can go by it
+            return None
+        return lease if isinstance(lease, dict) and lease.get("driver") else None
+
+    def claimed_by(self, driver: str) -> bool:
+        """Whether this driver's workers shall go on. A storage that fails for a moment says yes."""
+        try:
+            lease = self.read_lease()
         except OSError:
             return True
+        return lease is not None and lease["driver"] == driver and not lease.get("stop")
+
+    def taken_from(self, driver: str) -> bool:
+        """Whether the sweep is another driver's by now: this one's workers may not write."""
+        try:
+            lease = self.read_lease()
+        except OSError:
+            return False
+        return lease is not None and lease["driver"] != driver
 
     def check_writable(self) -> None:
         """Raises ConfigError if nothing can be written there."""

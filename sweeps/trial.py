@@ -94,6 +94,8 @@ class PackTrial(tune.Trainable):
         """
         self._check_claim()
         if not self._claimed:
+            if self._results.taken_from(self._job.driver):  # they are another worker's to write
+                return self._report(stopped=True)
             states = self._trainer.states() if self._trainer else self._states.values()
             self._write_checkpoints(states)
             return self._report(stopped=True)
@@ -117,6 +119,9 @@ class PackTrial(tune.Trainable):
         training_seconds = time.monotonic() - started
         for cell in self._trainer.cells:
             self._steps_done[cell.cell_id] = self._trainer.step
+        self._check_claim()  # an evaluation may have taken long
+        if not self._claimed and self._results.taken_from(self._job.driver):
+            return self._report(training_seconds=training_seconds, stopped=True)
         finished = self._write(evaluated)
         return self._report(finished, training_seconds, stopped=not self._claimed)
 

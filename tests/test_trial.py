@@ -148,7 +148,7 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
         reports.append(made.step())
     assert reports[-1]["finished"] == [cells[0].cell_id]
     assert not reports[-1]["done"]
-    results.claim("somebody else")
+    results.claim("me", stop=True)
     made._claim_checked -= 10
     assert made.step()["stopped"]
     assert list(results.checkpoint_steps()) == [cells[1].cell_id]
@@ -162,10 +162,10 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
     assert trained[1] < trained[2**20] == 500
 
 
-def test_it_stops_with_a_checkpoint_when_the_sweep_is_no_longer_its_drivers(tmp_path, undisturbed):
+def test_it_stops_with_a_checkpoint_when_its_driver_asks(tmp_path, undisturbed):
     made, results = start(tmp_path)
     made.step()
-    results.claim("somebody else")
+    results.claim("me", stop=True)
     made._claim_checked -= 10  # a check is due
     report = made.step()
     assert report["done"]

@@ -1,0 +1,171 @@
+"""One driver a sweep: the second is told, a dead one is succeeded, workers obey only theirs."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from core.config import ConfigError
+from sweeps import lease as leases
+from sweeps import run
+from sweeps.lease import acquire, is_live
+from sweeps.storage import Results
+
+PRESET = "cell: {steps: 10, warmup_steps: 5, image_size: 4}\ngrid: {seed: [0, 1]}\n"
+
+
+@pytest.fixture(params=["path", "store"])
+def results(request, tmp_path, monkeypatch):
+    """On a file system, and as on an object store: no locks, no local path."""
+    made = Results(str(tmp_path), "sweep")
+    if request.param == "store":
+        monkeypatch.setattr(Results, "local_path", None)
+        monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.1)
+    return made
+
+
+def test_the_second_driver_is_told_who_is_there(results):
+    mine = acquire(results)
+    assert mine.ready_at == 0
+    with pytest.raises(ConfigError) as refused:
+        acquire(results)
+    assert f"by process {os.getpid()} on " in str(refused.value)
+    assert "expires in" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert results.claimed_by(mine.driver)
+    assert not mine.lost
+    mine.release()
+    assert not results.claimed_by(mine.driver)
+    acquire(results).release()
+
+
+def test_it_is_renewed_and_expires(results, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.05)
+    mine = acquire(results)
+    first = results.read_lease()["expires"]
+    time.sleep(0.3)
+    assert results.read_lease()["expires"] > first
+    mine.release()
+
+    elsewhere = {"host": "other", "machine": "m", "pid": 1, "born": "1", "since": time.time()}
+    results.claim("x", expires=time.time() + 60, **elsewhere)
+    with pytest.raises(ConfigError, match="by process 1 on other since"):
+        acquire(results)
+    results.claim("x", expires=time.time() - 1, **elsewhere)
+    successor = acquire(results)
+    assert successor.ready_at > time.time()  # workers of the one before may still write
+    successor.release()
+
+
+def test_workers_stop_while_the_sweep_stays_ours(results):
+    mine = acquire(results)
+    mine.stop_workers()
+    deadline = time.monotonic() + 5
+    while results.claimed_by(mine.driver) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not results.claimed_by(mine.driver)
+    assert not results.taken_from(mine.driver)
+    with pytest.raises(ConfigError, match="is being run"):
+        acquire(results)
+    mine.release()
+
+
+def test_a_driver_that_lost_the_sweep_leaves_it_alone(results, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.05)
+    mine = acquire(results)
+    results.claim("other", expires=time.time() + 60)
+    deadline = time.monotonic() + 5
+    while not mine.lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert mine.lost
+    assert results.taken_from(mine.driver)
+    mine.release()
+    assert results.claimed_by("other")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b"{}", b"\xff\xfe\x00", b"3"])
+def test_a_damaged_lease_is_none(results, content):
+    results._put("driver", content)
+    assert results.read_lease() is None
+    acquire(results).release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pids are compared by /proc")
+def test_a_dead_process_of_this_machine_expires_at_once(tmp_path):
+    code = f"""if True:
+        import time
+        from sweeps.lease import acquire
+        from sweeps.storage import Results
+        acquire(Results({str(tmp_path)!r}, "sweep"))
+        print("mine", flush=True)
+        time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    results = Results(str(tmp_path), "sweep")
+    held = results.read_lease()
+    assert held is not None
+    assert held["pid"] == process.pid
+    assert is_live(held)
+    assert not is_live({**held, "born": "1"})  # the pid, used again
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not is_live(held)
+    acquire(results).release()
+
+
+def contend(root, barrier, queue):
+    barrier.wait()
+    try:
+        acquire(Results(root, "sweep"))
+        queue.put("mine")
+    except ConfigError as error:
+        queue.put(str(error))
+    barrier.wait()  # the owner stays alive until all have tried
+
+
+def test_of_many_that_start_together_one_gets_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(6), context.Queue()
+    processes = [
+        context.Process(target=contend, args=(str(tmp_path), barrier, queue)) for _ in range(6)
+    ]
+    for process in processes:
+        process.start()
+    answers = [queue.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join()
+    assert answers.count("mine") == 1
+    assert all("is being run: by process" in a for a in answers if a != "mine")
+
+
+def test_the_command_says_it_in_one_line_and_touches_nothing(tmp_path, capsys):
+    (tmp_path / "sweep.yaml").write_text(PRESET)
+    results = Results(str(tmp_path / "root"), "sweep")
+    mine = acquire(results)
+    before = sorted(str(p) for p in (tmp_path / "root").rglob("*"))
+    assert run.main([str(tmp_path / "sweep.yaml"), "--root", str(tmp_path / "root")]) == 1
+    assert sorted(str(p) for p in (tmp_path / "root").rglob("*")) == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {results} is being run: by process {os.getpid()} on ")
+    assert said.err.count("\n") == 1
+    assert "expires in" in said.err
+    mine.release()
+
+
+def test_workers_write_nothing_once_the_sweep_is_anothers(tmp_path):
+    from tests import test_trial
+
+    made, results = test_trial.start(tmp_path)
+    made.step()
+    results.claim("other")
+    made._claim_checked -= 10
+    assert made.step()["stopped"]
+    assert results.checkpoint_steps() == {}
+    assert results.finished() == {}

@@ -12,6 +12,8 @@ from core.config import Cell
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: core.kernels
 
+torch.set_num_threads(1)  # as a worker has; what is tested is too small for more
+
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 

@@ -82,7 +82,7 @@ def test_the_models_gradients_are_right(architecture):
     def f(*tensors):
         return model.predict(dict(zip(names, tensors, strict=True)), x, y, cell)
 
-    assert torch.autograd.gradcheck(f, tuple(p.values()))
+    assert torch.autograd.gradcheck(f, tuple(p.values()), fast_mode=True)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

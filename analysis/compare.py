@@ -37,37 +37,28 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Hashable, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import command, load, phases
+from analysis import command, load, phases, reference
 from core import schema
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURE2, TABLE2 = "kirsch2022-figure2", "kirsch2022-table2"
-FILES = {FIGURE2: "kirsch2022_figure2_transformer.csv", TABLE2: "kirsch2022_table2.csv"}
+FIGURE2, TABLE2 = reference.FIGURE2, reference.TABLE2
 SOURCES = {
     FIGURE2: "Kirsch et al. 2022, Figure 2 (Transformer, MNIST)",
     TABLE2: "Kirsch et al. 2022, Table 2 (meta-trained on MNIST)",
 }
-REFERENCE_CHANCE = 0.1135  # the digit 1's share of MNIST's test images
 REFERENCE_DATASET, REFERENCE_ARCHITECTURE = "MNIST", "transformer"
 
 SEEN_ONLY = "seen-only"
 REGIMES = (phases.UNTRAINED, SEEN_ONLY, phases.GENERALIZING)
 PLATEAU_POINTS = 3
-
-# Table 2's columns as our datasets
-DATASETS = {
-    "mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "random": "random",
-    "cifar10": "CIFAR10", "svhn": "SVHN",
-}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.main(_parser(), run, argv)
 
 
-def run(path: str, reference: str, out: str | None, delta: float, format: str) -> None:
+def run(path: str, against: str, out: str | None, delta: float, format: str) -> None:
     """Compare the sweep at `path`, print, write to `out` (default: there).
 
     Raises:
@@ -85,11 +76,11 @@ def run(path: str, reference: str, out: str | None, delta: float, format: str) -
     out = out or path
     cells = load.load_cells(path)
     written = []
-    if reference == TABLE2:
+    if against == TABLE2:
         table = compare_table2(cells, load.load_history(path))
         print(describe_table2(table))
-        command.write_file(out, f"compare-{reference}.csv", table.to_csv(index=False).encode())
-        print(f"\nwrote {out}/compare-{reference}.csv")
+        command.write_file(out, f"compare-{against}.csv", table.to_csv(index=False).encode())
+        print(f"\nwrote {out}/compare-{against}.csv")
         return
     for condition, group in _transformers(cells, path):
         points = compare_points(group, delta)
@@ -97,7 +88,7 @@ def run(path: str, reference: str, out: str | None, delta: float, format: str) -
         print(describe_figure2(group, points, shifts, condition), end="\n\n")
         end = command.suffix(condition)
         for name, frame in (("", points), ("-transitions", shifts)):
-            name = f"compare-{reference}{name}{end}.csv"
+            name = f"compare-{against}{name}{end}.csv"
             command.write_file(out, name, frame.to_csv(index=False).encode())
             written.append(name)
         import matplotlib as mpl  # here, so that a wrong path is told at once
@@ -107,7 +98,7 @@ def run(path: str, reference: str, out: str | None, delta: float, format: str) -
         with mpl.rc_context(style.RC):
             title = ", ".join([str(group["sweep"].iloc[0]), *command.words(condition)])
             data = command.figure_bytes(comparison_figure(points, shifts, title), format)
-        name = f"compare-{reference}{end}.{format}"
+        name = f"compare-{against}{end}.{format}"
         command.write_file(f"{out}/figures", name, data)
         written.append(f"figures/{name}")
     print(f"wrote in {out}: {', '.join(written)}")
@@ -130,12 +121,6 @@ def _transformers(
 
 
 # ------------------------------------------------------------------------------------ figure 2
-
-
-def load_reference(name: str) -> pd.DataFrame:
-    """A table of analysis/reference: `FIGURE2` or `TABLE2`."""
-    with resources.files("analysis").joinpath("reference", FILES[name]).open() as file:
-        return pd.read_csv(file)
 
 
 def regime(seen: Any, unseen: Any, chance: Any, delta: float) -> np.ndarray:
@@ -166,14 +151,14 @@ def compare_points(cells: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataF
         {s: done[f"{s}_{schema.LAST}"].mean() for s in (schema.SEEN, schema.UNSEEN)}
         | {"chance": done["chance"].mean(), "seeds": done.size()}
     )
-    paper = load_reference(FIGURE2).pivot(index=keys, columns="split", values="accuracy")
+    paper = reference.load_figure2().pivot(index=keys, columns="split", values="accuracy")
     table = paper.add_suffix("_paper").join(ours.add_suffix("_ours"), how="inner").sort_index()
     if table.empty:
         raise load.ResultsError(
             "no grid point in common with the reference, which has model sizes 2 to 512 and "
             "numbers of tasks 1 to 2^25, in powers of two"
         )
-    table = table.rename(columns={"seeds_ours": "seeds"}).assign(chance_paper=REFERENCE_CHANCE)
+    table = table.rename(columns={"seeds_ours": "seeds"}).assign(chance_paper=reference.CHANCE)
     for split in (schema.SEEN, schema.UNSEEN):
         table[f"{split}_difference"] = table[f"{split}_ours"] - table[f"{split}_paper"]
     for side in ("paper", "ours"):
@@ -278,7 +263,7 @@ def describe_figure2(
     dataset = str(cells["dataset"].iloc[0]) if "dataset" in cells else REFERENCE_DATASET
     lines = [
         f"{head} beside {SOURCES[FIGURE2]}",
-        f"{len(points)} grid points in common, of the paper's {len(load_reference(FIGURE2)) // 2}",
+        f"{len(points)} grid points in common, of the paper's {len(reference.load_figure2()) // 2}",
     ]
     if dataset != REFERENCE_DATASET:
         lines.append(f"note: ours are trained on {dataset}, the paper's on {REFERENCE_DATASET}")
@@ -411,13 +396,7 @@ def compare_table2(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """
     from analysis import generalization
 
-    paper = load_reference(TABLE2).melt(
-        id_vars=["method", "inductive_bias"], var_name="dataset", value_name="accuracy"
-    )
-    paper["dataset"] = paper["dataset"].map(DATASETS)
-    paper = paper.drop(columns="inductive_bias").assign(
-        source="paper", low=np.nan, high=np.nan, seeds=0
-    )
+    paper = reference.load_table2().assign(source="paper", low=np.nan, high=np.nan, seeds=0)
     ours = generalization.generalization_table(cells, history)
     ours = ours[ours["tested_on"].isin(paper["dataset"])]
     if ours.empty:
@@ -432,7 +411,7 @@ def compare_table2(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
 
 def describe_table2(table: pd.DataFrame) -> str:
     """The table in text: a row a method, a column a dataset."""
-    names = list(DATASETS.values())
+    names = list(dict.fromkeys(table["dataset"]))
     methods = table.drop_duplicates(["source", "method"])
     width = max(len(str(m)) for m in methods["method"]) + 8
     lines = [
@@ -458,7 +437,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="compare", description="Put a sweep beside published numbers."
     )
     parser.add_argument("path", help="the sweep's results, a folder or a URI: results/figure2")
-    parser.add_argument("--reference", choices=sorted(FILES), default=FIGURE2)
+    parser.add_argument("--reference", dest="against", choices=reference.NAMES, default=FIGURE2)
     parser.add_argument("--out", help="write there instead of into the sweep's folder")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     parser.add_argument(

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import command, load, phases, transitions
+from analysis import command, experiments, load, phases, transitions
 from core import schema
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CSV_COLUMNS = (
     "cell_id",
@@ -57,43 +60,59 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
     conditions = phases.split_conditions(classified)
 
     out = out or path
-    csv = classified[["cell_id", *(k for k in CSV_COLUMNS if k != "cell_id"), *_extra(conditions)]]
-    command.write_file(out, "phases.csv", csv.to_csv(index=False).encode())
+    rows = classified[["cell_id", *(k for k in CSV_COLUMNS if k != "cell_id"), *_extra(conditions)]]
+    command.write_file(out, "phases.csv", rows.to_csv(index=False).encode())
     names = []
     for condition, cells in conditions:
         found = transitions.estimate_transitions(cells)
         print(describe(cells, found, condition), end="\n\n")
-        names += list(draw_all(out, cells, curves, found, condition, format, delta))
+        makers = figures(cells, curves, found, condition, delta)
+        names += list(draw_all(out, makers, command.suffix(condition), format))
+    files = ["phases.csv"]
+    for experiment in experiments.find(classified, history):
+        print(experiment.text, end="\n\n")
+        csv = experiment.table.to_csv(index=False).encode()
+        command.write_file(out, f"{experiment.name}.csv", csv)
+        files.append(f"{experiment.name}.csv")
+        if experiment.figure is not None:
+            names += list(draw_all(out, {experiment.name: experiment.figure}, "", format))
     if in_training:
         print(f"{in_training} cell{' is' if in_training == 1 else 's are'} in training")
-    print(f"wrote {out}/phases.csv and {out}/figures/: {', '.join(names)}")
+    written = ", ".join(f"{out}/{name}" for name in files)
+    print(f"wrote {written} and {out}/figures/: {', '.join(names)}")
 
 
-def draw_all(
-    out: str,
+def figures(
     cells: pd.DataFrame,
     curves: pd.DataFrame,
     found: pd.DataFrame,
     condition: dict[str, object],
-    format: str,
     delta: float,
-) -> Iterator[str]:
-    """Write the figures of one condition to `<out>/figures/`; yields their file names."""
-    import matplotlib as mpl  # here, so that a wrong path is told at once
-
-    from analysis import plots, style
+) -> dict[str, Callable[[], Figure]]:
+    """The figures that one condition has results for, by name; drawn when they are called."""
+    from analysis import plots  # here, so that a wrong path is told at once
 
     title = ", ".join([str(cells["sweep"].iloc[0]), *command.words(condition)])
-    suffix = command.suffix(condition)
     finished = cells[cells["status"] == schema.DONE]
+    makers = {"phase_map": lambda: plots.phase_map_figure(cells, found, title)}
+    if len(finished):
+        makers["accuracy"] = lambda: plots.accuracy_figure(cells, title)
+        makers["improvement"] = lambda: plots.improvement_figure(cells, title, delta)
+    if curves["cell_id"].isin(finished["cell_id"]).any():
+        makers["learning_curves"] = lambda: plots.curves_figure(curves, cells, title)
+    return makers
+
+
+def draw_all(
+    out: str, makers: dict[str, Callable[[], Figure]], suffix: str, format: str
+) -> Iterator[str]:
+    """Write figures to `<out>/figures/`; yields their file names."""
+    import matplotlib as mpl
+
+    from analysis import style
+
     with mpl.rc_context(style.RC):
-        figures = {"phase_map": lambda: plots.phase_map_figure(cells, found, title)}
-        if len(finished):
-            figures["accuracy"] = lambda: plots.accuracy_figure(cells, title)
-            figures["improvement"] = lambda: plots.improvement_figure(cells, title, delta)
-        if curves["cell_id"].isin(finished["cell_id"]).any():
-            figures["learning_curves"] = lambda: plots.curves_figure(curves, cells, title)
-        for name, make in figures.items():
+        for name, make in makers.items():
             data = command.figure_bytes(make(), format)
             command.write_file(f"{out}/figures", f"{name}{suffix}.{format}", data)
             yield f"{name}{suffix}.{format}"

@@ -7,7 +7,9 @@ import sys
 
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
+    "status": ("sweeps.status", "show how far a sweep is: finished, running, missing cells"),
     "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
+    "report": ("analysis.report", "write one HTML page with a sweep's figures and numbers"),
 }
 
 
@@ -17,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return module.main(argv[1:])
-    words = "\n".join(f"  {word:6}{text}" for word, (_, text) in COMMANDS.items())
+    words = "\n".join(f"  {word:8}{text}" for word, (_, text) in COMMANDS.items())
     usage = f"usage: phasesweep COMMAND ...\n\n{words}\n\n`phasesweep COMMAND --help` says more."
     if argv and argv[0] in ("-h", "--help"):
         print(usage)

@@ -8,16 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import compare
+from analysis import compare, reference
 from analysis.load import CELL_COLUMNS, ResultsError, load_cells
 from analysis.phases import GENERALIZING, UNTRAINED
 from core import schema
+from core.config import DATASETS
 from tests.synthetic import make_results
 
 
 def write_reference(path, shift=0, sizes=None, keep=lambda size, k: True, seeds=(0,)):
     """A sweep whose accuracies are the paper's, `shift` octaves later in the number of tasks."""
-    paper = compare.load_reference(compare.FIGURE2)
+    paper = reference.load_figure2()
     at = paper.set_index(["split", "model_size", "num_tasks"])["accuracy"]
     rows = []
     for size in sizes or sorted(paper["model_size"].unique()):
@@ -28,7 +29,7 @@ def write_reference(path, shift=0, sizes=None, keep=lambda size, k: True, seeds=
                 row = dict.fromkeys(CELL_COLUMNS, 0.1) | {
                     "cell_id": f"{size}-{k}-{seed}", "sweep": "s", "architecture": "transformer",
                     "model_size": int(size), "num_tasks": 2**k, "seed": seed, "status": "done",
-                    "chance": compare.REFERENCE_CHANCE, "n": 1024, "dataset": "MNIST",
+                    "chance": reference.CHANCE, "n": 1024, "dataset": "MNIST",
                 }  # fmt: skip
                 for split in (schema.SEEN, schema.UNSEEN):
                     row[f"{split}_last"] = at[split, size, 2 ** (k - shift)]
@@ -39,11 +40,13 @@ def write_reference(path, shift=0, sizes=None, keep=lambda size, k: True, seeds=
 
 
 def test_reference_is_complete_and_between_0_and_1():
-    paper = compare.load_reference(compare.FIGURE2)
+    paper = reference.load_figure2()
     assert len(paper) == 2 * 9 * 26
     assert not paper.duplicated(["split", "model_size", "num_tasks"]).any()
     assert paper["accuracy"].between(0, 1).all()
-    assert set(compare.load_reference(compare.TABLE2).columns) >= set(compare.DATASETS)
+    table = reference.load_table2()
+    assert set(table["dataset"]) <= set(DATASETS)
+    assert len(table) == 5 * 6
 
 
 def test_the_reference_agrees_with_itself(tmp_path, capsys):

@@ -1,0 +1,230 @@
+"""One page with everything about a sweep, for who wasn't there:
+
+    phasesweep report results/quickstart
+
+writes `report.html` into the sweep's folder: figures, phases, transition estimates, counts, the
+settings and how to train it again. The page is one file: its figures are inside, it loads nothing,
+and it runs no script. A half-finished sweep gives a page of what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis import command, experiments, load, phase_plot, phases, transitions
+from core import schema
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILE = "report.html"
+SETTINGS = "sweep.yaml"  # what the sweep was run with
+DPI = 150
+
+# The browser itself enforces that nothing is loaded and nothing runs.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1a1a1a; background: white }
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: 13px }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35 }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5 }
+th { border-bottom: 1px solid #888 }
+"""
+CAPTIONS = {
+    "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
+    "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
+    "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
+    "learning_curves": "Accuracy against examples seen.",
+    **experiments.CAPTIONS,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return command.main(_parser(), run, argv)
+
+
+def run(path: str, out: str | None, delta: float, confidence: float) -> None:
+    """Write the page of the sweep at `path` to the file `out` (default: `FILE` there).
+
+    Raises:
+        ResultsError: the results can't be read.
+        OSError: the page can't be written.
+    """
+    page = render(path, delta, confidence)
+    out = out or f"{path.rstrip('/')}/{FILE}"
+    folder, _, name = out.rpartition("/")
+    command.write_file(folder or ("/" if out.startswith("/") else "."), name, page.encode())
+    print(f"wrote {out}")
+
+
+def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CONFIDENCE) -> str:
+    """The page as HTML.
+
+    Raises:
+        ResultsError: the results can't be read, or no cell is finished yet.
+    """
+    import matplotlib as mpl  # here, so that a wrong path is told at once
+
+    cells = load.load_cells(path)
+    from analysis import style
+
+    classified = phases.classify(cells, delta, confidence)
+    history, curves = load.load_history(path), load.load_curves(path)
+    name = str(cells["sweep"].iloc[0])
+    settings = _settings(path)
+    parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings is not None)]
+    with mpl.rc_context({**style.RC, "savefig.dpi": DPI}):
+        found = experiments.find(cells, history)
+        if found:
+            parts.append(_heading("h2", "Whole sweep"))
+        for experiment in found:
+            parts += [_text(experiment.text)] if experiment.text else []
+            if experiment.figure is not None:
+                parts.append(_figure(experiment.name, experiment.figure, name))
+        conditions = phases.split_conditions(classified)
+        for condition, group in conditions:
+            title = ", ".join(command.words(condition)) or "Phases"
+            begins = transitions.estimate_transitions(group)
+            parts.append(_heading("h2", title))
+            parts.append(_text(phase_plot.describe(group, begins, condition)))
+            figures = phase_plot.figures(group, curves, begins, condition, delta)
+            parts += [_figure(key, make, f"{name}, {title}") for key, make in figures.items()]
+            parts.append(_points(group))
+    parts += [
+        _heading("h2", "How phases are decided"),
+        _paragraph(
+            f"With delta {delta:g} and intervals at {confidence:.0%}: generalizing, if accuracy "
+            "improves within sequences of unseen tasks by more than delta and the interval "
+            "excludes 0; else identifying, if the same holds on seen tasks; else memorizing, if "
+            "the first position on seen tasks is above chance by more than delta and the interval "
+            "excludes chance; else untrained. First position: Wilson's interval; improvement: "
+            "Student's t; where phases begin: posterior medians, see analysis/transitions.py."
+        ),
+    ]
+    if settings is not None:
+        parts += [_heading("h2", f"Settings ({SETTINGS})"), _text(settings)]
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{html.escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _settings(path: str) -> str | None:
+    """The stored preset as text; None if there is none."""
+    filesystem, folder = load.open_folder(path)
+    try:
+        with filesystem.open_input_stream(f"{folder}/{SETTINGS}") as file:
+            return file.read().decode(errors="replace")
+    except (FileNotFoundError, OSError):
+        return None
+
+
+def _counts(cells: pd.DataFrame, history: pd.DataFrame) -> str:
+    training = history.loc[~history["cell_id"].isin(cells["cell_id"]), "cell_id"].nunique()
+    status = cells["status"].value_counts()
+    parts = [f"{status.get(word, 0)} {word}" for word in (schema.DONE, schema.DIVERGED)]
+    parts += [f"{status.get(schema.FAILED, 0)} {schema.FAILED}", f"{training} in training"]
+    text = f"{len(cells)} cells finished or given up: {', '.join(parts)}."
+    if "wall_seconds" in cells:
+        hours = cells["wall_seconds"].sum() / 3600
+        devices = ", ".join(sorted({str(d) for d in cells.get("device", []) if d is not None}))
+        text += f" {hours:.2f} hours of {devices or 'unknown devices'}."
+    errors = cells.loc[cells["status"] == schema.FAILED].get("error")
+    lines = [] if errors is None else [f"{n}× {e}" for e, n in errors.value_counts().items()]
+    return _paragraph(text) + (_text("failures:\n" + "\n".join(lines)) if lines else "")
+
+
+def _rerun(path: str, stored: bool) -> str:
+    folder = path.rstrip("/")
+    root = folder.rpartition("/")[0] or "."
+    lines = []
+    if stored:
+        preset = shlex.quote(f"{folder}/{SETTINGS}")
+        lines.append(f"phasesweep run {preset} --root {shlex.quote(root)}")
+    lines.append(f"phasesweep report {shlex.quote(path)}")
+    return _paragraph(
+        "To train what is missing and make this page anew (name another --root to train it all "
+        "again):"
+    ) + _text("\n".join(lines))
+
+
+def _points(group: pd.DataFrame) -> str:
+    """A folded table of the condition's grid points."""
+    points = phases.summarize_grid(group)
+    done = group[group["status"] == schema.DONE]
+    means = done.groupby(phases.GRID_POINT)[
+        [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
+    ].mean()
+    table = points.join(means, on=phases.GRID_POINT)
+    head = "".join(f"<th>{html.escape(str(c).replace('_', ' '))}</th>" for c in table.columns)
+    rows = [
+        "<tr>" + "".join(f"<td>{html.escape(_value(v))}</td>" for v in row) + "</tr>"
+        for row in table.itertuples(index=False)
+    ]
+    return (
+        f"<details><summary>{len(table)} grid points as a table</summary>\n<table>\n"
+        f"<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>\n</details>"
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3f}"
+    return str(value)
+
+
+def _figure(key: str, make: Callable[[], Figure], alt: str) -> str:
+    data = base64.b64encode(command.figure_bytes(make(), "png")).decode()
+    caption = html.escape(CAPTIONS.get(key, key.replace("_", " ")))
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(f"{alt}: {key}")}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _heading(tag: str, text: str) -> str:
+    return f"<{tag}>{html.escape(text)}</{tag}>"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _text(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.OneLineParser(
+        prog="report", description="Write one HTML page with a sweep's figures and numbers."
+    )
+    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
+    parser.add_argument("--out", metavar="FILE", help=f"default: {FILE} in the sweep's folder")
+    parser.add_argument(
+        "--delta", type=command.number(0, 1, True), default=phases.DELTA,
+        help="least accuracy difference that counts (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--confidence", type=command.number(0, 1, False), default=phases.CONFIDENCE,
+        help="of the intervals that decide a cell's phase (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The report: one file that loads nothing, whole or half-finished, with everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from analysis import report
+from sweeps import cli
+from tests.synthetic import make_results
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    def truth(cell):
+        if cell.num_tasks == 256 and cell.model_size == 16:
+            return "missing"
+        if (cell.num_tasks, cell.model_size, cell.seed) == (256, 8, 1):
+            return "failed"
+        return {1: "memorizing", 16: "identifying", 256: "generalizing"}[cell.num_tasks]
+
+    make_results(tmp_path / "s", (8, 16), (1, 16, 256), (0, 1), truth)
+    (tmp_path / "s" / "sweep.yaml").write_text(
+        "name: s\ndescription: a <script>alert(1)</script>\n"
+    )
+    return tmp_path / "s"
+
+
+class Page(HTMLParser):
+    """Tags and their attributes; complains about tags that don't nest."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_page_with_all_figures_inside(sweep, capsys):
+    assert cli.main(["report", str(sweep)]) == 0
+    assert capsys.readouterr().out == f"wrote {sweep}/report.html\n"
+    text = (sweep / "report.html").read_text()
+    page = Page(text)
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 4
+    for source in images:
+        kind, _, data = source.partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data)[1:4] == b"PNG"
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"(src|href)=.?http", text)
+    assert "9 done, 0 diverged, 1 failed, 0 in training" in text
+    assert "out of memory" in text
+    plain = html.unescape(text)
+    assert "2^4 | M" in plain  # the text map
+    assert "number of tasks where a phase begins" in plain
+    assert f"phasesweep run {sweep}/sweep.yaml --root {sweep.parent}" in plain
+
+
+def test_everything_is_escaped(sweep):
+    text = report.render(str(sweep))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_half_finished_without_settings_elsewhere(sweep, tmp_path, capsys, monkeypatch):
+    (sweep / "sweep.yaml").unlink()
+    for file in sorted((sweep / "cells").iterdir())[3:]:
+        file.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert report.main([str(sweep), "--out", "page.html"]) == 0
+    text = (tmp_path / "page.html").read_text()
+    Page(text)
+    assert "7 in training" in text
+    assert "phasesweep run" not in text
+    assert not (sweep / "report.html").exists()
+
+
+def test_no_result_is_one_line(tmp_path, capsys):
+    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_equal_results_equal_page(sweep):
+    assert report.render(str(sweep)) == report.render(str(sweep))

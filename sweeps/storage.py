@@ -36,7 +36,7 @@ import yaml
 
 from core import schema
 from core.config import Cell, ConfigError
-from sweeps.config import check_name
+from sweeps.config import Sweep, check_name, parse_preset
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,22 @@ class Results:
         self._base = f"{base.rstrip('/')}/{sweep}"
         self._local = isinstance(self._fs, pafs.LocalFileSystem)
 
+    @classmethod
+    def at(cls, path: str) -> Results:
+        """The tree at `<root>/<sweep>`, a path or a URI.
+
+        Raises:
+            ConfigError: as above.
+        """
+        place, mark, query = path.partition("?") if "://" in path else (path, "", "")
+        place = place.rstrip("/") if "://" in path else resolve_root(place)
+        root, _, sweep = place.rpartition("/")
+        return cls((root or "/") + mark + query, sweep)
+
     def __str__(self) -> str:
         """Where the tree is, as a user would give it."""
-        return f"{self.root.rstrip('/')}/{self.sweep}"
+        root, mark, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
+        return f"{root.rstrip('/')}/{self.sweep}{mark}{query}"
 
     @property
     def local_path(self) -> Path | None:
@@ -260,6 +273,49 @@ class Results:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         self._put("sweep.yaml", text.encode(), durable=True)
 
+    def read_sweep(self) -> Sweep:
+        """The sweep as its preset was stored.
+
+        Raises:
+            ConfigError: there is none, or it can't be read; one line.
+        """
+        try:
+            text = self._get("sweep.yaml").decode()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self}/sweep.yaml: not UTF-8 text") from None
+        except OSError as error:
+            raise ConfigError(f"{self}: {self._why_no_sweep(error)}") from None
+        return parse_preset(text, default_name=self.sweep, source=f"{self}/sweep.yaml")
+
+    def _why_no_sweep(self, error: OSError) -> str:
+        try:
+            kind = self._fs.get_file_info(self._base).type
+            if kind == pafs.FileType.NotFound:
+                return "no such folder"
+            if kind == pafs.FileType.File:
+                return "not a folder"
+            below = self._fs.get_file_info(pafs.FileSelector(self._base))
+            presets = [f"{info.path}/sweep.yaml" for info in below if not info.is_file]
+            found = [info for info in self._fs.get_file_info(sorted(presets)) if info.is_file]
+            if found:
+                names = ", ".join(info.path.split("/")[-2] for info in found[:10])
+                return f"not a sweep's folder; it holds the sweeps {names}"
+            if isinstance(error, FileNotFoundError):
+                return "not a sweep's folder (it has no sweep.yaml)"
+        except OSError as second:
+            error = second
+        return _line(error)
+
+    def touched(self) -> dict[str, float]:
+        """{cell_id: seconds since 1970 when a file of it was last written}, by names alone."""
+        times: dict[str, float] = defaultdict(float)
+        for folder in ("cells", "history", "checkpoints"):
+            for info in self._infos(folder, recursive=folder == "checkpoints"):
+                inside = info.path[len(self._base) + len(folder) + 2 :]
+                cell_id = inside.split("/")[0].removesuffix(".parquet")
+                times[cell_id] = max(times[cell_id], (info.mtime_ns or 0) / 1e9)
+        return dict(times)
+
     def claim(self, driver: str, stop: bool = False, **details: Any) -> None:
         """Says that this driver runs the sweep from now on. Workers of another one stop, and with
         `stop` its own ones too. `sweeps.lease` decides who may."""
@@ -350,13 +406,14 @@ class Results:
 
     def _list(self, folder: str, recursive: bool = False) -> list[str]:
         """Names of the files below a folder, relative to it; empty if there is none."""
+        length = len(f"{self._base}/{folder}/")
+        return [info.path[length:] for info in self._infos(folder, recursive)]
+
+    def _infos(self, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
         base = f"{self._base}/{folder}"
         selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-        return [
-            info.path[len(base) + 1 :]
-            for info in self._fs.get_file_info(selector)
-            if info.is_file and not info.base_name.startswith(".")
-        ]
+        infos = self._fs.get_file_info(selector)
+        return [info for info in infos if info.is_file and not info.base_name.startswith(".")]
 
 
 def resolve_root(root: str) -> str:

@@ -1,0 +1,159 @@
+"""Shows how far a sweep is: cells by what became of them, per model size, and the time left.
+
+    python -m sweeps.status results/quickstart
+
+Starts nothing and writes nothing; works beside a running sweep, and on any machine that reaches
+the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.config import Cell
+    from sweeps.storage import Results
+
+RUNNING, MISSING = "running", "missing"
+# Settings on which the estimate of a step's time depends.
+_SHAPE = (
+    *("architecture", "model_size", "num_layers", "num_heads", "key_size", "mlp_ratio"),
+    *("batch_size", "sequence_length", "image_size", "grayscale", "num_classes"),
+    *("dataset", "token_format"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns 0, or 1 if the path isn't a sweep's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sweeps.status",
+        description="Show how far a sweep is: finished, failed, running and missing cells.",
+    )
+    parser.add_argument("path", metavar="PATH", help="the sweep: ROOT/NAME, a folder or a URI")
+    arguments = parser.parse_args(argv)
+    from core.config import ConfigError
+    from sweeps.storage import Results
+
+    try:
+        results = Results.at(arguments.path)
+        print("\n".join(report(results)))
+    except (ConfigError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(results: Results) -> list[str]:
+    """The lines to print.
+
+    Raises:
+        ConfigError: there is no sweep at this place.
+    """
+    from core import schema
+    from sweeps.lease import describe, is_live
+
+    sweep = results.read_sweep()
+    finished = results.finished()
+    lease = results.read_lease()
+    live = lease is not None and is_live(lease)
+    steps = results.checkpoint_steps()
+    touched = results.touched() if live else {}
+    states = {}
+    for cell in sweep.cells:
+        state = finished.get(cell.cell_id)
+        if state is None:
+            active = live and lease and touched.get(cell.cell_id, 0.0) >= lease.get("since", 0.0)
+            state = RUNNING if active else MISSING
+        states[cell.cell_id] = state
+
+    lines = [f"{sweep.name}: {sweep.description}".rstrip(": "), ""]
+    lines += _table(sweep.cells, states)
+    waiting = sum(states[c.cell_id] == MISSING and c.cell_id in steps for c in sweep.cells)
+    if waiting:
+        lines.append(f"{waiting} of the missing cells continue from checkpoints.")
+    others = len(finished.keys() - states.keys())
+    if others:
+        lines.append(f"{others} more results in the folder are not part of this grid.")
+    failed = [c.cell_id for c in sweep.cells if states[c.cell_id] == schema.FAILED]
+    for row in results.read_rows(failed[:3]):
+        lines.append(f"failed: {row['cell_id']}: {row['error']}")
+    if len(failed) > 3:
+        lines.append(f"... and {len(failed) - 3} more failed")
+    if live and lease:
+        lines.append(f"Running: {describe(lease)}.")
+        left = seconds_left(sweep.cells, states, touched, steps, lease["since"])
+        if left is not None:
+            lines.append(f"About {_duration(left)} left.")
+    else:
+        unfinished = sum(state == MISSING for state in states.values())
+        lines.append(
+            "Nobody runs it now." if unfinished else "Finished: no cell of the grid is missing."
+        )
+    return lines
+
+
+def _table(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:
+    from core import schema
+
+    kinds = (schema.DONE, schema.DIVERGED, schema.FAILED, RUNNING, MISSING)
+    groups: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        groups[(cell.architecture, cell.model_size)][states[cell.cell_id]] += 1
+    row = ("{:<14} {:>10} {:>7}" + " {:>9}" * len(kinds)).format
+    lines = [row("architecture", "model_size", "cells", *kinds)]
+    for (architecture, size), counts in groups.items():
+        lines.append(row(architecture, size, counts.total(), *(counts[k] for k in kinds)))
+    total = sum(groups.values(), Counter[str]())
+    lines.append(row("all", "", total.total(), *(total[kind] for kind in kinds)))
+    return lines
+
+
+def seconds_left(
+    cells: Sequence[Cell],
+    states: Mapping[str, str],
+    touched: Mapping[str, float],
+    steps: Mapping[str, int],
+    since: float,
+) -> float | None:
+    """Estimate from what this driver has finished: its time by the share of the work, each cell's
+    work as `sweeps.plan` estimates it. None before anything is finished or checkpointed.
+
+    Args:
+        touched: {cell_id: when one of its files was last written}.
+        steps: {cell_id: step of its newest checkpoint}.
+        since: when the driver began.
+    """
+    from sweeps.plan import Workers
+
+    workers = Workers(1)
+    done = left = 0.0
+    costs: dict[Any, float] = {}
+    for cell in cells:
+        shape = tuple(getattr(cell, name) for name in _SHAPE)
+        if shape not in costs:
+            costs[shape] = workers.seconds(cell, 1) / cell.steps
+        state, recent = states[cell.cell_id], touched.get(cell.cell_id, 0.0) >= since
+        step = steps.get(cell.cell_id, 0)
+        if state in (RUNNING, MISSING):
+            left += (cell.steps - step) * costs[shape]
+            done += step * costs[shape] if recent else 0.0
+        elif recent:
+            done += cell.steps * costs[shape]
+    if not left:
+        return 0.0
+    return (time.time() - since) * left / done if done else None
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

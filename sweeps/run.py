@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m sweeps.run",
         description="Train the cells of a sweep that its results lack.",
     )
@@ -74,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--pack-size", type=_positive, metavar="N", help="train at most N cells together")
     add("--gpus", type=_positive, metavar="N", help="plan for N GPUs that the cluster will start")
     add("--retry-failed", action="store_true", help="train cells again that failed before")
+    add(
+        "--force",
+        metavar="CELLS",
+        help="remove what is stored of these cells of the grid and train them anew: beginnings of "
+        "cell_ids, or settings that they have, such as num_tasks=64,seed=1",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -95,14 +102,17 @@ def _list_presets() -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from sweeps.config import load_preset
+    from sweeps.config import load_preset, select_cells
     from sweeps.storage import Results
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
+    forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
     status = results.finished()
-    missing = _missing(sweep, status, arguments.retry_failed)
+    _say_what_changed(sweep, results, status)
+    kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
+    missing = _missing(sweep, kept, arguments.retry_failed)
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
@@ -114,9 +124,36 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     lease = acquire(results)
     try:
+        for cell in forced:
+            results.remove_result(cell.cell_id)
+        if forced:
+            print(f"Removed what was stored of {len(forced)} cells, to train them anew.")
         return _train(arguments, argv, sweep, results, lease, started)
     finally:
         lease.release()
+
+
+def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> None:
+    """Prints in what the preset differs from the stored one, and what this means."""
+    from core.config import ConfigError
+    from sweeps.config import describe_change
+
+    if not results.has_settings():
+        return
+    try:
+        stored = results.read_sweep()
+    except ConfigError as error:
+        print(f"The stored preset is written anew: {error}", file=sys.stderr)
+        return
+    lines = describe_change(stored, sweep)
+    if not lines:
+        return
+    old, new = ({cell.cell_id for cell in s.cells} for s in (stored, sweep))
+    print(f"The preset is not the one that {results} was last run with:", *lines, sep="\n")
+    print(
+        f"{len(old & new)} cells stay, {len(new - old)} are new; {len(status.keys() - new)} "
+        "results in the folder are not part of this grid, but stay there."
+    )
 
 
 def _missing(sweep: Sweep, status: dict[str, str], retry_failed: bool) -> list[Cell]:
@@ -172,9 +209,21 @@ def _train(
         print(f"error: another driver has taken over {results}", file=sys.stderr)
         return 1
     if outcome.interrupted:
-        print(f"Stopped. This continues: python -m sweeps.run {shlex.join(argv)}")
+        again = shlex.join(_without_force(argv))
+        print(f"Stopped. This continues: python -m sweeps.run {again}")
         return INTERRUPTED
     return _conclude(sweep, results, status)
+
+
+def _without_force(argv: list[str]) -> list[str]:
+    """The command line that continues: what was to be removed is removed."""
+    left, rest = [], iter(argv)
+    for word in rest:
+        if word == "--force":
+            next(rest, None)
+        elif not word.startswith("--force="):
+            left.append(word)
+    return left
 
 
 def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:

@@ -273,6 +273,10 @@ class Results:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         self._put("sweep.yaml", text.encode(), durable=True)
 
+    def has_settings(self) -> bool:
+        """Whether a preset is stored."""
+        return self._exists("sweep.yaml")
+
     def read_sweep(self) -> Sweep:
         """The sweep as its preset was stored.
 

@@ -1,15 +1,16 @@
 """The MLP block in one kernel each way: its hidden units never are in device memory.
 
 A program has a tile of tokens: layer norm, up, bias, relu, down, residual sum. The backward pass
-starts from h again; a program goes through several tiles of one replica with its sums of the
-weights' gradients in registers, and writes them once. No atomics; sums are of fixed order, which
-doesn't depend on how many replicas there are.
+starts from h again; a program goes through several tiles of one replica, 64 hidden units after 64,
+the sums of their weights' gradients in registers, and writes each sum once. No atomics; sums are of
+fixed order, which doesn't depend on how many replicas there are.
 
 What it costs, 51,200 tokens (512 x 100), M = 4 D hidden units, 4 layers, a replica and step: 2
 products forward and 5 backward of 2 D M a token, 47 GFLOP at D = 64, 0.06 ms at 790 TFLOP/s in
 bf16; h and y, then h, dy and dh, in float32: 5 x 51,200 x D x 4 bytes a layer, 0.26 GB at D = 64,
-0.06 ms at 4.3 TB/s. Written and read as usual the hidden units would be ten times 51,200 x M x 4
-bytes a layer, 0.5 GB. Small tiles reach a third of those rates at best: 0.2 to 0.3 ms at D = 64.
+0.06 ms at 4.3 TB/s; backward once more for each 64 units after the first, mostly through L2.
+Written and read as usual, the hidden units would be ten times 51,200 x M x 4 bytes a layer, 0.5 GB.
+Tiles this small reach a third of those rates at best: 0.2 to 0.3 ms at D = 64.
 
 The twin: `core.blocks.plain_mlp`.
 """
@@ -37,7 +38,7 @@ from core.kernels.common import (
     replica_rows,
 )
 
-MAX_WIDTH, MAX_HIDDEN = 64, 256
+MAX_WIDTH = 64
 
 _EPSILON = tl.constexpr(blocks.EPSILON)
 
@@ -48,14 +49,15 @@ class Tiles:
 
     Attributes:
         tokens_forward, tokens_backward: of a tile.
-        hidden: units computed at a time in the forward pass.
+        hidden_forward, hidden_backward: units computed at a time.
         warps_forward, warps_backward: of a program.
         programs: of a replica in the backward pass, about.
     """
 
     tokens_forward: int = 64
     tokens_backward: int = 64
-    hidden: int = 64
+    hidden_forward: int = 64
+    hidden_backward: int = 64
     warps_forward: int = 4
     warps_backward: int = 8
     programs: int = 128
@@ -103,46 +105,49 @@ def _backward(
     program = tl.program_id(0).to(tl.int64)
     r = program // PROGRAMS
     begin = (program % PROGRAMS) * TILES * BLOCK_N
-    d, m = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
     in_width = (d < D)[None, :]
-    w_up, w_bias, w_down = _weights(up, bias, down, r, up_row, bias_row, down_row, d, m, D, M)
-    w_up, w_down = operand(w_up, PRECISION), operand(w_down, PRECISION)
-    d_up = tl.zeros((BLOCK_D, BLOCK_M), tl.float32)
-    d_bias = tl.zeros((BLOCK_M,), tl.float32)
-    d_down = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    for n0 in range(begin, tl.minimum(begin + TILES * BLOCK_N, N), BLOCK_N):
-        n = n0 + tl.arange(0, BLOCK_N)
-        inside = (n < N)[:, None] & in_width
-        at = (r * N + n[:, None]) * D + d[None, :]
-        tokens = tl.load(h + at, mask=inside, other=0.0)
-        grad = tl.load(d_y + at, mask=inside, other=0.0)
-        normed, inverse = normalized(tokens, D, in_width, _EPSILON)
-        normed_o, grad_o = operand(normed, PRECISION), operand(grad, PRECISION)
-        hidden = dot(normed_o, w_up, PRECISION) + w_bias[None, :]
-        active = operand(tl.maximum(hidden, 0.0), PRECISION)
-        d_down += dot(tl.trans(active), grad_o, PRECISION)
-        d_hidden = tl.where(hidden > 0.0, dot(grad_o, tl.trans(w_down), PRECISION), 0.0)
-        d_bias += tl.sum(d_hidden, 0)
-        d_hidden = operand(d_hidden, PRECISION)
-        d_up += dot(tl.trans(normed_o), d_hidden, PRECISION)
-        d_normed = dot(d_hidden, tl.trans(w_up), PRECISION)
-        d_tokens = grad + normalized_backward(d_normed, normed, inverse, D)
-        tl.store(d_h + at, d_tokens, mask=inside)
-    in_hidden = m < M
-    own = d_weights + program * (2 * D * M + M)
-    at = own + d[:, None] * M + m[None, :]
-    tl.store(at, d_up, mask=(d < D)[:, None] & in_hidden[None, :])
-    at = own + D * M + m[:, None] * D + d[None, :]
-    tl.store(at, d_down, mask=in_hidden[:, None] & in_width)
-    tl.store(own + 2 * D * M + m, d_bias, mask=in_hidden)
+    own = d_weights + program * (2 * D * M + M)  # a program's sums: of up, down, bias
+    for m0 in range(0, M, BLOCK_M):
+        m = m0 + tl.arange(0, BLOCK_M)
+        in_hidden = m < M
+        w_up, w_bias, w_down = _weights(up, bias, down, r, up_row, bias_row, down_row, d, m, D, M)
+        w_up, w_down = operand(w_up, PRECISION), operand(w_down, PRECISION)
+        d_up = tl.zeros((BLOCK_D, BLOCK_M), tl.float32)
+        d_bias = tl.zeros((BLOCK_M,), tl.float32)
+        d_down = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+        for n0 in range(begin, tl.minimum(begin + TILES * BLOCK_N, N), BLOCK_N):
+            n = n0 + tl.arange(0, BLOCK_N)
+            inside = (n < N)[:, None] & in_width
+            at = (r * N + n[:, None]) * D + d[None, :]
+            tokens = tl.load(h + at, mask=inside, other=0.0)
+            grad = tl.load(d_y + at, mask=inside, other=0.0)
+            normed, inverse = normalized(tokens, D, in_width, _EPSILON)
+            normed_o, grad_o = operand(normed, PRECISION), operand(grad, PRECISION)
+            hidden = dot(normed_o, w_up, PRECISION) + w_bias[None, :]
+            active = operand(tl.maximum(hidden, 0.0), PRECISION)
+            d_down += dot(tl.trans(active), grad_o, PRECISION)
+            d_hidden = tl.where(hidden > 0.0, dot(grad_o, tl.trans(w_down), PRECISION), 0.0)
+            d_bias += tl.sum(d_hidden, 0)
+            d_hidden = operand(d_hidden, PRECISION)
+            d_up += dot(tl.trans(normed_o), d_hidden, PRECISION)
+            # Of these units; those before them left theirs in d_h.
+            d_normed = tl.load(d_h + at, mask=inside & (m0 > 0), other=0.0)
+            d_normed += dot(d_hidden, tl.trans(w_up), PRECISION)
+            d_tokens = grad + normalized_backward(d_normed, normed, inverse, D)
+            last = m0 + BLOCK_M >= M
+            tl.store(d_h + at, tl.where(last, d_tokens, d_normed), mask=inside)
+        at = own + d[:, None] * M + m[None, :]
+        tl.store(at, d_up, mask=(d < D)[:, None] & in_hidden[None, :])
+        at = own + D * M + m[:, None] * D + d[None, :]
+        tl.store(at, d_down, mask=in_hidden[:, None] & in_width)
+        tl.store(own + 2 * D * M + m, d_bias, mask=in_hidden)
+        tl.debug_barrier()  # the next units' threads may read what other threads left in d_h
 
 
-def supports(h: Tensor, up: Tensor, precision: Precision) -> bool:
+def supports(h: Tensor, precision: Precision) -> bool:
     """Whether `fused_mlp` fits on the chip and is worth it."""
-    D, M = up.shape[1:]
-    if D > MAX_WIDTH or M > MAX_HIDDEN:
-        return False
-    return precision == "bf16" or (precision == "tf32" and D <= 32 and M <= 128)
+    return h.shape[2] <= MAX_WIDTH and precision in ("bf16", "tf32")
 
 
 class _MLP(torch.autograd.Function):
@@ -167,7 +172,7 @@ class _MLP(torch.autograd.Function):
         _forward[(R * triton.cdiv(N, block_n),)](
             y, h, up, bias, down, N, D, M, up.stride(0), bias.stride(0), down.stride(0),
             PRECISION=DOTS[precision], BLOCK_N=block_n, BLOCK_D=padded(D),
-            BLOCK_M=min(tiles.hidden, padded(M)), num_warps=tiles.warps_forward,
+            BLOCK_M=min(tiles.hidden_forward, padded(M)), num_warps=tiles.warps_forward,
         )  # fmt: skip
         return y
 
@@ -186,7 +191,8 @@ class _MLP(torch.autograd.Function):
         _backward[(R * programs,)](
             d_h, d_weights, d_y.contiguous(), h, up, bias, down, N, D, M, programs, each,
             up.stride(0), bias.stride(0), down.stride(0),
-            PRECISION=DOTS[ctx.precision], BLOCK_N=block_n, BLOCK_D=padded(D), BLOCK_M=padded(M),
+            PRECISION=DOTS[ctx.precision], BLOCK_N=block_n, BLOCK_D=padded(D),
+            BLOCK_M=min(tiles.hidden_backward, padded(M)),
             num_warps=tiles.warps_backward, num_stages=1,
         )  # fmt: skip
         d_up, d_down, d_bias = d_weights.sum(dim=1).split([D * M, D * M, M], dim=1)

@@ -207,6 +207,12 @@ class Results:
         row |= {"status": schema.FAILED, "error": error}
         self._put(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS), durable=True)
 
+    def remove_result(self, cell_id: str) -> None:
+        """Removes all that is stored of a cell; it counts as missing from the first moment on."""
+        for table in ("cells", "curves", "history"):
+            self._delete(f"{table}/{cell_id}.parquet")
+        self.remove_checkpoints(cell_id)
+
     # --- checkpoints ---
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:

@@ -370,5 +370,5 @@ def fused_attention(
         precision: of the operands of all products; sums, softmax, layer norm and the residual
             stream are float32 always.
     """
-    result: Tensor = _Attention.apply(h, q, kv, out, shape, precision, tiles)
+    result: Tensor = _Attention.apply(h.float(), q, kv, out, shape, precision, tiles)
     return result

@@ -215,5 +215,5 @@ def fused_mlp(
     Args:
         precision: of the operands of all products; all else is float32 always.
     """
-    result: Tensor = _MLP.apply(h, up, bias, down, precision, tiles)
+    result: Tensor = _MLP.apply(h.float(), up, bias, down, precision, tiles)
     return result

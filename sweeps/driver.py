@@ -47,12 +47,13 @@ class Interrupt(tune.Stopper):
 
     def __init__(self) -> None:
         self.asked = False
+        self.progress: Progress | None = None  # of the trials that run
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.asked
+        return self.asked or bool(self.progress and self.progress.config_error)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Outcome:
         training_seconds: of all workers, in training and evaluating.
         workers: how many there were.
         interrupted: by Ctrl-C or SIGTERM.
-        config_error: one line, if the data can't be had.
+        config_error: one line, if the data can't be had or the disk is full.
         phases: counts of phases, in words.
     """
 
@@ -136,6 +137,7 @@ def train(
 def fit(job: Job, progress: Progress, interrupt: Interrupt) -> None:
     """One trial a pack, in their order, through Ray Tune."""
     resources = {"cpu": 1.0, "gpu": 1.0} if job.device == "cuda" else {"cpu": 1.0}
+    interrupt.progress = progress
     scratch = tempfile.mkdtemp(prefix="phasesweep-")  # Tune wants a folder; nothing in it is used
     try:
         tune.Tuner(

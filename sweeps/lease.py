@@ -75,17 +75,17 @@ class Lease:
 
     def _acquire(self) -> None:
         with _locked(self.results):
-            before = self.results.read_lease()
+            before = self.results.read_lease(retry=True)
             if before and is_live(before):
                 raise ConfigError(f"{self.results} is being run: {describe(before)}")
             try:
-                self._write()
+                self._write(retry=True)
             except OSError as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise ConfigError(f"root: can't write to {self.results}: {reason}") from None
         if self.results.local_path is None:
             time.sleep(SETTLE_SECONDS)
-            now = self.results.read_lease() or {}
+            now = self.results.read_lease(retry=True) or {}
             if now.get("driver") != self.driver:
                 raise ConfigError(f"{self.results} is being run: {describe(now)}")
         if before:
@@ -93,7 +93,7 @@ class Lease:
             self.ready_at = time.time() + (REMOTE_GRACE_SECONDS if remote else GRACE_SECONDS)
         self._thread.start()
 
-    def _write(self) -> None:
+    def _write(self, retry: bool = False) -> None:
         details = {
             "host": platform.node(),
             "machine": _machine(),
@@ -102,13 +102,15 @@ class Lease:
             "since": self._since,
             "expires": time.time() + EXPIRE_SECONDS,
         }
-        self.results.claim(self.driver, stop=self._stopping, **details)
+        self.results.claim(self.driver, stop=self._stopping, retry=retry, **details)
 
     def _renew(self) -> None:
         """The only writer once the lease is ours."""
+        pause = RENEW_SECONDS
         while not self.lost:
-            self._wake.wait(RENEW_SECONDS)
+            self._wake.wait(pause)
             self._wake.clear()
+            pause = RENEW_SECONDS
             try:
                 now = self.results.read_lease()
                 if now is not None and now["driver"] != self.driver:
@@ -120,6 +122,7 @@ class Lease:
                     self._write()
             except OSError as error:
                 logger.warning("%s: the lease can't be renewed: %s", self.results, error)
+                pause = RENEW_SECONDS / 5
             if self._released:
                 return
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import shlex
 import sys
 import tempfile
@@ -48,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments, argv)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of the storage, tried again in vain
+        logging.getLogger(__name__).exception("stopped")
+        what = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {what}. The same command continues", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)

@@ -15,19 +15,24 @@ Root is a path, or a URI of a file system that pyarrow knows (s3://, gs://, file
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import io
 import json
 import logging
 import os
+import random
+import re
+import time
 import types
 import typing
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -41,6 +46,19 @@ from sweeps.config import Sweep, check_name, parse_preset
 logger = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
+RETRY_SECONDS = 60.0  # for which a failing storage is tried again ...
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # ... after such pauses
+_PASSING = {
+    *(errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ENETDOWN),
+    *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EREMOTEIO),
+}
+_STAYING = (
+    "ACCESS_DENIED|Forbidden|NO_SUCH|NOT_FOUND|not found|INVALID|SIGNATURE|UNRECOGNIZED_CLIENT"
+    "|MISSING_AUTHENTICATION|VALIDATION|HTTP status 40[0134]"
+    "|HTTP response code: 40[0134]|Path does not exist|not a directory|anonymous"
+)
+T = TypeVar("T")
 _MAGIC = b"phasesweep checkpoint 1 "
 _INTEGERS = (
     "step",
@@ -326,23 +344,24 @@ class Results:
                 times[cell_id] = max(times[cell_id], (info.mtime_ns or 0) / 1e9)
         return dict(times)
 
-    def claim(self, driver: str, stop: bool = False, **details: Any) -> None:
+    def claim(self, driver: str, stop: bool = False, retry: bool = False, **details: Any) -> None:
         """Says that this driver runs the sweep from now on. Workers of another one stop, and with
         `stop` its own ones too. `sweeps.lease` decides who may."""
-        self._put("driver", json.dumps({"driver": driver, "stop": stop, **details}).encode())
+        lease = {"driver": driver, "stop": stop, **details}
+        self._put("driver", json.dumps(lease).encode(), retry=retry)
 
     def release(self) -> None:
         """Says that nobody runs the sweep: its workers checkpoint and stop."""
         self._put("driver", b"")
 
-    def read_lease(self) -> dict[str, Any] | None:
+    def read_lease(self, retry: bool = False) -> dict[str, Any] | None:
         """What `claim` wrote last; None if nobody has claimed the sweep, or it was released.
 
         Raises:
             OSError: the storage fails.
         """
         try:
-            lease = json.loads(self._get("driver"))
+            lease = json.loads(self._get("driver", retry))
         except FileNotFoundError:
             return None
         except ValueError:  # empty, or damaged: then nobody can go by it
@@ -375,8 +394,11 @@ class Results:
 
     # --- files ---
 
-    def _put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def _put(self, path: str, data: bytes, durable: bool = False, retry: bool = True) -> None:
         """Makes `path` hold `data`, at once for every reader."""
+        self._patiently(lambda: self._put_once(path, data, durable), f"writing {path}", retry)
+
+    def _put_once(self, path: str, data: bytes, durable: bool) -> None:
         target = f"{self._base}/{path}"
         if not self._local:
             with self._fs.open_output_stream(target) as stream:  # seen once it is closed
@@ -399,20 +421,41 @@ class Results:
                 os.unlink(temporary)
             raise
 
-    def _get(self, path: str) -> bytes:
-        with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
-            return stream.read()
+    def _get(self, path: str, retry: bool = True) -> bytes:
+        def read() -> bytes:
+            with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
+                return stream.read()
+
+        return self._patiently(read, f"reading {path}", retry)
+
+    def _patiently(self, action: Callable[[], T], what: str, retry: bool = True) -> T:
+        """What the action returns; it is tried again for RETRY_SECONDS while the storage fails in
+        a way that may pass, after pauses that grow and are partly random."""
+        end, pause = time.monotonic() + RETRY_SECONDS, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                if not (retry and may_pass(error, self._local) and time.monotonic() < end):
+                    raise
+                logger.warning("%s: %s: %s; tried again", self, what, _line(error))
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(pa.BufferReader(self._get(path))) as file:
             return file.read(columns=columns, use_threads=False)  # a third of read_table's time
 
     def _delete(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # another worker did
-            self._fs.delete_file(f"{self._base}/{path}")
+        def delete() -> None:
+            with contextlib.suppress(FileNotFoundError):  # another worker did
+                self._fs.delete_file(f"{self._base}/{path}")
+
+        self._patiently(delete, f"deleting {path}")
 
     def _exists(self, path: str) -> bool:
-        return self._fs.get_file_info(f"{self._base}/{path}").type != pafs.FileType.NotFound
+        look = functools.partial(self._fs.get_file_info, f"{self._base}/{path}")
+        return self._patiently(look, f"looking for {path}").type != pafs.FileType.NotFound
 
     def _list(self, folder: str, recursive: bool = False) -> list[str]:
         """Names of the files below a folder, relative to it; empty if there is none."""
@@ -422,13 +465,27 @@ class Results:
     def _infos(self, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
         base = f"{self._base}/{folder}"
         selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-        infos = self._fs.get_file_info(selector)
+        look = functools.partial(self._fs.get_file_info, selector)
+        infos = self._patiently(look, f"listing {folder}")
         return [info for info in infos if info.is_file and not info.base_name.startswith(".")]
 
 
 def resolve_root(root: str) -> str:
     """An absolute path, or the URI as it is: workers have other working directories."""
     return root if "://" in root else str(Path(root).expanduser().absolute())
+
+
+def may_pass(error: OSError, local: bool) -> bool:
+    """Whether it may go well if it is tried again. A file system says by number what is wrong;
+    object stores by words alone, and there only what is certain to stay is not tried again."""
+    if error.errno is not None:
+        return error.errno in _PASSING
+    return not local and not re.search(_STAYING, str(error), re.IGNORECASE)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what one may use of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _parquet(rows: Sequence[dict], table_schema: pa.Schema) -> bytes:

@@ -24,7 +24,7 @@ from ray import tune
 from core.config import Cell, ConfigError
 from core.trainer import PackTrainer
 from sweeps.plan import Pack
-from sweeps.storage import Results
+from sweeps.storage import Results, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,22 @@ class PackTrial(tune.Trainable):
         done: no more to do. stopped: because the sweep isn't this driver's any more.
         fraction: share of all steps of all its cells that is done.
         finished: ids of the cells finished by this call. training_seconds: time spent training and
-        evaluating in this call. config_error: one line, where the data can't be had.
+        evaluating in this call. config_error: one line, where the data can't be had or the disk is
+        full: no pack can go on.
         """
+        try:
+            return self._step()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._trainer = None  # what isn't written is trained again
+            self._todo = []
+            return self._report(
+                config_error=f"{self._results}: the disk is full ({error.strerror}). No finished "
+                "cell is lost; free some space, and the same command continues"
+            )
+
+    def _step(self) -> dict[str, Any]:
         self._check_claim()
         if not self._claimed:
             if self._results.taken_from(self._job.driver):  # they are another worker's to write

@@ -86,13 +86,13 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
     settings = _settings(path)
     parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings is not None)]
     with mpl.rc_context({**style.RC, "savefig.dpi": DPI}):
-        found = experiments.find(cells, history)
+        found = experiments.find(classified, history)
         if found:
             parts.append(_heading("h2", "Whole sweep"))
         for experiment in found:
             parts += [_text(experiment.text)] if experiment.text else []
             if experiment.figure is not None:
-                parts.append(_figure(experiment.name, experiment.figure, name))
+                parts.append(_figure(experiment.kind, experiment.figure, name))
         conditions = phases.split_conditions(classified)
         for condition, group in conditions:
             title = ", ".join(command.words(condition)) or "Phases"
@@ -100,6 +100,8 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
             parts.append(_heading("h2", title))
             parts.append(_text(phase_plot.describe(group, begins, condition)))
             figures = phase_plot.figures(group, curves, begins, condition, delta)
+            if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
+                figures = {k: v for k, v in figures.items() if k == "learning_curves"}  # no map
             parts += [_figure(key, make, f"{name}, {title}") for key, make in figures.items()]
             parts.append(_points(group))
     parts += [

@@ -32,7 +32,8 @@ _MASK = 0xFFFFFFFF
     IDENTITY,
     NOISE,
     NOISE_OFFSET,
-) = range(11)
+    YARDSTICK,
+) = range(12)
 
 Word = Tensor | int
 

@@ -39,6 +39,25 @@ HISTORY_COLUMNS = (
 )
 CURVES_COLUMNS = ("cell_id", "split", "position", "accuracy", "accuracy_se", "n")
 
+# The settings that evaluation sequences of new tasks depend on, and so do `core.yardsticks`.
+YARDSTICK_SETTINGS = (
+    "dataset",
+    "image_size",
+    "grayscale",
+    "num_classes",
+    "sequence_length",
+    "seed",
+)
+YARDSTICK_COLUMNS = (
+    *YARDSTICK_SETTINGS,
+    "split",
+    "yardstick",
+    "position",
+    "accuracy",
+    "accuracy_se",
+    "n",
+)
+
 # Columns of the cells table beside every field of `core.config.Cell`.
 CELL_RESULT_COLUMNS = (
     "status",

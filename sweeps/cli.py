@@ -8,6 +8,7 @@ import sys
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
     "status": ("sweeps.status", "show how far a sweep is: finished, running, missing cells"),
+    "yardsticks": ("sweeps.yardsticks", "run known learning algorithms on the same sequences"),
     "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
     "report": ("analysis.report", "write one HTML page with a sweep's figures and numbers"),
 }
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return module.main(argv[1:])
-    words = "\n".join(f"  {word:8}{text}" for word, (_, text) in COMMANDS.items())
+    words = "\n".join(f"  {word:12}{text}" for word, (_, text) in COMMANDS.items())
     usage = f"usage: phasesweep COMMAND ...\n\n{words}\n\n`phasesweep COMMAND --help` says more."
     if argv and argv[0] in ("-h", "--help"):
         print(usage)

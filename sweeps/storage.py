@@ -4,6 +4,7 @@
     <root>/<sweep>/cells/<cell_id>.parquet          written last: the cell is finished
     <root>/<sweep>/history/<cell_id>.parquet        all evaluations so far, rewritten at each
     <root>/<sweep>/curves/<cell_id>.parquet         accuracy by position, at the end
+    <root>/<sweep>/yardsticks/<key>.parquet         known algorithms on the same sequences
     <root>/<sweep>/checkpoints/<cell_id>/<step>.ckpt
     <root>/<sweep>/driver                           who is running the sweep now
 
@@ -70,7 +71,7 @@ _INTEGERS = (
     "num_parameters",
     "state_size",
 )
-_TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions")
+_TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions", "yardstick")
 
 
 def _column(name: str) -> pa.Field:
@@ -101,6 +102,12 @@ CELLS = pa.schema(
 )
 HISTORY = pa.schema([_column(name) for name in schema.HISTORY_COLUMNS])
 CURVES = pa.schema([_column(name) for name in schema.CURVES_COLUMNS])
+YARDSTICKS = pa.schema(
+    [
+        _setting(name, _hints[name]) if name in _hints else _column(name)
+        for name in schema.YARDSTICK_COLUMNS
+    ]
+)
 
 
 class Results:
@@ -224,6 +231,32 @@ class Results:
         row = {**cell.to_dict(), "cell_id": cell.cell_id, "sweep": self.sweep}
         row |= {"status": schema.FAILED, "error": error}
         self._put(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS), durable=True)
+
+    # --- yardsticks ---
+
+    def read_cells(self) -> list[Cell]:
+        """The finished cells. A file that can't be read is logged by name and left out."""
+        settings = [f.name for f in fields(Cell)]
+        cells: dict[str, Cell] = {}
+        for name in self._list("cells"):
+            if not name.endswith(".parquet"):
+                continue
+            try:
+                for row in self._read_table(f"cells/{name}", settings).to_pylist():
+                    cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
+                    cells[cell.cell_id] = cell
+            except (pa.ArrowException, OSError, ValueError) as error:
+                logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
+        return list(cells.values())
+
+    def yardstick_keys(self) -> set[str]:
+        """Keys of the tables of yardsticks that are stored."""
+        names = self._list("yardsticks")
+        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+
+    def write_yardsticks(self, key: str, rows: Sequence[dict]) -> None:
+        """Stores a table (schema.YARDSTICK_COLUMNS) by its `sweeps.yardsticks.table_key`."""
+        self._put(f"yardsticks/{key}.parquet", _parquet(rows, YARDSTICKS), durable=True)
 
     def remove_result(self, cell_id: str) -> None:
         """Removes all that is stored of a cell; it counts as missing from the first moment on."""

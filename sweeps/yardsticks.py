@@ -1,0 +1,115 @@
+"""Evaluates known learning algorithms on the sequences that a sweep's cells are evaluated on:
+
+    python -m sweeps.yardsticks results/quickstart
+
+They don't depend on a model, only on the settings that the sequences depend on
+(`core.schema.YARDSTICK_SETTINGS`), so there is a file for each of these and each split of new tasks
+in `<root>/<sweep>/yardsticks`, and what is there isn't computed again. On seen tasks nothing is
+computed: knowing no task, they do as well there in expectation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from core import schema
+from core.config import Cell, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sweeps.storage import Results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status, 1 if it can't be carried out."""
+    arguments = _parser().parse_args(argv)
+    try:
+        run(arguments.path, arguments.data_root)
+    except (ConfigError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="phasesweep yardsticks",
+        description="Evaluate nearest neighbour, ridge and logistic regression and an MLP on the "
+        "sequences that a sweep's cells are evaluated on.",
+    )
+    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
+    parser.add_argument("--data-root", default="data", help="folder of the base data sets")
+    return parser
+
+
+def run(path: str, data_root: str) -> None:
+    """Computes and stores what the sweep at `path` lacks.
+
+    Raises:
+        ConfigError: no sweep there, or a dataset can't be loaded.
+        OSError: the results can't be written.
+    """
+    import torch
+
+    from sweeps.storage import Results
+
+    root, _, sweep = path.rstrip("/").rpartition("/")
+    results = Results(root or ".", sweep)
+    wanted = tables(results.read_cells())
+    if not wanted:
+        raise ConfigError(f"path: {results} has no finished cells")
+    stored = results.yardstick_keys()
+    missing = {key: table for key, table in wanted.items() if key not in stored}
+    print(f"{results}: {len(missing)} of {len(wanted)} tables to compute", flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for key, (cell, split) in missing.items():
+        started = time.perf_counter()
+        compute(results, key, cell, split, data_root, device)
+        seconds = time.perf_counter() - started
+        print(
+            f"  {cell.dataset}, seed {cell.seed}, {split}: {seconds:.1f} s on {device}", flush=True
+        )
+
+
+def tables(cells: list[Cell]) -> dict[str, tuple[Cell, str]]:
+    """The tables that belong to these cells: {key: (a cell that stands for its equals, split)}."""
+    found: dict[str, tuple[Cell, str]] = {}
+    for cell in cells:
+        # What the sequences of new tasks don't depend on is set to what costs nothing.
+        plain = replace(cell, num_tasks=1, identity_share=0.0, precision="fp32")
+        for split in (schema.UNSEEN, *(f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)):
+            found.setdefault(table_key(cell, split), (plain, split))
+    return found
+
+
+def table_key(cell: Cell, split: str) -> str:
+    """Hash of all that a table depends on: 16 hexadecimal digits."""
+    from core.yardsticks import CONSTANTS
+
+    settings: dict[str, Any] = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
+    settings |= {"split": split, "n": cell.eval_sequences, "constants": CONSTANTS}
+    canonical = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def compute(
+    results: Results, key: str, cell: Cell, split: str, data_root: str, device: torch.device
+) -> None:
+    """Evaluates all yardsticks on one split and stores the table."""
+    from core.data import load_images
+    from core.yardsticks import evaluate
+
+    settings = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
+    rows = evaluate(cell, load_images(cell, data_root, device), split)
+    results.write_yardsticks(key, [{**settings, "split": split, **row} for row in rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,7 +74,7 @@ def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(
     try:
         cells = pack_of_8(**shape)
         pack = train(cells)
-        for r in (0, 3, 5, 7):
+        for r in (0, 3, 5, 7) if threads == 1 else (5,):
             alone = train([cells[r]])
             assert torch.equal(alone.theta_RxP[0], pack.theta_RxP[r])
             assert alone.history[0] == pack.history[r]

@@ -208,7 +208,7 @@ def onset_and_half(
     onset = crossing(x, unseen, chance + delta)
     plateau = float(np.mean(unseen[-PLATEAU_POINTS:]))
     if plateau <= chance + delta:
-        return onset, np.inf
+        return onset, np.nan
     return onset, crossing(x, unseen, chance + (plateau - chance) / 2)
 
 
@@ -221,7 +221,8 @@ def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd
 
     Returns:
         model_size, `measure` (onset or half), `smallest`, `largest` (log2 N of the points used),
-        `paper`, `ours` (log2 N; inf: not reached at the largest, -inf: beyond it at the smallest),
+        `paper`, `ours` (log2 N; inf: not reached at the largest, -inf: beyond it at the smallest;
+        NaN: no plateau above chance + delta, so half of it isn't defined),
         and the shift's `low` and `high` in octaves: equal where both are inside the grid.
     """
     rows = []
@@ -244,6 +245,8 @@ def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd
 
 
 def _bounds(at: float, smallest: float, largest: float) -> tuple[float, float]:
+    if np.isnan(at):
+        return -np.inf, np.inf
     if at == np.inf:
         return largest, np.inf
     return (-np.inf, smallest) if at == -np.inf else (at, at)
@@ -291,12 +294,13 @@ def describe_figure2(
 
 def _places(row: dict[Hashable, Any]) -> list[str]:
     texts = {np.inf: f"not to {row['largest']:g}", -np.inf: f"before {row['smallest']:g}"}
-    return [texts.get(row[side], f"{row[side]:.1f}") for side in ("paper", "ours")]
+    places = [texts.get(row[side], f"{row[side]:.1f}") for side in ("paper", "ours")]
+    return ["no rise" if place == "nan" else place for place in places]
 
 
 def shift_text(row: dict[Hashable, Any]) -> str:
     """A shift of `compare_transitions` in words: "+0.4", "> +2.0", "both not"."""
-    if row["paper"] == row["ours"] == np.inf:
+    if row["paper"] == row["ours"] == np.inf or np.isnan([row["paper"], row["ours"]]).all():
         return "neither"
     if row["paper"] == row["ours"] == -np.inf:
         return "both before"
@@ -348,7 +352,7 @@ def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from analysis import plots
+    from analysis import plots, style
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
@@ -360,6 +364,7 @@ def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "
         draw_difference(table, row[2])
         for ax, side in zip(row, ("paper", "ours", "ours − paper"), strict=True):
             ax.set_title(f"{side}, {split} tasks")
+            style.log2_ticks(ax, "x", points["num_tasks"], most=9)
             ax.label_outer()
     rows = comparison_table(points, schema.UNSEEN).groupby("model_size")[["bottom", "top"]].first()
     for axis, side, colors in ((0, "paper", ["white"]), (1, "ours", ["white"]),
@@ -369,8 +374,8 @@ def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "
             at = half.set_index("model_size")[name].replace([np.inf, -np.inf], np.nan)
             x = np.repeat(at.reindex(rows.index).to_numpy(dtype=float), 2)
             label = f"half of the rise, {name}" if side == "both" else None
-            style_ = "--" if (side, name) == ("both", "ours") else "-"
-            axes[1, axis].plot(x, rows.to_numpy().ravel(), color=color, lw=1.2, ls=style_,
+            dashes = "--" if (side, name) == ("both", "ours") else "-"
+            axes[1, axis].plot(x, rows.to_numpy().ravel(), color=color, lw=1.2, ls=dashes,
                                label=label)  # fmt: skip
     figure.colorbar(plots.accuracy_scale(), ax=axes[:, :2], label="accuracy at the last position")
     bounds = Normalize(-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)

@@ -3,7 +3,10 @@
 - State size or parameter count: which one does accuracy on unseen tasks follow over architectures
   and sizes? Spearman's rank correlations over models (means over seeds), with intervals from
   Fisher's z and the standard error sqrt((1 + r^2 / 2) / (n - 3)) of Bonett & Wright (2000,
-  Psychometrika 65:23).
+  Psychometrika 65:23). Their difference, on Fisher's scale, has the standard error of Meng,
+  Rosenthal & Rubin for two correlations with the same variable (1992, Psychological Bulletin
+  111:172), widened by Bonett & Wright's factor for ranks: without it 95% intervals of strong
+  correlations held the truth 90% of the time in simulations, with it 94 to 98%.
 - Interventions: how long is the plateau of the training loss against batch size, bias of the tasks,
   Adam's epsilon and learning rate, one changed at a time? Cells that had not left it when training
   ended are right-censored: a median counts them as later than all others. Differences to the
@@ -138,6 +141,26 @@ def correlations(table: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     }
 
 
+def correlation_difference(
+    x: np.ndarray, z: np.ndarray, y: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Rank correlation of y with x minus that with z, both Fisher-transformed, and its interval.
+
+    NaN where it isn't defined: fewer than 4 values, constant ones, or a perfect correlation.
+    """
+    n = len(y)
+    r_x, r_z, r_xz = (rank_correlation(a, b)[0] for a, b in ((x, y), (z, y), (x, z)))
+    if n < 4 or not max(abs(r_x), abs(r_z)) < 1 - 1e-12:
+        return np.nan, np.nan, np.nan
+    mean = (r_x**2 + r_z**2) / 2
+    f = min((1 - r_xz) / (2 * (1 - mean)), 1)
+    h = (1 - f * mean) / (1 - mean)
+    error = np.sqrt(2 * (1 - r_xz) * h / (n - 3) * (1 + mean / 2))
+    difference = float(np.arctanh(r_x) - np.arctanh(r_z))
+    half = float(special.ndtri((1 + confidence) / 2) * error)
+    return difference, difference - half, difference + half
+
+
 _NAMES = {"state_size": "state size", "num_parameters": "parameter count"}
 
 
@@ -151,6 +174,13 @@ def describe_state_size(table: pd.DataFrame, title: str) -> str:
              f"({CONFIDENCE:.0%} interval)"]  # fmt: skip
     for name, found in correlations(table).items():
         lines.append(f"  with {_NAMES[name]}: {_correlation(found)}")
+    means = table.groupby(["architecture", "model_size"]).mean(numeric_only=True)
+    state, parameters, y = (means[k].to_numpy(dtype=float) for k in (*_NAMES, "accuracy"))
+    difference, low, high = correlation_difference(state, parameters, y)
+    if np.isfinite(difference):
+        lines.append(
+            f"  difference on Fisher's scale: {difference:+.2f} ({low:+.2f} to {high:+.2f})"
+        )
     lines.append(f"  {'model':28}{'state':>10}{'parameters':>12}{'accuracy':>10}   (seeds)")
     for row in models.sort_values("state_size").reset_index().to_dict("records"):
         model = f"{row['architecture']} {row['model_size']}"

@@ -69,6 +69,31 @@ def test_intervals_of_rank_correlations_cover(n, rho):
     assert 0.925 <= hits / times <= 0.99
 
 
+@pytest.mark.parametrize("n", [10, 14, 30])
+@pytest.mark.parametrize(("between", "strength"), [(0.0, 0.3), (0.4, 0.6), (0.8, 0.9)])
+def test_intervals_of_differences_between_correlations_cover(n, between, strength):
+    """Both variables correlate equally with y, so the true difference is 0."""
+    rng = np.random.default_rng([n, int(10 * between)])
+    times = 500
+    hits = 0
+    for _ in range(times):
+        x = rng.normal(size=n)
+        z = between * x + np.sqrt(1 - between**2) * rng.normal(size=n)
+        y = strength * (x + z) / np.sqrt(2 + 2 * between)
+        y += np.sqrt(1 - strength**2) * rng.normal(size=n)
+        _, low, high = experiments.correlation_difference(x, z, y)
+        hits += low <= 0 <= high
+    assert 0.92 <= hits / times <= 0.995
+
+
+def test_a_difference_between_correlations_has_a_sign():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 40))
+    difference, low, _ = experiments.correlation_difference(x, z, x + 0.3 * rng.normal(size=40))
+    assert difference > low > 0
+    assert np.isnan(experiments.correlation_difference(x, z, x)).all()
+
+
 @pytest.fixture
 def architectures(tmp_path):
     path = tmp_path / "s"

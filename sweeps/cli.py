@@ -9,6 +9,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
     "status": ("sweeps.status", "show how far a sweep is: finished, running, missing cells"),
     "yardsticks": ("sweeps.yardsticks", "run known learning algorithms on the same sequences"),
+    "compact": ("sweeps.compact", "merge a results folder's many small files into few"),
     "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
     "report": ("analysis.report", "write one HTML page with a sweep's figures and numbers"),
 }

@@ -130,9 +130,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     lease = acquire(results)
     try:
-        for cell in forced:
-            results.remove_result(cell.cell_id)
         if forced:
+            results.remove_results({cell.cell_id for cell in forced})
             print(f"Removed what was stored of {len(forced)} cells, to train them anew.")
         return _train(arguments, argv, sweep, results, lease, started)
     finally:

@@ -30,12 +30,14 @@ import types
 import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
@@ -46,6 +48,7 @@ from sweeps.config import Sweep, check_name, parse_preset
 
 logger = logging.getLogger(__name__)
 
+LOOKS = 5  # times a folder is listed anew because a listed file is gone
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
 RETRY_SECONDS = 60.0  # for which a failing storage is tried again ...
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # ... after such pauses
@@ -161,41 +164,107 @@ class Results:
     def finished(self) -> dict[str, str]:
         """{cell_id: status} of the finished cells. A file that can't be read is logged by name and
         counts as missing, so that its cell is trained again."""
-        names = [name for name in self._list("cells") if name.endswith(".parquet")]
-        status: dict[str, str] = {}
-        with ThreadPoolExecutor(16) as pool:
-            for found in pool.map(self._statuses, names):
-                status.update(found)
+        for attempt in range(LOOKS):
+            names = sorted(self.table_files("cells"), key=lambda name: (is_own(name), name))
+            status: dict[str, str] = {}  # a cell's own file goes before a merged one
+            try:
+                with ThreadPoolExecutor(16) as pool:
+                    for found in pool.map(self._statuses, names):
+                        status.update(found)
+                break
+            except FileNotFoundError:  # merged with others since it was listed: look again
+                if attempt == LOOKS - 1:
+                    raise
         return status
 
     def _statuses(self, name: str) -> dict[str, str]:
         try:
             table = self._read_table(f"cells/{name}", ["cell_id", "status"])
+        except FileNotFoundError:
+            raise
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
             return {}
         columns = table.to_pydict()
         found = dict(zip(columns["cell_id"], columns["status"], strict=True))
-        if not name.startswith("compact-") and set(found) != {name.removesuffix(".parquet")}:
+        if is_own(name) and set(found) != {name.removesuffix(".parquet")}:
             logger.warning("%s/cells/%s holds other cells than its name says", self, name)
             return {}
         return found
 
     def is_trained(self, cell_id: str) -> bool:
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
-        if not self._exists(f"cells/{cell_id}.parquet"):
+        try:
+            status = self._statuses(f"{cell_id}.parquet").get(cell_id)
+        except FileNotFoundError:
             return False
-        return self._statuses(f"{cell_id}.parquet").get(cell_id) in (schema.DONE, schema.DIVERGED)
+        return status in (schema.DONE, schema.DIVERGED)
 
     def read_rows(self, cell_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """The rows of the cells table for these cells, as far as they have files of their own."""
+        """The rows of the cells table for these cells, as far as they are there."""
         rows: list[dict[str, Any]] = []
+        merged: set[str] = set()
         for cell_id in cell_ids:
             try:
                 rows += self._read_table(f"cells/{cell_id}.parquet").to_pylist()
+            except FileNotFoundError:
+                merged.add(cell_id)
             except (pa.ArrowException, OSError, ValueError) as error:
                 logger.warning("%s/cells/%s.parquet: %s", self, cell_id, _line(error))
+                merged.add(cell_id)
+        if merged:
+            names = [name for name in self.table_files("cells") if not is_own(name)]
+            tables, _ = self.read_tables("cells", names, merged)
+            rows += [row for table in tables.values() for row in table.to_pylist()]
         return rows
+
+    # --- merged files, `compact-*.parquet` (sweeps.compact) ---
+
+    def table_files(self, table: str) -> list[str]:
+        """Names of a table's files."""
+        return [name for name in self._list(table) if name.endswith(".parquet")]
+
+    def read_tables(
+        self, table: str, names: Iterable[str], cell_ids: AbstractSet[str], merged: bool = False
+    ) -> tuple[dict[str, pa.Table], set[str]]:
+        """({cell_id: its rows} of the cells asked for, the files that hold nothing else). With
+        `merged`, all cells of merged files too. A file that can't be read is logged by name and
+        left out."""
+        found: dict[str, pa.Table] = {}
+        whole: set[str] = set()
+        for name in sorted(names, key=lambda name: (is_own(name), name)):  # own files go before
+            own = name.removesuffix(".parquet")
+            if is_own(name) and own not in cell_ids:
+                continue
+            try:
+                rows = self._read_table(f"{table}/{name}")
+                ids = rows.column("cell_id").to_pylist()
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                logger.warning("%s/%s/%s can't be read: %s", self, table, name, _line(error))
+                continue
+            if is_own(name):
+                if set(ids) <= {own}:
+                    found[own] = rows
+                    whole.add(name)
+                continue
+            starts: dict[str, list[int]] = defaultdict(list)
+            for i, cell_id in enumerate(ids):
+                starts[cell_id].append(i)
+            for cell_id in starts if merged else starts.keys() & cell_ids:
+                found[cell_id] = rows.take(pa.array(starts[cell_id], pa.int64()))
+            if merged or starts.keys() <= cell_ids:
+                whole.add(name)
+        return found, whole
+
+    def write_merged(self, path: str, tables: Sequence[pa.Table]) -> None:
+        """Writes rows of many cells as one file."""
+        sink = io.BytesIO()
+        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
+        self._put(path, sink.getvalue(), durable=True)
+
+    def delete_table_file(self, table: str, name: str) -> None:
+        """Removes a file of a table; none is fine."""
+        self._delete(f"{table}/{name}")
 
     # --- rows ---
 
@@ -258,11 +327,21 @@ class Results:
         """Stores a table (schema.YARDSTICK_COLUMNS) by its `sweeps.yardsticks.table_key`."""
         self._put(f"yardsticks/{key}.parquet", _parquet(rows, YARDSTICKS), durable=True)
 
-    def remove_result(self, cell_id: str) -> None:
-        """Removes all that is stored of a cell; it counts as missing from the first moment on."""
+    def remove_results(self, cell_ids: AbstractSet[str]) -> None:
+        """Removes all that is stored of these cells; they count as missing once it returns."""
         for table in ("cells", "curves", "history"):
-            self._delete(f"{table}/{cell_id}.parquet")
-        self.remove_checkpoints(cell_id)
+            for name in self.table_files(table):
+                if is_own(name):
+                    if name.removesuffix(".parquet") in cell_ids:
+                        self._delete(f"{table}/{name}")
+                    continue
+                rows = self._read_table(f"{table}/{name}")
+                kept = pa.array([i not in cell_ids for i in rows.column("cell_id").to_pylist()])
+                if rows.num_rows and pc.all(kept).as_py():
+                    continue
+                self.write_merged(f"{table}/{name}", [rows.filter(kept)])
+        for cell_id in cell_ids:
+            self.remove_checkpoints(cell_id)
 
     # --- checkpoints ---
 
@@ -519,6 +598,11 @@ def may_pass(error: OSError, local: bool) -> bool:
 def is_full(error: OSError) -> bool:
     """Whether the disk, or what one may use of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_own(name: str) -> bool:
+    """Whether a table's file holds one cell, by which it is named, and isn't a merged one."""
+    return not name.startswith("compact-")
 
 
 def _parquet(rows: Sequence[dict], table_schema: pa.Schema) -> bytes:

@@ -14,4 +14,4 @@ def test_usage(capsys):
     assert cli.main([]) == 2
     assert "usage: phasesweep" in capsys.readouterr().err
     assert cli.main(["rnu"]) == 2
-    assert "'rnu' is not one of run, status, plot, report" in capsys.readouterr().err
+    assert "'rnu' is not one of run, status, " in capsys.readouterr().err

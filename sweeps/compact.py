@@ -1,0 +1,166 @@
+"""Merges a sweep's many small Parquet files into few: quicker to list and to read.
+
+    python -m sweeps.compact results/quickstart
+
+In each of the tables cells, history and curves, the rows of all cells that are trained (done or
+diverged) come to lie in `compact-*.parquet`; failed and unfinished cells keep files of their own.
+The sweep is claimed like by a driver meanwhile: one that runs is not disturbed, compaction refuses.
+Interrupted at any moment, nothing is lost, and the next compaction clears up.
+
+What a concurrent reader sees. Our own (`Results`, `analysis.load`) see every row once at any
+moment: a cell's own file goes before a merged one, and they look again when a file that they had
+listed is gone. A plain `pd.read_parquet(folder)` or DuckDB knows nothing of this, so:
+
+- On a local Linux file system the whole folder is exchanged for the merged one in one atomic step
+  (renameat2), and the old one is removed LISTING_SECONDS later. A plain reader sees all rows once,
+  from before or from after; if it listed the folder before and opens files after, it fails with
+  "file not found". It never sees a row twice, and misses none, unless listing alone takes it
+  longer than LISTING_SECONDS.
+- On an object store, or a file system that can't exchange folders, the merged file appears first,
+  then the small ones are deleted one by one. In between (seconds; after a crash, until the next
+  compaction) a plain reader sees rows twice; it never misses one silently: what it listed and is
+  gone is an error. Deduplicate by key there, or read with `analysis.load`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeps.lease import Lease
+    from sweeps.storage import Results
+
+logger = logging.getLogger(__name__)
+
+TABLES = ("history", "curves", "cells")
+CELLS_PER_FILE = 10_000
+LISTING_SECONDS = 2.0  # that a reader may take to list a folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns 0, or 1 if it can't be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sweeps.compact",
+        description="Merge a sweep's many small Parquet files into few.",
+    )
+    parser.add_argument("path", metavar="PATH", help="the sweep: ROOT/NAME, a folder or a URI")
+    arguments = parser.parse_args(argv)
+    from core.config import ConfigError
+    from sweeps.lease import acquire
+    from sweeps.storage import Results
+
+    try:
+        results = Results.at(arguments.path)
+        results.read_sweep()  # it is one
+        lease = acquire(results)
+        try:
+            time.sleep(max(0.0, lease.ready_at - time.time()))
+            for table, (before, after) in compact(results, lease).items():
+                print(f"{table:8} {before:6} files -> {after}")
+        finally:
+            lease.release()
+    except (ConfigError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
+    """Merges what is trained. Returns {table: (files before, files after)}.
+
+    Raises:
+        OSError: the storage fails, or the lease on the sweep was lost.
+    """
+    from core import schema
+
+    status = results.finished()
+    trained = {id_ for id_, s in status.items() if s in (schema.DONE, schema.DIVERGED)}
+
+    def check() -> None:
+        if lease.lost:
+            raise OSError(f"{results}: another driver has taken over")
+
+    return {table: _compact_table(results, table, trained, check) for table in TABLES}
+
+
+def _compact_table(
+    results: Results, table: str, trained: set[str], check: Callable[[], None]
+) -> tuple[int, int]:
+    """Files before and after."""
+    names = results.table_files(table)
+    own = {n for n in names if n.removesuffix(".parquet") in trained}
+    if results.local_path:  # left behind by a crash
+        shutil.rmtree(results.local_path / f".{table}.compact", ignore_errors=True)
+    if len(own) < 2 and not (own and len(names) > len(own)):
+        return len(names), len(names)
+    tables, merged = results.read_tables(table, names, trained, merged=True)
+    for name in set(names) - merged:  # it keeps a file of its own, which goes before
+        tables.pop(name.removesuffix(".parquet"), None)
+    ids = sorted(tables)
+    files: dict[str, list[str]] = {}
+    for i in range(0, len(ids), CELLS_PER_FILE):
+        part = ids[i : i + CELLS_PER_FILE]
+        digest = hashlib.sha256(" ".join(part).encode()).hexdigest()[:16]
+        files[f"compact-{digest}.parquet"] = part
+    gone = merged - files.keys()
+    after = len(names) - len(merged) + len(files)
+    check()
+    if results.local_path and _exchange_works(results.local_path):
+        folder = results.local_path / table
+        new = results.local_path / f".{table}.compact"
+        new.mkdir()
+        for name, part in files.items():
+            results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
+        for name in set(names) - merged - files.keys():
+            os.link(folder / name, new / name)
+        check()
+        _exchange(folder, new)
+        time.sleep(LISTING_SECONDS)
+        shutil.rmtree(new)
+        return len(names), after
+    for name, part in files.items():
+        results.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])
+    check()
+    for name in sorted(gone):
+        results.delete_table_file(table, name)
+    return len(names), after
+
+
+def _exchange_works(folder: Path) -> bool:
+    """Tries it on two empty folders, with a hard link."""
+    a, b = folder / ".exchange-a", folder / ".exchange-b"
+    try:
+        for made in (a, b):
+            made.mkdir(exist_ok=True)
+        (a / "file").write_bytes(b"")
+        os.link(a / "file", b / "link")
+        _exchange(a, b)
+        return (a / "link").exists()
+    except (OSError, AttributeError):
+        return False
+    finally:
+        shutil.rmtree(a, ignore_errors=True)
+        shutil.rmtree(b, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Each takes the other's name, in one atomic step."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if libc.renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(a))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

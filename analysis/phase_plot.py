@@ -65,6 +65,9 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
     names = []
     for condition, cells in conditions:
         found = transitions.estimate_transitions(cells)
+        if len(conditions) > 1 and len(cells[["model_size", "num_tasks"]].drop_duplicates()) == 1:
+            print(describe(cells, found, condition).splitlines()[0])  # no map of one point
+            continue
         print(describe(cells, found, condition), end="\n\n")
         makers = figures(cells, curves, found, condition, delta)
         names += list(draw_all(out, makers, command.suffix(condition), format))

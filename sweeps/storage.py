@@ -131,7 +131,8 @@ class Results:
             try:
                 self._fs, base = pafs.FileSystem.from_uri(self.root)
             except (pa.ArrowException, ValueError, OSError) as error:
-                raise ConfigError(f"root: can't use {root}: {_line(error)}") from None
+                why = _without_secret(f"{root}: {_line(error)}")
+                raise ConfigError(f"root: can't use {why}") from None
         else:
             self._fs, base = pafs.LocalFileSystem(), self.root
         self._base = f"{base.rstrip('/')}/{sweep}"
@@ -150,9 +151,9 @@ class Results:
         return cls((root or "/") + mark + query, sweep)
 
     def __str__(self) -> str:
-        """Where the tree is, as a user would give it."""
+        """Where the tree is, as a user would give it; a secret in a URI is not shown."""
         root, mark, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        return f"{root.rstrip('/')}/{self.sweep}{mark}{query}"
+        return _without_secret(f"{root.rstrip('/')}/{self.sweep}{mark}{query}")
 
     @property
     def local_path(self) -> Path | None:
@@ -598,6 +599,11 @@ def may_pass(error: OSError, local: bool) -> bool:
 def is_full(error: OSError) -> bool:
     """Whether the disk, or what one may use of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _without_secret(text: str) -> str:
+    text = re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1:***@", text)
+    return re.sub(r"(secret_key|access_key|password|token)=[^&\s]*", r"\1=***", text)
 
 
 def is_own(name: str) -> bool:

@@ -258,6 +258,16 @@ def test_roots_that_cannot_be_used(tmp_path):
         Results(str(tmp_path / "file"), "sweep").check_writable()
 
 
+def test_secrets_of_a_uri_are_not_shown():
+    root = "s3://name:geheim@bucket/here?scheme=http&endpoint_override=127.0.0.1:9&region=r"
+    results = Results.at(root.replace("here", "here/sweep"))
+    assert results.root == root
+    assert str(results) == root.replace("geheim", "***").replace("here", "here/sweep")
+    with pytest.raises(ConfigError) as refused:
+        Results("nosuch://name:geheim@bucket", "sweep")
+    assert "geheim" not in str(refused.value)
+
+
 def test_settings_are_a_preset_again(results):
     from sweeps.config import load_preset
 

@@ -15,6 +15,7 @@
 - Seeds near the transition: at each number of tasks, where does every seed end? Near the transition
   they are bimodal, which means over seeds hide.
 - Generalization: accuracy on every dataset tested on, see `analysis.generalization`.
+- Yardsticks: what known algorithms reach on the same sequences, see `analysis.yardsticks`.
 
 Each applies only to sweeps that can answer it: `find` says which do.
 """
@@ -31,6 +32,8 @@ import pandas as pd
 from scipy import special
 
 from analysis import command, generalization, phases
+from analysis.yardsticks import describe as describe_yardsticks
+from analysis.yardsticks import last_table
 from core import schema
 
 if TYPE_CHECKING:
@@ -59,18 +62,22 @@ class Experiment:
     figure: Callable[[], Figure] | None  # to be called with matplotlib's style set
 
 
-def find(classified: pd.DataFrame, history: pd.DataFrame) -> list[Experiment]:
+def find(
+    classified: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None = None
+) -> list[Experiment]:
     """All that apply to the sweep.
 
     Args:
         classified: from `analysis.phases.classify`, all conditions.
         history: from `analysis.load.load_history`.
+        yardsticks: from `analysis.load.load_yardsticks`.
     """
     return [
         *_find_state_size(classified),
         *_find_interventions(classified),
         *_find_seeds(classified),
-        *_find_generalization(classified, history),
+        *_find_generalization(classified, history, yardsticks),
+        *_find_yardsticks(classified, yardsticks),
     ]
 
 
@@ -539,14 +546,25 @@ def seeds_figure(table: pd.DataFrame, title: str = "") -> Figure:
 # -------------------------------------------------------------------------------------- others
 
 
-def _find_generalization(cells: pd.DataFrame, history: pd.DataFrame) -> Iterator[Experiment]:
+def _find_generalization(
+    cells: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None
+) -> Iterator[Experiment]:
     """Where cells were tested on other datasets."""
     if not history["split"].astype(str).str.startswith(f"{schema.UNSEEN}/").any():
         return
     table = generalization.generalization_table(cells, history)
     if not table.empty:
-        text = generalization.describe(table)
+        beside = None if yardsticks is None else last_table(yardsticks, cells)
+        text = generalization.describe(table, beside)
         yield Experiment("generalization", "generalization", text, table, None)
+
+
+def _find_yardsticks(cells: pd.DataFrame, yardsticks: pd.DataFrame | None) -> Iterator[Experiment]:
+    """Where known algorithms were run on the cells' sequences."""
+    table = last_table(yardsticks, cells) if yardsticks is not None else pd.DataFrame()
+    if not table.empty:
+        text = describe_yardsticks(table, cells)
+        yield Experiment("yardsticks", "yardsticks", text, table, None)
 
 
 def _groups(

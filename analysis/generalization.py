@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import special
 
 from analysis import command
+from analysis.yardsticks import NAMES
 from core import schema
 from core.config import UNUSED, Cell
 
@@ -87,14 +88,23 @@ def label(row: dict[Hashable, Any], table: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-def describe(table: pd.DataFrame) -> str:
-    """The table in text: a row a model, a column a dataset tested on."""
+def describe(table: pd.DataFrame, yardsticks: pd.DataFrame | None = None) -> str:
+    """The table in text: a row a model, a column a dataset tested on.
+
+    Args:
+        table: from `generalization_table`.
+        yardsticks: from `analysis.yardsticks.last_table`; rows below.
+    """
     names = list(dict.fromkeys(table["tested_on"]))
     rows: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         half = (row["high"] - row["low"]) / 2
         text = f"{row['accuracy']:.3f}" + (f" ± {half:.3f}" if half == half else "")
         rows.setdefault(label(row, table), {})[row["tested_on"]] = text
+    for row in [] if yardsticks is None else yardsticks.to_dict("records"):
+        name = NAMES.get(row["yardstick"], row["yardstick"])
+        name = f"{row['dataset']}: {name}" if table["dataset"].nunique() > 1 else name
+        rows.setdefault(name, {})[row["tested_on"]] = f"{row['accuracy']:.3f}"
     margin = max(map(len, rows), default=0)
     width = max(15, *(len(name) + 2 for name in names))
     return "\n".join(

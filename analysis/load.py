@@ -79,6 +79,26 @@ def load_curves(path: Path) -> pd.DataFrame:
     return frame.sort_values(["cell_id", "split", "position"], ignore_index=True)
 
 
+def load_yardsticks(path: Path) -> pd.DataFrame:
+    """Known algorithms on the cells' sequences, `core.schema.YARDSTICK_COLUMNS`.
+
+    Empty if `phasesweep yardsticks` hasn't run. Arguments and errors as for `load_cells`.
+    """
+    filesystem, folder = open_folder(path)
+    names = _parquet_names(filesystem, folder, path, "yardsticks")
+    columns = schema.YARDSTICK_COLUMNS
+    parts = {
+        name: part
+        for name, part in _read_all(filesystem, folder, names).items()
+        if _has_columns(name, part, columns)
+    }
+    if not parts:
+        return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
+    frame = pa.concat_tables(parts.values(), promote_options="permissive").to_pandas()
+    order = [*schema.YARDSTICK_SETTINGS, "split", "yardstick", "position"]
+    return frame.sort_values(order, ignore_index=True)
+
+
 def open_folder(path: Path) -> tuple[fs.FileSystem, str]:
     """The filesystem of a path or URI, and the path on it.
 

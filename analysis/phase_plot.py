@@ -56,6 +56,7 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
     """
     classified = phases.classify(load.load_cells(path), delta, confidence)
     history, curves = load.load_history(path), load.load_curves(path)
+    yardsticks = load.load_yardsticks(path)
     in_training = history.loc[~history["cell_id"].isin(classified["cell_id"]), "cell_id"].nunique()
     conditions = phases.split_conditions(classified)
 
@@ -69,10 +70,10 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
             print(describe(cells, found, condition).splitlines()[0])  # no map of one point
             continue
         print(describe(cells, found, condition), end="\n\n")
-        makers = figures(cells, curves, found, condition, delta)
+        makers = figures(cells, curves, found, condition, delta, yardsticks)
         names += list(draw_all(out, makers, command.suffix(condition), format))
     files = ["phases.csv"]
-    for experiment in experiments.find(classified, history):
+    for experiment in experiments.find(classified, history, yardsticks):
         print(experiment.text, end="\n\n")
         csv = experiment.table.to_csv(index=False).encode()
         command.write_file(out, f"{experiment.name}.csv", csv)
@@ -91,6 +92,7 @@ def figures(
     found: pd.DataFrame,
     condition: dict[str, object],
     delta: float,
+    yardsticks: pd.DataFrame | None = None,
 ) -> dict[str, Callable[[], Figure]]:
     """The figures that one condition has results for, by name; drawn when they are called."""
     from analysis import plots  # here, so that a wrong path is told at once
@@ -102,7 +104,7 @@ def figures(
         makers["accuracy"] = lambda: plots.accuracy_figure(cells, title)
         makers["improvement"] = lambda: plots.improvement_figure(cells, title, delta)
     if curves["cell_id"].isin(finished["cell_id"]).any():
-        makers["learning_curves"] = lambda: plots.curves_figure(curves, cells, title)
+        makers["learning_curves"] = lambda: plots.curves_figure(curves, cells, title, yardsticks)
     return makers
 
 

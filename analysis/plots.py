@@ -31,6 +31,8 @@ from analysis.phases import (
     require_one_condition,
     summarize_grid,
 )
+from analysis.yardsticks import curves_table as yardstick_curves
+from analysis.yardsticks import draw_curves as draw_yardsticks
 from core import schema
 
 BAND = 0.95  # confidence of the bands around learning curves
@@ -413,8 +415,20 @@ def improvement_figure(classified: pd.DataFrame, title: str = "", delta: float =
     return figure
 
 
-def curves_figure(curves: pd.DataFrame, classified: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy against examples seen: a row a split, a column a model size (at most 4)."""
+def curves_figure(
+    curves: pd.DataFrame,
+    classified: pd.DataFrame,
+    title: str = "",
+    yardsticks: pd.DataFrame | None = None,
+) -> Figure:
+    """Accuracy against examples seen: a row a split, a column a model size (at most 4).
+
+    Args:
+        curves: from `analysis.load.load_curves`.
+        classified: the cells of one condition.
+        title: above all panels.
+        yardsticks: from `analysis.load.load_yardsticks`; drawn where they are for a split.
+    """
     found = [s for s in sorted(curves["split"].unique()) if s.startswith(f"{schema.UNSEEN}/")]
     splits = [schema.SEEN, schema.UNSEEN, *found]
     done = classified[classified["status"] == schema.DONE]
@@ -422,15 +436,20 @@ def curves_figure(curves: pd.DataFrame, classified: pd.DataFrame, title: str = "
     num_tasks = style.spread(done["num_tasks"], 7)
     figure = Figure(figsize=(1.0 + 1.7 * len(sizes), 0.7 + 1.5 * len(splits)), layout="constrained")
     axes = figure.subplots(len(splits), len(sizes), sharex=True, sharey=True, squeeze=False)
+    known: dict[str, Line2D] = {}  # legend entries of the yardsticks
     for row, split in zip(axes, splits, strict=True):
         table = curves_table(curves, done, split)
         for ax, size in zip(row, sizes, strict=True):
             draw_curves(table[table["model_size"] == size], ax, num_tasks, done["chance"].mean())
+            if yardsticks is not None:
+                lines = draw_yardsticks(yardstick_curves(yardsticks, done, split), ax)
+                known |= {str(line.get_label()): line for line in lines}
         row[0].set_ylabel(f"accuracy, {split} tasks")
     for ax, size in zip(axes[0], sizes, strict=True):
         ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
     figure.supxlabel("examples seen", size=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = [*handles, *known.values()], [*labels, *known]
     figure.legend(handles, labels, loc="outside right center", title=style.NUM_TASKS_LABEL)
     figure.suptitle(title, size=8)
     return figure

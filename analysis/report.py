@@ -45,7 +45,8 @@ CAPTIONS = {
     "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
     "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
     "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
-    "learning_curves": "Accuracy against examples seen.",
+    "learning_curves": "Accuracy against examples seen. Dashed: known learning algorithms, fitted "
+    "to the same examples.",
     **experiments.CAPTIONS,
 }
 
@@ -82,11 +83,12 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
 
     classified = phases.classify(cells, delta, confidence)
     history, curves = load.load_history(path), load.load_curves(path)
+    yardsticks = load.load_yardsticks(path)
     name = str(cells["sweep"].iloc[0])
     settings = _settings(path)
     parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings is not None)]
     with mpl.rc_context({**style.RC, "savefig.dpi": DPI}):
-        found = experiments.find(classified, history)
+        found = experiments.find(classified, history, yardsticks)
         if found:
             parts.append(_heading("h2", "Whole sweep"))
         for experiment in found:
@@ -99,7 +101,7 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
             begins = transitions.estimate_transitions(group)
             parts.append(_heading("h2", title))
             parts.append(_text(phase_plot.describe(group, begins, condition)))
-            figures = phase_plot.figures(group, curves, begins, condition, delta)
+            figures = phase_plot.figures(group, curves, begins, condition, delta, yardsticks)
             if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
                 figures = {k: v for k, v in figures.items() if k == "learning_curves"}  # no map
             parts += [_figure(key, make, f"{name}, {title}") for key, make in figures.items()]

@@ -328,6 +328,10 @@ class Results:
         """Stores a table (schema.YARDSTICK_COLUMNS) by its `sweeps.yardsticks.table_key`."""
         self._put(f"yardsticks/{key}.parquet", _parquet(rows, YARDSTICKS), durable=True)
 
+    def remove_yardsticks(self, key: str) -> None:
+        """Removes a table of yardsticks; none is fine."""
+        self._delete(f"yardsticks/{key}.parquet")
+
     def remove_results(self, cell_ids: AbstractSet[str]) -> None:
         """Removes all that is stored of these cells; they count as missing once it returns."""
         for table in ("cells", "curves", "history"):

@@ -109,6 +109,7 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
         **cell.to_dict(), "cell_id": cell.cell_id, "sweep": path.name, "status": status,
         "error": "out of memory" if status == schema.FAILED else None,
         "diverged_at": 17 if status == schema.DIVERGED else None,
+        "plateau_steps": float("nan"), "steps_trained": cell.steps,
         "num_parameters": 12 * cell.num_layers * cell.model_size**2,
         "state_size": cell.num_layers * length * 2 * cell.num_heads * cell.key_size,
         "chance": chance, "n": n, "wall_seconds": 1.0, "device": "cpu", "versions": "{}",

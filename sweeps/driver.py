@@ -184,19 +184,21 @@ def _blame(
 
 @contextlib.contextmanager
 def ray_running() -> Iterator[None]:
-    """Connects to the cluster this machine belongs to or RAY_ADDRESS names; else starts Ray here,
-    reachable from this machine only as far as Ray allows, and stops it in the end."""
+    """Connects to the cluster that RAY_ADDRESS names or `ray start` made this machine part of; else
+    starts Ray here, reachable from this machine only as far as Ray allows, and stops it in the end.
+
+    Not to any Ray that runs here (Ray's "auto"): that of another sweep ends with its command."""
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
-            try:
-                ray.init(
-                    address=os.environ.get("RAY_ADDRESS", "auto"),
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-            except ConnectionError:
-                if "RAY_ADDRESS" in os.environ:
-                    raise
+            started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+            address = os.environ.get("RAY_ADDRESS", "auto" if started.exists() else "local")
+            if address != "local":
+                try:
+                    ray.init(address=address, log_to_driver=False, configure_logging=False)
+                except ConnectionError:  # what `ray start` started is gone
+                    if "RAY_ADDRESS" in os.environ:
+                        raise
+            if not ray.is_initialized():
                 ray.init(
                     address="local",
                     include_dashboard=False,

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -105,11 +104,10 @@ def test_a_real_launch(home, tmp_path):
         "ssh_private_key": str(tmp_path / "key"),
     }
     port, dashboard = free_port(), free_port()
-    short = tempfile.mkdtemp(prefix="ray-")  # a socket's path has 107 bytes at most
     settings |= {"setup_commands": [], "file_mounts": {}, "cluster_name": f"test-{port}"}
     # Others may run Ray on this machine: own ports, and no `ray stop` before.
     start = settings["head_start_ray_commands"][1].replace("6379", str(port))
-    start += f" --dashboard-port={dashboard} --num-cpus=2 --temp-dir={short}"
+    start += f" --dashboard-port={dashboard} --num-cpus=2"
     settings["head_start_ray_commands"] = [start]
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(settings))
@@ -145,4 +143,3 @@ def test_a_real_launch(home, tmp_path):
         assert (cells.unseen_last == submitted.unseen_last[cells.index]).all()
     finally:
         subprocess.run(["ray", "down", "-y", str(file)], env=environment, capture_output=True)
-        shutil.rmtree(short, ignore_errors=True)

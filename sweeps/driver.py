@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 
 from core.config import Cell
 from sweeps.lease import Lease
@@ -185,7 +186,7 @@ def _blame(
 @contextlib.contextmanager
 def ray_running() -> Iterator[None]:
     """Connects to the cluster that RAY_ADDRESS names or `ray start` made this machine part of; else
-    starts Ray here, reachable from this machine only as far as Ray allows, and stops it in the end.
+    starts Ray here, reachable from this machine only, and stops it in the end.
 
     Not to any Ray that runs here (Ray's "auto"): that of another sweep ends with its command."""
     with contextlib.ExitStack() as stack:
@@ -199,6 +200,7 @@ def ray_running() -> Iterator[None]:
                     if "RAY_ADDRESS" in os.environ:
                         raise
             if not ray.is_initialized():
+                stack.enter_context(_on_loopback())
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -208,6 +210,20 @@ def ray_running() -> Iterator[None]:
                 )
             stack.callback(ray.shutdown)
         yield
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that is started inside listens on 127.0.0.1 alone, all of its processes. This is what it
+    does by itself on macOS; elsewhere it replaces a `_node_ip_address` of loopback by another."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"  # for the processes that it starts
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read the variable
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cluster_workers() -> Workers:

@@ -48,7 +48,7 @@ def sockets(pids: set[int]) -> set[str]:
 
 
 def tcp() -> list[tuple[str, int, bool, str]]:
-    """(address, port, whether it listens, inode) of all TCP sockets, addresses as /proc has them."""
+    """(address as /proc has it, port, whether it listens, inode) of all TCP sockets."""
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

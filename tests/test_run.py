@@ -43,9 +43,11 @@ def preset(tmp_path):
 
 @pytest.fixture(scope="module")
 def one_ray():
-    """Ray kept running between tests, which `main` finds and uses."""
+    """Ray kept running between tests, which `main` uses, and commands by its address."""
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=10**8, log_to_driver=False)
-    yield
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+        yield
     ray.shutdown()
 
 
@@ -209,11 +211,11 @@ def test_interrupted_and_continued(one_ray, preset, tmp_path, undisturbed):
     assert not list((tmp_path / "tiny").glob("checkpoints/*"))
 
 
-def test_a_node_that_is_to_leave_checkpoints_too(preset, tmp_path):
+def test_a_node_that_is_to_leave_checkpoints_too(one_ray, preset, tmp_path):
     interrupt(preset, tmp_path, signal.SIGTERM)
 
 
-def test_a_killed_worker_is_replaced(preset, tmp_path, undisturbed):
+def test_a_killed_worker_is_replaced(one_ray, preset, tmp_path, undisturbed):
     process = launch(preset, tmp_path, *LONG)
     (first, *_) = training_workers(tmp_path / "tiny", process)
     os.kill(first, signal.SIGKILL)

@@ -13,7 +13,8 @@
   commonest value are paired over seeds, with Student's t interval; where a cell of a pair is
   censored its difference is unknown, so only how many seeds were later and earlier is told.
 - Seeds near the transition: at each number of tasks, where does every seed end? Near the transition
-  they are bimodal, which means over seeds hide.
+  they are bimodal, which means over seeds hide. Hartigans' dip test (`analysis.bimodality`) is of
+  the seeds at the numbers of tasks where seeds disagree on generalizing, against one mode.
 - Generalization: accuracy on every dataset tested on, see `analysis.generalization`.
 - Yardsticks: what known algorithms reach on the same sequences, see `analysis.yardsticks`.
 
@@ -31,7 +32,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis import command, generalization, phases
+from analysis import bimodality, command, generalization, phases
 from analysis.yardsticks import describe as describe_yardsticks
 from analysis.yardsticks import last_table
 from core import schema
@@ -124,11 +125,29 @@ def rank_correlation(
     if n < 2 or np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
         return np.nan, np.nan, np.nan
     r = float(np.clip(np.corrcoef(ranks[0], ranks[1])[0, 1], -1, 1))
-    if n < 4:
-        return r, np.nan, np.nan
-    if abs(r) > 1 - 1e-12:  # z is infinite
-        return r, r, r
-    half = special.ndtri((1 + confidence) / 2) * np.sqrt((1 + r**2 / 2) / (n - 3))
+    return _fisher_interval(r, n - 3, confidence)
+
+
+def partial_rank_correlation(
+    x: np.ndarray, y: np.ndarray, given: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Spearman's partial correlation of x and y, `given` held equal, and its interval.
+
+    A variable that is held equal costs one degree of freedom in Fisher's error (Fisher 1924).
+    """
+    r_xy, r_xg, r_yg = (rank_correlation(a, b)[0] for a, b in ((x, y), (x, given), (y, given)))
+    left = (1 - r_xg**2) * (1 - r_yg**2)
+    if not left > 1e-12:
+        return np.nan, np.nan, np.nan
+    return _fisher_interval((r_xy - r_xg * r_yg) / float(np.sqrt(left)), len(x) - 4, confidence)
+
+
+def _fisher_interval(r: float, freedom: int, confidence: float) -> tuple[float, float, float]:
+    """r and its interval; no interval where the error isn't finite: a perfect rank correlation of a
+    few models says nothing of how imperfect it may be."""
+    if freedom < 1 or abs(r) > 1 - 1e-12:
+        return float(np.clip(r, -1, 1)), np.nan, np.nan
+    half = special.ndtri((1 + confidence) / 2) * np.sqrt((1 + r**2 / 2) / freedom)
     z = np.arctanh(r)
     return r, float(np.tanh(z - half)), float(np.tanh(z + half))
 
@@ -184,6 +203,14 @@ def describe_state_size(table: pd.DataFrame, title: str) -> str:
     means = table.groupby(["architecture", "model_size"]).mean(numeric_only=True)
     state, parameters, y = (means[k].to_numpy(dtype=float) for k in (*_NAMES, "accuracy"))
     difference, low, high = correlation_difference(state, parameters, y)
+    for name, other, x, held in (
+        ("state_size", "num_parameters", state, parameters),
+        ("num_parameters", "state_size", parameters, state),
+    ):
+        found = partial_rank_correlation(x, y, held)
+        if np.isfinite(found[0]):
+            given = f"{_NAMES[name]}, {_NAMES[other]} held equal"
+            lines.append(f"  with {given}: {_correlation(found)}")
     if np.isfinite(difference):
         lines.append(
             f"  difference on Fisher's scale: {difference:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -483,7 +510,21 @@ def describe_seeds(table: pd.DataFrame, title: str) -> str:
         values = "  ".join(f"{v:.3f}" for v in np.sort(rows["accuracy"]))
         where = f"model size {_power(size)}, {_power(tasks)} tasks:"
         lines.append(f"  {where:32}{number} of {len(rows)} generalize   {values}")
-    return "\n".join(lines if len(lines) > 1 else [lines[0], "  none"])
+    if len(lines) == 1:
+        lines.append("  none")
+    return "\n".join([*lines, *_bimodality(table)])
+
+
+def _bimodality(table: pd.DataFrame) -> Iterator[str]:
+    """A line a model size: the dip test of the seeds at grid points where seeds disagree."""
+    for size, rows in table[table["split"]].groupby("model_size"):
+        values = rows["accuracy"].to_numpy(dtype=float)
+        where = f"  model size {_power(size)}, where seeds disagree:"
+        if len(values) < bimodality.FEWEST:
+            yield f"{where} {len(values)} seeds, too few to test for two modes"
+        else:
+            found, p = bimodality.dip_test(values)
+            yield f"{where} {len(values)} seeds, Hartigans' dip {found:.3f}, p = {p:.3f}"
 
 
 def draw_seeds(rows: pd.DataFrame, ax: Axes) -> Axes:

@@ -449,7 +449,9 @@ def curves_figure(
         ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
     figure.supxlabel("examples seen", size=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    handles, labels = [*handles, *known.values()], [*labels, *known]
+    if known:  # below, under a heading of their own
+        handles = [*handles, Line2D([], [], ls=""), *known.values()]
+        labels = [*labels, "fitted to the\nsame examples:", *known]
     figure.legend(handles, labels, loc="outside right center", title=style.NUM_TASKS_LABEL)
     figure.suptitle(title, size=8)
     return figure

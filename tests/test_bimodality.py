@@ -1,0 +1,58 @@
+"""The dip is the distance to the closest unimodal distribution; two modes are told from one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from analysis.bimodality import dip, dip_test
+
+
+def by_linear_programs(x: np.ndarray) -> float:
+    """The dip from its definition: for each place of the mode, the closest distribution function
+    that is linear between the values, convex before the mode and concave after it."""
+    x, n = np.sort(x), len(x)
+    steps = (np.eye(n + 1)[1:n] - np.eye(n + 1)[: n - 1]) / np.diff(x)[:, None]  # slopes
+    unit, slack = np.eye(n + 1)[:n], np.eye(n + 1)[n]
+    ends = [(i, (i + side) / n) for i in range(n) for side in (0, 1)]  # of the empirical jumps
+    near = [(unit[i] - slack, at) for i, at in ends] + [(-unit[i] - slack, -at) for i, at in ends]
+    best = 1.0
+    for mode in range(n - 1):
+        shape = [(-step, 0.0) for step in steps]
+        shape += [((1 if i < mode else -1) * (steps[i] - steps[i + 1]), 0.0) for i in range(n - 2)]
+        rows, bounds = zip(*near, *shape, strict=True)
+        found = optimize.linprog(slack, np.array(rows), bounds, bounds=[(0, 1)] * (n + 1))
+        best = min(best, found.fun) if found.success else best
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_dip_is_what_it_is_defined_as(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(4, 13))
+    x = rng.random(n)
+    if seed % 2:
+        x = np.concatenate([rng.normal(0, 0.1, n // 2), rng.normal(1, 0.1, n - n // 2)])
+    assert dip(x) == pytest.approx(by_linear_programs(x), abs=1e-6)
+
+
+def test_ties_and_scale():
+    assert dip(np.ones(6)) == pytest.approx(1 / 12)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        assert 0 < dip(rng.integers(0, 3, 9)) <= 0.25
+    x = rng.random(20)
+    assert dip(5 - 3 * x) == pytest.approx(dip(x))
+
+
+def test_p_values_are_uniform_for_uniform_values_and_small_for_two_modes():
+    rng = np.random.default_rng(1)
+    p = [dip_test(rng.random(12))[1] for _ in range(300)]
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.06)
+    one = [dip_test(rng.normal(size=12))[1] for _ in range(100)]
+    assert np.mean(np.array(one) <= 0.05) < 0.05  # a normal's dip is smaller still
+    for _ in range(20):
+        two = np.concatenate([rng.normal(0.2, 0.02, 6), rng.normal(0.6, 0.02, 6)])
+        assert dip_test(two)[1] < 0.01

@@ -7,7 +7,9 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ ENVIRONMENT = {
 
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
+RAY_WATCH_SECONDS = 1.0  # between looks whether it lives
 OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
 
 
@@ -208,7 +211,10 @@ def ray_running() -> Iterator[None]:
                     log_to_driver=False,
                     configure_logging=False,
                 )
-            stack.callback(ray.shutdown)
+                stack.callback(ray.shutdown)
+                stack.enter_context(_ends_with_ray())
+            else:
+                stack.callback(ray.shutdown)
         yield
 
 
@@ -224,6 +230,32 @@ def _on_loopback() -> Iterator[None]:
     finally:
         del os.environ[name]
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _ends_with_ray() -> Iterator[None]:
+    """Should the Ray that we started die, this process ends within a second, and says so: Ray
+    itself takes up to a minute, and the log of what died for an explanation."""
+    node, stop = ray._private.worker._global_node, threading.Event()
+    assert node is not None
+
+    def watch() -> None:
+        while not stop.wait(RAY_WATCH_SECONDS):
+            dead = [kind for kind, _ in node.dead_processes() if kind in ("raylet", "gcs_server")]
+            if dead and not stop.is_set():
+                logger.error("Ray has died: %s", ", ".join(dead))
+                print(
+                    f"\nerror: Ray has died ({dead[0]}). The same command continues",
+                    file=sys.stderr,
+                )
+                sys.stderr.flush()
+                os._exit(1)  # the lease is left: it keeps the next driver off until workers notice
+
+    threading.Thread(target=watch, name="ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 def cluster_workers() -> Workers:

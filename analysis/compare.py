@@ -29,7 +29,9 @@ interpolated linearly between neighbouring grid points, for every model size:
 The shift is ours minus the paper's, in octaves. Where a side has not got there at the largest
 number of tasks, or is beyond it at the smallest, the shift is a bound or unknown, and says so. Only
 grid points that both sides have are used, on both sides, so that a coarse grid is compared with the
-same coarse grid of the paper's.
+same coarse grid of the paper's. With several seeds the shift has a 95% interval: Student's t of the
+places that each seed has by itself. It is about our seeds alone (how many the paper had isn't said)
+and missing where a seed's place is outside the grid. Interpolation adds up to a grid's spacing.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from analysis import command, load, phases, reference
 from core import schema
@@ -56,6 +59,7 @@ SOURCES = {
 }
 REFERENCE_DATASET, REFERENCE_ARCHITECTURE = "MNIST", "transformer"
 
+CONFIDENCE = 0.95  # of intervals over seeds
 SEEN_ONLY = "seen-only"
 REGIMES = (phases.UNTRAINED, SEEN_ONLY, phases.GENERALIZING)
 PLATEAU_POINTS = 3
@@ -84,7 +88,9 @@ def run(path: str, against: str, out: str | None, delta: float, format: str) -> 
         return
     for condition, group in _transformers(cells, path):
         points = compare_points(group, delta)
-        shifts = compare_transitions(points, delta)
+        shifts = compare_transitions(points, delta).merge(
+            seed_errors(group, points, delta), on=["model_size", "measure"], how="left"
+        )
         print(describe_figure2(group, points, shifts, condition), end="\n\n")
         end = command.suffix(condition)
         for name, frame in (("", points), ("-transitions", shifts)):
@@ -244,6 +250,42 @@ def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
+def seed_errors(
+    cells: pd.DataFrame, points: pd.DataFrame, delta: float = phases.DELTA
+) -> pd.DataFrame:
+    """Half the t interval, over seeds, of the mean place where generalizing takes over.
+
+    Args:
+        cells: of one condition, those behind `points`.
+        points: from `compare_points`.
+        delta: see above.
+
+    Returns:
+        model_size, `measure`, `seeds` (with results at all points of the size), `half_width` in
+        octaves (NaN: fewer than 2 seeds, or one whose place is outside the grid).
+    """
+    done = cells[cells["status"] == schema.DONE]
+    rows = []
+    for size, group in points.groupby("model_size"):
+        tasks = np.sort(group["num_tasks"].to_numpy())
+        unseen = done[done["model_size"] == size].pivot(
+            index="seed", columns="num_tasks", values=f"unseen_{schema.LAST}"
+        )
+        unseen = unseen.reindex(columns=tasks).dropna()
+        chance, x = float(group["chance_ours"].mean()), np.log2(tasks.astype(float))
+        places = [
+            onset_and_half(x, y, chance, delta) for y in unseen.to_numpy(dtype=float, copy=True)
+        ]
+        for i, measure in enumerate(("onset", "half")):
+            at = np.array([place[i] for place in places])
+            half = np.nan
+            if len(at) > 1 and np.isfinite(at).all():
+                t = special.stdtrit(len(at) - 1, (1 + CONFIDENCE) / 2)
+                half = float(t * at.std(ddof=1) / np.sqrt(len(at)))
+            rows.append((size, measure, len(at), half))
+    return pd.DataFrame(rows, columns=["model_size", "measure", "seeds", "half_width"])
+
+
 def _bounds(at: float, smallest: float, largest: float) -> tuple[float, float]:
     if np.isnan(at):
         return -np.inf, np.inf
@@ -268,6 +310,9 @@ def describe_figure2(
         f"{head} beside {SOURCES[FIGURE2]}",
         f"{len(points)} grid points in common, of the paper's {len(reference.load_figure2()) // 2}",
     ]
+    differing = _differing_settings(cells)
+    if differing:
+        lines.append(f"settings, the paper's in brackets: {differing}")
     if dataset != REFERENCE_DATASET:
         lines.append(f"note: ours are trained on {dataset}, the paper's on {REFERENCE_DATASET}")
     lines += [
@@ -279,7 +324,8 @@ def describe_figure2(
             f"  {name:14}" + "".join(f"{n:>14}" for n in row)
             for name, row in zip(REGIMES, table.to_numpy(), strict=True)
         ),
-        "generalizing takes over, log2 number of tasks; shift: ours − paper, octaves",
+        "generalizing takes over, log2 number of tasks; shift: ours − paper, octaves"
+        + (" (±: half the 95% t interval over seeds)" if _has_errors(shifts) else ""),
         f"  {'':10}{'onset':^39}   {'half of the rise':^39}",
         f"  {'model size':>10}" + "   ".join([f"{'paper':>13}{'ours':>13}{'shift':>13}"] * 2),
     ]
@@ -290,6 +336,24 @@ def describe_figure2(
         ]
         lines.append(f"  {command.power(float(str(size))):>10}" + "   ".join(parts))
     return "\n".join(lines)
+
+
+def _has_errors(shifts: pd.DataFrame) -> bool:
+    return "half_width" in shifts and bool(shifts["half_width"].notna().any())
+
+
+def _differing_settings(cells: pd.DataFrame) -> str:
+    """Where our settings are others than the paper states, and what it doesn't state."""
+    parts = []
+    for name, theirs in reference.SETTINGS.items():
+        if name in cells and (cells[name] != theirs).any():
+            ours = ", ".join(str(v) for v in sorted(set(cells[name])))
+            parts.append(f"{name} {ours} ({theirs})")
+    for name in reference.NOT_STATED:
+        if name in cells:
+            ours = ", ".join(f"{v:g}" for v in sorted(set(cells[name])))
+            parts.append(f"{name} {ours} (not stated)")
+    return "; ".join(parts)
 
 
 def _places(row: dict[Hashable, Any]) -> list[str]:
@@ -306,7 +370,8 @@ def shift_text(row: dict[Hashable, Any]) -> str:
         return "both before"
     low, high = row["low"], row["high"]
     if low == high:
-        return f"{low:+.1f}"
+        half = row.get("half_width", np.nan)
+        return f"{round(low, 1) + 0.0:+.1f}" + (f" ± {half:.1f}" if half == half else "")
     if np.isfinite(low):
         return f"> {low:+.1f}"
     return f"< {high:+.1f}" if np.isfinite(high) else "unknown"

@@ -83,6 +83,37 @@ def test_a_shift_is_found(tmp_path, shift):
     assert compare.mean_absolute_difference(points)["unseen"] > 0.01
 
 
+def test_shifts_have_an_interval_over_seeds(tmp_path):
+    parts = [write_reference(tmp_path / str(k), shift=k, seeds=(k,)) for k in (1, 2, 3)]
+    (tmp_path / "s").mkdir()
+    files = [pq.read_table(part / "cells" / "compact-0.parquet") for part in parts]
+    (tmp_path / "s" / "cells").mkdir()
+    pq.write_table(pa.concat_tables(files), tmp_path / "s" / "cells" / "compact-0.parquet")
+    cells = load_cells(tmp_path / "s")
+    cells = cells[cells["num_tasks"] >= 8]  # where all three seeds have results
+    points = compare.compare_points(cells)
+    errors = compare.seed_errors(cells, points).set_index(["model_size", "measure"])
+    assert errors.loc[(256, "onset"), "seeds"] == 3
+    half = 4.302653 * 1 / np.sqrt(3)  # t of 2 degrees of freedom; seeds at shifts 1, 2 and 3
+    assert errors.loc[(256, "onset"), "half_width"] == pytest.approx(half, rel=1e-6)
+    assert errors.loc[(2, "onset"), "half_width"] != errors.loc[(2, "onset"), "half_width"]  # NaN
+    shifts = compare.compare_transitions(points).merge(
+        errors.reset_index(), on=["model_size", "measure"]
+    )
+    row = shifts[(shifts["model_size"] == 256) & (shifts["measure"] == "onset")].iloc[0]
+    assert compare.shift_text(row.to_dict()).endswith("± 2.5")
+    one = cells[cells["seed"] == 1]
+    assert compare.seed_errors(one, points)["half_width"].isna().all()
+
+
+def test_settings_that_differ_are_told(tmp_path, capsys):
+    make_results(tmp_path / "s", (8, 16), (1, 16, 256))
+    compare.main([str(tmp_path / "s"), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "image_size 8 (28); num_classes 5 (10); sequence_length 16 (100)" in out
+    assert "steps 1000 (not stated)" in out
+
+
 def test_not_reached_gives_a_bound(tmp_path):
     path = write_reference(tmp_path / "s", shift=14)  # onset near 2^26 at width 512
     points = compare.compare_points(load_cells(path))

@@ -52,13 +52,13 @@ CONSTANTS = {
 }
 
 CHUNK = 2**26  # numbers in the largest tensor that a chunk of sequences may need
-DENSE = 16  # positions up to here are all evaluated
+DENSE, FURTHER = 8, 12  # positions up to the 8th are all evaluated, of the others 12 at most
 
 
 def positions(length: int) -> list[int]:
-    """The positions of a sequence that are evaluated, from 1: all of the first 16, then at most 16
-    more, evenly spaced and counted back from the last."""
-    spacing = max(1, -(-(length - DENSE) // DENSE))
+    """The positions of a sequence that are evaluated, from 1: all of the first 8, then at most 12
+    more, evenly spaced and counted back from the last; all if there are at most 20."""
+    spacing = max(1, -(-(length - DENSE) // FURTHER))
     return [*range(1, min(DENSE, length) + 1), *range(length, DENSE, -spacing)[::-1]]
 
 

@@ -97,10 +97,10 @@ def test_custom_endpoints_come_from_the_environment(name, monkeypatch):
     monkeypatch.setenv(name, f"http://{host}:{port}")
     try:
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="bucket")
-        results = Results("s3://bucket/here", "sweep")
+        client.create_bucket(Bucket="retry")
+        results = Results("s3://retry/here", "sweep")
         results.write_history("a", [])
-        filesystem, inside = open_folder("s3://bucket/here/sweep")
+        filesystem, inside = open_folder("s3://retry/here/sweep")
         assert filesystem.get_file_info(f"{inside}/history/a.parquet").is_file
     finally:
         server.stop()

@@ -291,8 +291,8 @@ def test_a_results_tree_of_an_object_store(tmp_path):
             aws_access_key_id="x",
             aws_secret_access_key="x",
         )
-        client.create_bucket(Bucket="bucket")
-        root = f"s3://x:x@bucket/here?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
+        client.create_bucket(Bucket="storage")
+        root = f"s3://x:x@storage/here?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
         results = Results(root, "sweep")
         assert results.local_path is None
         assert results.finished() == {}

@@ -307,7 +307,7 @@ def test_a_results_tree_of_an_object_store(tmp_path):
         results.write_result(row(), history(), curves())
         assert results.finished() == {ID: schema.DONE}
         assert results.checkpoint_steps() == {}
-        keys = [o["Key"] for o in client.list_objects_v2(Bucket="bucket")["Contents"]]
+        keys = [o["Key"] for o in client.list_objects_v2(Bucket="storage")["Contents"]]
         assert f"here/sweep/cells/{ID}.parquet" in keys
     finally:
         server.stop()

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis import bimodality, command, generalization, phases
+from analysis import architectures, bimodality, command, generalization, phases
 from analysis.yardsticks import describe as describe_yardsticks
 from analysis.yardsticks import last_table
 from core import schema
@@ -45,6 +45,7 @@ CONFIDENCE = 0.95
 MOST_PANELS = 4  # model sizes that `seeds` shows
 SPREAD = 0.15  # between the best and the worst seed: told, though all may be in one phase
 CAPTIONS = {
+    "architectures": "Accuracy at the last tenth of the positions over each architecture's grid.",
     "state_size": "Accuracy on unseen tasks against the state and against the parameters.",
     "interventions": "Steps until the training loss left its plateau: a dot a seed, lines join "
     "equal seeds, bars are medians; triangles had not left it when training ended.",
@@ -74,12 +75,33 @@ def find(
         yardsticks: from `analysis.load.load_yardsticks`.
     """
     return [
+        *_find_architectures(classified),
         *_find_state_size(classified),
         *_find_interventions(classified),
         *_find_seeds(classified),
         *_find_generalization(classified, history, yardsticks),
         *_find_yardsticks(classified, yardsticks),
     ]
+
+
+# --------------------------------------------------------------------------- architectures
+
+
+def _find_architectures(classified: pd.DataFrame) -> Iterator[Experiment]:
+    """Where architectures were trained over grids, all other settings equal."""
+    by_rest: dict[tuple, list[pd.DataFrame]] = {}
+    for condition, group in phases.split_conditions(classified):
+        rest = tuple((k, v) for k, v in condition.items() if k != "architecture")
+        if (group["status"] == schema.DONE).any() and group["model_size"].nunique() > 1:
+            by_rest.setdefault(rest, []).append(group)
+    for rest, groups in by_rest.items():
+        if len(groups) > 1:
+            cells, words = pd.concat(groups), dict(rest)
+            yield Experiment(
+                "architectures", f"architectures{command.suffix(words)}", "",
+                architectures.accuracy_table(cells),
+                functools.partial(architectures.figure, cells, _title(classified, words)),
+            )  # fmt: skip
 
 
 # ----------------------------------------------------------------- state size, parameter count

@@ -74,7 +74,8 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
         names += list(draw_all(out, makers, command.suffix(condition), format))
     files = ["phases.csv"]
     for experiment in experiments.find(classified, history, yardsticks):
-        print(experiment.text, end="\n\n")
+        if experiment.text:
+            print(experiment.text, end="\n\n")
         csv = experiment.table.to_csv(index=False).encode()
         command.write_file(out, f"{experiment.name}.csv", csv)
         files.append(f"{experiment.name}.csv")

@@ -274,3 +274,24 @@ def test_generalization_table(tmp_path):
 def test_a_plain_sweep_has_none(tmp_path):
     make_results(tmp_path / "s", (8, 16), (1, 16, 256), (0, 1))
     assert of(tmp_path / "s") == {}
+
+
+# ------------------------------------------------------------------------------- architectures
+
+
+def test_architectures_stand_side_by_side(architectures):
+    experiment = of(architectures)["architectures"]
+    table = experiment.table
+    assert len(table) == 2 * 3 * 2
+    assert set(table.loc[table["architecture"] == "lstm", "phase"]) == {"untrained"}
+    assert (table.loc[table["architecture"] == "transformer", "unseen"] > 0.6).all()
+    assert (table["seeds"] == 2).all()
+    axes = draw(experiment).axes
+    assert [ax.get_title() for ax in axes[:2]] == ["lstm", "transformer"]
+    # a tile a grid point in each of the four panels
+    assert [len(ax.collections[0].get_paths()) for ax in axes[:4]] == [6] * 4
+
+
+def test_one_architecture_has_nothing_beside_it(tmp_path):
+    make_results(tmp_path / "s", (8, 16), (1, 16), (0,), lambda cell: "memorizing")
+    assert "architectures" not in of(tmp_path / "s")

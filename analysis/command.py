@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from analysis import load
+from analysis import load, phases
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +37,18 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def add_phase_options(parser: argparse.ArgumentParser) -> None:
+    """--delta and --confidence, the parameters of `phases.classify`."""
+    parser.add_argument(
+        "--delta", type=number(0, 1, True), default=phases.DELTA,
+        help="least accuracy difference that counts (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--confidence", type=number(0, 1, False), default=phases.CONFIDENCE,
+        help="of the intervals that decide a cell's phase (default: %(default)s)",
+    )  # fmt: skip
 
 
 def main(

@@ -29,11 +29,7 @@ CELL_COLUMNS = (
     "status",
     "chance",
     "n",
-    *(
-        f"{split}_{column}"
-        for split in (schema.SEEN, schema.UNSEEN)
-        for column in schema.with_standard_errors(schema.STATISTICS)
-    ),
+    *schema.statistics_columns((schema.SEEN, schema.UNSEEN)),
 )  # without these a row of the cells table can't be analysed
 
 

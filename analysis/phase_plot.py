@@ -32,11 +32,7 @@ CSV_COLUMNS = (
     "phase",
     "chance",
     "n",
-    *(
-        f"{split}_{column}"
-        for split in (schema.SEEN, schema.UNSEEN)
-        for column in schema.with_standard_errors(schema.STATISTICS)
-    ),
+    *schema.statistics_columns((schema.SEEN, schema.UNSEEN)),
 )
 LETTERS = {phase: phase[0].upper() for phase in phases.PHASES}
 UNFINISHED, MISSING, SPLIT = "x", ".", "*"
@@ -213,14 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
-    parser.add_argument(
-        "--delta", type=command.number(0, 1, True), default=phases.DELTA,
-        help="least accuracy difference that counts (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--confidence", type=command.number(0, 1, False), default=phases.CONFIDENCE,
-        help="of the intervals that decide a cell's phase (default: %(default)s)",
-    )  # fmt: skip
+    command.add_phase_options(parser)
     parser.add_argument("--out", help="write there instead of into the sweep's folder")
     return parser
 

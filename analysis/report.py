@@ -219,14 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
     parser.add_argument("--out", metavar="FILE", help=f"default: {FILE} in the sweep's folder")
-    parser.add_argument(
-        "--delta", type=command.number(0, 1, True), default=phases.DELTA,
-        help="least accuracy difference that counts (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--confidence", type=command.number(0, 1, False), default=phases.CONFIDENCE,
-        help="of the intervals that decide a cell's phase (default: %(default)s)",
-    )  # fmt: skip
+    command.add_phase_options(parser)
     return parser
 
 

@@ -24,6 +24,12 @@ def with_standard_errors(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(column for name in names for column in (name, f"{name}_se"))
 
 
+def statistics_columns(splits: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells table's columns of statistics of these splits."""
+    columns = with_standard_errors(STATISTICS)
+    return tuple(f"{split}_{column}" for split in splits for column in columns)
+
+
 # status column of the cells table
 DONE = "done"  # trained for all its steps
 DIVERGED = "diverged"  # its loss became non-finite; frozen from `diverged_at` on
@@ -70,7 +76,7 @@ CELL_RESULT_COLUMNS = (
     "chance",
     "n",
     *(f"{split}_loss" for split in SPLITS),
-    *(f"{split}_{column}" for split in SPLITS for column in with_standard_errors(STATISTICS)),
+    *statistics_columns(SPLITS),
     "wall_seconds",
     "device",
     "versions",

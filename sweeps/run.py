@@ -179,6 +179,8 @@ def _train(
     """Trains what is missing, the sweep being ours."""
     status = results.finished()  # again: another driver may have finished it before it was ours
     missing = _missing(sweep, status, arguments.retry_failed)
+    missing_ids = {cell.cell_id for cell in missing}
+    before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
     results.check_writable()
     results.write_settings(sweep.settings)
     log = _log_file(results)
@@ -194,7 +196,7 @@ def _train(
         lease=lease,
         data_root=str(Path(arguments.data_root).expanduser().absolute()),
         total=len(sweep.cells),
-        before={c.cell_id: status[c.cell_id] for c in sweep.cells if c not in missing},
+        before=before,
         pack_size=arguments.pack_size,
         gpus=arguments.gpus,
         started=started,

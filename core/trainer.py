@@ -106,10 +106,15 @@ class PackTrainer:
         """Whether all that the cells need is trained and evaluated."""
         return all(self.finished_cells())
 
+    @property
+    def _in_history(self) -> bool:
+        """Whether the history has an evaluation at this step."""
+        return bool(self.history[0]) and self.history[0][-1]["step"] == self.step
+
     def finished_cells(self) -> list[bool]:
         """For each cell, whether it is: after its last step or, where it asks for that, as soon as
         its phase is settled (`core.fate`). A caller may go on with the others' `states()`."""
-        evaluated = bool(self.metrics) and self.history[0][-1]["step"] == self.step
+        evaluated = bool(self.metrics) and self._in_history
         if not evaluated or self.step == self.cell.steps:
             return [evaluated] * len(self.cells)
         return [
@@ -266,8 +271,7 @@ class PackTrainer:
         self.step = states[0]["step"]
         self.history = [[dict(row) for row in state["history"]] for state in states]
         self.wall_seconds = [state["wall_seconds"] for state in states]
-        evaluated = bool(self.history[0]) and self.history[0][-1]["step"] == self.step
-        if self.step == self.cell.steps or (evaluated and self.cell.stop_when_decided):
+        if self.step == self.cell.steps or (self._in_history and self.cell.stop_when_decided):
             self._evaluate_again()
 
     def _evaluate_again(self) -> None:

@@ -29,7 +29,7 @@ from core.config import Cell
 from core.trainer import DRAW_STEPS, PackTrainer, device_name
 from tests.benchmarks.baselines import EagerCell, VmapPack
 
-FIGURE2_STEPS, FIGURE2_TASK_COUNTS = 30_000, 26  # issue: 234 cells = 9 widths x 26 task counts
+FIGURE2_STEPS, FIGURE2_TASK_COUNTS = 30_000, 26  # 234 cells = 9 widths x 26 task counts
 PAPER: dict[str, Any] = {
     "dataset": "random",  # MNIST's shapes without its files
     "sequence_length": 100,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,29 @@ DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device there is: the CPU, and a GPU where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """An S3 on loopback with an empty bucket named "bucket": a client, and its host:port. The
+    environment has credentials, and no endpoint: tests say where they want it said."""
+    boto3 = pytest.importorskip("boto3")
+    moto_server = pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    try:
+        # What moto holds belongs to the process and outlives its servers.
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        yield client, f"{host}:{port}"
+    finally:
+        server.stop()
 
 
 def small_cell(**settings) -> Cell:

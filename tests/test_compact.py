@@ -167,37 +167,24 @@ def test_concurrent_readers_see_every_row_once(results):
     assert 7 in plain_rows
 
 
-def test_on_an_object_store(monkeypatch, capsys):
-    boto3 = pytest.importorskip("boto3")
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+def test_on_an_object_store(s3, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{s3[1]}")
     monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.05)
-    try:
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="bucket")
-        results = Results("s3://bucket/here", "sweep")
-        results.write_settings(parse_preset(TEXT, default_name="sweep").settings)
-        for cell in CELLS[:3]:
-            finish(results, cell)
-        lease = acquire(results)
-        assert compact.main([str(results)]) == 1
-        assert "is being run" in capsys.readouterr().err
-        lease.release()
-        before = tables(results)
-        assert compact.main([str(results)]) == 0
-        assert len(results.table_files("cells")) == 1
-        for old, new in zip(before, tables(results), strict=True):
-            pd.testing.assert_frame_equal(old, new)
-        assert cli.main(["status", "s3://bucket/here/sweep"]) == 0
-        assert cli.main(["status", "s3://bucket/here"]) == 1
-        assert "it holds the sweeps sweep" in capsys.readouterr().err
-        assert cli.main(["status", "s3://bucket/nowhere/sweep"]) == 1
-        assert "no such folder" in capsys.readouterr().err
-    finally:
-        server.stop()
+    results = Results("s3://bucket/here", "sweep")
+    results.write_settings(parse_preset(TEXT, default_name="sweep").settings)
+    for cell in CELLS[:3]:
+        finish(results, cell)
+    lease = acquire(results)
+    assert compact.main([str(results)]) == 1
+    assert "is being run" in capsys.readouterr().err
+    lease.release()
+    before = tables(results)
+    assert compact.main([str(results)]) == 0
+    assert len(results.table_files("cells")) == 1
+    for old, new in zip(before, tables(results), strict=True):
+        pd.testing.assert_frame_equal(old, new)
+    assert cli.main(["status", "s3://bucket/here/sweep"]) == 0
+    assert cli.main(["status", "s3://bucket/here"]) == 1
+    assert "it holds the sweeps sweep" in capsys.readouterr().err
+    assert cli.main(["status", "s3://bucket/nowhere/sweep"]) == 1
+    assert "no such folder" in capsys.readouterr().err

@@ -83,24 +83,11 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
-def test_custom_endpoints_come_from_the_environment(name, monkeypatch):
-    boto3 = pytest.importorskip("boto3")
-    moto_server = pytest.importorskip("moto.server")
+def test_custom_endpoints_come_from_the_environment(name, s3, monkeypatch):
     from analysis.load import open_folder
 
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv(name, f"http://{host}:{port}")
-    try:
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-        client.create_bucket(Bucket="retry")
-        results = Results("s3://retry/here", "sweep")
-        results.write_history("a", [])
-        filesystem, inside = open_folder("s3://retry/here/sweep")
-        assert filesystem.get_file_info(f"{inside}/history/a.parquet").is_file
-    finally:
-        server.stop()
+    monkeypatch.setenv(name, f"http://{s3[1]}")
+    results = Results("s3://bucket/here", "sweep")
+    results.write_history("a", [])
+    filesystem, inside = open_folder("s3://bucket/here/sweep")
+    assert filesystem.get_file_info(f"{inside}/history/a.parquet").is_file

@@ -276,41 +276,26 @@ def test_settings_are_a_preset_again(results):
     assert load_preset(str(results.local_path / "sweep.yaml")) == sweep
 
 
-def test_a_results_tree_of_an_object_store(tmp_path):
+def test_a_results_tree_of_an_object_store(s3):
     """No local path, no folders: what S3 and its kin are like (moto serves one on loopback)."""
-    boto3 = pytest.importorskip("boto3")
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://{host}:{port}",
-            region_name="us-east-1",
-            aws_access_key_id="x",
-            aws_secret_access_key="x",
-        )
-        client.create_bucket(Bucket="storage")
-        root = f"s3://x:x@storage/here?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
-        results = Results(root, "sweep")
-        assert results.local_path is None
-        assert results.finished() == {}
-        results.check_writable()
-        results.claim("a")
-        assert results.claimed_by("a")
-        results.write_checkpoint(state(5))
-        results.write_checkpoint(state(10))
-        results.write_checkpoint(state(15))
-        assert results.checkpoint_steps() == {ID: 15}
-        assert results.read_checkpoint(ID)["step"] == 15
-        results.write_result(row(), history(), curves())
-        assert results.finished() == {ID: schema.DONE}
-        assert results.checkpoint_steps() == {}
-        keys = [o["Key"] for o in client.list_objects_v2(Bucket="storage")["Contents"]]
-        assert f"here/sweep/cells/{ID}.parquet" in keys
-    finally:
-        server.stop()
+    client, address = s3
+    root = f"s3://x:x@bucket/here?scheme=http&endpoint_override={address}&region=us-east-1"
+    results = Results(root, "sweep")
+    assert results.local_path is None
+    assert results.finished() == {}
+    results.check_writable()
+    results.claim("a")
+    assert results.claimed_by("a")
+    results.write_checkpoint(state(5))
+    results.write_checkpoint(state(10))
+    results.write_checkpoint(state(15))
+    assert results.checkpoint_steps() == {ID: 15}
+    assert results.read_checkpoint(ID)["step"] == 15
+    results.write_result(row(), history(), curves())
+    assert results.finished() == {ID: schema.DONE}
+    assert results.checkpoint_steps() == {}
+    keys = [o["Key"] for o in client.list_objects_v2(Bucket="bucket")["Contents"]]
+    assert f"here/sweep/cells/{ID}.parquet" in keys
 
 
 def test_the_readme_lists_every_column():

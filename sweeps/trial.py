@@ -76,7 +76,7 @@ class PackTrial(tune.Trainable):
         self._todo: list[list[Cell]] = []  # packs; one, unless checkpoints or memory demand more
         self._states: dict[str, dict[str, Any]] = {}  # of cells that aren't in the trainer yet
         self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
-        self._planned = False
+        self._planned = self._unsaved = False
         self._trainer: PackTrainer | None = None
         now = time.monotonic()
         self._claim_checked = self._history_written = self._checkpointed = now
@@ -95,10 +95,11 @@ class PackTrial(tune.Trainable):
         """
         try:
             return self._step()
-        except OSError as error:
-            if not is_full(error):
+        except Exception as error:
+            self._unsaved = False  # it may be half of a step: what isn't written is trained again
+            if not (isinstance(error, OSError) and is_full(error)):
                 raise
-            self._trainer = None  # what isn't written is trained again
+            self._trainer = None
             self._todo = []
             return self._report(
                 config_error=f"{self._results}: the disk is full ({error.strerror}). No finished "
@@ -108,10 +109,7 @@ class PackTrial(tune.Trainable):
     def _step(self) -> dict[str, Any]:
         self._check_claim()
         if not self._claimed:
-            if self._results.taken_from(self._job.driver):  # they are another worker's to write
-                return self._report(stopped=True)
-            states = self._trainer.states() if self._trainer else self._states.values()
-            self._write_checkpoints(states)
+            self._leave()
             return self._report(stopped=True)
         if not self._planned:
             self._plan()
@@ -125,6 +123,7 @@ class PackTrial(tune.Trainable):
             assert self._trainer is not None
             settled = any(self._trainer.finished_cells())  # before a crash, but not yet written
             evaluated = settled or self._trainer.advance(self._should_pause)
+            self._unsaved = True
         except torch.OutOfMemoryError as error:
             self._halve(error)
             return self._report()
@@ -140,7 +139,17 @@ class PackTrial(tune.Trainable):
         return self._report(finished, training_seconds, stopped=not self._claimed)
 
     def cleanup(self) -> None:
+        """Tune ends the trial, maybe before `step` saw that someone asked to stop."""
+        self._leave()
         self._trainer = None
+
+    def _leave(self) -> None:
+        """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
+        write."""
+        if self._unsaved and not self._results.taken_from(self._job.driver):
+            self._write_checkpoints(
+                [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
+            )
 
     def _report(
         self,
@@ -190,6 +199,7 @@ class PackTrial(tune.Trainable):
             raise error
         logger.warning("%d cells are too many for the device's memory; halved", len(cells))
         self._trainer = None
+        self._unsaved = False
         error.__traceback__ = None  # its frames hold tensors
         gc.collect()
         if torch.cuda.is_available():
@@ -216,7 +226,8 @@ class PackTrial(tune.Trainable):
             for cell, rows in zip(trainer.cells, trainer.history, strict=True):
                 self._results.write_history(cell.cell_id, rows)
             self._history_written = time.monotonic()
-        if not evaluated or now - self._checkpointed >= self._checkpoint_interval:
+        overdue = now - self._checkpointed >= self._checkpoint_interval
+        if overdue or not (evaluated and self._claimed):  # paused for one, or about to stop
             self._write_checkpoints(trainer.states())
         return []
 
@@ -240,6 +251,7 @@ class PackTrial(tune.Trainable):
                 states.append(state)
         self._trainer = None
         del self._todo[0]
+        self._unsaved = bool(rest)
         if rest:
             self._todo.insert(0, rest)
             self._states |= {state["cell_id"]: state for state in states}
@@ -249,6 +261,7 @@ class PackTrial(tune.Trainable):
         before = time.monotonic()
         for state in states:
             self._results.write_checkpoint(state)
+        self._unsaved = False
         self._checkpointed = time.monotonic()
         taken = self._checkpointed - before
         self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)

@@ -176,6 +176,34 @@ def test_it_stops_with_a_checkpoint_when_its_driver_asks(tmp_path, undisturbed):
     assert_same(results, undisturbed)
 
 
+@pytest.mark.parametrize("asked", ["while it evaluated", "after"])
+def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
+    tmp_path, undisturbed, monkeypatch, asked
+):
+    made, results = start(tmp_path)
+    if asked == "while it evaluated":
+        monkeypatch.setattr(trial, "CLAIM_SECONDS", 0.0)
+        answers = iter([True, True, False])  # at the call, at step 0, after the evaluation
+        monkeypatch.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+    assert made.step()["stopped"] == (asked != "after")
+    made.cleanup()  # by Tune, without another step
+    assert results.checkpoint_steps() == {cell.cell_id: 10 for cell in CELLS}
+    monkeypatch.undo()
+    again, _ = start(tmp_path)
+    run(again)
+    assert_same(results, undisturbed)
+
+
+def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
+    made, results = start(tmp_path)
+    made.step()
+    monkeypatch.setattr(trial.PackTrainer, "_evaluate", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.step()
+    made.cleanup()
+    assert results.checkpoint_steps() == {cell.cell_id: 10 for cell in CELLS}
+
+
 def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
     cells = [dataclasses.replace(cell, eval_every=60, steps=60) for cell in CELLS[:2]]
     whole, expected = start(tmp_path / "undisturbed", cells)

@@ -131,7 +131,8 @@ def train(
                 outcome.config_error = progress.config_error
                 outcome.phases = progress.phase_counts()
                 before = results.finished() if progress.errors else before
-                cells, pack_size = _blame(results, packs, progress.errors, before)
+                cells, size = _blame(results, packs, progress.errors, before)
+                pack_size = size or pack_size
                 steps = results.checkpoint_steps()
             outcome.interrupted = interrupt.asked
     outcome.wall_seconds = time.monotonic() - started
@@ -167,20 +168,25 @@ def _blame(
     results: Results, packs: Sequence[Pack], errors: dict[int, str], finished: dict[str, str]
 ) -> tuple[list[Cell], int | None]:
     """Of packs that were given up: records cells that were alone as failed, and returns those to
-    be tried again in smaller packs, with the size of these."""
+    be tried again, with the most cells in a pack. Packs that got further than where they began
+    are not to blame: they go on as they are, unless others have to be divided."""
     again: list[Cell] = []
-    size = 1
+    sizes = []
+    steps = results.checkpoint_steps()
     for index, error in errors.items():
         cells = packs[index].cells
         left = [cell for cell in cells if cell.cell_id not in finished]
-        if len(cells) == 1:
+        further = any(steps.get(cell.cell_id, 0) > packs[index].step for cell in left)
+        if further or len(left) < len(cells):
+            again += left
+        elif len(cells) > 1:
+            again += left
+            sizes.append(-(-len(cells) // SPLIT))
+        else:
             for cell in left:
                 logger.error("%s failed: %s", cell.cell_id, error)
                 results.write_failure(cell, error)
-        else:
-            again += left
-            size = max(size, -(-len(cells) // SPLIT))
-    return again, size
+    return again, max(sizes, default=None)
 
 
 # --- Ray ---

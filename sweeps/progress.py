@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from ray import tune
 
 from core import schema
 from sweeps.plan import Pack
-from sweeps.storage import Results
+from sweeps.storage import LOST_WORKER, Results
 
 logger = logging.getLogger(__name__)
 
@@ -137,12 +138,16 @@ class Progress(tune.Callback):
 
 def _last_error(trial: Any) -> str:
     """The last line of what Tune noted about the trial; `trial.get_error` looks where Tune would
-    have copied it by the end."""
+    have copied it by the end. It begins with LOST_WORKER if nothing was raised."""
     try:
-        lines = Path(trial.error_file).read_text(errors="replace").split("\n")
+        text = Path(trial.error_file).read_text(errors="replace")
     except (OSError, TypeError):  # it has none
-        return "its worker was lost"
-    return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "unknown error")
+        return LOST_WORKER
+    last = re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1].strip()
+    lines = [line.strip()[:500] for line in last.split("\n") if line.strip()] or ["unknown error"]
+    if last.startswith("The actor ") and "creation task" not in lines[0]:
+        return f"{LOST_WORKER}: {lines[0]}"
+    return lines[-1]
 
 
 def _clock(seconds: float) -> str:

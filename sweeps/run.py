@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     status = results.finished()
     _say_what_changed(sweep, results, status)
     kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
-    missing = _missing(sweep, kept, arguments.retry_failed)
+    missing = _missing(sweep, results, kept, arguments.retry_failed)
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
@@ -161,11 +161,19 @@ def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) ->
     )
 
 
-def _missing(sweep: Sweep, status: dict[str, str], retry_failed: bool) -> list[Cell]:
+def _missing(
+    sweep: Sweep, results: Results, status: dict[str, str], retry_failed: bool
+) -> list[Cell]:
+    """Cells to train: those without a result, and failed ones if asked for, or if their worker
+    was lost, which may happen to any cell."""
     from core import schema
+    from sweeps.storage import LOST_WORKER
 
-    retried = {None, schema.FAILED} if retry_failed else {None}
-    return [c for c in sweep.cells if status.get(c.cell_id) in retried]
+    failed = {c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED}
+    if failed and not retry_failed:
+        rows = results.read_rows(failed)
+        failed = {r["cell_id"] for r in rows if str(r["error"]).startswith(LOST_WORKER)}
+    return [c for c in sweep.cells if c.cell_id not in status or c.cell_id in failed]
 
 
 def _train(
@@ -178,7 +186,7 @@ def _train(
 ) -> int:
     """Trains what is missing, the sweep being ours."""
     status = results.finished()  # again: another driver may have finished it before it was ours
-    missing = _missing(sweep, status, arguments.retry_failed)
+    missing = _missing(sweep, results, status, arguments.retry_failed)
     missing_ids = {cell.cell_id for cell in missing}
     before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
     results.check_writable()
@@ -243,7 +251,9 @@ def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
         where = ", ".join(f"{key}={row[key]}" for key in sweep.axes)
         print(f"failed: {row['cell_id']} ({where}): {row['error']}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} cells failed; --retry-failed tries them again", file=sys.stderr)
+        lost = len(_missing(sweep, results, status, False)) - missing
+        again = "the same command" if lost == len(failed) else "--retry-failed"
+        print(f"{len(failed)} cells failed; {again} tries them again", file=sys.stderr)
     if missing:
         print(f"{missing} cells are missing; the same command continues", file=sys.stderr)
     print(f"Results: {results}")

@@ -62,6 +62,7 @@ _STAYING = (
     "|MISSING_AUTHENTICATION|VALIDATION|HTTP status 40[0134]"
     "|HTTP response code: 40[0134]|Path does not exist|not a directory|anonymous"
 )
+LOST_WORKER = "its worker was lost"  # begins the error of a cell that may not be to blame for it
 T = TypeVar("T")
 _MAGIC = b"phasesweep checkpoint 1 "
 _INTEGERS = (

@@ -117,9 +117,8 @@ def test_trained_on_colour_tested_on_all(colour_root, base):
         assert images.unseen[name].x_NxX.shape[1] == 3 * 32 * 32
         assert images.unseen[name].x_NxX.isfinite().all()
     red, green, blue = images.unseen["random"].x_NxX.unflatten(1, (3, -1)).unbind(1)
-    assert (
-        torch.stack([red, green, blue]).flatten(1).corrcoef().fill_diagonal_(0).abs().max() < 0.01
-    )
+    colours = torch.stack([red, green, blue])[:, :10].flatten(1)  # standard error 0.01
+    assert colours.corrcoef().fill_diagonal_(0).abs().max() < 0.05
     # what was grey has three equal channels, before each is normalized by its own statistics
     grey = images.unseen["MNIST"].x_NxX.unflatten(1, (3, -1))
     assert grey.flatten(0, 1).shape[1] == 32 * 32
@@ -211,15 +210,20 @@ def test_random_images_have_the_size_of_the_base_dataset(tmp_path):
     assert images.unseen["random"].x_NxX.shape == (10_000, 256)
 
 
-def test_random_images_are_gaussian_and_fixed():
-    cell = small_cell(dataset="random", image_size=3, num_classes=10)
+def test_random_images_are_gaussian_and_recur():
+    cell = small_cell(dataset="random", image_size=28, num_classes=10)
     images = load_images(cell, "data", "cpu")
-    x = images.train.x_NxX
-    assert x.shape == (60_000, 9)
-    assert abs((x**4).mean() - 3) < 0.05  # a Gaussian's kurtosis
-    assert torch.cdist(x[:500], images.heldout.x_NxX[:500]).min() > 0.01
-    counts = torch.bincount(images.train.y_N)
-    assert counts.min() > 5500
+    distinct = []
+    for split, count in ((images.train, 60_000), (images.heldout, 10_000)):
+        assert split.x_NxX.shape == (count, 784)
+        x_CxX = split.x_NxX[:10]
+        assert torch.equal(split.x_NxX, x_CxX.repeat(count // 10, 1))
+        assert split.y_N.tolist() == list(range(10)) * (count // 10)
+        distinct.append(x_CxX)
+    x = torch.cat(distinct)
+    assert abs((x**4).mean() - 3) < 0.25  # a Gaussian's kurtosis; standard error 0.08
+    similarity = torch.corrcoef(x) - torch.eye(20)
+    assert similarity.abs().max() < 5 / 28  # standard error 1 / 28
 
 
 def test_a_dataset_that_cant_be_had_is_said_in_one_line(tmp_path, monkeypatch):

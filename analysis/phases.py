@@ -11,7 +11,7 @@ positions and `improvement = last - first` within the same sequences, a cell is
 
 `first` is a proportion over n sequences, so its interval is Wilson's score interval (Wilson 1927;
 recommended by Brown, Cai & DasGupta 2001, Statistical Science 16:101). `improvement` is a paired
-mean over n sequences, so its interval is Student's t with n - 1 degrees of freedom.
+difference of proportions, so its interval is Bonett & Price's (2012, JEBS 37:479).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def classify(
     n, chance = number["n"], number["chance"]
     bounds = {"seen_first": wilson_interval(number["seen_first"], n, confidence)}
     for name in ("seen_improvement", "unseen_improvement"):
-        bounds[name] = t_interval(number[name], number[f"{name}_se"], n, confidence)
+        bounds[name] = paired_interval(number[name], number[f"{name}_se"], n, confidence)
 
     def shows(name: str, null: np.ndarray | float) -> np.ndarray:
         return (number[name] - null > delta) & (bounds[name][0] > null)  # False where NaN
@@ -116,12 +116,24 @@ def wilson_interval(
     return center - half, center + half
 
 
-def t_interval(
+def paired_interval(
     mean: np.ndarray, standard_error: np.ndarray, n: np.ndarray, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval of a mean over n sequences, n - 1 degrees of freedom; elementwise."""
-    half = special.stdtrit(n - 1, (1 + confidence) / 2) * standard_error
-    return mean - half, mean + half
+    """Interval of a mean of n differences in [-1, 1], each between two accuracies of one sequence;
+    any shape, elementwise.
+
+    Student's t interval after two more sequences, one that gains all and one that loses all: for
+    right or wrong answers the adjusted interval of Bonett & Price (2012, JEBS 37:479), with t's
+    quantile for the normal one. Unadjusted it is far too short where sequences hardly differ.
+
+    Args:
+        mean, standard_error: of the n differences; the error is deviation / sqrt(n).
+    """
+    squares = standard_error**2 * n * (n - 1) + n * mean**2 + 2
+    middle = mean * n / (n + 2)
+    error = np.sqrt((squares / (n + 2) - middle**2) / (n + 1))
+    half = special.stdtrit(n + 1, (1 + confidence) / 2) * error
+    return middle - half, middle + half
 
 
 def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
             "excludes 0; else identifying, if the same holds on seen tasks; else memorizing, if "
             "the first position on seen tasks is above chance by more than delta and the interval "
             "excludes chance; else untrained. First position: Wilson's interval; improvement: "
-            "Student's t; where phases begin: posterior medians, see analysis/transitions.py."
+            "Bonett & Price's; where phases begin: posterior medians, see analysis/transitions.py."
         ),
     ]
     if settings is not None:

@@ -3,66 +3,45 @@
     python -m analysis.compare results/figure2 --reference kirsch2022-figure2
     python -m analysis.compare results/table2 --reference kirsch2022-table2
 
-prints a table and writes CSV files and a figure into the sweep's folder. Our accuracies are those
-of the last tenth of the positions (`last`), means over the seeds that finished; the paper's are
-those of the last position.
-
-Figure 2 gives two numbers a grid point, the last accuracies on seen and on unseen tasks, so the
-tests of `analysis.phases`, which need the first position too, can't be applied to it. For this
-comparison both sides are put into regimes by one rule. With chance the accuracy of always naming
-the commonest class and delta 0.05 unless told otherwise, a grid point is
-
-- generalizing if unseen > chance + delta,
-- else seen-only (memorizing or identifying, which the last position can't tell apart) if
-  seen > chance + delta,
-- else untrained.
-
-Where along the number of tasks generalizing takes over is told in two ways, both as log2 N,
-interpolated linearly between neighbouring grid points, for every model size:
-
-- `onset`: from where on unseen accuracy stays above chance + delta;
-- `half`: from where on it stays above half its own rise, chance + (plateau - chance) / 2, the
-  plateau being the mean over the three largest numbers of tasks. Defined only where the plateau is
-  above chance + delta. It doesn't depend on how high the plateau is, so it also compares runs that
-  were trained for a shorter time.
-
-The shift is ours minus the paper's, in octaves. Where a side has not got there at the largest
-number of tasks, or is beyond it at the smallest, the shift is a bound or unknown, and says so. Only
-grid points that both sides have are used, on both sides, so that a coarse grid is compared with the
-same coarse grid of the paper's. With several seeds the shift has a 95% interval: Student's t of the
-places that each seed has by itself. It is about our seeds alone (how many the paper had isn't said)
-and missing where a seed's place is outside the grid. Interpolation adds up to a grid's spacing.
+prints a table and writes CSV files and a figure into the sweep's folder. What is compared, and how:
+`analysis.compare_figure2` and `analysis.compare_table2`. A report shows what `find` finds.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from scipy import special
 
-from analysis import command, load, phases, reference
+from analysis import command, compare_figure2, compare_table2, load, phases, reference
 from core import schema
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURE2, TABLE2 = reference.FIGURE2, reference.TABLE2
-SOURCES = {
-    FIGURE2: "Kirsch et al. 2022, Figure 2 (Transformer, MNIST)",
-    TABLE2: "Kirsch et al. 2022, Table 2 (meta-trained on MNIST)",
+CAPTIONS = {
+    reference.FIGURE2: "Accuracy of the paper's models, of ours, and the difference, on seen and "
+    "on unseen tasks. Lines: where accuracy on unseen tasks reaches half of its rise.",
+    reference.TABLE2: "Accuracy on new tasks of every dataset tested on: open symbols the paper's, "
+    "filled ones ours with their standard error.",
 }
-REFERENCE_DATASET, REFERENCE_ARCHITECTURE = "MNIST", "transformer"
+_PROBLEM = ("dataset", "num_classes")  # settings without which accuracies can't be compared
 
-CONFIDENCE = 0.95  # of intervals over seeds
-SEEN_ONLY = "seen-only"
-REGIMES = (phases.UNTRAINED, SEEN_ONLY, phases.GENERALIZING)
-PLATEAU_POINTS = 3
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep, or one of its conditions, beside one reference."""
+
+    reference: str  # of reference.NAMES
+    text: str
+    tables: dict[str, pd.DataFrame]  # by the name of their file
+    name: str  # of the figure's file
+    figure: Callable[[], Figure]  # to be called with matplotlib's style set
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,35 +58,50 @@ def run(path: str, against: str, out: str | None, delta: float, format: str) -> 
     """
     out = out or path
     cells = load.load_cells(path)
+    if against == reference.TABLE2:
+        found = [_table2(cells, load.load_curves(path))]
+    else:
+        found = [_figure2(*each, delta) for each in _transformers(cells, path)]
+    import matplotlib as mpl  # here, so that a wrong path is told at once
+
+    from analysis import style
+
     written = []
-    if against == TABLE2:
-        table = compare_table2(cells, load.load_history(path))
-        print(describe_table2(table))
-        command.write_file(out, f"compare-{against}.csv", table.to_csv(index=False).encode())
-        print(f"\nwrote {out}/compare-{against}.csv")
-        return
-    for condition, group in _transformers(cells, path):
-        points = compare_points(group, delta)
-        shifts = compare_transitions(points, delta).merge(
-            seed_errors(group, points, delta), on=["model_size", "measure"], how="left"
-        )
-        print(describe_figure2(group, points, shifts, condition), end="\n\n")
-        end = command.suffix(condition)
-        for name, frame in (("", points), ("-transitions", shifts)):
-            name = f"compare-{against}{name}{end}.csv"
-            command.write_file(out, name, frame.to_csv(index=False).encode())
+    for comparison in found:
+        print(comparison.text, end="\n\n")
+        for name, table in comparison.tables.items():
+            command.write_file(out, name, table.to_csv(index=False).encode())
             written.append(name)
-        import matplotlib as mpl  # here, so that a wrong path is told at once
-
-        from analysis import style
-
         with mpl.rc_context(style.RC):
-            title = ", ".join([str(group["sweep"].iloc[0]), *command.words(condition)])
-            data = command.figure_bytes(comparison_figure(points, shifts, title), format)
-        name = f"compare-{against}{end}.{format}"
+            data = command.figure_bytes(comparison.figure(), format)
+        name = f"{comparison.name}.{format}"
         command.write_file(f"{out}/figures", name, data)
         written.append(f"figures/{name}")
     print(f"wrote in {out}: {', '.join(written)}")
+
+
+def find(
+    cells: pd.DataFrame, curves: pd.DataFrame, delta: float = phases.DELTA
+) -> Iterator[Comparison]:
+    """Comparisons of what the sweep trained on the paper's problem, ten classes of MNIST.
+
+    Figure 2: transformers at several numbers of tasks of its grid. Table 2: models that were tested
+    on another of its datasets. Other sweeps have nothing to compare with.
+
+    Args:
+        cells: from `analysis.load.load_cells`.
+        curves: from `analysis.load.load_curves`.
+        delta: see `analysis.compare_figure2`.
+    """
+    if not set(_PROBLEM) <= set(cells):
+        return
+    for name in _PROBLEM:
+        cells = cells[cells[name] == reference.SETTINGS[name]]
+    for condition, group in phases.split_conditions(cells) if len(cells) else []:
+        if compare_figure2.has_points_in_common(group):
+            yield _figure2(condition, group, delta)
+    if compare_table2.has_datasets_in_common(cells, curves):
+        yield _table2(cells, curves)
 
 
 def _transformers(
@@ -115,7 +109,7 @@ def _transformers(
 ) -> list[tuple[dict[str, object], pd.DataFrame]]:
     found = []
     for condition, group in phases.split_conditions(cells):
-        if group["architecture"].iloc[0] != REFERENCE_ARCHITECTURE:
+        if group["architecture"].iloc[0] != compare_figure2.ARCHITECTURE:
             print(f"left out: {', '.join(command.words(condition))} (the reference: transformer)")
         elif not (group["status"] == schema.DONE).any():
             print(f"left out: {', '.join(command.words(condition))} (no cell is done)")
@@ -126,380 +120,30 @@ def _transformers(
     return found
 
 
-# ------------------------------------------------------------------------------------ figure 2
-
-
-def regime(seen: Any, unseen: Any, chance: Any, delta: float) -> np.ndarray:
-    """One of `REGIMES` from the last accuracies, elementwise; the rule is the module's."""
-    choices = [np.asarray(unseen) > chance + delta, np.asarray(seen) > chance + delta]
-    return np.select(choices, [phases.GENERALIZING, SEEN_ONLY], phases.UNTRAINED)
-
-
-def compare_points(cells: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataFrame:
-    """Both sides at the grid points they share, by model size and number of tasks.
-
-    Args:
-        cells: of one condition, as from `analysis.load.load_cells`.
-        delta: see above.
-
-    Returns:
-        model_size, num_tasks, for seen and unseen `<split>_paper`, `<split>_ours` and
-        `<split>_difference` (ours minus paper), `seeds` (behind ours), `chance_paper`,
-        `chance_ours`, `regime_paper`, `regime_ours`.
-
-    Raises:
-        ResultsError: no grid point in common, or cells that differ in more than the grid's axes.
-    """
-    phases.require_one_condition(cells)
-    keys = ["model_size", "num_tasks"]
-    done = cells[cells["status"] == schema.DONE].groupby(keys)
-    ours = pd.DataFrame(
-        {s: done[f"{s}_{schema.LAST}"].mean() for s in (schema.SEEN, schema.UNSEEN)}
-        | {"chance": done["chance"].mean(), "seeds": done.size()}
+def _figure2(condition: dict[str, object], group: pd.DataFrame, delta: float) -> Comparison:
+    points = compare_figure2.compare_points(group, delta)
+    shifts = compare_figure2.compare_transitions(points, delta).merge(
+        compare_figure2.seed_errors(group, points, delta), on=["model_size", "measure"], how="left"
     )
-    paper = reference.load_figure2().pivot(index=keys, columns="split", values="accuracy")
-    table = paper.add_suffix("_paper").join(ours.add_suffix("_ours"), how="inner").sort_index()
-    if table.empty:
-        raise load.ResultsError(
-            "no grid point in common with the reference, which has model sizes 2 to 512 and "
-            "numbers of tasks 1 to 2^25, in powers of two"
-        )
-    table = table.rename(columns={"seeds_ours": "seeds"}).assign(chance_paper=reference.CHANCE)
-    for split in (schema.SEEN, schema.UNSEEN):
-        table[f"{split}_difference"] = table[f"{split}_ours"] - table[f"{split}_paper"]
-    for side in ("paper", "ours"):
-        table[f"regime_{side}"] = regime(
-            table[f"seen_{side}"], table[f"unseen_{side}"], table[f"chance_{side}"], delta
-        )
-    columns = [f"{split}_{side}" for split in (schema.SEEN, schema.UNSEEN) for side in _SIDES]
-    columns += ["seeds", "chance_paper", "chance_ours", "regime_paper", "regime_ours"]
-    return table[columns].reset_index()
-
-
-_SIDES = ("paper", "ours", "difference")
-
-
-def mean_absolute_difference(points: pd.DataFrame) -> dict[str, float]:
-    """Over grid points, for `seen`, `unseen` and `both`."""
-    each = {s: float(points[f"{s}_difference"].abs().mean()) for s in (schema.SEEN, schema.UNSEEN)}
-    return {**each, "both": sum(each.values()) / len(each)}
-
-
-def agreement(points: pd.DataFrame) -> pd.DataFrame:
-    """Number of grid points by the paper's regime (rows) and ours (columns)."""
-    table = pd.crosstab(points["regime_paper"], points["regime_ours"])
-    return table.reindex(index=list(REGIMES), columns=list(REGIMES), fill_value=0)
-
-
-def crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
-    """From which x on y stays above a level; linear in between. -inf: always, inf: not at last.
-
-    Args:
-        x: ascending, shape (points,).
-        y: shape (points,).
-    """
-    below = np.flatnonzero(y <= level)
-    if not len(below):
-        return -np.inf
-    i = below[-1]
-    if i == len(y) - 1:
-        return np.inf
-    return float(x[i] + (x[i + 1] - x[i]) * (level - y[i]) / (y[i + 1] - y[i]))
-
-
-def onset_and_half(
-    x: np.ndarray, unseen: np.ndarray, chance: float, delta: float
-) -> tuple[float, float]:
-    """The two places, in log2 N, where generalizing takes over; see the module."""
-    onset = crossing(x, unseen, chance + delta)
-    plateau = float(np.mean(unseen[-PLATEAU_POINTS:]))
-    if plateau <= chance + delta:
-        return onset, np.nan
-    return onset, crossing(x, unseen, chance + (plateau - chance) / 2)
-
-
-def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataFrame:
-    """Where generalizing takes over on both sides, and the shift, a row a model size and measure.
-
-    Args:
-        points: from `compare_points`.
-        delta: see above.
-
-    Returns:
-        model_size, `measure` (onset or half), `smallest`, `largest` (log2 N of the points used),
-        `paper`, `ours` (log2 N; inf: not reached at the largest, -inf: beyond it at the smallest;
-        NaN: no plateau above chance + delta, so half of it isn't defined),
-        and the shift's `low` and `high` in octaves: equal where both are inside the grid.
-    """
-    rows = []
-    for size, group in points.groupby("model_size"):
-        group = group.sort_values("num_tasks")
-        x = np.log2(group["num_tasks"].to_numpy(dtype=float))
-        sides = [
-            onset_and_half(
-                x, group[f"unseen_{side}"].to_numpy(), group[f"chance_{side}"].mean(), delta
-            )
-            for side in ("paper", "ours")
-        ]
-        for measure, paper, ours in zip(("onset", "half"), *sides, strict=True):
-            (p_low, p_high), (o_low, o_high) = (_bounds(at, x[0], x[-1]) for at in (paper, ours))
-            rows.append(
-                (size, measure, x[0], x[-1], paper, ours, o_low - p_high, o_high - p_low)
-            )  # fmt: skip
-    columns = ["model_size", "measure", "smallest", "largest", "paper", "ours", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def seed_errors(
-    cells: pd.DataFrame, points: pd.DataFrame, delta: float = phases.DELTA
-) -> pd.DataFrame:
-    """Half the t interval, over seeds, of the mean place where generalizing takes over.
-
-    Args:
-        cells: of one condition, those behind `points`.
-        points: from `compare_points`.
-        delta: see above.
-
-    Returns:
-        model_size, `measure`, `seeds` (with results at all points of the size), `half_width` in
-        octaves (NaN: fewer than 2 seeds, or one whose place is outside the grid).
-    """
-    done = cells[cells["status"] == schema.DONE]
-    rows = []
-    for size, group in points.groupby("model_size"):
-        tasks = np.sort(group["num_tasks"].to_numpy())
-        unseen = done[done["model_size"] == size].pivot(
-            index="seed", columns="num_tasks", values=f"unseen_{schema.LAST}"
-        )
-        unseen = unseen.reindex(columns=tasks).dropna()
-        chance, x = float(group["chance_ours"].mean()), np.log2(tasks.astype(float))
-        places = [
-            onset_and_half(x, y, chance, delta) for y in unseen.to_numpy(dtype=float, copy=True)
-        ]
-        for i, measure in enumerate(("onset", "half")):
-            at = np.array([place[i] for place in places])
-            half = np.nan
-            if len(at) > 1 and np.isfinite(at).all():
-                t = special.stdtrit(len(at) - 1, (1 + CONFIDENCE) / 2)
-                half = float(t * at.std(ddof=1) / np.sqrt(len(at)))
-            rows.append((size, measure, len(at), half))
-    return pd.DataFrame(rows, columns=["model_size", "measure", "seeds", "half_width"])
-
-
-def _bounds(at: float, smallest: float, largest: float) -> tuple[float, float]:
-    if np.isnan(at):
-        return -np.inf, np.inf
-    if at == np.inf:
-        return largest, np.inf
-    return (-np.inf, smallest) if at == -np.inf else (at, at)
-
-
-def describe_figure2(
-    cells: pd.DataFrame,
-    points: pd.DataFrame,
-    shifts: pd.DataFrame,
-    condition: dict[str, object] | None = None,
-) -> str:
-    """The comparison in words and a table."""
-    mad = mean_absolute_difference(points)
-    table = agreement(points)
-    same = int(np.trace(table.to_numpy()))
-    head = ", ".join([str(cells["sweep"].iloc[0]), *command.words(condition or {})])
-    dataset = str(cells["dataset"].iloc[0]) if "dataset" in cells else REFERENCE_DATASET
-    lines = [
-        f"{head} beside {SOURCES[FIGURE2]}",
-        f"{len(points)} grid points in common, of the paper's {len(reference.load_figure2()) // 2}",
-    ]
-    differing = _differing_settings(cells)
-    if differing:
-        lines.append(f"settings, the paper's in brackets: {differing}")
-    if dataset != REFERENCE_DATASET:
-        lines.append(f"note: ours are trained on {dataset}, the paper's on {REFERENCE_DATASET}")
-    lines += [
-        "mean absolute difference of the last accuracies: "
-        + ", ".join(f"{name} {value:.3f}" for name, value in mad.items()),
-        f"regimes agree at {same} of {len(points)} grid points ({same / len(points):.0%})",
-        f"  {'paper, ours:':14}" + "".join(f"{name:>14}" for name in REGIMES),
-        *(
-            f"  {name:14}" + "".join(f"{n:>14}" for n in row)
-            for name, row in zip(REGIMES, table.to_numpy(), strict=True)
-        ),
-        "generalizing takes over, log2 number of tasks; shift: ours − paper, octaves"
-        + (" (±: half the 95% t interval over seeds)" if _has_errors(shifts) else ""),
-        f"  {'':10}{'onset':^39}   {'half of the rise':^39}",
-        f"  {'model size':>10}" + "   ".join([f"{'paper':>13}{'ours':>13}{'shift':>13}"] * 2),
-    ]
-    for size, rows in shifts.groupby("model_size"):
-        parts = [
-            "".join(f"{text:>13}" for text in (*_places(row), shift_text(row)))
-            for row in rows.to_dict("records")
-        ]
-        lines.append(f"  {command.power(float(str(size))):>10}" + "   ".join(parts))
-    return "\n".join(lines)
-
-
-def _has_errors(shifts: pd.DataFrame) -> bool:
-    return "half_width" in shifts and bool(shifts["half_width"].notna().any())
-
-
-def _differing_settings(cells: pd.DataFrame) -> str:
-    """Where our settings are others than the paper states, and what it doesn't state."""
-    parts = []
-    for name, theirs in reference.SETTINGS.items():
-        if name in cells and (cells[name] != theirs).any():
-            ours = ", ".join(str(v) for v in sorted(set(cells[name])))
-            parts.append(f"{name} {ours} ({theirs})")
-    for name in reference.NOT_STATED:
-        if name in cells:
-            ours = ", ".join(f"{v:g}" for v in sorted(set(cells[name])))
-            parts.append(f"{name} {ours} (not stated)")
-    return "; ".join(parts)
-
-
-def _places(row: dict[Hashable, Any]) -> list[str]:
-    texts = {np.inf: f"not to {row['largest']:g}", -np.inf: f"before {row['smallest']:g}"}
-    places = [texts.get(row[side], f"{row[side]:.1f}") for side in ("paper", "ours")]
-    return ["no rise" if place == "nan" else place for place in places]
-
-
-def shift_text(row: dict[Hashable, Any]) -> str:
-    """A shift of `compare_transitions` in words: "+0.4", "> +2.0", "both not"."""
-    if row["paper"] == row["ours"] == np.inf or np.isnan([row["paper"], row["ours"]]).all():
-        return "neither"
-    if row["paper"] == row["ours"] == -np.inf:
-        return "both before"
-    low, high = row["low"], row["high"]
-    if low == high:
-        half = row.get("half_width", np.nan)
-        return f"{round(low, 1) + 0.0:+.1f}" + (f" ± {half:.1f}" if half == half else "")
-    if np.isfinite(low):
-        return f"> {low:+.1f}"
-    return f"< {high:+.1f}" if np.isfinite(high) else "unknown"
-
-
-def comparison_table(points: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Tiles of a split's heatmaps: model_size, num_tasks, paper, ours, difference, in log2 units.
-
-    A row a grid point of the points' rectangle; NaN where there is no result in common.
-    """
-    from analysis import style
-
-    across = style.tile_edges(points["num_tasks"])
-    upward = style.tile_edges(points["model_size"])
-    index = pd.MultiIndex.from_product(
-        [[int(v) for v in upward], [int(v) for v in across]], names=["model_size", "num_tasks"]
+    end = command.suffix(condition)
+    name = f"compare-{reference.FIGURE2}"
+    title = ", ".join([str(group["sweep"].iloc[0]), *command.words(condition)])
+    return Comparison(
+        reference.FIGURE2,
+        compare_figure2.describe(group, points, shifts, condition),
+        {f"{name}{end}.csv": points, f"{name}-transitions{end}.csv": shifts},
+        f"{name}{end}",
+        functools.partial(compare_figure2.comparison_figure, points, shifts, title),
     )
-    columns = {f"{split}_{side}": side for side in _SIDES}
-    found = points.set_index(index.names)[list(columns)].rename(columns=columns)
-    table = found.reindex(index).reset_index()
-    table["left"], table["right"] = np.array([across[v] for v in table["num_tasks"]]).T
-    table["bottom"], table["top"] = np.array([upward[v] for v in table["model_size"]]).T
-    return table
 
 
-DIFFERENCE_LIMIT = 0.5  # of the colours of differences
-
-
-def draw_difference(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Heatmap of the differences of `comparison_table`: blue where ours is lower, red higher."""
-    from matplotlib import colormaps
-
-    from analysis import plots
-
-    limit = DIFFERENCE_LIMIT
-    shade = table["difference"].clip(-limit, limit) / (2 * limit) + 0.5
-    return plots.draw_accuracy(table.assign(accuracy=shade), ax, colormaps["RdBu_r"])
-
-
-def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "") -> Figure:
-    """The paper's heatmaps, ours and the difference; on unseen tasks where half the rise is."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    from analysis import plots, style
-
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    half = shifts[shifts["measure"] == "half"]
-    for row, split in zip(axes, (schema.SEEN, schema.UNSEEN), strict=True):
-        table = comparison_table(points, split)
-        for ax, side in zip(row, _SIDES[:2], strict=False):
-            plots.draw_accuracy(table.assign(accuracy=table[side]), ax)
-        draw_difference(table, row[2])
-        for ax, side in zip(row, ("paper", "ours", "ours − paper"), strict=True):
-            ax.set_title(f"{side}, {split} tasks")
-            style.log2_ticks(ax, "x", points["num_tasks"], most=9)
-            ax.label_outer()
-    rows = comparison_table(points, schema.UNSEEN).groupby("model_size")[["bottom", "top"]].first()
-    for axis, side, colors in ((0, "paper", ["white"]), (1, "ours", ["white"]),
-                               (2, "both", ["black", "#c2185b"])):  # fmt: skip
-        sides = ("paper", "ours") if side == "both" else (side,)
-        for name, color in zip(sides, colors, strict=True):
-            at = half.set_index("model_size")[name].replace([np.inf, -np.inf], np.nan)
-            x = np.repeat(at.reindex(rows.index).to_numpy(dtype=float), 2)
-            label = f"half of the rise, {name}" if side == "both" else None
-            dashes = "--" if (side, name) == ("both", "ours") else "-"
-            axes[1, axis].plot(x, rows.to_numpy().ravel(), color=color, lw=1.2, ls=dashes,
-                               label=label)  # fmt: skip
-    figure.colorbar(plots.accuracy_scale(), ax=axes[:, :2], label="accuracy at the last position")
-    bounds = Normalize(-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
-    figure.colorbar(ScalarMappable(bounds, "RdBu_r"), ax=axes[:, 2], label="difference")
-    handles, labels = axes[1, 2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=2)
-    figure.suptitle(f"{title} beside {SOURCES[FIGURE2]}", size=8)
-    return figure
-
-
-# ------------------------------------------------------------------------------------- table 2
-
-
-def compare_table2(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
-    """Our generalization table and the paper's, one below the other.
-
-    Returns:
-        A row a method and dataset: `source` (paper or ours), `method`, `dataset`, `accuracy`, the
-        ends `low` and `high` of its 95% interval over seeds (NaN: none), `seeds`.
-
-    Raises:
-        ResultsError: nothing in common with the reference.
-    """
-    from analysis import generalization
-
-    paper = reference.load_table2().assign(source="paper", low=np.nan, high=np.nan, seeds=0)
-    ours = generalization.generalization_table(cells, history)
-    ours = ours[ours["tested_on"].isin(paper["dataset"])]
-    if ours.empty:
-        raise load.ResultsError("no dataset in common with the reference")
-    labels = [
-        generalization.label(row, ours) for row in ours.to_dict("records")
-    ]  # what tells methods apart
-    ours = ours.assign(dataset=ours["tested_on"], method=labels, source="ours")
-    columns = ["source", "method", "dataset", "accuracy", "low", "high", "seeds"]
-    return pd.concat([paper[columns], ours[columns]], ignore_index=True)
-
-
-def describe_table2(table: pd.DataFrame) -> str:
-    """The table in text: a row a method, a column a dataset."""
-    names = list(dict.fromkeys(table["dataset"]))
-    methods = table.drop_duplicates(["source", "method"])
-    width = max(len(str(m)) for m in methods["method"]) + 8
-    lines = [
-        f"accuracy beside {SOURCES[TABLE2]}; ±: half the 95% t interval over seeds",
-        " " * width + "".join(f"{name:>15}" for name in names),
-    ]
-    for source, method in zip(methods["source"], methods["method"], strict=True):
-        rows = table[(table["source"] == source) & (table["method"] == method)]
-        at = {row["dataset"]: row for row in rows.to_dict("records")}
-        texts = []
-        for name in names:
-            text = "."
-            if name in at:
-                half = (at[name]["high"] - at[name]["low"]) / 2
-                text = f"{at[name]['accuracy']:.3f}" + (f" ± {half:.3f}" if half == half else "")
-            texts.append(text)
-        lines.append(f"{f'{source:5}  {method}':<{width}}" + "".join(f"{t:>15}" for t in texts))
-    return "\n".join(lines)
+def _table2(cells: pd.DataFrame, curves: pd.DataFrame) -> Comparison:
+    table = compare_table2.compare_datasets(cells, curves)
+    name, title = f"compare-{reference.TABLE2}", str(cells["sweep"].iloc[0])
+    return Comparison(
+        reference.TABLE2, compare_table2.describe(table), {f"{name}.csv": table}, name,
+        functools.partial(compare_table2.comparison_figure, table, title),
+    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -507,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="compare", description="Put a sweep beside published numbers."
     )
     parser.add_argument("path", help="the sweep's results, a folder or a URI: results/figure2")
-    parser.add_argument("--reference", dest="against", choices=reference.NAMES, default=FIGURE2)
+    parser.add_argument(
+        "--reference", dest="against", choices=reference.NAMES, default=reference.FIGURE2
+    )
     parser.add_argument("--out", help="write there instead of into the sweep's folder")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     parser.add_argument(

@@ -47,31 +47,46 @@ def generalization_table(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataF
         and `tested_on`: `accuracy`, `low`, `high` (NaN with one seed), `seeds`, `chance` (of the
         dataset trained on). The dataset trained on comes first, then the others by name.
     """
+    last = history[history["step"] == history.groupby("cell_id")["step"].transform("max")]
+    rows = last.rename(columns={schema.LAST: "accuracy", f"{schema.LAST}_se": "accuracy_se"})
+    return mean_over_seeds(cells, rows).drop(columns="accuracy_se")
+
+
+def mean_over_seeds(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies of finished cells on new tasks, by dataset tested on.
+
+    Args:
+        cells: from `load_cells`.
+        rows: `cell_id`, `split`, `accuracy`, `accuracy_se`: a row a cell and split.
+
+    Returns:
+        As `generalization_table`, with `accuracy_se`, the mean's standard error over the sequences
+        of all seeds.
+    """
     keys = [*GRID, *varying_settings(cells)]
     done = cells.loc[cells["status"] == schema.DONE, ["cell_id", *keys, "chance"]]
-    last = history[history["step"] == history.groupby("cell_id")["step"].transform("max")]
-    rows = last[last["split"].str.startswith(schema.UNSEEN)].merge(done, on="cell_id")
-    prefix = f"{schema.UNSEEN}/"
+    rows = rows[rows["split"].str.startswith(schema.UNSEEN)].merge(done, on="cell_id")
     rows["tested_on"] = rows["dataset"].where(
-        rows["split"] == schema.UNSEEN, rows["split"].str.removeprefix(prefix)
+        rows["split"] == schema.UNSEEN, rows["split"].str.removeprefix(f"{schema.UNSEEN}/")
     )
+    order = [*keys, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "chance"]
     if rows.empty:
-        columns = [*keys, "tested_on", "accuracy", "low", "high", "seeds", "chance"]
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=order)
+    rows["variance"] = rows["accuracy_se"].astype(float) ** 2
     groups = rows.groupby([*keys, "tested_on"], dropna=False)
-    value = groups[schema.LAST]
+    value = groups["accuracy"]
     table = pd.DataFrame(
         {"accuracy": value.mean().astype(float), "sd": value.std(), "seeds": value.count(),
-         "chance": groups["chance"].mean()}
+         "variance": groups["variance"].sum(), "chance": groups["chance"].mean()}
     )  # fmt: skip
     n = table["seeds"].to_numpy(dtype=float)
+    table["accuracy_se"] = np.sqrt(table["variance"]) / n
     with np.errstate(invalid="ignore"):
         half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * table.pop("sd") / np.sqrt(n)
     table["low"], table["high"] = table["accuracy"] - half, table["accuracy"] + half
     table = table.reset_index()
     elsewhere = table["tested_on"] != table["dataset"]
     table = table.assign(elsewhere=elsewhere).sort_values([*keys, "elsewhere", "tested_on"])
-    order = [*keys, "tested_on", "accuracy", "low", "high", "seeds", "chance"]
     return table[order].reset_index(drop=True)
 
 
@@ -82,7 +97,7 @@ def label(row: dict[Hashable, Any], table: pd.DataFrame) -> str:
         parts.append(f"N {command.power(row['num_tasks'])}")
     if table["dataset"].nunique() > 1:
         parts.insert(0, f"{row['dataset']}:")
-    fixed = {*GRID, "tested_on", "accuracy", "low", "high", "seeds", "chance"}
+    fixed = {*GRID, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "chance"}
     parts += [f"{k}={row[k]:g}" if isinstance(row[k], float) else f"{k}={row[k]}"
               for k in table.columns if k not in fixed]  # fmt: skip
     return " ".join(parts)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis import command, experiments, load, phase_plot, phases, transitions
+from analysis import command, compare, experiments, load, phase_plot, phases, transitions
 from core import schema
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ CAPTIONS = {
     "learning_curves": "Accuracy against examples seen. Dashed: known learning algorithms, fitted "
     "to the same examples.",
     **experiments.CAPTIONS,
+    **compare.CAPTIONS,
 }
 
 
@@ -106,6 +107,13 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
                 figures = {k: v for k, v in figures.items() if k == "learning_curves"}  # no map
             parts += [_figure(key, make, f"{name}, {title}") for key, make in figures.items()]
             parts.append(_points(group))
+        compared = list(compare.find(cells, curves, delta))
+        if compared:
+            parts.append(_heading("h2", "Beside the paper"))
+        for comparison in compared:
+            parts.append(_text(comparison.text))
+            parts.append(_figure(comparison.reference, comparison.figure, name))
+            parts += [_folded(table, file) for file, table in comparison.tables.items()]
     parts += [
         _heading("h2", "How phases are decided"),
         _paragraph(
@@ -175,13 +183,18 @@ def _points(group: pd.DataFrame) -> str:
         [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
     ].mean()
     table = points.join(means, on=phases.GRID_POINT)
+    return _folded(table, f"{len(table)} grid points as a table")
+
+
+def _folded(table: pd.DataFrame, summary: str) -> str:
+    """A table that opens on a click."""
     head = "".join(f"<th>{html.escape(str(c).replace('_', ' '))}</th>" for c in table.columns)
     rows = [
         "<tr>" + "".join(f"<td>{html.escape(_value(v))}</td>" for v in row) + "</tr>"
         for row in table.itertuples(index=False)
     ]
     return (
-        f"<details><summary>{len(table)} grid points as a table</summary>\n<table>\n"
+        f"<details><summary>{html.escape(summary)}</summary>\n<table>\n"
         f"<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>\n</details>"
     )
 

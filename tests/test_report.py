@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from analysis import report
+from analysis import reference, report
 from sweeps import cli
-from tests.synthetic import make_results
+from tests.synthetic import BASE, make_results
 
 
 @pytest.fixture
@@ -97,3 +98,23 @@ def test_no_result_is_one_line(tmp_path, capsys):
 
 def test_equal_results_equal_page(sweep):
     assert report.render(str(sweep)) == report.render(str(sweep))
+
+
+def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
+    base = replace(BASE, dataset="MNIST", num_classes=10)
+    make_results(tmp_path / "s", (8, 16), (1, 16, 256), (0, 1), base=base)
+    text = report.render(str(tmp_path / "s"))
+    page = Page(text)
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 5
+    section = html.unescape(text.split("<h2>Beside the paper</h2>")[1].split("<h2>")[0])
+    assert "Kirsch et al. 2022, Figure 2" in section
+    assert "6 grid points in common" in section
+    assert "mean absolute difference of the last accuracies" in section
+    assert section.count("<img") == 1
+    assert section.count("<table>") == 2  # grid points and transitions
+    paper = reference.load_figure2().set_index(["split", "model_size", "num_tasks"])["accuracy"]
+    assert f"<td>{paper['unseen', 16, 256]:.3f}</td>" in section
+
+
+def test_a_sweep_of_something_else_is_not(sweep):
+    assert "Beside the paper" not in report.render(str(sweep))

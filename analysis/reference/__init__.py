@@ -10,9 +10,11 @@ FIGURE2 = "kirsch2022-figure2"
 TABLE2 = "kirsch2022-table2"
 NAMES = (FIGURE2, TABLE2)
 
+DATASET = "MNIST"  # that the paper's models are meta-trained on
+
 # What the paper says of its settings, as fields of core.config.Cell.
 SETTINGS = {
-    "dataset": "MNIST",
+    "dataset": DATASET,
     "image_size": 28,
     "num_classes": 10,
     "sequence_length": 100,

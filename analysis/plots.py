@@ -33,6 +33,7 @@ from analysis.phases import (
 )
 from analysis.yardsticks import curves_table as yardstick_curves
 from analysis.yardsticks import draw_curves as draw_yardsticks
+from analysis.yardsticks import label_ends as label_yardsticks
 from core import schema
 
 BAND = 0.95  # confidence of the bands around learning curves
@@ -434,25 +435,30 @@ def curves_figure(
     done = classified[classified["status"] == schema.DONE]
     sizes = style.spread(done["model_size"], 4)
     num_tasks = style.spread(done["num_tasks"], 7)
-    figure = Figure(figsize=(1.0 + 1.7 * len(sizes), 0.7 + 1.5 * len(splits)), layout="constrained")
+    width = {1: 3.4, 2: 2.5}.get(len(sizes), 1.8)  # inches a panel
+    margin = 0.6 if yardsticks is None or yardsticks.empty else 2.0  # for their names
+    figure = Figure(
+        figsize=(margin + width * len(sizes), 1.1 + 1.7 * len(splits)), layout="constrained"
+    )
     axes = figure.subplots(len(splits), len(sizes), sharex=True, sharey=True, squeeze=False)
-    known: dict[str, Line2D] = {}  # legend entries of the yardsticks
     for row, split in zip(axes, splits, strict=True):
         table = curves_table(curves, done, split)
         for ax, size in zip(row, sizes, strict=True):
             draw_curves(table[table["model_size"] == size], ax, num_tasks, done["chance"].mean())
             if yardsticks is not None:
-                lines = draw_yardsticks(yardstick_curves(yardsticks, done, split), ax)
-                known |= {str(line.get_label()): line for line in lines}
+                known = draw_yardsticks(yardstick_curves(yardsticks, done, split), ax)
+                if known and ax is row[-1]:
+                    label_yardsticks(known, ax)
         row[0].set_ylabel(f"accuracy, {split} tasks")
     for ax, size in zip(axes[0], sizes, strict=True):
         ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
-    figure.supxlabel("examples seen", size=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("examples seen")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    if known:  # below, under a heading of their own
-        handles = [*handles, Line2D([], [], ls=""), *known.values()]
-        labels = [*labels, "fitted to the\nsame examples:", *known]
-    figure.legend(handles, labels, loc="outside right center", title=style.NUM_TASKS_LABEL)
+    figure.legend(
+        handles, labels, loc="outside lower center", title=style.NUM_TASKS_LABEL,
+        ncols=len(labels), handlelength=1.5, columnspacing=1.2,
+    )  # fmt: skip
     figure.suptitle(title, size=8)
     return figure
 

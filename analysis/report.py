@@ -45,8 +45,8 @@ CAPTIONS = {
     "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
     "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
     "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
-    "learning_curves": "Accuracy against examples seen. Dashed: known learning algorithms, fitted "
-    "to the same examples.",
+    "learning_curves": "Accuracy against examples seen. Lines with symbols: known learning "
+    "algorithms, fitted to the same examples.",
     **experiments.CAPTIONS,
     **compare.CAPTIONS,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import optimize, special
 
 from core import schema
 
@@ -28,12 +28,14 @@ NAMES = {
     "mlp": "MLP from scratch",
     CHANCE: "chance",
 }
-_DASHES = {
-    "nearest_neighbour": (0, (5, 1.5)),
-    "ridge": (0, (1, 1)),
-    "logistic": (0, (3, 1, 1, 1)),
-    "mlp": (0, (7, 1.5, 1, 1.5)),
+# Told apart by dashes and symbols in black and white, and by colours that no learning curve has.
+LOOKS: dict[str, dict[str, Any]] = {
+    "nearest_neighbour": {"color": "#000000", "ls": (0, (5, 1.5)), "marker": "o"},
+    "ridge": {"color": "#7f3b08", "ls": (0, (1, 1)), "marker": "s"},
+    "logistic": {"color": "#c44e00", "ls": (0, (3, 1, 1, 1)), "marker": "^"},
+    "mlp": {"color": "#cc79a7", "ls": (0, (8, 1.5, 1, 1.5)), "marker": "D"},
 }
+_LABEL_HEIGHT = 0.105  # of the axis, that a label at a line's end needs
 
 
 def of_cells(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -126,17 +128,53 @@ def _pool(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def draw_curves(table: pd.DataFrame, ax: Axes) -> list[Any]:
-    """Grey dashed lines from `curves_table`, behind a model's learning curves; chance is left out.
+    """Lines from `curves_table`, each with its dashes and symbols; chance is left out.
 
     Returns:
-        The lines, labelled, for a legend.
+        The lines, labelled.
     """
     lines = []
-    for name, dashes in _DASHES.items():
+    for i, (name, look) in enumerate(LOOKS.items()):
         rows = table[table["yardstick"] == name].sort_values("examples_seen")
         if len(rows):
             lines += ax.plot(
-                rows["examples_seen"], rows["accuracy"], color="#9a3324", ls=dashes, lw=0.8,
-                alpha=0.85, zorder=1, label=NAMES[name],
+                rows["examples_seen"], rows["accuracy"], **look, **_SYMBOL, zorder=2.5,
+                label=NAMES[name], markevery=(i, len(LOOKS)),  # symbols side by side where equal
             )  # fmt: skip
     return lines
+
+
+_SYMBOL: dict[str, Any] = {"lw": 0.9, "ms": 3.5, "mfc": "white", "mew": 0.8}
+
+
+def label_ends(lines: list[Any], ax: Axes) -> None:
+    """Names of lines from `draw_curves` right of the panel, as near to their ends as they fit."""
+    from matplotlib import transforms
+
+    looks = {NAMES[name]: look for name, look in LOOKS.items()}
+    lines = sorted(lines, key=lambda line: line.get_ydata()[-1])
+    ends = np.array([line.get_ydata()[-1] for line in lines], dtype=float)
+    points = transforms.Affine2D().scale(1 / 72) + ax.figure.dpi_scale_trans
+    right_of_panel = points + transforms.ScaledTranslation(
+        1, 0, transforms.BboxTransformTo(ax.bbox)
+    )
+    beside = transforms.blended_transform_factory(right_of_panel, ax.transData)
+    for line, y in zip(lines, spread_out(ends, _LABEL_HEIGHT, 0.03, 0.97), strict=True):
+        end = line.get_xdata()[-1], line.get_ydata()[-1]
+        leader = {"arrowstyle": "-", "lw": 0.4, "color": line.get_color(), "shrinkA": 0}
+        ax.annotate("", end, (10, y), textcoords=beside, arrowprops=leader)
+        ax.plot([10, 20, 30], [y] * 3, transform=beside, clip_on=False, markevery=[1],
+                **looks[line.get_label()], **_SYMBOL)  # fmt: skip
+        ax.text(34, y, str(line.get_label()), transform=beside, size=7, va="center")
+
+
+def spread_out(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """The places nearest to ascending values (least squares) with a gap between neighbours.
+
+    Args:
+        values: ascending, shape (n,).
+        gap: least distance of neighbours.
+        low, high: bounds of all, at least (n - 1) gaps apart.
+    """
+    steps = gap * np.arange(len(values))
+    return optimize.isotonic_regression(values - steps).x.clip(low, high - steps[-1:]) + steps

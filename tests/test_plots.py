@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from analysis import plots, style
@@ -163,7 +164,8 @@ def test_figures_have_a_row_a_split_and_take_unseen_datasets(sweep):
     figure = plots.curves_figure(pd.concat([curves, more]), cells)
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
     assert labels == [f"accuracy, {s} tasks" for s in ("seen", "unseen", "unseen/MNIST")]
-    assert figure.get_supxlabel() == "examples seen"
+    assert [ax.get_xlabel() for ax in figure.axes] == [""] * 4 + ["examples seen"] * 2
+    assert figure.legends[0].get_title().get_text() == "number of tasks"
     bar = plots.accuracy_figure(cells).axes[-1]
     assert bar.get_ylabel() == "accuracy at the last position"
 
@@ -215,12 +217,16 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     )
 
 
+def seen_lab(color, vision: str) -> np.ndarray:
+    """CIELAB of one of matplotlib's colours as this vision sees it, shape (3,)."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return lab(linear @ np.array(VISION[vision]).T)
+
+
 @pytest.mark.parametrize("vision", VISION)
 def test_phases_can_be_told_apart(vision):
-    hex_colors = [style.COLORS[p] for p in PHASES]
-    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in hex_colors])
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    seen = lab(linear @ np.array(VISION[vision]).T)
+    seen = np.array([seen_lab(style.COLORS[p], vision) for p in PHASES])
     for a, b in itertools.combinations(range(len(PHASES)), 2):
         assert np.linalg.norm(seen[a] - seen[b]) > 14, (PHASES[a], PHASES[b])  # 2.3 is just seen
     assert (np.diff(seen[:, 0]) < 0).all()  # darker with capability

@@ -46,15 +46,15 @@ def compare_datasets(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         A row a method and dataset: `source` (paper or ours), `method`, `trained_on`, `dataset`,
         `examples` (seen before), `accuracy`, `accuracy_se` (standard error over the sequences of
         all seeds), the ends `low` and `high` of its 95% interval over seeds (NaN: a single one),
-        `seeds`, and `difference` (ours minus the paper's of the same architecture, NaN where it has
-        none).
+        `seeds`, and for ours `counterpart` (the paper's method of the same architecture, null if
+        it has none) and `difference` (ours minus that one's accuracy).
 
     Raises:
         ResultsError: nothing in common with the reference.
     """
     paper = reference.load_table2().assign(
         source="paper", trained_on=reference.DATASET, examples=EXAMPLES, accuracy_se=np.nan,
-        low=np.nan, high=np.nan, seeds=0, difference=np.nan,
+        low=np.nan, high=np.nan, seeds=0, counterpart=None, difference=np.nan,
     )  # fmt: skip
     lengths = cells[["cell_id", "sequence_length"]]
     last = curves.merge(lengths, on="cell_id").query("position == sequence_length")
@@ -63,19 +63,16 @@ def compare_datasets(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     if ours.empty:
         raise load.ResultsError("no dataset in common with the reference")
     published = paper.set_index(["method", "dataset"])["accuracy"]
-    rows = ours.to_dict("records")
-    theirs = [
-        published.get((COUNTERPARTS.get(row["architecture"]), row["tested_on"]), np.nan)
-        for row in rows
-    ]
+    counterpart = ours["architecture"].map(COUNTERPARTS)
+    theirs = published.reindex(list(zip(counterpart, ours["tested_on"], strict=True))).to_numpy()
     length = ours.get("sequence_length", cells["sequence_length"].iloc[0])  # a column if it varies
     ours = ours.assign(
-        dataset=ours["tested_on"], method=[generalization.label(row, ours) for row in rows],
-        source="ours", trained_on=ours["dataset"], examples=length - 1,
-        difference=ours["accuracy"] - theirs,
+        dataset=ours["tested_on"], trained_on=ours["dataset"], source="ours", examples=length - 1,
+        method=[generalization.label(row, ours) for row in ours.to_dict("records")],
+        counterpart=counterpart, difference=ours["accuracy"] - theirs,
     )  # fmt: skip
     columns = ["source", "method", "trained_on", "dataset", "examples", "accuracy", "accuracy_se"]
-    columns += ["low", "high", "seeds", "difference"]
+    columns += ["low", "high", "seeds", "counterpart", "difference"]
     return pd.concat([paper[columns], ours[columns]], ignore_index=True)
 
 
@@ -122,20 +119,31 @@ def _texts(values: pd.Series, format: str) -> dict[str, str]:
 
 
 def draw_methods(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy by dataset, a symbol a method: open the paper's, filled ours with standard error."""
+    """Accuracy by dataset, a symbol a method: open the paper's, filled ours with standard error.
+
+    Methods of the same architecture have the same symbol.
+    """
     names = list(dict.fromkeys(table["dataset"]))
     place = {name: i for i, name in enumerate(names)}
     methods = list(table.groupby(["source", "method"], sort=False))
     shift = np.linspace(-0.34, 0.34, len(methods))
-    for i, ((source, method), rows) in enumerate(methods):
-        look: dict[str, Any] = {"marker": _MARKERS[i % len(_MARKERS)], "ms": 4.5, "ls": ""}
-        x = rows["dataset"].map(place).to_numpy(dtype=float) + shift[i]
+    markers: dict[object, str] = {}
+    for dx, ((source, method), rows) in zip(shift, methods, strict=True):
+        counterpart = rows["counterpart"].iloc[0]
+        marker = markers.get(counterpart) or _MARKERS[len(markers) % len(_MARKERS)]
+        markers.setdefault(method, marker)
+        look: dict[str, Any] = {
+            "marker": marker,
+            "ms": 4.5,
+            "ls": "",
+            "label": f"{source}: {method}",
+        }
+        x = rows["dataset"].map(place).to_numpy(dtype=float) + dx
         if source == "paper":
-            ax.plot(x, rows["accuracy"], color="#555555", mfc="white", label=f"paper: {method}",
-                    **look)  # fmt: skip
+            ax.plot(x, rows["accuracy"], color="#555555", mfc="white", **look)
         else:
-            ax.errorbar(x, rows["accuracy"], rows["accuracy_se"], color=_BLUE, elinewidth=0.8,
-                        label=f"ours: {method}", **look)  # fmt: skip
+            error = rows["accuracy_se"]
+            ax.errorbar(x, rows["accuracy"], error, color=_BLUE, elinewidth=0.8, **look)
     for between in range(1, len(names)):
         ax.axvline(between - 0.5, color="#dddddd", lw=0.6, zorder=0)
     ax.set_xticks(range(len(names)), names)

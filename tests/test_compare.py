@@ -206,6 +206,7 @@ def test_table2_is_of_the_last_position(tmp_path, capsys, shift):
     assert len(ours) == 2 * 6
     assert ours["difference"].to_numpy() == pytest.approx(shift)
     assert paper["difference"].isna().all()
+    assert set(ours["counterpart"]) == set(COUNTERPARTS.values())
     assert (table["examples"] == 99).all()
     assert ours["accuracy_se"].to_numpy() == pytest.approx(0.03 / np.sqrt(3))  # of three seeds
     half = 4.302653 * 0.01 / np.sqrt(3)  # t of 2 degrees of freedom
@@ -258,3 +259,16 @@ def test_what_a_report_compares(tmp_path):
     make_results(tmp_path / "two", sizes, tasks, base=MNIST, settings=rates)
     assert found(tmp_path / "two") == [reference.FIGURE2] * 2
     assert found(write_table2(tmp_path / "table2")) == [reference.TABLE2]
+
+
+def test_table2_of_an_architecture_that_the_paper_has_not(tmp_path, capsys):
+    model = replace(MNIST, architecture="fast_weights")
+    write_table2(tmp_path / "s", seeds=(0,))
+    make_results(tmp_path / "s", (8,), (256,), (0, 1), lambda _: "generalizing", base=model)
+    assert compare.main([str(tmp_path / "s"), "--reference", "kirsch2022-table2"]) == 0
+    table = pd.read_csv(tmp_path / "s" / "compare-kirsch2022-table2.csv")
+    row = table[table["method"].str.startswith("fast_weights")]
+    assert row["accuracy"].item() == pytest.approx(0.8, abs=0.06)  # what is simulated
+    assert row["counterpart"].isna().all()
+    assert row["difference"].isna().all()
+    assert capsys.readouterr().out.count("minus the paper's") == 2  # of the other two

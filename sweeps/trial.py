@@ -12,14 +12,18 @@ import gc
 import logging
 import os
 import platform
+import signal
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from ray import tune
+from ray._private import state as ray_state
 
 from core.config import Cell, ConfigError
 from core.trainer import PackTrainer
@@ -63,12 +67,15 @@ class PackTrial(tune.Trainable):
         assert job is not None
         self._job = job
         self._results = Results(job.root, job.sweep)
+        self._in_step = self._leaving = False
         if job.device == "cpu":
             torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
         folder = self._results.local_path
         if folder:
             _log_to(folder / "logs" / f"worker-{platform.node()}-{os.getpid()}.log")
         self.reset_config(config)
+        if ray.is_initialized():  # in a process of its own
+            signal.signal(signal.SIGTERM, self._told_to_leave)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes over the next pack, in the same process."""
@@ -92,24 +99,33 @@ class PackTrial(tune.Trainable):
         finished: ids of the cells finished by this call. training_seconds: time spent training and
         evaluating in this call. config_error: one line, where the data can't be had or the disk is
         full: no pack can go on.
+
+        Where the node is to go (a spot notice, a drain, SIGTERM), it doesn't return: the process
+        ends once there are checkpoints.
         """
+        self._in_step = True
         try:
-            return self._step()
+            report = self._step()
         except Exception as error:
             self._unsaved = False  # it may be half of a step: what isn't written is trained again
             if not (isinstance(error, OSError) and is_full(error)):
                 raise
             self._trainer = None
             self._todo = []
-            return self._report(
+            report = self._report(
                 config_error=f"{self._results}: the disk is full ({error.strerror}). No finished "
                 "cell is lost; free some space, and the same command continues"
             )
+        finally:
+            self._in_step = False
+        if self._leaving:
+            self._go()
+        return report
 
     def _step(self) -> dict[str, Any]:
         self._check_claim()
         if not self._claimed:
-            self._leave()
+            self._save()
             return self._report(stopped=True)
         if not self._planned:
             self._plan()
@@ -140,10 +156,22 @@ class PackTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Tune ends the trial, maybe before `step` saw that someone asked to stop."""
-        self._leave()
+        self._save()
         self._trainer = None
 
-    def _leave(self) -> None:
+    def _told_to_leave(self, number: int, frame: Any) -> None:
+        """Handles SIGTERM: in the middle of a step, when that has come to its next pause."""
+        self._leaving = True
+        if not self._in_step:
+            self._go()
+
+    def _go(self) -> None:
+        """Ends this process, for Ray to start the trial on another node."""
+        logger.info("leaving: the node is to go")
+        self._save()
+        sys.exit(1)
+
+    def _save(self) -> None:
         """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
         write."""
         if self._unsaved and not self._results.taken_from(self._job.driver):
@@ -270,15 +298,30 @@ class PackTrial(tune.Trainable):
         """Asked between steps: to stop, or because a checkpoint is overdue."""
         self._check_claim()
         latest = max(CHECKPOINT_LATEST_SECONDS, self._checkpoint_interval)
-        return not self._claimed or time.monotonic() - self._checkpointed > latest
+        overdue = time.monotonic() - self._checkpointed > latest
+        return self._leaving or not self._claimed or overdue
 
     def _check_claim(self) -> None:
-        """Now and then: does the sweep still belong to the driver that started this trial?"""
+        """Now and then: does the sweep still belong to the driver that started this trial, and the
+        node to Ray?"""
         now = time.monotonic()
         seconds = CLAIM_SECONDS if self._results.local_path else REMOTE_CLAIM_SECONDS
         if self._claimed and now - self._claim_checked >= seconds:
             self._claim_checked = now
             self._claimed = self._results.claimed_by(self._job.driver)
+            self._leaving = self._leaving or _node_is_drained()
+
+
+def _node_is_drained() -> bool:
+    """Whether Ray has been told that this node will be gone soon."""
+    if not ray.is_initialized():
+        return False
+    try:
+        draining = ray_state.state.get_draining_nodes()  # {node id: deadline}
+    except Exception as error:  # the next look asks again
+        logger.warning("Ray doesn't say which nodes are to go: %s", error)
+        return False
+    return ray.get_runtime_context().get_node_id() in draining
 
 
 def _log_to(path: os.PathLike) -> None:

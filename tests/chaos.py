@@ -70,7 +70,7 @@ class Chaos:
 
     def start(self, root: str, disturbed: bool) -> subprocess.Popen:
         """The command a user types, in a process group of its own."""
-        environment = {**os.environ}
+        environment = {**os.environ, "RAY_ADDRESS": "local"}  # whatever else runs here
         if disturbed:
             path = f"{SITE}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
             environment |= {"PYTHONPATH": path, "CHAOS_SEED": f"{self.seed} {self.runs}"}

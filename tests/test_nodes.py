@@ -1,0 +1,136 @@
+"""Several nodes on one machine: one is killed, drained, or told to leave while it trains."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from sweeps.storage import Results
+from tests.processes import descendants, kill
+from tests.test_run import PRESET, assert_same, launch
+
+LONG = ("--set", "steps=8000", "--set", "eval_every=500")
+SITE = Path(__file__).parent / "chaos_site"  # with it, workers write checkpoints every 0.3 s
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head that trains nothing and two nodes of one core each; commands find it by address."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(SITE))
+        patched.setenv("CHAOS_SEED", "0")
+        patched.setenv("CHAOS_SHARE", "0")  # none dies in a write
+        # Or else commands that others run on this machine would find the cluster too.
+        patched.setattr("ray._private.utils.write_ray_address", lambda *arguments: None)
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            started.add_node(num_cpus=1)
+        patched.setenv("RAY_ADDRESS", started.address)
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(PRESET)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, preset, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    finish(launch(preset, root, *LONG))
+    return root / "tiny"
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, (out, err)
+    assert "Traceback" not in out + err
+
+
+def training(root, process, count=2):
+    """{pid of a worker: its log} once `count` of them have trained and there are checkpoints."""
+    results, deadline = Results(str(root), "tiny"), time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        logs = {int(p.stem.rpartition("-")[2]): p for p in root.glob("tiny/logs/worker-*.log")}
+        busy = {pid: log for pid, log in logs.items() if "training" in log.read_text()}
+        if len(busy) >= count and len(results.checkpoint_steps()) == 8:
+            return busy
+        time.sleep(0.05)
+    raise AssertionError(f"no worker trained: {process.communicate()}")
+
+
+def starts(root):
+    """[(cells, from step)] of all packs' beginnings, in the order of time."""
+    lines = sorted(
+        line for log in root.glob("tiny/logs/worker-*.log") for line in log.read_text().splitlines()
+    )
+    found = [re.search(r"training (\d+) cells from step (\d+)", line) for line in lines]
+    return [(int(m[1]), int(m[2])) for m in found if m]
+
+
+def node_of(cluster, pid):
+    """The node whose raylet is the parent of this process."""
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    for node in cluster.worker_nodes:
+        if node.all_processes["raylet"][0].process.pid == parent:
+            return node
+    raise AssertionError(f"process {pid} is on no node")
+
+
+def steps_of_checkpoints(root):
+    return Results(str(root), "tiny").checkpoint_steps()
+
+
+def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(
+    cluster, preset, undisturbed, tmp_path
+):
+    process = launch(preset, tmp_path, *LONG)
+    worker = min(training(tmp_path, process))
+    node = node_of(cluster, worker)
+    before = steps_of_checkpoints(tmp_path)
+    for pid in descendants(node.all_processes["raylet"][0].process.pid):  # all at once
+        kill(pid)
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    finish(process)
+    assert_same(tmp_path / "tiny", undisturbed)
+    (again,) = starts(tmp_path)[2:]
+    assert again[1] >= min(before.values()) > 0
+
+
+@pytest.mark.parametrize("how", ["drained", "told to leave"])
+def test_a_node_that_is_to_go_leaves_checkpoints(cluster, preset, undisturbed, tmp_path, how):
+    process = launch(preset, tmp_path, *LONG)
+    workers = training(tmp_path, process)
+    worker = min(workers)
+    node = node_of(cluster, worker)
+    if how == "drained":
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        command += ["--address", cluster.address, "--node-id", node.node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
+        subprocess.run(
+            [*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True
+        )
+    else:
+        os.kill(worker, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while "leaving" not in workers[worker].read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if how == "drained":  # Ray ends a node that is to go once it is idle
+        cluster.remove_node(node)
+        cluster.add_node(num_cpus=1)
+    finish(process)
+    assert_same(tmp_path / "tiny", undisturbed)
+    assert Counter(cells for cells, _ in starts(tmp_path)) == {4: 3}
+    assert starts(tmp_path)[2][1] > 0

@@ -39,7 +39,7 @@ class Comparison:
 
     reference: str  # of reference.NAMES
     text: str
-    tables: dict[str, pd.DataFrame]  # by the name of their file
+    tables: dict[str, tuple[str, pd.DataFrame]]  # by the name of their file, with what they are
     name: str  # of the figure's file
     figure: Callable[[], Figure]  # to be called with matplotlib's style set
 
@@ -69,7 +69,7 @@ def run(path: str, against: str, out: str | None, delta: float, format: str) -> 
     written = []
     for comparison in found:
         print(comparison.text, end="\n\n")
-        for name, table in comparison.tables.items():
+        for name, (_, table) in comparison.tables.items():
             command.write_file(out, name, table.to_csv(index=False).encode())
             written.append(name)
         with mpl.rc_context(style.RC):
@@ -131,7 +131,10 @@ def _figure2(condition: dict[str, object], group: pd.DataFrame, delta: float) ->
     return Comparison(
         reference.FIGURE2,
         compare_figure2.describe(group, points, shifts, condition),
-        {f"{name}{end}.csv": points, f"{name}-transitions{end}.csv": shifts},
+        {
+            f"{name}{end}.csv": ("Grid points in common", points),
+            f"{name}-transitions{end}.csv": ("Where generalizing takes over", shifts),
+        },
         f"{name}{end}",
         functools.partial(compare_figure2.comparison_figure, points, shifts, title),
     )
@@ -141,7 +144,8 @@ def _table2(cells: pd.DataFrame, curves: pd.DataFrame) -> Comparison:
     table = compare_table2.compare_datasets(cells, curves)
     name, title = f"compare-{reference.TABLE2}", str(cells["sweep"].iloc[0])
     return Comparison(
-        reference.TABLE2, compare_table2.describe(table), {f"{name}.csv": table}, name,
+        reference.TABLE2, compare_table2.describe(table),
+        {f"{name}.csv": ("Accuracy by method and dataset", table)}, name,
         functools.partial(compare_table2.comparison_figure, table, title),
     )  # fmt: skip
 

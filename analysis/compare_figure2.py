@@ -32,6 +32,7 @@ and missing where a seed's place is outside the grid. Interpolation adds up to a
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -249,7 +250,8 @@ def describe(
     ]
     differing = _differing_settings(cells)
     if differing:
-        lines.append(f"settings, the paper's in brackets: {differing}")
+        text = f"settings, the paper's in brackets: {differing}"
+        lines += textwrap.wrap(text, 98, subsequent_indent="  ", break_on_hyphens=False)
     if dataset != reference.DATASET:
         lines.append(f"note: ours are trained on {dataset}, the paper's on {reference.DATASET}")
     lines += [

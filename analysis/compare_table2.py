@@ -46,15 +46,15 @@ def compare_datasets(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         A row a method and dataset: `source` (paper or ours), `method`, `trained_on`, `dataset`,
         `examples` (seen before), `accuracy`, `accuracy_se` (standard error over the sequences of
         all seeds), the ends `low` and `high` of its 95% interval over seeds (NaN: a single one),
-        `seeds`, and for ours `counterpart` (the paper's method of the same architecture, null if
-        it has none) and `difference` (ours minus that one's accuracy).
+        `seeds` (null: the paper's), and for ours `counterpart` (the paper's method of the same
+        architecture, null if it has none) and `difference` (ours minus that one's accuracy).
 
     Raises:
         ResultsError: nothing in common with the reference.
     """
     paper = reference.load_table2().assign(
         source="paper", trained_on=reference.DATASET, examples=EXAMPLES, accuracy_se=np.nan,
-        low=np.nan, high=np.nan, seeds=0, counterpart=None, difference=np.nan,
+        low=np.nan, high=np.nan, counterpart=None, difference=np.nan,
     )  # fmt: skip
     lengths = cells[["cell_id", "sequence_length"]]
     last = curves.merge(lengths, on="cell_id").query("position == sequence_length")
@@ -73,7 +73,8 @@ def compare_datasets(cells: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     columns = ["source", "method", "trained_on", "dataset", "examples", "accuracy", "accuracy_se"]
     columns += ["low", "high", "seeds", "counterpart", "difference"]
-    return pd.concat([paper[columns], ours[columns]], ignore_index=True)
+    table = pd.concat([paper, ours], ignore_index=True)[columns]
+    return table.astype({"seeds": "Int64"})  # null: not said
 
 
 def describe(table: pd.DataFrame) -> str:

@@ -449,7 +449,7 @@ def curves_figure(
                 known = draw_yardsticks(yardstick_curves(yardsticks, done, split), ax)
                 if known and ax is row[-1]:
                     label_yardsticks(known, ax)
-        row[0].set_ylabel(f"accuracy, {split} tasks")
+        row[0].set_ylabel(f"accuracy,\n{split} tasks")
     for ax, size in zip(axes[0], sizes, strict=True):
         ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
     for ax in axes[-1]:

@@ -32,21 +32,22 @@ DPI = 150
 # The browser itself enforces that nothing is loaded and nothing runs.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem;
        color: #1a1a1a; background: white }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
 img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: 13px }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35 }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; line-height: 1.4 }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
-td, th { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5 }
-th { border-bottom: 1px solid #888 }
+td, th { padding: .15rem .4rem; text-align: right; border-bottom: 1px solid #e5e5e5 }
+td { white-space: nowrap } th { border-bottom: 1px solid #888; vertical-align: bottom }
+details { margin: .6rem 0 } summary { cursor: pointer }
 """
 CAPTIONS = {
     "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
     "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
     "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
-    "learning_curves": "Accuracy against examples seen. Lines with symbols: known learning "
-    "algorithms, fitted to the same examples.",
+    "learning_curves": "Accuracy against examples seen. Lines with symbols, if any: known "
+    "learning algorithms, fitted to the same examples.",
     **experiments.CAPTIONS,
     **compare.CAPTIONS,
 }
@@ -113,7 +114,8 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
         for comparison in compared:
             parts.append(_text(comparison.text))
             parts.append(_figure(comparison.reference, comparison.figure, name))
-            parts += [_folded(table, file) for file, table in comparison.tables.items()]
+            for summary, table in comparison.tables.values():
+                parts.append(_folded(table, f"{summary}, as a table"))
     parts += [
         _heading("h2", "How phases are decided"),
         _paragraph(
@@ -130,6 +132,7 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{html.escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
@@ -182,8 +185,8 @@ def _points(group: pd.DataFrame) -> str:
     means = done.groupby(phases.GRID_POINT)[
         [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
     ].mean()
-    table = points.join(means, on=phases.GRID_POINT)
-    return _folded(table, f"{len(table)} grid points as a table")
+    table = points.join(means, on=phases.GRID_POINT).drop(columns="architecture")  # a single one
+    return _folded(table, f"Grid points ({len(table)}), as a table")
 
 
 def _folded(table: pd.DataFrame, summary: str) -> str:
@@ -200,17 +203,17 @@ def _folded(table: pd.DataFrame, summary: str) -> str:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.3f}"
-    return str(value)
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    return f"{value:.3f}".replace("inf", "∞") if isinstance(value, float) else str(value)
 
 
 def _figure(key: str, make: Callable[[], Figure], alt: str) -> str:
     data = base64.b64encode(command.figure_bytes(make(), "png")).decode()
-    caption = html.escape(CAPTIONS.get(key, key.replace("_", " ")))
+    caption = CAPTIONS.get(key, key.replace("_", " "))
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(f"{alt}: {key}")}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(f"{alt}: {caption}")}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 

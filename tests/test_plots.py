@@ -163,7 +163,7 @@ def test_figures_have_a_row_a_split_and_take_unseen_datasets(sweep):
     more = curves[curves["split"] == "unseen"].assign(split="unseen/MNIST")
     figure = plots.curves_figure(pd.concat([curves, more]), cells)
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
-    assert labels == [f"accuracy, {s} tasks" for s in ("seen", "unseen", "unseen/MNIST")]
+    assert labels == [f"accuracy,\n{s} tasks" for s in ("seen", "unseen", "unseen/MNIST")]
     assert [ax.get_xlabel() for ax in figure.axes] == [""] * 4 + ["examples seen"] * 2
     assert figure.legends[0].get_title().get_text() == "number of tasks"
     bar = plots.accuracy_figure(cells).axes[-1]

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from analysis import reference, report
@@ -62,6 +63,11 @@ def test_a_page_with_all_figures_inside(sweep, capsys):
         kind, _, data = source.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data)[1:4] == b"PNG"
+    alternatives = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert (
+        "s, Phases: Phase of every cell; a grid point's seeds stand side by side." in alternatives
+    )
+    assert len(set(alternatives)) == 4
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r"(src|href)=.?http", text)
     assert "9 done, 0 diverged, 1 failed, 0 in training" in text
@@ -114,6 +120,12 @@ def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
     assert section.count("<table>") == 2  # grid points and transitions
     paper = reference.load_figure2().set_index(["split", "model_size", "num_tasks"])["accuracy"]
     assert f"<td>{paper['unseen', 16, 256]:.3f}</td>" in section
+
+
+def test_what_a_table_has_not_is_a_dash():
+    assert [report._value(v) for v in (None, float("nan"), pd.NA, 0, 0.25, "x", float("-inf"))] == [
+        "–", "–", "–", "0", "0.250", "x", "-∞",
+    ]  # fmt: skip
 
 
 def test_a_sweep_of_something_else_is_not(sweep):

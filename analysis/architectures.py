@@ -64,5 +64,5 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
     bar = whole.colorbar(plots.accuracy_scale(), ax=axes, label="accuracy at the last position")
     bar.outline.set_visible(False)
     bar.ax.axhline(classified["chance"].mean(), color="white", lw=1)
-    whole.suptitle(f"{title} (white line: chance)", size=8)
+    style.title_above(whole, f"{title} (white line: chance)")
     return whole

@@ -386,5 +386,5 @@ def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "
     figure.colorbar(ScalarMappable(bounds, "RdBu_r"), ax=axes[:, 2], label="difference")
     handles, labels = axes[1, 2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=2)
-    figure.suptitle(f"{title} beside {SOURCE}", size=8)
+    style.title_above(figure, f"{title} beside {SOURCE}")
     return figure

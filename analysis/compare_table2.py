@@ -158,8 +158,10 @@ def comparison_figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Both sides by dataset, from `compare_datasets`."""
     from matplotlib.figure import Figure
 
+    from analysis import style
+
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     ax = draw_methods(table, figure.subplots())
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle(f"{title} beside {SOURCE}", size=8)
+    style.title_above(figure, f"{title} beside {SOURCE}")
     return figure

@@ -259,6 +259,8 @@ def draw_state_size(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
     """Accuracy against a column of `state_size_table`: small dots seeds, large ones their mean."""
     from matplotlib import colormaps
 
+    from analysis import style
+
     colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
     ax.axhline(table["chance"].mean(), color="#888888", lw=0.7, ls=":", label="chance")
     for i, (architecture, rows) in enumerate(table.groupby("architecture")):
@@ -267,7 +269,7 @@ def draw_state_size(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
         mean = rows.groupby("model_size").agg({x: "first", "accuracy": "mean"})
         label = str(architecture).replace("_", " ")
         ax.plot(mean[x], mean["accuracy"], lw=0.8, ms=5, label=label, **look)
-    ax.set_xscale("log")
+    style.log_ticks(ax, table[x].min(), table[x].max())
     ax.set_ylim(0, 1)
     return ax
 
@@ -275,6 +277,8 @@ def draw_state_size(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
 def state_size_figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Two panels: against the state size, against the parameter count."""
     from matplotlib.figure import Figure
+
+    from analysis import style
 
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -286,7 +290,7 @@ def state_size_figure(table: pd.DataFrame, title: str = "") -> Figure:
         ax.set_title(f"rank correlation {_correlation(found[name])}")
     axes[0].set_ylabel("accuracy, unseen tasks")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle(title, size=8)
+    style.title_above(figure, title)
     return figure
 
 
@@ -459,6 +463,8 @@ def interventions_figure(table: pd.DataFrame, title: str = "") -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+    from analysis import style
+
     names = list(dict.fromkeys(table["factor"]))
     widths = [table.loc[table["factor"] == name, "order"].nunique() + 0.5 for name in names]
     figure = Figure(figsize=(1.0 + 0.55 * sum(widths), 2.9), layout="constrained")
@@ -478,7 +484,7 @@ def interventions_figure(table: pd.DataFrame, title: str = "") -> Figure:
         handles.insert(1, Line2D([], [], ls="", marker="^", ms=4.5, color="#b00020", mfc="none",
                                  label="not left when training ended"))  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    figure.suptitle(title, size=8)
+    style.title_above(figure, title)
     return figure
 
 
@@ -602,7 +608,7 @@ def seeds_figure(table: pd.DataFrame, title: str = "") -> Figure:
         Patch(color="#f0e6f5", label="seeds disagree"),
     ]
     figure.legend(handles=handles, loc="outside right center")
-    figure.suptitle(title, size=8)
+    style.title_above(figure, title)
     return figure
 
 

@@ -371,7 +371,9 @@ def phase_map_figure(
     table = phase_map_table(classified)
     columns, rows = table["num_tasks"].nunique(), table["model_size"].nunique()
     width, height = np.clip(0.5 * columns, 2.6, 5.1), np.clip(0.45 * rows, 1.6, 4.0)  # inches
-    left, below, legend, above = 0.55, 0.45, 1.5, 0.3
+    left, below, legend = 0.55, 0.45, 1.5
+    title = style.wrap(title, width + legend)
+    above = 0.3 + 0.14 * title.count("\n")
     figure = Figure(figsize=(left + width + legend, below + height + above))
     across, upward = figure.get_size_inches()
     ax = figure.add_axes((left / across, below / upward, width / across, height / upward))
@@ -393,7 +395,7 @@ def accuracy_figure(classified: pd.DataFrame, title: str = "") -> Figure:
     chance = classified["chance"].mean()
     bar.ax.axhline(chance, color="white", lw=1)
     bar.ax.text(-0.3, chance, "chance", size=6, ha="right", va="center")
-    figure.suptitle(title, size=8)
+    style.title_above(figure, title)
     return figure
 
 
@@ -412,7 +414,7 @@ def improvement_figure(classified: pd.DataFrame, title: str = "", delta: float =
     figure.legend(
         handles, labels, loc="outside right center", title=style.MODEL_SIZE_LABEL, reverse=True
     )
-    figure.suptitle(f"{title} (shaded: phases at model size {size})", size=8)
+    style.title_above(figure, f"{title} (shaded: phases at model size {size})")
     return figure
 
 
@@ -430,9 +432,10 @@ def curves_figure(
         title: above all panels.
         yardsticks: from `analysis.load.load_yardsticks`; drawn where they are for a split.
     """
-    found = [s for s in sorted(curves["split"].unique()) if s.startswith(f"{schema.UNSEEN}/")]
-    splits = [schema.SEEN, schema.UNSEEN, *found]
     done = classified[classified["status"] == schema.DONE]
+    own = curves.loc[curves["cell_id"].isin(done["cell_id"]), "split"].unique()
+    found = [s for s in sorted(own) if s.startswith(f"{schema.UNSEEN}/")]
+    splits = [schema.SEEN, schema.UNSEEN, *found]
     sizes = style.spread(done["model_size"], 4)
     num_tasks = style.spread(done["num_tasks"], 7)
     width = {1: 3.4, 2: 2.5}.get(len(sizes), 1.8)  # inches a panel
@@ -459,7 +462,7 @@ def curves_figure(
         handles, labels, loc="outside lower center", title=style.NUM_TASKS_LABEL,
         ncols=len(labels), handlelength=1.5, columnspacing=1.2,
     )  # fmt: skip
-    figure.suptitle(title, size=8)
+    style.title_above(figure, title)
     return figure
 
 

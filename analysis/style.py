@@ -6,6 +6,7 @@ capability, so they stay apart in a grey print; tiles carry the phase's letter t
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from analysis.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
@@ -63,6 +65,25 @@ def power_of_two(value: float) -> str:
     """16 -> "2^4" as math text; a number that is no power of two as it is."""
     exponent = np.log2(value)
     return f"$2^{{{int(exponent)}}}$" if exponent == int(exponent) else f"{value:g}"
+
+
+def wrap(title: str, inches: float) -> str:
+    """The title in lines that fit, at size 8."""
+    return textwrap.fill(title, int(13.5 * inches), break_on_hyphens=False)
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """A title above all panels, in as many lines as it needs."""
+    figure.suptitle(wrap(title, figure.get_figwidth()), size=8)
+
+
+def log_ticks(ax: Axes, low: float, high: float) -> None:
+    """A log10 x-axis with few labels: 200, 1k, 50k, 2M. `low` and `high`: of what is drawn."""
+    ax.set_xscale("log")
+    factors = (1,) if high > 100 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 5, 7)
+    ax.xaxis.set_major_locator(LogLocator(10, factors))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) -> None:

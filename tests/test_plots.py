@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -161,7 +162,8 @@ def test_curves_table_counts_examples_seen_and_keeps_seeds_apart(sweep, ax):
 def test_figures_have_a_row_a_split_and_take_unseen_datasets(sweep):
     cells, curves = sweep
     more = curves[curves["split"] == "unseen"].assign(split="unseen/MNIST")
-    figure = plots.curves_figure(pd.concat([curves, more]), cells)
+    others = more.assign(split="unseen/KMNIST", cell_id="of another condition")
+    figure = plots.curves_figure(pd.concat([curves, more, others]), cells)
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
     assert labels == [f"accuracy,\n{s} tasks" for s in ("seen", "unseen", "unseen/MNIST")]
     assert [ax.get_xlabel() for ax in figure.axes] == [""] * 4 + ["examples seen"] * 2
@@ -186,6 +188,46 @@ def test_tables_refuse_mixed_settings(sweep):
 def test_spread_keeps_the_ends():
     assert style.spread([4, 8, 16, 8]) == [4, 8, 16]
     assert style.spread([2**k for k in range(26)], 6) == [1, 32, 1024, 2**15, 2**20, 2**25]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [(128, 4096, ["200", "500", "1k", "2k"]), (2e3, 5e7, ["10k", "100k", "1M", "10M"]),
+     (17472, 30024, ["20k", "30k"]), (200, 2000, ["200", "500", "1k", "2k"])],
+)  # fmt: skip
+def test_labels_of_a_log_axis_are_few_and_do_not_overlap(low, high, labels):
+    figure = Figure(figsize=(3, 2))
+    ax = figure.subplots()
+    ax.plot([low, high], [0, 1])
+    style.log_ticks(ax, low, high)
+    figure.draw_without_rendering()
+    left, right = ax.get_xlim()
+    ticks = [t for t in ax.xaxis.get_major_ticks() if left <= t.get_loc() <= right]
+    shown = [tick.label1 for tick in ticks]
+    assert set(labels) <= {text.get_text() for text in shown}
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert not any(label.get_text() for label in ax.xaxis.get_minorticklabels())
+
+
+def test_long_titles_are_wrapped_into_the_figure(sweep):
+    cells, curves = sweep
+    cells = cells[cells["model_size"] == 8]
+    title = "s, fast_weights, dataset=digits, unseen_datasets=('glyphs', 'random'), steps=60"
+    for make in (
+        lambda: plots.curves_figure(curves, cells, title),
+        lambda: plots.phase_map_figure(cells, None, title),
+    ):
+        with rc_context(style.RC):
+            figure = make()
+            figure.draw_without_rendering()
+        texts = [*figure.texts, figure.axes[0]._left_title]
+        [text] = [text for text in texts if text.get_text().startswith("s,")]
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert " ".join(text.get_text().split()) == title
 
 
 def test_numbers_that_are_no_powers_of_two_are_labelled_as_they_are():

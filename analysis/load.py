@@ -169,7 +169,7 @@ def _read_all(filesystem: fs.FileSystem, folder: str, names: list[str]) -> dict[
     def read(name: str) -> pa.Table | Exception:
         try:
             with filesystem.open_input_file(f"{folder}/{name}") as file:
-                return pq.ParquetFile(file).read(use_threads=False)
+                return pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:

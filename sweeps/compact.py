@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLES = ("history", "curves", "cells")
 CELLS_PER_FILE = 10_000
 LISTING_SECONDS = 2.0  # that a reader may take to list a folder
 
@@ -82,6 +81,7 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
         OSError: the storage fails, or the lease on the sweep was lost.
     """
     from core import schema
+    from sweeps.storage import TABLES
 
     status = results.finished()
     trained = {id_ for id_, s in status.items() if s in (schema.DONE, schema.DIVERGED)}
@@ -90,7 +90,18 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
         if lease.lost:
             raise OSError(f"{results}: another driver has taken over")
 
-    return {table: _compact_table(results, table, trained, check) for table in TABLES}
+    counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
+    replaced = [results.local_path / _new(table) for table in TABLES] if results.local_path else []
+    if any(folder.exists() for folder in replaced):
+        time.sleep(LISTING_SECONDS)
+        for folder in replaced:
+            shutil.rmtree(folder, ignore_errors=True)
+    return counts
+
+
+def _new(table: str) -> str:
+    """Where a merged table is made, and after the exchange the one before lies."""
+    return f".{table}.compact"
 
 
 def _compact_table(
@@ -100,7 +111,7 @@ def _compact_table(
     names = results.table_files(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
     if results.local_path:  # left behind by a crash
-        shutil.rmtree(results.local_path / f".{table}.compact", ignore_errors=True)
+        shutil.rmtree(results.local_path / _new(table), ignore_errors=True)
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
     tables, merged = results.read_tables(table, names, trained, merged=True)
@@ -117,7 +128,7 @@ def _compact_table(
     check()
     if results.local_path and _exchange_works(results.local_path):
         folder = results.local_path / table
-        new = results.local_path / f".{table}.compact"
+        new = results.local_path / _new(table)
         new.mkdir()
         for name, part in files.items():
             results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
@@ -125,8 +136,6 @@ def _compact_table(
             os.link(folder / name, new / name)
         check()
         _exchange(folder, new)
-        time.sleep(LISTING_SECONDS)
-        shutil.rmtree(new)
         return len(names), after
     for name, part in files.items():
         results.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])

@@ -115,8 +115,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     sweep = load_preset(arguments.preset, arguments.set)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
-    status = results.finished()
-    _say_what_changed(sweep, results, status)
+    status = _whole(results)
+    _say_what_changed(sweep, results, status, write=not arguments.dry_run)
     kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
     missing = _missing(sweep, results, kept, arguments.retry_failed)
     if arguments.dry_run:
@@ -138,8 +138,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         lease.release()
 
 
-def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> None:
-    """Prints in what the preset differs from the stored one, and what this means."""
+def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str], write: bool) -> None:
+    """Prints in what the preset differs from the stored one, and what this means. One that can't
+    be read is replaced, with `write`."""
     from core.config import ConfigError
     from sweeps.config import describe_change
 
@@ -149,6 +150,8 @@ def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) ->
         stored = results.read_sweep()
     except ConfigError as error:
         print(f"The stored preset is written anew: {error}", file=sys.stderr)
+        if write:
+            results.write_settings(sweep.settings)
         return
     lines = describe_change(stored, sweep)
     if not lines:
@@ -159,6 +162,21 @@ def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) ->
         f"{len(old & new)} cells stay, {len(new - old)} are new; {len(status.keys() - new)} "
         "results in the folder are not part of this grid, but stay there."
     )
+
+
+def _whole(results: Results) -> dict[str, str]:
+    """{cell_id: status} of finished cells. Those of which rows are lost are said, and count as
+    missing: trained again, they are as they were."""
+    from core import schema
+
+    status = results.finished()
+    damaged = results.damaged({id_ for id_, s in status.items() if s != schema.FAILED})
+    if damaged:
+        print(
+            f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
+            file=sys.stderr,
+        )
+    return {id_: s for id_, s in status.items() if id_ not in damaged}
 
 
 def _missing(
@@ -185,11 +203,12 @@ def _train(
     started: float,
 ) -> int:
     """Trains what is missing, the sweep being ours."""
-    status = results.finished()  # again: another driver may have finished it before it was ours
+    status = _whole(results)  # again: another driver may have finished it before it was ours
     missing = _missing(sweep, results, status, arguments.retry_failed)
     missing_ids = {cell.cell_id for cell in missing}
     before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
     results.check_writable()
+    results.own_files(missing_ids)
     results.write_settings(sweep.settings)
     log = _log_file(results)
     print(

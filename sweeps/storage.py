@@ -29,7 +29,7 @@ import time
 import types
 import typing
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -48,6 +48,8 @@ from sweeps.config import Sweep, check_name, parse_preset
 
 logger = logging.getLogger(__name__)
 
+TABLES = ("history", "curves", "cells")  # in the order in which a cell's are written
+READERS = 16  # files read at once
 LOOKS = 5  # times a folder is listed anew because a listed file is gone
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
 RETRY_SECONDS = 60.0  # for which a failing storage is tried again ...
@@ -170,7 +172,7 @@ class Results:
             names = sorted(self.table_files("cells"), key=lambda name: (is_own(name), name))
             status: dict[str, str] = {}  # a cell's own file goes before a merged one
             try:
-                with ThreadPoolExecutor(16) as pool:
+                with ThreadPoolExecutor(READERS) as pool:
                     for found in pool.map(self._statuses, names):
                         status.update(found)
                 break
@@ -194,11 +196,30 @@ class Results:
             return {}
         return found
 
+    def damaged(self, cell_ids: AbstractSet[str]) -> set[str]:
+        """Of these finished cells, those that lack rows in a table, or whose rows can't be read.
+        What can't be read is logged by name."""
+        return self._lacking(cell_ids) and self._lacking(cell_ids)  # maybe merged since listed
+
+    def _lacking(self, cell_ids: AbstractSet[str]) -> set[str]:
+        lost: set[str] = set()
+        for table in TABLES:
+            there: set[str] = set()
+            for name, rows in self._read_files(table, self.table_files(table)):
+                ids = set(rows.column("cell_id").to_pylist())
+                own = name.removesuffix(".parquet")
+                there |= ids if not is_own(name) else {own} if ids <= {own} else set()
+            lost |= cell_ids - there
+        return lost
+
     def is_trained(self, cell_id: str) -> bool:
-        """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
+        """Whether the cell is finished and hasn't failed, by files of its own in all tables."""
+        name = f"{cell_id}.parquet"
         try:
-            status = self._statuses(f"{cell_id}.parquet").get(cell_id)
-        except FileNotFoundError:
+            status = self._statuses(name).get(cell_id)
+            for table in TABLES:
+                self._read_table(f"{table}/{name}")
+        except (pa.ArrowException, OSError, ValueError):
             return False
         return status in (schema.DONE, schema.DIVERGED)
 
@@ -234,16 +255,10 @@ class Results:
         left out."""
         found: dict[str, pa.Table] = {}
         whole: set[str] = set()
-        for name in sorted(names, key=lambda name: (is_own(name), name)):  # own files go before
-            own = name.removesuffix(".parquet")
-            if is_own(name) and own not in cell_ids:
-                continue
-            try:
-                rows = self._read_table(f"{table}/{name}")
-                ids = rows.column("cell_id").to_pylist()
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                logger.warning("%s/%s/%s can't be read: %s", self, table, name, _line(error))
-                continue
+        names = [n for n in names if not is_own(n) or n.removesuffix(".parquet") in cell_ids]
+        names.sort(key=lambda name: (is_own(name), name))  # a cell's own file goes before
+        for name, rows in self._read_files(table, names):
+            own, ids = name.removesuffix(".parquet"), rows.column("cell_id").to_pylist()
             if is_own(name):
                 if set(ids) <= {own}:
                     found[own] = rows
@@ -258,10 +273,31 @@ class Results:
                 whole.add(name)
         return found, whole
 
+    def _read_files(
+        self, table: str, names: Sequence[str], column: str = "cell_id"
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """(name, its rows) of a table's files, in their order. One that can't be read or lacks the
+        column is logged by name and left out."""
+
+        def read(name: str) -> pa.Table | None:
+            try:
+                rows = self._read_table(f"{table}/{name}")
+                rows.column(column)
+                return rows
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                logger.warning("%s/%s/%s can't be read: %s", self, table, name, _line(error))
+                return None
+
+        with ThreadPoolExecutor(1 if self._local else READERS) as pool:
+            for name, rows in zip(names, pool.map(read, names), strict=True):
+                if rows is not None:
+                    yield name, rows
+
     def write_merged(self, path: str, tables: Sequence[pa.Table]) -> None:
         """Writes rows of many cells as one file."""
         sink = io.BytesIO()
-        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), sink)
+        merged = pa.concat_tables(tables, promote_options="permissive")
+        pq.write_table(merged, sink, write_page_checksum=True)
         self._put(path, sink.getvalue(), durable=True)
 
     def delete_table_file(self, table: str, name: str) -> None:
@@ -305,25 +341,28 @@ class Results:
 
     # --- yardsticks ---
 
-    def read_cells(self) -> list[Cell]:
-        """The finished cells. A file that can't be read is logged by name and left out."""
-        settings = [f.name for f in fields(Cell)]
+    def read_cells(self) -> tuple[list[Cell], bool]:
+        """The finished cells, and whether all files could be read; one that can't be is logged by
+        name and left out."""
+        names = self.table_files("cells")
         cells: dict[str, Cell] = {}
-        for name in self._list("cells"):
-            if not name.endswith(".parquet"):
-                continue
-            try:
-                for row in self._read_table(f"cells/{name}", settings).to_pylist():
-                    cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
-                    cells[cell.cell_id] = cell
-            except (pa.ArrowException, OSError, ValueError) as error:
-                logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
-        return list(cells.values())
+        read = 0
+        for _, rows in self._read_files("cells", names):
+            read += 1
+            settings = [f.name for f in fields(Cell) if f.name in rows.column_names]
+            for row in rows.select(settings).to_pylist():
+                cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
+                cells[cell.cell_id] = cell
+        return list(cells.values()), read == len(names)
 
     def yardstick_keys(self) -> set[str]:
-        """Keys of the tables of yardsticks that are stored."""
+        """Keys of the tables of yardsticks that are stored and can be read."""
         names = self._list("yardsticks")
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        tables = [name for name in names if name.endswith(".parquet")]
+        return {
+            n.removesuffix(".parquet")
+            for n, _ in self._read_files("yardsticks", tables, "yardstick")
+        }
 
     def write_yardsticks(self, key: str, rows: Sequence[dict]) -> None:
         """Stores a table (schema.YARDSTICK_COLUMNS) by its `sweeps.yardsticks.table_key`."""
@@ -333,19 +372,40 @@ class Results:
         """Removes a table of yardsticks; none is fine."""
         self._delete(f"yardsticks/{key}.parquet")
 
+    def own_files(self, cell_ids: AbstractSet[str]) -> None:
+        """Gives these cells files of their own for what merged files hold of them, and takes them
+        out of those: what is written next replaces it. A merged file that can't be read is set
+        aside as `_<name>.damaged`, which readers of a folder leave out."""
+        for table in TABLES:
+            names = set(self.table_files(table))
+            for name in sorted(name for name in names if not is_own(name)):
+                path = f"{table}/{name}"
+                data = self._get(path)
+                try:
+                    rows = _read_parquet(data)
+                    ids = rows.column("cell_id").to_pylist()
+                except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                    logger.warning("%s/%s can't be read and is set aside: %s", self, path, error)
+                    self._put(f"{table}/_{name}.damaged", data, durable=True)
+                    self._delete(path)
+                    continue
+                for cell_id in cell_ids.intersection(ids):
+                    if f"{cell_id}.parquet" not in names:
+                        own = rows.filter(pc.equal(rows.column("cell_id"), cell_id))
+                        self.write_merged(f"{table}/{cell_id}.parquet", [own])
+                rest = rows.filter(pa.array([id_ not in cell_ids for id_ in ids]))
+                if not rest.num_rows:
+                    self._delete(path)
+                elif rest.num_rows < rows.num_rows:
+                    self.write_merged(path, [rest])
+
     def remove_results(self, cell_ids: AbstractSet[str]) -> None:
         """Removes all that is stored of these cells; they count as missing once it returns."""
-        for table in ("cells", "curves", "history"):
+        self.own_files(cell_ids)
+        for table in reversed(TABLES):
             for name in self.table_files(table):
-                if is_own(name):
-                    if name.removesuffix(".parquet") in cell_ids:
-                        self._delete(f"{table}/{name}")
-                    continue
-                rows = self._read_table(f"{table}/{name}")
-                kept = pa.array([i not in cell_ids for i in rows.column("cell_id").to_pylist()])
-                if rows.num_rows and pc.all(kept).as_py():
-                    continue
-                self.write_merged(f"{table}/{name}", [rows.filter(kept)])
+                if name.removesuffix(".parquet") in cell_ids:
+                    self._delete(f"{table}/{name}")
         for cell_id in cell_ids:
             self.remove_checkpoints(cell_id)
 
@@ -411,9 +471,9 @@ class Results:
     # --- the sweep ---
 
     def write_settings(self, settings: dict[str, Any]) -> None:
-        """Stores the resolved preset."""
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        self._put("sweep.yaml", text.encode(), durable=True)
+        """Stores the resolved preset, with a checksum in its last line."""
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+        self._put("sweep.yaml", text + _checksum_line(text), durable=True)
 
     def has_settings(self) -> bool:
         """Whether a preset is stored."""
@@ -426,11 +486,13 @@ class Results:
             ConfigError: there is none, or it can't be read; one line.
         """
         try:
-            text = self._get("sweep.yaml").decode()
-        except UnicodeDecodeError:
-            raise ConfigError(f"{self}/sweep.yaml: not UTF-8 text") from None
+            data = self._get("sweep.yaml")
         except OSError as error:
             raise ConfigError(f"{self}: {self._why_no_sweep(error)}") from None
+        start = data.rstrip().rfind(b"\n") + 1
+        if data[start:] != _checksum_line(data[:start]):
+            raise ConfigError(f"{self}/sweep.yaml: damaged or edited: its checksum doesn't match")
+        text = data.decode()
         return parse_preset(text, default_name=self.sweep, source=f"{self}/sweep.yaml")
 
     def _why_no_sweep(self, error: OSError) -> str:
@@ -561,8 +623,7 @@ class Results:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with pq.ParquetFile(pa.BufferReader(self._get(path))) as file:
-            return file.read(columns=columns, use_threads=False)  # a third of read_table's time
+        return _read_parquet(self._get(path), columns)
 
     def _delete(self, path: str) -> None:
         def delete() -> None:
@@ -616,9 +677,20 @@ def is_own(name: str) -> bool:
     return not name.startswith("compact-")
 
 
+def _read_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Raises pa.ArrowException, OSError or ValueError where it isn't what was written."""
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        return file.read(columns=columns, use_threads=False)  # a third of read_table's time
+
+
+def _checksum_line(data: bytes) -> bytes:
+    return f"# sha256 {hashlib.sha256(data).hexdigest()}\n".encode()
+
+
 def _parquet(rows: Sequence[dict], table_schema: pa.Schema) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=table_schema), sink)
+    rows_table = pa.Table.from_pylist(list(rows), schema=table_schema)
+    pq.write_table(rows_table, sink, write_page_checksum=True)
     return sink.getvalue()
 
 

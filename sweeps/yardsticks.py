@@ -62,13 +62,15 @@ def run(path: str, data_root: str) -> None:
 
     root, _, sweep = path.rstrip("/").rpartition("/")
     results = Results(root or ".", sweep)
-    wanted = tables(results.read_cells())
+    cells, all_read = results.read_cells()
+    wanted = tables(cells)
     if not wanted:
         raise ConfigError(f"path: {results} has no finished cells")
     stored = results.yardstick_keys()
     missing = {key: table for key, table in wanted.items() if key not in stored}
-    for key in stored - wanted.keys():  # of cells that are gone, or made with other constants
-        results.remove_yardsticks(key)
+    if all_read:  # else they may be those of cells that will be trained again
+        for key in stored - wanted.keys():  # of cells that are gone, or made with other constants
+            results.remove_yardsticks(key)
     print(f"{results}: {len(missing)} of {len(wanted)} tables to compute", flush=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for key, (cell, split) in missing.items():

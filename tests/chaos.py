@@ -109,12 +109,12 @@ class Chaos:
             if run.poll() is None and fate == "worker":
                 self._kill_workers(run, below)
             elif run.poll() is None and fate == "raylet":
-                for pid in [pid for pid, name in below.items() if "raylet/raylet" in name]:
-                    self.killed["raylet"] += kill(pid)
+                raylets = [pid for pid, name in below.items() if "raylet/raylet" in name]
+                self.killed["raylet"] += sum(kill(pid) for pid in raylets)
                 began = time.monotonic()
-                while run.poll() is None and time.monotonic() - began < 30:
+                while raylets and run.poll() is None and time.monotonic() - began < 30:
                     time.sleep(0.1)
-                if run.poll() is None:
+                if raylets and run.poll() is None:
                     self.problems.append("30 s after its raylet died the command still runs")
             elif run.poll() is None and fate == "driver":
                 self.killed["driver"] += kill(run.pid)  # the others find out by themselves

@@ -7,13 +7,16 @@ import io
 import pickle
 import warnings
 
+import pandas as pd
 import pytest
 import torch
 
 from analysis import load, phase_plot
 from core.trainer import PackTrainer
-from sweeps import storage
-from sweeps.storage import Results
+from sweeps import compact, driver, run, status, storage, yardsticks
+from sweeps.plan import Pack
+from sweeps.storage import TABLES, Results
+from sweeps.trial import Job, PackTrial
 from tests.conftest import small_cell
 
 CELLS = [small_cell(num_tasks=n) for n in (1, 4)]
@@ -75,22 +78,87 @@ def test_every_file_damaged_one_at_a_time(tmp_path, how, capsys):
         path.write_bytes(data)
 
 
-def test_a_damaged_cell_is_trained_anew_and_is_what_it_was(tmp_path):
-    results = write_tree(tmp_path)
-    path = tmp_path / "tiny" / "cells" / f"{CELLS[1].cell_id}.parquet"
-    [before] = results.read_rows([CELLS[1].cell_id])
-    path.write_bytes(damage(path.read_bytes(), "truncated"))
-    missing = [cell for cell in CELLS if cell.cell_id not in results.finished()]
-    assert missing == [CELLS[1]]
-    trainer = PackTrainer(missing)
-    while not trainer.finished:
-        trainer.advance()
-    [(row, curves)] = trainer.results()
-    results.write_result(row, trainer.history[0], curves)
-    [after] = results.read_rows([CELLS[1].cell_id])
-    assert {k: v for k, v in after.items() if k != "wall_seconds"} == {
-        k: v for k, v in before.items() if k != "wall_seconds"
+PRESET = """
+cell: {image_size: 4, num_classes: 5, sequence_length: 8, model_size: 8, key_size: 4, batch_size: 8,
+  steps: 20, warmup_steps: 5, eval_every: 10, eval_sequences: 24}
+grid: {num_tasks: [1, 4]}
+"""
+
+
+def train_here(results, cells, *, lease, data_root, **more):
+    """`driver.train` without Ray: in this process, one pack."""
+    made = object.__new__(PackTrial)
+    packs = [Pack(tuple(cells), 0, 1.0)]
+    made.setup({"pack": 0}, Job(results.root, results.sweep, lease.driver, data_root, "cpu", packs))
+    while not made.step()["done"]:
+        pass
+    made.cleanup()
+    return driver.Outcome(wall_seconds=1.0, workers=1)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs a command; returns (exit status, what it said on stdout and stderr, log included)."""
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(PRESET)
+    monkeypatch.setattr(driver, "train", train_here)
+    monkeypatch.setattr(driver, "log_to", lambda path: None)
+    monkeypatch.setattr(compact, "LISTING_SECONDS", 0.0)
+
+    def call(main, *arguments):
+        status = main([str(a) for a in arguments])
+        output = capsys.readouterr()
+        assert "Traceback" not in output.out + output.err
+        return status, output.out + output.err
+
+    call.run = lambda: call(run.main, preset, "--root", tmp_path)
+    return call
+
+
+def tables(root):
+    return {
+        name: pd.read_parquet(root / name)
+        .drop(columns="wall_seconds", errors="ignore")
+        .sort_values(keys, ignore_index=True)
+        for name, keys in (
+            ("cells", ["cell_id"]),
+            ("history", ["cell_id", "step", "split"]),
+            ("curves", ["cell_id", "split", "position"]),
+            ("yardsticks", ["split", "yardstick", "position"]),
+        )
     }
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("how", ["empty", "truncated", "flipped"])
+def test_the_same_command_repairs_every_file(tmp_path, command, caplog, how, merged):
+    assert command.run()[0] == 0
+    root = tmp_path / "tiny"
+    assert command(yardsticks.main, root)[0] == 0
+    if merged:
+        assert command(compact.main, root)[0] == 0
+    before = tables(root)
+    files = [p for p in root.rglob("*") if p.is_file() and p.parent.name != "logs"]
+    assert len(files) == (3 if merged else 6) + 1 + 2  # a table of yardsticks, sweep.yaml, driver
+    for path in files:
+        saved = path.read_bytes()
+        path.write_bytes(damage(saved, how))
+        caplog.clear()
+        assert command(status.main, root)[0] == (path.name == "sweep.yaml")
+        exit_status, said = command.run()
+        assert exit_status == 0, (path, said)
+        if path.parent.name in TABLES:
+            assert path.name in caplog.text
+            assert "of 2 cells to train" in said
+        else:
+            assert "Nothing to do" in said
+        command(yardsticks.main, root)
+        for name, table in tables(root).items():
+            pd.testing.assert_frame_equal(table, before[name], check_exact=True)
+        if merged and not path.exists():
+            assert path.with_name(f"_{path.name}.damaged").read_bytes() == damage(saved, how)
+            assert command(compact.main, root)[0] == 0
+            assert path.exists()  # as it was, or the next would not be what it is about
 
 
 def test_a_torn_checkpoint_costs_one_interval(tmp_path):

@@ -104,7 +104,7 @@ def test_a_damaged_preset_is_named(results, capsys):
     (results.local_path / "sweep.yaml").write_text("grid: [")
     assert cli.main(["status", str(results)]) == 1
     err = capsys.readouterr().err
-    assert err.count("sweep.yaml: not ") == err.count("\n") == 2
+    assert err.count("sweep.yaml: damaged") == err.count("\n") == 2
 
 
 def test_it_needs_neither_torch_nor_ray(results):

@@ -389,7 +389,7 @@ class Results:
                     self._put(f"{table}/_{name}.damaged", data, durable=True)
                     self._delete(path)
                     continue
-                for cell_id in cell_ids.intersection(ids):
+                for cell_id in cell_ids & set(ids):
                     if f"{cell_id}.parquet" not in names:
                         own = rows.filter(pc.equal(rows.column("cell_id"), cell_id))
                         self.write_merged(f"{table}/{cell_id}.parquet", [own])

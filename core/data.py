@@ -7,6 +7,8 @@ ships with scikit-learn, `glyphs` and `random` are drawn. To add a dataset: an e
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -167,25 +169,23 @@ def _draw_glyphs(train: bool, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, Tensor]:
-    """Through torchvision; downloaded once a node, guarded by a lock file in the data root."""
-    from filelock import FileLock
+    """Through torchvision; downloaded once a node, while others wait at a lock in the data root."""
     from torchvision import datasets
 
     split = {"split": "train" if train else "test"} if name == "SVHN" else {"train": train}
     loader = getattr(datasets, name)
-    try:
-        loaded = loader(data_root, download=False, **split)
-    except RuntimeError:  # torchvision's word for "not found or corrupted"
+    with _locked(Path(data_root), name):
         try:
-            Path(data_root).mkdir(parents=True, exist_ok=True)
-            with FileLock(Path(data_root) / f".{name}.lock"):
+            loaded = loader(data_root, download=False, **split)
+        except RuntimeError:  # torchvision's word for "not found or corrupted"
+            try:
                 loaded = loader(data_root, download=True, **split)
-        except Exception as error:
-            cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise ConfigError(
-                f"dataset: {name} isn't in data root {data_root!r} and its download failed "
-                f"({cause})"
-            ) from error
+            except Exception as error:
+                cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise ConfigError(
+                    f"dataset: {name} isn't in data root {data_root!r} and its download failed "
+                    f"({cause})"
+                ) from error
     x = torch.as_tensor(loaded.data)
     if x.dim() == 3:  # MNIST and its kin: count x height x width
         x = x[:, None]
@@ -193,6 +193,19 @@ def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, T
         x = x.permute(0, 3, 1, 2)
     labels = loaded.labels if name == "SVHN" else loaded.targets
     return x.float() / 255.0, torch.as_tensor(labels).long()
+
+
+@contextlib.contextmanager
+def _locked(data_root: Path, name: str) -> Iterator[None]:
+    """Nobody else on this node loads this dataset meanwhile. Where nothing can be written, nothing
+    is downloaded either: no lock."""
+    from filelock import FileLock
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            data_root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(data_root / f".{name}.lock"))
+        yield
 
 
 def _reshape(x_NxCxHxW: Tensor, channels: int, size: int) -> Tensor:

@@ -1,6 +1,8 @@
 import hashlib
 import pickle
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,3 +248,47 @@ def test_too_few_images_for_a_sequence_is_said(tmp_path):
         load_images(
             small_cell(dataset="MNIST", sequence_length=30, num_classes=10), tmp_path, "cpu"
         )
+
+
+DOWNLOADER = """
+import shutil, sys, time
+from pathlib import Path
+from torchvision import datasets
+from core.data import load_images
+from tests.conftest import small_cell
+
+source, root = map(Path, sys.argv[1:])
+
+def download(self):
+    if self._check_exists():
+        return
+    with (source / "downloads").open("a") as file:
+        file.write("x")
+    for path in sorted((source / "MNIST" / "raw").iterdir()):  # all are there long before whole
+        target = root / "MNIST" / "raw" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"")
+    time.sleep(1)
+    shutil.copytree(source / "MNIST", root / "MNIST", dirs_exist_ok=True)
+
+datasets.MNIST.download = download
+print(load_images(small_cell(dataset="MNIST"), root, "cpu").train.x_NxX.sum().item())
+"""
+
+
+def test_a_dataset_is_fetched_once_a_node_while_others_wait(tmp_path):
+    source, root = tmp_path / "source", tmp_path / "root"
+    write_mnist_layout(source, "MNIST")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DOWNLOADER, source, root],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert all(process.returncode == 0 for process in started), outputs
+    assert len({out for out, _ in outputs}) == 1
+    assert (source / "downloads").read_text() == "x"

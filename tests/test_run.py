@@ -18,6 +18,7 @@ from core.trainer import PackTrainer
 from sweeps import driver, run
 from sweeps.config import load_preset
 from sweeps.storage import Results
+from tests.processes import descendants, kill
 
 PRESET = """
 cell:
@@ -158,7 +159,7 @@ def test_data_that_cannot_be_had_ends_the_run_in_one_line(one_ray, preset, tmp_p
     assert Results(str(tmp_path), "tiny").finished() == {}
 
 
-# --- interruptions: each of these starts a Ray of its own, in a process of its own ---
+# --- interruptions: the command is a process of its own ---
 
 
 def launch(preset, root, *arguments):
@@ -229,6 +230,25 @@ def test_a_killed_driver_and_the_same_command_again(one_ray, preset, tmp_path, u
     training_workers(tmp_path / "tiny", process)
     process.kill()
     process.communicate(timeout=60)
+    assert main(preset, tmp_path, *LONG) == 0
+    assert_same(tmp_path / "tiny", undisturbed)
+
+
+def test_a_dead_raylet_ends_the_command_and_the_same_command_continues(
+    one_ray, preset, tmp_path, undisturbed, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setenv("RAY_ADDRESS", "local")
+        process = launch(preset, tmp_path, *LONG)
+    training_workers(tmp_path / "tiny", process)
+    below = descendants(process.pid)
+    assert sum(kill(pid) for pid, name in below.items() if "raylet/raylet" in name) == 1
+    started = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - started < 10
+    assert "error: Ray has died (raylet). The same command continues" in err
+    assert "Traceback" not in out + err
     assert main(preset, tmp_path, *LONG) == 0
     assert_same(tmp_path / "tiny", undisturbed)
 

@@ -1,0 +1,19 @@
+"""A few kills at random moments; `python -m tests.chaos` does many."""
+
+import pytest
+
+from tests import chaos
+
+
+def test_a_few_kills(capsys):
+    assert chaos.main(["--kills", "3", "--seed", "4", "--steps", "5000"]) == 0
+    output = capsys.readouterr().out
+    assert "cells checked: 12, none lost, none twice, all numbers bit-equal" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_few_kills_over_a_failing_s3(capsys):
+    pytest.importorskip("moto.server")
+    assert chaos.main(["--kills", "5", "--seed", "5", "--steps", "8000", "--s3"]) == 0
+    assert "cells checked: 12, none lost, none twice" in capsys.readouterr().out

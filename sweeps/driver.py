@@ -210,13 +210,17 @@ def ray_running() -> Iterator[None]:
                         raise
             if not ray.is_initialized():
                 stack.enter_context(_on_loopback())
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                try:
+                    ray.init(
+                        address="local",
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        log_to_driver=False,
+                        configure_logging=False,
+                    )
+                except Exception as error:  # of many kinds, as many as there are processes
+                    logger.exception("Ray doesn't start")
+                    raise ConnectionError(f"Ray doesn't start: {str(error).rstrip('.')}") from error
                 stack.callback(ray.shutdown)
                 stack.enter_context(_ends_with_ray())
             else:

@@ -111,6 +111,8 @@ def _find_state_size(classified: pd.DataFrame) -> Iterator[Experiment]:
     """Where several architectures were trained on equally many tasks: those with most tasks."""
     if not {"state_size", "num_parameters"} <= set(classified):
         return
+    if classified["architecture"].nunique() < 2:
+        return
     for words, group in _groups(classified, ["dataset", "num_tasks"]):
         done = group[(group["status"] == schema.DONE) & group["state_size"].notna()]
         largest = classified["num_tasks"].max() == group["num_tasks"].iloc[0]
@@ -303,8 +305,13 @@ def _find_interventions(classified: pd.DataFrame) -> Iterator[Experiment]:
     """Where a factor takes several values and some cell left its plateau."""
     if "plateau_steps" not in classified or not set(FACTORS) <= set(classified):
         return
-    by = ["dataset", "architecture", "model_size", "num_tasks"]
-    for words, group in _groups(classified, by, [*FACTORS, "identity_steps"]):
+    axes = ("dataset", "architecture", "model_size", "num_tasks")
+    by = [name for name in axes if name in classified]
+    factors = [name for name in (*FACTORS, "identity_steps") if name in classified]
+    values = classified.groupby(by, dropna=False)[factors].nunique(dropna=False)
+    if (values == 1).all(axis=None):  # no grid point of most sweeps has any to compare
+        return
+    for words, group in _groups(classified, by, factors):
         table = plateau_table(group)
         if table.empty or table["steps"].isna().all():
             continue

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from core import schema
 Path = str | os.PathLike[str]
 
 COMPACT = "compact-"  # a merged file, `compact-*.parquet`; all others hold one cell, <cell_id>
-THREADS = 8  # reading waits more than it computes, above all on remote filesystems
+THREADS = 8  # that fetch files: on remote filesystems that is waiting. One decodes: many threads
+# that decode small files wait for each other.
 
 CELL_COLUMNS = (
     "cell_id",
@@ -166,27 +168,36 @@ def _read_all(filesystem: fs.FileSystem, folder: str, names: list[str]) -> dict[
         FileNotFoundError: a file is gone since it was listed.
     """
 
-    def read(name: str) -> pa.Table | Exception:
+    def fetch(name: str) -> bytes | OSError:
         try:
             with filesystem.open_input_file(f"{folder}/{name}") as file:
-                return pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
+                return file.read()
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except OSError as error:
             return error
 
     tables = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for name, result in zip(names, pool.map(read, names), strict=True):
-            if isinstance(result, Exception):
-                _warn_skipped(name, _one_line(result))
-            else:
-                tables[name] = result
+        for name, content in zip(names, pool.map(fetch, names), strict=True):
+            try:
+                tables[name] = _decode(content)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                _warn_skipped(name, _one_line(error))
     return tables
 
 
+def _decode(content: bytes | OSError) -> pa.Table:
+    """The table of a Parquet file's content. Raises what `content` is if it couldn't be read."""
+    if isinstance(content, OSError):
+        raise content
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    return file.read(use_threads=False)
+
+
 def _has_columns(name: str, table: pa.Table, columns: Iterable[str]) -> bool:
-    missing = [column for column in columns if column not in table.column_names]
+    found = set(table.column_names)
+    missing = [column for column in columns if column not in found]
     if missing:
         _warn_skipped(name, f"it lacks the columns {', '.join(missing)}")
     return not missing
@@ -206,7 +217,9 @@ def _concatenate(parts: dict[str, pa.Table]) -> pd.DataFrame:
             _warn_skipped(name, f"it doesn't fit the files before it: {_one_line(error)}")
     own = {name: not os.path.basename(name).startswith(COMPACT) for name in fitting}
     names = sorted(fitting, key=lambda name: (own[name], name))
-    frame = pa.concat_tables([fitting[n] for n in names], promote_options="permissive").to_pandas()
+    alike = all(fitting[n].schema.equals(unified) for n in names)
+    promote: Literal["none", "permissive"] = "none" if alike else "permissive"  # which is slow
+    frame = pa.concat_tables([fitting[n] for n in names], promote_options=promote).to_pandas()
     rank = pd.Series(np.repeat(np.arange(len(names)), [fitting[n].num_rows for n in names]))
     return frame[rank == rank.groupby(frame["cell_id"]).transform("max")]
 

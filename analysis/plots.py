@@ -109,19 +109,23 @@ def _letter_tiles(ax: Axes, known: pd.DataFrame) -> None:
     unit = ax.transData.transform([(0, 0), (1, 1)])  # pixels
     points_per_x, points_per_y = (unit[1] - unit[0]) * 72 / ax.figure.dpi
 
-    def letter(x: float, row: pd.Series, width: float) -> None:
-        size = min(9.0, width * points_per_x * 0.85, (row["top"] - row["bottom"]) * points_per_y)
+    keys = ["model_size", "num_tasks"]
+    tiles, whole = known.groupby(keys), known["unanimous"]
+    letters = known.assign(
+        left=known["left"].mask(whole, tiles["left"].transform("min")),
+        right=known["right"].mask(whole, tiles["right"].transform("max")),
+    )[~(whole & known.duplicated(keys))]
+    for row in letters.to_dict("records"):
+        width, height = row["right"] - row["left"], row["top"] - row["bottom"]
+        size = min(9.0, width * points_per_x * 0.85, height * points_per_y)
         if size < 3.5:
-            return  # the colours alone must do
+            continue  # the colours alone must do
         done = row["status"] == schema.DONE
-        text = style.LETTERS[row["phase"]] if done else style.UNFINISHED_LETTER
-        ink = style.INK[row["phase"]] if done else "#b00020"
-        y = (row["bottom"] + row["top"]) / 2
         ax.text(
-            x,
-            y,
-            text,
-            color=ink,
+            (row["left"] + row["right"]) / 2,
+            (row["bottom"] + row["top"]) / 2,
+            style.LETTERS[row["phase"]] if done else style.UNFINISHED_LETTER,
+            color=style.INK[row["phase"]] if done else "#b00020",
             size=size,
             ha="center",
             va="center_baseline",
@@ -129,14 +133,6 @@ def _letter_tiles(ax: Axes, known: pd.DataFrame) -> None:
             weight="bold",
             clip_on=True,
         )
-
-    for _, tile in known.groupby(["model_size", "num_tasks"]):
-        left, right = tile["left"].min(), tile["right"].max()
-        if tile["unanimous"].iloc[0]:
-            letter((left + right) / 2, tile.iloc[0], right - left)
-        else:
-            for _, row in tile.iterrows():
-                letter((row["left"] + row["right"]) / 2, row, row["right"] - row["left"])
 
 
 _BOUNDARY = {IDENTIFYING: (0, (2.5, 1.2)), GENERALIZING: "-"}  # dashes
@@ -348,16 +344,20 @@ def draw_curves(
         num_tasks: which to draw; their order sets the colours, so panels agree.
         chance: accuracy of always guessing the commonest class; a dotted line.
     """
+    ax.set_ylim(0, 1)  # first, so that it isn't fitted to every line
     colors = style.sequence_colors(num_tasks)
     for tasks in num_tasks:
         ax.plot([], [], color=colors[tasks], label=style.power_of_two(tasks))
-        for _, rows in table[table["num_tasks"] == tasks].groupby("seed"):
-            x = rows["examples_seen"]
-            ax.fill_between(x, rows["low"], rows["high"], color=colors[tasks], alpha=0.15, lw=0)
-            ax.plot(x, rows["accuracy"], color=colors[tasks], lw=0.9)
+        rows = table[table["num_tasks"] == tasks].sort_values(["seed", "examples_seen"])
+        ends = np.flatnonzero(np.diff(rows["seed"])) + 1
+        x, low, high, accuracy = (  # all seeds at once, which costs little; a NaN between them
+            np.insert(rows[name].to_numpy(dtype=float), ends, np.nan)
+            for name in ("examples_seen", "low", "high", "accuracy")
+        )
+        ax.fill_between(x, low, high, color=colors[tasks], alpha=0.15, lw=0)
+        ax.plot(x, accuracy, color=colors[tasks], lw=0.9)
     if chance is not None:
         ax.axhline(chance, color="#555555", lw=0.8, ls=":", label="chance")
-    ax.set_ylim(0, 1)
     return ax
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import special
 
 from core import schema
 
@@ -176,5 +176,7 @@ def spread_out(values: np.ndarray, gap: float, low: float, high: float) -> np.nd
         gap: least distance of neighbours.
         low, high: bounds of all, at least (n - 1) gaps apart.
     """
+    from scipy import optimize  # here, as it is slow to import and seldom needed
+
     steps = gap * np.arange(len(values))
     return optimize.isotonic_regression(values - steps).x.clip(low, high - steps[-1:]) + steps

@@ -157,6 +157,21 @@ def test_curves_table_counts_examples_seen_and_keeps_seeds_apart(sweep, ax):
     assert [line.get_label() for line in ax.lines if line.get_label()[0] != "_"] == [
         "$2^{0}$", "$2^{4}$", "chance",
     ]  # fmt: skip
+    bands = [c.get_paths() for c in ax.collections]
+    assert [len(paths) for paths in bands] == [2, 2]  # a band a seed
+    lines = [line for line in ax.lines if np.isnan(line.get_xdata()).any()]
+    assert [list(np.flatnonzero(np.isnan(line.get_ydata()))) for line in lines] == [[16], [16]]
+    drawn = np.delete(lines[1].get_ydata(), 16)
+    assert list(drawn) == list(table.query("model_size == 16 and num_tasks == 16")["accuracy"])
+
+
+def test_curves_of_a_number_of_tasks_that_has_no_results_leave_the_panel_as_it_is(sweep, ax):
+    cells, curves = sweep
+    table = plots.curves_table(curves, cells, "unseen")
+    plots.draw_curves(table[table["model_size"] == 16], ax, [1, 16, 256])
+    assert "$2^{8}$" in ax.get_legend_handles_labels()[1]
+    assert ax.get_xlim() == pytest.approx((-0.75, 15.75))
+    assert ax.get_ylim() == (0, 1)
 
 
 def test_figures_have_a_row_a_split_and_take_unseen_datasets(sweep):

@@ -10,6 +10,7 @@ listed; as a yardstick, grid points where seeds disagree at fp32 are counted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,17 @@ import torch
 from analysis.phases import classify
 from core.config import Cell, pack_key
 from core.trainer import PackTrainer
-from sweeps.config import load_preset
+from tests.benchmarks.throughput import QUICKSTART
+
+
+def quickstart() -> list[Cell]:
+    """The preset's cells, for machines that lack what sweeps.config needs."""
+    training = {"warmup_steps": 100, "steps": 1000, "eval_every": 500, "eval_sequences": 1024}
+    grid = itertools.product((4, 8, 16, 32), (1, 4, 16, 64, 128, 256, 1024, 4096), (0, 1))
+    return [
+        Cell(**(QUICKSTART | training | {"model_size": size, "num_tasks": tasks, "seed": seed}))
+        for size, tasks, seed in grid
+    ]
 
 
 def train(cells: Sequence[Cell], device: str, data_root: str) -> pd.DataFrame:
@@ -40,13 +51,17 @@ def train(cells: Sequence[Cell], device: str, data_root: str) -> pd.DataFrame:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--preset", default="quickstart")
+    parser.add_argument("--preset", help="default: the quickstart")
     parser.add_argument("--precision", choices=("bf16", "tf32"), default="bf16")
     parser.add_argument("--widths", type=int, nargs="*", help="default: all of the preset's")
     parser.add_argument("--data-root", default="data")
     arguments = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cells = load_preset(arguments.preset).cells
+    cells: Sequence[Cell] = quickstart()
+    if arguments.preset:
+        from sweeps.config import load_preset
+
+        cells = load_preset(arguments.preset).cells
     cells = [c for c in cells if not arguments.widths or c.model_size in arguments.widths]
     point = ["model_size", "num_tasks", "seed"]
     full = train([replace(c, precision="fp32") for c in cells], device, arguments.data_root)

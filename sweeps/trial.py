@@ -288,7 +288,8 @@ class PackTrial(tune.Trainable):
     def _write_checkpoints(self, states: Iterable[dict[str, Any]]) -> None:
         before = time.monotonic()
         for state in states:
-            self._results.write_checkpoint(state)
+            if state["step"]:  # else there is nothing to go on from
+                self._results.write_checkpoint(state)
         self._unsaved = False
         self._checkpointed = time.monotonic()
         taken = self._checkpointed - before

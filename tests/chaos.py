@@ -93,8 +93,8 @@ class Chaos:
             self.killed[f"in a write ({moment})"] = number
         return self.killed.total()
 
-    def disturb(self, kills: int) -> None:
-        """Runs the command until there were that many kills."""
+    def disturb(self, kills: int, undisturbed: float) -> None:
+        """Runs the command, which takes so many seconds, until there were that many kills."""
         while self.count() < kills:
             run = self.start(self.root, disturbed=True)
             self.runs += 1
@@ -102,8 +102,8 @@ class Chaos:
             fate = self.chance.choice(["worker", "worker", "driver", "raylet", "all"])
             if self.chance.random() < 0.2:
                 wait = self.chance.uniform(0.5, 8)  # while it starts
-            else:
-                wait = self.chance.uniform(8, 22)
+            else:  # while it trains
+                wait = self.chance.uniform(min(8, 0.4 * undisturbed), min(22, 0.9 * undisturbed))
             while run.poll() is None and time.monotonic() - began < wait:
                 time.sleep(0.1)
             below = descendants(run.pid)
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         undisturbed = time.monotonic() - began
         print(f"undisturbed: {undisturbed:.0f} s", flush=True)
         began = time.monotonic()
-        chaos.disturb(arguments.kills)
+        chaos.disturb(arguments.kills, undisturbed)
         chaos.finish()
         seconds = time.monotonic() - began
 

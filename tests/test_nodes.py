@@ -16,7 +16,7 @@ from sweeps.storage import Results
 from tests.processes import descendants, kill
 from tests.test_run import PRESET, assert_same, launch
 
-LONG = ("--set", "steps=8000", "--set", "eval_every=500")
+LONG = ("--set", "steps=4000", "--set", "eval_every=250")
 SITE = Path(__file__).parent / "chaos_site"  # with it, workers write checkpoints every 0.3 s
 
 

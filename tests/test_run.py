@@ -32,7 +32,7 @@ cell:
   warmup_steps: 5
 grid: {model_size: [4, 8], num_tasks: [1, 8], seed: [0, 1]}
 """
-LONG = ("--set", "steps=3000", "--set", "eval_every=1000")  # a few seconds to interrupt
+LONG = ("--set", "steps=2000", "--set", "eval_every=500")  # a few seconds to interrupt
 
 
 @pytest.fixture

@@ -194,6 +194,17 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
     assert_same(results, undisturbed)
 
 
+def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
+    made, results = start(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "CLAIM_SECONDS", 0.0)
+        answers = iter([True, False, False])  # at the call, at step 0
+        patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+        assert made.step()["stopped"]
+    made.cleanup()
+    assert results.checkpoint_steps() == {}
+
+
 def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
     made, results = start(tmp_path)
     made.step()

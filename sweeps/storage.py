@@ -172,9 +172,8 @@ class Results:
             names = sorted(self.table_files("cells"), key=lambda name: (is_own(name), name))
             status: dict[str, str] = {}  # a cell's own file goes before a merged one
             try:
-                with ThreadPoolExecutor(READERS) as pool:
-                    for found in pool.map(self._statuses, names):
-                        status.update(found)
+                for found in self._each(self._statuses, names):
+                    status.update(found)
                 break
             except FileNotFoundError:  # merged with others since it was listed: look again
                 if attempt == LOOKS - 1:
@@ -288,10 +287,17 @@ class Results:
                 logger.warning("%s/%s/%s can't be read: %s", self, table, name, _line(error))
                 return None
 
-        with ThreadPoolExecutor(1 if self._local else READERS) as pool:
-            for name, rows in zip(names, pool.map(read, names), strict=True):
-                if rows is not None:
-                    yield name, rows
+        for name, rows in zip(names, self._each(read, names), strict=True):
+            if rows is not None:
+                yield name, rows
+
+    def _each(self, read: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
+        """read(name) of each, in order; of an object store, which answers late, many at once."""
+        if self._local:
+            yield from map(read, names)
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            yield from pool.map(read, names)
 
     def write_merged(self, path: str, tables: Sequence[pa.Table]) -> None:
         """Writes rows of many cells as one file."""

@@ -55,13 +55,13 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
             ax.set_ylim(bottom, top)  # the same for all, so that sizes stand side by side
             ax.set_ylabel("")
             if split == schema.SEEN:
-                ax.set_title(str(name).replace("_", " "))
+                ax.set_title(style.architecture_label(str(name)))
                 ax.set_xlabel("")
         row[0].set_ylabel(f"{split} tasks\n{style.MODEL_SIZE_LABEL}")
     for ax in axes[1]:
         ax.set_xlabel("")
     whole.supxlabel(style.NUM_TASKS_LABEL, size=8)
-    bar = whole.colorbar(plots.accuracy_scale(), ax=axes, label="accuracy at the last position")
+    bar = whole.colorbar(plots.accuracy_scale(), ax=axes, label="accuracy at the last positions")
     bar.outline.set_visible(False)
     bar.ax.axhline(classified["chance"].mean(), color="white", lw=1)
     style.title_above(whole, f"{title} (white line: chance)")

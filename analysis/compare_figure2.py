@@ -381,7 +381,7 @@ def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "
             dashes = "--" if (side, name) == ("both", "ours") else "-"
             axes[1, axis].plot(x, rows.to_numpy().ravel(), color=color, lw=1.2, ls=dashes,
                                label=label)  # fmt: skip
-    figure.colorbar(plots.accuracy_scale(), ax=axes[:, :2], label="accuracy at the last position")
+    figure.colorbar(plots.accuracy_scale(), ax=axes[:, :2], label="accuracy at the last positions")
     bounds = Normalize(-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
     figure.colorbar(ScalarMappable(bounds, "RdBu_r"), ax=axes[:, 2], label="difference")
     handles, labels = axes[1, 2].get_legend_handles_labels()

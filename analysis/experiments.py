@@ -269,7 +269,7 @@ def draw_state_size(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
         look = {"color": colors[i % 10], "marker": _MARKERS[i % len(_MARKERS)]}
         ax.plot(rows[x], rows["accuracy"], ls="", ms=2.5, alpha=0.5, mew=0, **look)
         mean = rows.groupby("model_size").agg({x: "first", "accuracy": "mean"})
-        label = str(architecture).replace("_", " ")
+        label = style.architecture_label(str(architecture))
         ax.plot(mean[x], mean["accuracy"], lw=0.8, ms=5, label=label, **look)
     style.log_ticks(ax, table[x].min(), table[x].max())
     ax.set_ylim(0, 1)

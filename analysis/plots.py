@@ -180,7 +180,7 @@ def _phase_legend(ax: Axes, table: pd.DataFrame, boundaries: bool) -> None:
 
 
 def accuracy_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Accuracy at the last position of a split, a row for every grid point.
+    """Accuracy at the last positions of a split, a row for every grid point.
 
     Returns:
         model_size, num_tasks, `accuracy` (mean over the seeds that finished; NaN if none), `seeds`
@@ -390,7 +390,7 @@ def accuracy_figure(classified: pd.DataFrame, title: str = "") -> Figure:
         draw_accuracy(accuracy_table(classified, split), ax)
         ax.set_title(f"{split} tasks")
         ax.label_outer()
-    bar = figure.colorbar(accuracy_scale(), ax=axes, label="accuracy at the last position")
+    bar = figure.colorbar(accuracy_scale(), ax=axes, label="accuracy at the last positions")
     bar.outline.set_visible(False)
     chance = classified["chance"].mean()
     bar.ax.axhline(chance, color="white", lw=1)

@@ -36,6 +36,8 @@ MOST_LINES = 6  # that can be told apart in one panel
 NUM_TASKS_LABEL = "number of tasks"
 MODEL_SIZE_LABEL = "model size"
 
+ABBREVIATIONS = {"lstm": "LSTM", "mlp": "MLP"}
+
 RC: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -123,3 +125,8 @@ def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:
 def sequence_colors(values: Sequence[float], cmap: Colormap = SEQUENTIAL_MAP) -> dict:
     """A colour for each value, dark to light in their order."""
     return dict(zip(values, cmap(np.linspace(0, 1, max(len(values), 2))), strict=False))
+
+
+def architecture_label(architecture: str) -> str:
+    """As it is written in a figure."""
+    return ABBREVIATIONS.get(architecture, architecture.replace("_", " "))

@@ -287,7 +287,7 @@ def test_architectures_stand_side_by_side(architectures):
     assert (table.loc[table["architecture"] == "transformer", "unseen"] > 0.6).all()
     assert (table["seeds"] == 2).all()
     axes = draw(experiment).axes
-    assert [ax.get_title() for ax in axes[:2]] == ["lstm", "transformer"]
+    assert [ax.get_title() for ax in axes[:2]] == ["LSTM", "transformer"]
     # a tile a grid point in each of the four panels
     assert [len(ax.collections[0].get_paths()) for ax in axes[:4]] == [6] * 4
 

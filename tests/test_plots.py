@@ -184,7 +184,7 @@ def test_figures_have_a_row_a_split_and_take_unseen_datasets(sweep):
     assert [ax.get_xlabel() for ax in figure.axes] == [""] * 4 + ["examples seen"] * 2
     assert figure.legends[0].get_title().get_text() == "number of tasks"
     bar = plots.accuracy_figure(cells).axes[-1]
-    assert bar.get_ylabel() == "accuracy at the last position"
+    assert bar.get_ylabel() == "accuracy at the last positions"
 
 
 def test_tables_refuse_mixed_settings(sweep):

@@ -132,7 +132,8 @@ def _compact_table(
         new.mkdir()
         for name, part in files.items():
             results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
-        for name in set(names) - merged - files.keys():
+        aside = [path.name for path in folder.glob("_*.damaged")]
+        for name in {*names, *aside} - merged - files.keys():
             os.link(folder / name, new / name)
         check()
         _exchange(folder, new)

@@ -20,6 +20,7 @@ import ray
 from ray import tune
 from ray._private import ray_constants
 
+from core import schema
 from core.config import Cell
 from sweeps.lease import Lease
 from sweeps.plan import Pack, Workers, gpu_workers, plan
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # the kernel knows better when memory is short
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON, TensorBoard: results are Parquet
     "RAY_AIR_NEW_OUTPUT": "0",  # whose quietest level still prints tables
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `interruptible` does it
@@ -42,22 +44,39 @@ ENVIRONMENT = {
 
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
+STOP_SECONDS = 300.0  # that workers may take for their checkpoints, asked to stop
 RAY_WATCH_SECONDS = 1.0  # between looks whether it lives
 OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
 
 
 class Interrupt(tune.Stopper):
-    """Whether someone asked to stop. Tune asks it whether to go on."""
+    """Whether someone asked to stop. Tune asks it whether to go on, and once it isn't to, gives
+    trials 10 seconds: so those that run are waited for, until they have told of their checkpoints.
+    Those that start meanwhile end at their first look at the lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease) -> None:
         self.asked = False
         self.progress: Progress | None = None  # of the trials that run
+        self._lease = lease
+        self._waited_for: set[int] | None = None
+        self._give_up_at = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores it to go on from; we never do
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.asked or bool(self.progress and self.progress.config_error)
+        assert self.progress is not None
+        if self._lease.lost or self.progress.config_error:
+            return True
+        if not self.asked:
+            return False
+        if self._waited_for is None:
+            self._waited_for = set(self.progress.running)
+            self._give_up_at = time.monotonic() + STOP_SECONDS
+        return not self._waited_for & self.progress.running or time.monotonic() > self._give_up_at
 
 
 @dataclass
@@ -113,7 +132,8 @@ def train(
         os.environ.setdefault(name, value)
     steps = results.checkpoint_steps()
     for cell_id in steps.keys() & before.keys():  # a crash came between its result and this
-        results.remove_checkpoints(cell_id)
+        if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
+            results.remove_checkpoints(cell_id)
     outcome = Outcome()
     with ray_running():
         workers = gpu_workers(gpus) if gpus else cluster_workers()
@@ -126,10 +146,17 @@ def train(
                 job = Job(
                     results.root, results.sweep, lease.driver, data_root, workers.device, packs
                 )
-                fit(job, progress, interrupt)
+                try:
+                    fit(job, progress, interrupt)
+                except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:
+                    logger.exception("Tune gave up")
+                    line = str(error).strip().split("\n")[0]
+                    raise ConnectionError(f"Ray Tune gave up: {line}") from error
                 outcome.training_seconds += progress.training_seconds
                 outcome.config_error = progress.config_error
                 outcome.phases = progress.phase_counts()
+                if lease.lost:
+                    break  # what failed is the other driver's to judge
                 before = results.finished() if progress.errors else before
                 cells, size = _blame(results, packs, progress.errors, before)
                 pack_size = size or pack_size
@@ -282,7 +309,7 @@ def cluster_workers() -> Workers:
 def interruptible(lease: Lease) -> Iterator[Interrupt]:
     """While inside, the first Ctrl-C or SIGTERM makes the workers checkpoint and stop; the second
     does what it usually does."""
-    interrupt = Interrupt()
+    interrupt = Interrupt(lease)
     before: dict[int, Any] = {}
 
     def stop(number: int, frame: Any) -> None:

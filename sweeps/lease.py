@@ -110,20 +110,21 @@ class Lease:
         while not self.lost:
             self._wake.wait(pause)
             self._wake.clear()
-            pause = RENEW_SECONDS
+            pause, released = RENEW_SECONDS, self._released
             try:
-                now = self.results.read_lease()
-                if now is not None and now["driver"] != self.driver:
-                    self.lost = True
-                    logger.error("%s was taken over: %s", self.results, describe(now))
-                elif self._released:
-                    self.results.release()
-                else:
-                    self._write()
-            except OSError as error:
+                with _locked(self.results):
+                    now = self.results.read_lease()
+                    if now is not None and now["driver"] != self.driver:
+                        self.lost = True
+                        logger.error("%s was taken over: %s", self.results, describe(now))
+                    elif released:
+                        self.results.release()
+                    else:
+                        self._write()
+            except (OSError, ConfigError) as error:
                 logger.warning("%s: the lease can't be renewed: %s", self.results, error)
                 pause = RENEW_SECONDS / 5
-            if self._released:
+            if released:
                 return
 
 

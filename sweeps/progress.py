@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LIVE_SECONDS = 0.5  # between redraws in a terminal
 LINE_SECONDS = 10.0  # at least between lines elsewhere ...
 LINE_SHARE = 0.1  # ... and of the work
+_KILLED = re.compile("low on memory|(ActorDied|ActorUnavailable|WorkerCrashed|NodeDied)Error")
 
 
 class Progress(tune.Callback):
@@ -42,6 +43,7 @@ class Progress(tune.Callback):
         finished: ids of the cells finished in this run.
         errors: {index of the pack: last error} of the trials that were given up.
         config_error: one line, if a worker found that the data can't be had.
+        running: indices of the packs whose trials have begun and not ended.
     """
 
     def __init__(self, results: Results, packs: Sequence[Pack], total: int, before: dict[str, str]):
@@ -50,6 +52,7 @@ class Progress(tune.Callback):
         self.finished: list[str] = []
         self.errors: dict[int, str] = {}
         self.config_error: str | None = None
+        self.running: set[int] = set()
         self._before = len(before)
         self._phases: Counter[str] = Counter()
         self._fraction: dict[int, float] = {}  # of a pack's remaining work
@@ -58,6 +61,12 @@ class Progress(tune.Callback):
         self.add_phases(list(before))
 
     # --- Tune's hooks ---
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.running.add(trial.config["pack"])
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.running.discard(trial.config["pack"])
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
@@ -78,6 +87,7 @@ class Progress(tune.Callback):
         logger.warning("pack %d is tried again: %s", trial.config["pack"], _last_error(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.running.discard(trial.config["pack"])
         error = _last_error(trial)
         logger.error("pack %d is given up: %s", trial.config["pack"], error)
         self.errors[trial.config["pack"]] = error
@@ -122,7 +132,11 @@ class Progress(tune.Callback):
 
         from analysis.phases import PHASES, classify
 
-        rows = self.results.read_rows(cell_ids)
+        try:
+            rows = self.results.read_rows(cell_ids)
+        except OSError as error:  # it is only for show
+            logger.warning("phases aren't counted: %s", error)
+            return
         trained = [row for row in rows if row["status"] == schema.DONE]
         if not self._phases:  # in this order
             self._phases.update(dict.fromkeys(PHASES, 0))
@@ -138,16 +152,16 @@ class Progress(tune.Callback):
 
 def _last_error(trial: Any) -> str:
     """The last line of what Tune noted about the trial; `trial.get_error` looks where Tune would
-    have copied it by the end. It begins with LOST_WORKER if nothing was raised."""
+    have copied it by the end. It begins with LOST_WORKER if nothing was raised in the worker: its
+    process died, its node, or Ray killed it for the node's memory."""
     try:
         text = Path(trial.error_file).read_text(errors="replace")
     except (OSError, TypeError):  # it has none
         return LOST_WORKER
     last = re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1].strip()
     lines = [line.strip()[:500] for line in last.split("\n") if line.strip()] or ["unknown error"]
-    if last.startswith("The actor ") and "creation task" not in lines[0]:
-        return f"{LOST_WORKER}: {lines[0]}"
-    return lines[-1]
+    died = last.startswith("The actor ") and "creation task" not in lines[0]
+    return f"{LOST_WORKER}: {lines[0]}" if died or _KILLED.search(last) else lines[-1]
 
 
 def _clock(seconds: float) -> str:

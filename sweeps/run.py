@@ -116,17 +116,21 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
     status = _whole(results)
-    _say_what_changed(sweep, results, status, write=not arguments.dry_run)
+    stored = _say_what_changed(sweep, results, status)
     kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
     missing = _missing(sweep, results, kept, arguments.retry_failed)
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
+    from sweeps.lease import acquire
+
     if not missing:
+        if not stored:
+            lease = acquire(results)
+            results.write_settings(sweep.settings)
+            lease.release()
         print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
         return _conclude(sweep, results, status)
-
-    from sweeps.lease import acquire
 
     lease = acquire(results)
     try:
@@ -138,30 +142,29 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         lease.release()
 
 
-def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str], write: bool) -> None:
-    """Prints in what the preset differs from the stored one, and what this means. One that can't
-    be read is replaced, with `write`."""
+def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> bool:
+    """Prints in what the preset differs from the stored one, and what this means. Returns whether
+    there is a stored one that can be read."""
     from core.config import ConfigError
     from sweeps.config import describe_change
 
     if not results.has_settings():
-        return
+        return False
     try:
         stored = results.read_sweep()
     except ConfigError as error:
-        print(f"The stored preset is written anew: {error}", file=sys.stderr)
-        if write:
-            results.write_settings(sweep.settings)
-        return
+        print(f"The stored preset can't be read: {error}", file=sys.stderr)
+        return False
     lines = describe_change(stored, sweep)
     if not lines:
-        return
+        return True
     old, new = ({cell.cell_id for cell in s.cells} for s in (stored, sweep))
     print(f"The preset is not the one that {results} was last run with:", *lines, sep="\n")
     print(
         f"{len(old & new)} cells stay, {len(new - old)} are new; {len(status.keys() - new)} "
         "results in the folder are not part of this grid, but stay there."
     )
+    return True
 
 
 def _whole(results: Results) -> dict[str, str]:
@@ -208,7 +211,7 @@ def _train(
     missing_ids = {cell.cell_id for cell in missing}
     before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
     results.check_writable()
-    results.own_files(missing_ids)
+    results.reopen(missing_ids)
     results.write_settings(sweep.settings)
     log = _log_file(results)
     print(

@@ -25,6 +25,7 @@ import logging
 import os
 import random
 import re
+import secrets
 import time
 import types
 import typing
@@ -37,7 +38,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
@@ -181,15 +181,18 @@ class Results:
         return status
 
     def _statuses(self, name: str) -> dict[str, str]:
+        """{cell_id: status} of a file of the cells table; empty if its content can't be read.
+
+        Raises:
+            OSError: the storage fails, which says nothing about the content.
+        """
+        data = self._get(f"cells/{name}")
         try:
-            table = self._read_table(f"cells/{name}", ["cell_id", "status"])
-        except FileNotFoundError:
-            raise
+            columns = _read_parquet(data, ["cell_id", "status"]).to_pydict()
+            found = dict(zip(columns["cell_id"], columns["status"], strict=True))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
             return {}
-        columns = table.to_pydict()
-        found = dict(zip(columns["cell_id"], columns["status"], strict=True))
         if is_own(name) and set(found) != {name.removesuffix(".parquet")}:
             logger.warning("%s/cells/%s holds other cells than its name says", self, name)
             return {}
@@ -212,13 +215,10 @@ class Results:
         return lost
 
     def is_trained(self, cell_id: str) -> bool:
-        """Whether the cell is finished and hasn't failed, by files of its own in all tables."""
-        name = f"{cell_id}.parquet"
+        """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
         try:
-            status = self._statuses(name).get(cell_id)
-            for table in TABLES:
-                self._read_table(f"{table}/{name}")
-        except (pa.ArrowException, OSError, ValueError):
+            status = self._statuses(f"{cell_id}.parquet").get(cell_id)
+        except FileNotFoundError:
             return False
         return status in (schema.DONE, schema.DIVERGED)
 
@@ -275,16 +275,24 @@ class Results:
     def _read_files(
         self, table: str, names: Sequence[str], column: str = "cell_id"
     ) -> Iterator[tuple[str, pa.Table]]:
-        """(name, its rows) of a table's files, in their order. One that can't be read or lacks the
-        column is logged by name and left out."""
+        """(name, its rows) of a table's files, in their order. One that is gone, whose content
+        can't be read or that lacks the column is logged by name and left out.
+
+        Raises:
+            OSError: the storage fails.
+        """
 
         def read(name: str) -> pa.Table | None:
+            path, data = f"{table}/{name}", None
             try:
-                rows = self._read_table(f"{table}/{name}")
+                data = self._get(path)
+                rows = _read_parquet(data)
                 rows.column(column)
                 return rows
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                logger.warning("%s/%s/%s can't be read: %s", self, table, name, _line(error))
+                if data is None and not isinstance(error, FileNotFoundError):
+                    raise
+                logger.warning("%s/%s can't be read: %s", self, path, _line(error))
                 return None
 
         for name, rows in zip(names, self._each(read, names), strict=True):
@@ -378,14 +386,17 @@ class Results:
         """Removes a table of yardsticks; none is fine."""
         self._delete(f"yardsticks/{key}.parquet")
 
-    def own_files(self, cell_ids: AbstractSet[str]) -> None:
-        """Gives these cells files of their own for what merged files hold of them, and takes them
-        out of those: what is written next replaces it. A merged file that can't be read is set
-        aside as `_<name>.damaged`, which readers of a folder leave out."""
-        for table in TABLES:
-            names = set(self.table_files(table))
-            for name in sorted(name for name in names if not is_own(name)):
+    def reopen(self, cell_ids: AbstractSet[str]) -> None:
+        """Makes these cells count as missing once it returns, before they are trained: their rows
+        of the cells table go, and what merged files hold of them. A merged file that can't be read
+        is set aside as `_<name>.damaged`, which readers of a folder leave out."""
+        for table in reversed(TABLES):
+            for name in self.table_files(table):
                 path = f"{table}/{name}"
+                if is_own(name):
+                    if table == "cells" and name.removesuffix(".parquet") in cell_ids:
+                        self._delete(path)
+                    continue
                 data = self._get(path)
                 try:
                     rows = _read_parquet(data)
@@ -395,20 +406,16 @@ class Results:
                     self._put(f"{table}/_{name}.damaged", data, durable=True)
                     self._delete(path)
                     continue
-                for cell_id in cell_ids & set(ids):
-                    if f"{cell_id}.parquet" not in names:
-                        own = rows.filter(pc.equal(rows.column("cell_id"), cell_id))
-                        self.write_merged(f"{table}/{cell_id}.parquet", [own])
-                rest = rows.filter(pa.array([id_ not in cell_ids for id_ in ids]))
+                rest = rows.filter(pa.array([id_ not in cell_ids for id_ in ids], pa.bool_()))
                 if not rest.num_rows:
                     self._delete(path)
                 elif rest.num_rows < rows.num_rows:
                     self.write_merged(path, [rest])
 
     def remove_results(self, cell_ids: AbstractSet[str]) -> None:
-        """Removes all that is stored of these cells; they count as missing once it returns."""
-        self.own_files(cell_ids)
-        for table in reversed(TABLES):
+        """Removes all that is stored of these cells."""
+        self.reopen(cell_ids)
+        for table in TABLES:
             for name in self.table_files(table):
                 if name.removesuffix(".parquet") in cell_ids:
                     self._delete(f"{table}/{name}")
@@ -443,7 +450,8 @@ class Results:
             try:
                 head, _, payload = self._get(path).partition(b"\n")
                 if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-                    raise ValueError("torn: its checksum doesn't match")
+                    self._delete(path)  # its name would say that there is something to go on from
+                    raise ValueError("torn: its checksum doesn't match; removed")
                 state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
                 if (state["cell_id"], state["step"]) != (cell_id, step):
                     raise ValueError("it belongs to another cell or step")
@@ -587,12 +595,17 @@ class Results:
     def _put_once(self, path: str, data: bytes, durable: bool) -> None:
         target = f"{self._base}/{path}"
         if not self._local:
-            with self._fs.open_output_stream(target) as stream:  # seen once it is closed
-                stream.write(data)
+
+            def upload() -> None:
+                with self._fs.open_output_stream(target) as stream:  # seen once it is closed,
+                    stream.write(data)  # so nothing may come in between: no signal does in a thread
+
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(upload).result()
             return
         folder, _, name = target.rpartition("/")
         # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
-        temporary = f"{folder}/.{name}.{os.getpid()}.tmp"
+        temporary = f"{folder}/.{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
             if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)

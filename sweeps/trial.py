@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import platform
 import signal
@@ -28,7 +29,7 @@ from ray._private import state as ray_state
 from core.config import Cell, ConfigError
 from core.trainer import PackTrainer
 from sweeps.plan import Pack
-from sweeps.storage import Results, is_full
+from sweeps.storage import Results, is_full, may_pass
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ class PackTrial(tune.Trainable):
         self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
         self._planned = self._unsaved = False
         self._trainer: PackTrainer | None = None
-        now = time.monotonic()
-        self._claim_checked = self._history_written = self._checkpointed = now
+        self._claim_checked = -math.inf  # the first step looks: the sweep may be another's by now
+        self._history_written = self._checkpointed = time.monotonic()
         self._checkpoint_interval = CHECKPOINT_SECONDS
         self._claimed = True
         return True
@@ -108,7 +109,12 @@ class PackTrial(tune.Trainable):
             report = self._step()
         except Exception as error:
             self._unsaved = False  # it may be half of a step: what isn't written is trained again
-            if not (isinstance(error, OSError) and is_full(error)):
+            if not isinstance(error, OSError):
+                raise
+            if may_pass(error, local=self._results.local_path is not None):
+                logger.exception("the storage fails, which is no cell's fault: leaving")
+                sys.exit(1)
+            if not is_full(error):
                 raise
             self._trainer = None
             self._todo = []
@@ -206,7 +212,7 @@ class PackTrial(tune.Trainable):
                 self._steps_done[cell.cell_id] = cell.steps
                 continue
             state = self._results.read_checkpoint(cell.cell_id)
-            if state is not None:
+            if state is not None and state["step"]:  # else it is as good as none
                 self._states[cell.cell_id] = state
             self._steps_done[cell.cell_id] = state["step"] if state else 0
             groups[self._steps_done[cell.cell_id]].append(cell)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -169,3 +170,24 @@ def test_workers_write_nothing_once_the_sweep_is_anothers(tmp_path):
     assert made.step()["stopped"]
     assert results.checkpoint_steps() == {}
     assert results.finished() == {}
+
+
+def test_released_while_it_is_renewed(results, monkeypatch):
+    lease = acquire(results)
+    renewing, go_on = threading.Event(), threading.Event()
+    write = lease._write
+
+    def slow_write(retry=False):
+        renewing.set()
+        assert go_on.wait(10)
+        write(retry)
+
+    monkeypatch.setattr(lease, "_write", slow_write)
+    lease._wake.set()
+    assert renewing.wait(10)
+    releasing = threading.Thread(target=lease.release)
+    releasing.start()
+    time.sleep(0.1)
+    go_on.set()
+    releasing.join(10)
+    assert results.read_lease() is None

@@ -54,6 +54,21 @@ def test_what_tune_notes_is_told_apart(tmp_path):
     born = "The actor died because of an error raised in its creation task, ray::x\nOSError: y"
     trial.error_file.write_text(f"Failure # 2 (occurred at now)\n{born}\n")
     assert _last_error(trial) == "OSError: y"
+    short = (
+        "Traceback\nray.exceptions.OutOfMemoryError: the node was running low on memory\nRefer to"
+    )
+    trial.error_file.write_text(f"Failure # 3 (occurred at now)\n{short}\n")
+    assert _last_error(trial).startswith(LOST_WORKER)
+
+
+def test_a_cell_of_which_rows_were_lost_is_not_taken_for_finished(results):
+    """Its worker dies before it is whole again: it is missing, also to a pack's blame."""
+    results.write_result(row(CELLS[0]), history(), [])
+    results.reopen({CELLS[0].cell_id})
+    results.write_history(CELLS[0].cell_id, history()[:1])
+    assert results.finished() == {}
+    assert not results.is_trained(CELLS[0].cell_id)
+    assert blame(results, CELLS[:2]) == (list(CELLS[:2]), 1)
 
 
 def test_the_same_command_tries_cells_again_whose_workers_were_lost(results):

@@ -1,6 +1,7 @@
 """The worker, without Ray: what it writes, how it goes on after a crash, what it does when told."""
 
 import dataclasses
+import errno
 
 import pandas as pd
 import pytest
@@ -205,6 +206,17 @@ def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
     assert results.checkpoint_steps() == {}
 
 
+def test_a_storage_that_fails_for_long_is_no_cells_fault(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    made, results = start(tmp_path)
+    monkeypatch.setattr(Results, "write_result", fail)
+    with pytest.raises(SystemExit):
+        run(made)
+    assert results.finished() == {}
+
+
 def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
     made, results = start(tmp_path)
     made.step()
@@ -234,7 +246,6 @@ def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
 
 def test_another_drivers_trial_trains_nothing(tmp_path):
     made, results = start(tmp_path, driver="an earlier one")
-    made._claim_checked -= 10
     assert run(made)[-1]["stopped"]
     assert results.finished() == {}
 

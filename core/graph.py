@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from core.sampler import Draw
 
 logger = logging.getLogger(__name__)
 
+# Draws that may be launched ahead of the device: enough to keep it busy, few enough that whoever
+# asks between two draws, to stop or for a checkpoint, is answered soon.
+_AHEAD = 1
 _WARM_UP = 3  # steps before capture, as PyTorch's notes on CUDA graphs ask for
 
 
@@ -40,6 +44,7 @@ class Repeated:
         self._step, self._draw, self._buffers = step, draw, buffers
         self._captures = buffers[0].device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._launched: list[torch.cuda.Event] = []
 
     def __call__(self, step_K: Tensor, count: int) -> None:
         """Steps step_K[0] ... step_K[count - 1]."""
@@ -55,6 +60,9 @@ class Repeated:
         self._k.zero_()
         for _ in range(count):
             self._graph.replay()
+        self._launched.append(torch.cuda.current_stream().record_event())
+        if len(self._launched) > _AHEAD:
+            self._launched.pop(0).synchronize()
 
     def _capture(self, draw: Draw, step_K: Tensor) -> None:
         self._inputs = [t.clone() for t in _tensors(draw, step_K)]
@@ -68,14 +76,14 @@ class Repeated:
 
         before = [buffer.clone() for buffer in self._buffers]
         try:
-            aside = torch.cuda.Stream()
+            aside = _aside(self._k.device)
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_WARM_UP):
                     step()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=aside):
                 step()
             self._graph = graph
         except torch.OutOfMemoryError:
@@ -84,8 +92,15 @@ class Repeated:
             self._captures = False
             logger.warning("steps aren't captured as a CUDA graph: %s", error)
         finally:
+            torch.cuda.synchronize()  # also what a warm-up that failed has launched
             for buffer, value in zip(self._buffers, before, strict=True):
                 buffer.copy_(value)
+
+
+@lru_cache(maxsize=8)
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all captures: each new one would have cuBLAS keep a workspace for it."""
+    return torch.cuda.Stream(device)
 
 
 def _tensors(draw: Draw, step_K: Tensor) -> list[Tensor]:

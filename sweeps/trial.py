@@ -219,6 +219,7 @@ class PackTrial(tune.Trainable):
         self._todo = list(groups.values())
 
     def _start(self, cells: list[Cell]) -> None:
+        _free_memory()  # the pack before may have been let go, but is a cycle
         states = [self._states.pop(cell.cell_id, None) for cell in cells]
         known = [state for state in states if state is not None]
         self._trainer = PackTrainer(
@@ -235,9 +236,7 @@ class PackTrial(tune.Trainable):
         self._trainer = None
         self._unsaved = False
         error.__traceback__ = None  # its frames hold tensors
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_memory()
         middle = len(cells) // 2
         rest = self._todo[1:]
         self._plan()
@@ -317,6 +316,14 @@ class PackTrial(tune.Trainable):
             self._claim_checked = now
             self._claimed = self._results.claimed_by(self._job.driver)
             self._leaving = self._leaving or _node_is_drained()
+
+
+def _free_memory() -> None:
+    """Gives back what trainers that nobody holds any more have on the device, graphs and all."""
+    if torch.cuda.is_available():
+        gc.collect()
+        with contextlib.suppress(RuntimeError):  # after a capture that failed
+            torch.cuda.empty_cache()
 
 
 def _node_is_drained() -> bool:

@@ -152,6 +152,7 @@ def mlps(D: int, M: int, precision: mlp.Precision) -> tuple[str, Iterator]:
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the paper's cells and the quickstart's launch."""
     yield from projections(784, 100, "bf16")
+    yield from projections(784, 200, "tf32")
     paper = blocks.Attention(100, 8, 32)
     yield attentions(16, paper, "bf16")
     yield attentions(64, paper, "bf16")

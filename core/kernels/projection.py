@@ -213,7 +213,9 @@ def project(
     G, B, T = image_index_GxBxT.shape
     quads = -(-size // 4)
     if tiles is None:
-        tiles = Tiles() if table_UxMxXxX is None and noise is None else Tiles(columns=64)
+        drawn, long = table_UxMxXxX is None and noise is None, padded(T) > 128
+        # What is loaded ahead of a long sequence's images would fill the shared memory.
+        tiles = Tiles(columns=32 if drawn or long else 64, stages=2 if long else 3)
     block_i, block_t = min(tiles.rows, padded(size)), padded(T)
     block_j = min(tiles.columns, padded(size))
     if size * quads >= 2**31:

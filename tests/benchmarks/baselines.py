@@ -151,7 +151,7 @@ class VmapPack:
         gradients = torch.func.vmap(torch.func.grad(loss_of_one))
         # CUDA graphs where there is CUDA: the best that a flag gets
         mode = "reduce-overhead" if device.type == "cuda" else "default"
-        self.gradients = torch.compile(gradients, mode=mode)
+        self.gradients = torch.compile(gradients, mode=mode, dynamic=False)
 
     def step(self) -> None:
         x, y = self.tasks.batch()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that has to be shown on a GPU, in one go of some 25 minutes: correctness first, then
-# kernels, then throughput. Needs torch, triton, pytest, scipy and scikit-learn; no Ray.
+# kernels, then throughput. Needs torch, triton, pytest, pandas, pyarrow, scipy
+# and scikit-learn; no Ray. One part a call where a call has 10 minutes.
 #
 #   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh            # all parts
 #   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh tests      # one: tests kernels small paper phases
@@ -15,7 +16,7 @@ parts=${*:-tests kernels small paper phases}
 run() { # name, seconds, command ...
     local name=$1 seconds=$2
     shift 2
-    timeout "$seconds" "$@" >"$out/$name.log" 2>&1
+    timeout -s INT "$seconds" "$@" >"$out/$name.log" 2>&1
     echo "$name: exit $? after ${SECONDS} s" | tee -a "$out/summary.txt"
 }
 

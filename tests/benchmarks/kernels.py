@@ -60,8 +60,11 @@ def best(choices: Sequence, call: Callable[..., object]) -> tuple[float, str]:
             timed.append((milliseconds(lambda c=choice: call(c)), str(choice)))
             print(f"    {timed[-1][0]:8.3f} ms  {choice}", flush=True)
         except Exception as error:  # too much shared memory, for one: the others may fit
-            print(f"    failed       {choice}: {str(error).splitlines()[0][:120]}", flush=True)
-    return min(timed)
+            print(
+                f"    failed       {choice}: {(str(error).splitlines() or [''])[0][:120]}",
+                flush=True,
+            )
+    return min(timed, default=(math.nan, "none ran"))
 
 
 class Poisoned:
@@ -182,6 +185,7 @@ def block(
     grad = full
     timed = best(choices, lambda choice: both(lambda *t: fused(*t, choice), tensors))
     reference = milliseconds(theirs)
+    torch._dynamo.reset()  # after 8 shapes of the same code it would stop compiling
     fast = torch.compile(plain, dynamic=False)
     compiled = milliseconds(lambda: theirs(fast))
     print(f"    {reference:8.3f} ms  torch\n    {compiled:8.3f} ms  torch, compiled", flush=True)

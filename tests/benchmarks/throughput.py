@@ -192,10 +192,14 @@ def measure(
             rate = run()
         except Exception as error:  # a baseline that can't run is a result too
             row(
-                method, replicas, None, f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
+                method,
+                replicas,
+                None,
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:90]}",
             )
             return None
         finally:
+            torch._dynamo.reset()  # else another width is another shape of the same code: dynamic
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()

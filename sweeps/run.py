@@ -115,7 +115,12 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     sweep = load_preset(arguments.preset, arguments.set)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
-    status = _whole(results)
+    status, damaged = _whole(results)
+    if damaged:
+        print(
+            f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
+            file=sys.stderr,
+        )
     stored = _say_what_changed(sweep, results, status)
     kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
     missing = _missing(sweep, results, kept, arguments.retry_failed)
@@ -137,7 +142,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         if forced:
             results.remove_results({cell.cell_id for cell in forced})
             print(f"Removed what was stored of {len(forced)} cells, to train them anew.")
-        return _train(arguments, argv, sweep, results, lease, started)
+        # Again, now that it is ours: another driver may have finished it, or merged its files.
+        status = _whole(results)[0] if damaged else results.finished()
+        return _train(arguments, argv, sweep, results, status, lease, started)
     finally:
         lease.release()
 
@@ -167,19 +174,14 @@ def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) ->
     return True
 
 
-def _whole(results: Results) -> dict[str, str]:
-    """{cell_id: status} of finished cells. Those of which rows are lost are said, and count as
-    missing: trained again, they are as they were."""
+def _whole(results: Results) -> tuple[dict[str, str], set[str]]:
+    """({cell_id: status} of finished cells, ids of those left out of it because rows of them are
+    lost). These count as missing: trained again, they are as they were."""
     from core import schema
 
     status = results.finished()
     damaged = results.damaged({id_ for id_, s in status.items() if s != schema.FAILED})
-    if damaged:
-        print(
-            f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
-            file=sys.stderr,
-        )
-    return {id_: s for id_, s in status.items() if id_ not in damaged}
+    return {id_: s for id_, s in status.items() if id_ not in damaged}, damaged
 
 
 def _missing(
@@ -202,11 +204,11 @@ def _train(
     argv: list[str],
     sweep: Sweep,
     results: Results,
+    status: dict[str, str],
     lease: Lease,
     started: float,
 ) -> int:
     """Trains what is missing, the sweep being ours."""
-    status = _whole(results)  # again: another driver may have finished it before it was ours
     missing = _missing(sweep, results, status, arguments.retry_failed)
     missing_ids = {cell.cell_id for cell in missing}
     before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}

@@ -24,7 +24,6 @@ listed is gone. A plain `pd.read_parquet(folder)` or DuckDB knows nothing of thi
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import hashlib
 import logging
@@ -35,6 +34,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sweeps.command import carry_out
 
 if TYPE_CHECKING:
     from sweeps.lease import Lease
@@ -48,30 +49,21 @@ LISTING_SECONDS = 2.0  # that a reader may take to list a folder
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0, or 1 if it can't be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sweeps.compact",
-        description="Merge a sweep's many small Parquet files into few.",
-    )
-    parser.add_argument("path", metavar="PATH", help="the sweep: ROOT/NAME, a folder or a URI")
-    arguments = parser.parse_args(argv)
-    from core.config import ConfigError
-    from sweeps.lease import acquire
-    from sweeps.storage import Results
+    description = "Merge a sweep's many small Parquet files into few."
+    return carry_out(argv, "python -m sweeps.compact", description, _compact_and_tell)
 
+
+def _compact_and_tell(results: Results) -> None:
+    from sweeps.lease import acquire
+
+    results.read_sweep()  # it is one
+    lease = acquire(results)
     try:
-        results = Results.at(arguments.path)
-        results.read_sweep()  # it is one
-        lease = acquire(results)
-        try:
-            time.sleep(max(0.0, lease.ready_at - time.time()))
-            for table, (before, after) in compact(results, lease).items():
-                print(f"{table:8} {before:6} files -> {after}")
-        finally:
-            lease.release()
-    except (ConfigError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+        time.sleep(max(0.0, lease.ready_at - time.time()))
+        for table, (before, after) in compact(results, lease).items():
+            print(f"{table:8} {before:6} files -> {after}")
+    finally:
+        lease.release()
 
 
 def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:

@@ -8,12 +8,13 @@ the results.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from sweeps.command import carry_out
 
 if TYPE_CHECKING:
     from core.config import Cell
@@ -30,22 +31,12 @@ _SHAPE = (
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0, or 1 if the path isn't a sweep's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sweeps.status",
-        description="Show how far a sweep is: finished, failed, running and missing cells.",
+    return carry_out(
+        argv,
+        "python -m sweeps.status",
+        "Show how far a sweep is: finished, failed, running and missing cells.",
+        lambda results: print("\n".join(report(results))),
     )
-    parser.add_argument("path", metavar="PATH", help="the sweep: ROOT/NAME, a folder or a URI")
-    arguments = parser.parse_args(argv)
-    from core.config import ConfigError
-    from sweeps.storage import Results
-
-    try:
-        results = Results.at(arguments.path)
-        print("\n".join(report(results)))
-    except (ConfigError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def report(results: Results) -> list[str]:

@@ -60,8 +60,7 @@ def run(path: str, data_root: str) -> None:
 
     from sweeps.storage import Results
 
-    root, _, sweep = path.rstrip("/").rpartition("/")
-    results = Results(root or ".", sweep)
+    results = Results.at(path)
     cells, all_read = results.read_cells()
     wanted = tables(cells)
     if not wanted:

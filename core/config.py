@@ -265,7 +265,7 @@ def _field_types() -> dict[str, Any]:
     return get_type_hints(Cell)
 
 
-# Settings in which the cells of a pack may differ: they change numbers, not shapes.
+# Settings in which the replicas of a stacked model may differ: they change numbers, not shapes.
 PER_REPLICA = (
     "num_tasks",
     "seed",
@@ -274,9 +274,39 @@ PER_REPLICA = (
     "identity_share",
     "identity_steps",
 )
+# Settings of the model: cells that differ in these as well can still be given the same batches.
+OF_MODEL = (
+    "architecture",
+    "model_size",
+    "token_format",
+    "num_layers",
+    "num_heads",
+    "key_size",
+    "mlp_ratio",
+    "position_encoding",
+)
+
+
+def stack_key(cell: Cell) -> tuple:
+    """Equal for cells that can be trained as one stacked model: all settings but `PER_REPLICA`."""
+    return _all_but(cell, PER_REPLICA)
 
 
 def pack_key(cell: Cell) -> tuple:
-    """Equal for cells that can be trained in one pack: all settings but the per-replica ones."""
-    names = sorted(f.name for f in fields(cell))
-    return tuple(getattr(cell, name) for name in names if name not in PER_REPLICA)
+    """Equal for cells that can be trained in one pack, step by step on the same batches: all
+    settings but `PER_REPLICA` and `OF_MODEL`."""
+    return _all_but(cell, PER_REPLICA + OF_MODEL)
+
+
+def stream_key(cell: Cell) -> tuple:
+    """Equal for cells of a pack that see the same sequences."""
+    return (cell.seed, cell.num_tasks, cell.identity_share, cell.identity_steps)
+
+
+def _all_but(cell: Cell, names: tuple[str, ...]) -> tuple:
+    return tuple(getattr(cell, name) for name in _field_names() if name not in names)
+
+
+@functools.cache
+def _field_names() -> tuple[str, ...]:
+    return tuple(sorted(f.name for f in fields(Cell)))

@@ -32,6 +32,10 @@ class Batch:
     x_RxBxTxX: Tensor
     y_RxBxT: Tensor
 
+    def replicas(self, row_R: Tensor) -> Batch:
+        """The sequences of these replicas (int64)."""
+        return Batch(self.x_RxBxTxX[row_R], self.y_RxBxT[row_R])
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -49,10 +53,10 @@ class Draw:
 
 
 class Sampler:
-    """Draws the batches of a pack.
+    """Draws batches, a replica for each cell.
 
     Args:
-        cells: those of the pack, a replica each; all settings but `core.config.PER_REPLICA` equal.
+        cells: equal in `core.config.pack_key`.
         images: of their datasets, on the device that computes.
     """
 

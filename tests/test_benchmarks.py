@@ -24,7 +24,7 @@ def test_the_baseline_is_the_same_model():
     for token_format in ("interleaved", "shifted"):
         cell = replace(Cell(model_size=16, **QUICKSTART), token_format=token_format)
         ours = PackTrainer([cell])
-        p = {name: t[0].detach() for name, t in ours.parameters.items()}
+        p = {name: t[0].detach() for name, t in ours.stacks[0].parameters.items()}
         p["head"] += torch.randn_like(p["head"])
         theirs = PlainTransformer(cell)
         with torch.no_grad():
@@ -42,7 +42,7 @@ def test_the_baseline_is_the_same_model():
         batch = ours.sampler.training_batch(draw, torch.tensor([0]))
         onehot = torch.nn.functional.one_hot(batch.y_RxBxT[0], cell.num_classes).float()
         torch.testing.assert_close(
-            theirs(batch.x_RxBxTxX[0], onehot), ours._predict(batch)[0], rtol=1e-4, atol=1e-4
+            theirs(batch.x_RxBxTxX[0], onehot), ours.stacks[0].predict(batch)[0], rtol=1e-4, atol=1e-4
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from core import model, native, schema
 from core.architectures import ARCHITECTURES
 from core.config import ConfigError
+from core.cost import flops_per_step
 from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from core.trainer import PackTrainer
 from tests.conftest import small_cell
@@ -34,6 +35,11 @@ def pack_of_8(**settings):
         )
         for (s, n), rate in zip(grid, rates, strict=True)
     ]
+
+
+def theta(trainer):
+    """Of each cell, in the trainer's order."""
+    return [row for stack in trainer.stacks for row in stack.theta_RxP]
 
 
 def without_time(rows):
@@ -76,11 +82,63 @@ def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(
         pack = train(cells)
         for r in (0, 3, 5, 7) if threads == 1 else (5,):
             alone = train([cells[r]])
-            assert torch.equal(alone.theta_RxP[0], pack.theta_RxP[r])
+            assert torch.equal(theta(alone)[0], theta(pack)[r])
             assert alone.history[0] == pack.history[r]
             assert without_time(alone.results()) == without_time(pack.results()[r : r + 1])
     finally:
         torch.set_num_threads(before)
+
+
+def mixed_pack(**settings):
+    """Three streams of sequences, seven models; some see all, some see one or two."""
+    streams = [{"seed": 0, "num_tasks": 4}, {"seed": 0, "num_tasks": 2**20}, {"seed": 1}]
+    models = [
+        {},
+        {"model_size": 16, "num_layers": 1},
+        *({"architecture": name} for name in ARCHITECTURES if name != "transformer"),
+        {"token_format": "shifted", "position_encoding": "learned"},
+    ]
+    cells = [small_cell(**model, **s, **settings) for s in streams for model in models]
+    return cells[1:9] + cells[10:12] + cells[14:15] + cells[16:]
+
+
+def test_cells_of_any_shape_that_share_batches_equal_the_cells_alone_bit_for_bit(device):
+    cells = mixed_pack()
+    pack = train(cells, device)
+    assert len(pack.stacks) == 7
+    assert len(pack.sampler.seed_R) == 3  # sequences are made once for all models
+    assert sorted(c.cell_id for c in pack.cells) == sorted(c.cell_id for c in cells)
+    results = pack.results()
+    for r in range(0, len(cells), 1 if device.type == "cpu" else 5):
+        alone = train([pack.cells[r]], device)
+        if device.type == "cpu":
+            assert torch.equal(theta(alone)[0], theta(pack)[r])
+            assert alone.history[0] == pack.history[r]
+            assert without_time(alone.results()) == without_time(results[r : r + 1])
+        else:
+            torch.testing.assert_close(theta(alone)[0], theta(pack)[r], rtol=0, atol=1e-3)
+
+
+def test_a_mixed_pack_goes_on_in_other_packs():
+    cells = mixed_pack(steps=30)
+    whole = {state["cell_id"]: state for state in train(cells).states()}
+    part = PackTrainer(cells)
+    part.train(7)
+    states = {state["cell_id"]: state for state in part.states()}
+    for chosen in (cells[::2], cells[1::2][::-1]):
+        rest = train(chosen, states=[states[cell.cell_id] for cell in chosen[::-1]])
+        for state in rest.states():
+            assert torch.equal(state["theta"], whole[state["cell_id"]]["theta"])
+            assert state["history"] == whole[state["cell_id"]]["history"]
+
+
+def test_a_packs_time_is_shared_by_operations():
+    cells = [small_cell(model_size=size, num_tasks=n) for n in (1, 9) for size in (8, 64)]
+    trainer = train(cells)
+    seconds = dict(zip(trainer.cells, trainer.wall_seconds, strict=True))
+    assert seconds[cells[0]] == seconds[cells[2]]
+    ratio = flops_per_step(cells[1]) / flops_per_step(cells[0])
+    assert seconds[cells[1]] / seconds[cells[0]] == pytest.approx(ratio)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -91,8 +149,8 @@ def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_on_a_gpu():
     singles = [PackTrainer([cell], device="cuda") for cell in cells]
 
     def distance(name):
-        together = getattr(pack, name)
-        alone = torch.cat([getattr(single, name) for single in singles])
+        together = getattr(pack.stacks[0], name)
+        alone = torch.cat([getattr(single.stacks[0], name) for single in singles])
         return ((together - alone).norm(dim=1) / together.norm(dim=1)).max().item()
 
     for trainer in (pack, *singles):
@@ -122,13 +180,13 @@ def test_stopping_in_the_middle_and_going_on_equals_never_stopping(device):
         rest = train([cells[r] for r in chosen], device, states=[states[r] for r in chosen])
         for i, r in enumerate(chosen):
             if device.type == "cpu":
-                assert torch.equal(rest.theta_RxP[i], whole.theta_RxP[r])
+                assert torch.equal(theta(rest)[i], theta(whole)[r])
                 assert rest.history[i] == whole.history[r]
             else:
-                torch.testing.assert_close(rest.theta_RxP[i], whole.theta_RxP[r], rtol=0, atol=1e-3)
+                torch.testing.assert_close(theta(rest)[i], theta(whole)[r], rtol=0, atol=1e-3)
     if device.type == "cuda":  # the same pack on the same device: the same bits
         again = train(cells, device, states=states)
-        assert torch.equal(again.theta_RxP, whole.theta_RxP)
+        assert torch.equal(again.stacks[0].theta_RxP, whole.stacks[0].theta_RxP)
 
 
 def test_states_are_snapshots():
@@ -156,11 +214,13 @@ def test_states_of_other_cells_or_steps_are_refused():
     fresh = trainer.states()
     trainer.advance()
     with pytest.raises(ConfigError, match="states"):
-        PackTrainer(cells[::-1], states=trainer.states())
+        PackTrainer(cells[:1], states=trainer.states())
+    with pytest.raises(ConfigError, match="states"):
+        PackTrainer([cells[0], small_cell(seed=9)], states=trainer.states())
     with pytest.raises(ConfigError, match="states"):
         PackTrainer(cells, states=[fresh[0], trainer.states()[1]])
     with pytest.raises(ConfigError, match="pack"):
-        PackTrainer([small_cell(), small_cell(model_size=4)])
+        PackTrainer([small_cell(), small_cell(batch_size=4)])
 
 
 def test_a_diverged_replica_is_frozen_and_its_neighbours_dont_change(device):
@@ -169,11 +229,11 @@ def test_a_diverged_replica_is_frozen_and_its_neighbours_dont_change(device):
     sick = PackTrainer(cells, device=device)
     sick.advance()
     with torch.no_grad():
-        sick.theta_RxP[1] = math.inf
+        sick.stacks[0].theta_RxP[1] = math.inf
     while not sick.finished:
         sick.advance()
     for r in (0, 2):
-        assert torch.equal(sick.theta_RxP[r], healthy.theta_RxP[r])
+        assert torch.equal(theta(sick)[r], theta(healthy)[r])
         assert sick.history[r] == healthy.history[r]
     rows = [row for row, _ in sick.results()]
     assert [row["status"] for row in rows] == [schema.DONE, schema.DIVERGED, schema.DONE]
@@ -191,7 +251,7 @@ def test_a_learning_rate_that_explodes_is_recorded_as_diverged():
 def test_adam_is_torchs_adam():
     cell = small_cell(warmup_steps=4, adam_beta1=0.8, adam_epsilon=1e-4)
     ours = PackTrainer([cell])
-    twin = {name: p.detach().clone().requires_grad_() for name, p in ours.parameters.items()}
+    twin = {name: p.detach().clone().requires_grad_() for name, p in ours.stacks[0].parameters.items()}
     optimizer = torch.optim.Adam(twin.values(), lr=cell.learning_rate, betas=(0.8, 0.999), eps=1e-4)
     for step in range(12):
         optimizer.param_groups[0]["lr"] = cell.learning_rate * min(1.0, (step + 1) / 4)
@@ -202,7 +262,7 @@ def test_adam_is_torchs_adam():
         torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.y_RxBxT.flatten()).backward()
         optimizer.step()
         ours.train(1)
-    for name, p in ours.parameters.items():
+    for name, p in ours.stacks[0].parameters.items():
         torch.testing.assert_close(p, twin[name], rtol=0, atol=2e-6)
 
 
@@ -241,7 +301,7 @@ def test_precisions_train(device, architecture, precision):
     while not trainer.finished:
         trainer.advance()
     assert trainer.history[0][-3]["loss"] < start
-    assert trainer.theta_RxP.dtype == torch.float32
+    assert trainer.stacks[0].theta_RxP.dtype == torch.float32
 
 
 def test_leaving_the_plateau_is_noted_by_the_documented_rule():
@@ -250,8 +310,9 @@ def test_leaving_the_plateau_is_noted_by_the_documented_rule():
         small_cell(num_tasks=2**32, steps=60, model_size=32),
     ]
     trainer, losses = PackTrainer(cells), []
-    update = trainer._update
-    trainer._update = lambda loss_R, step: (losses.append(loss_R.tolist()), update(loss_R, step))
+    [stack] = trainer.stacks
+    update = stack._update
+    stack._update = lambda loss_R, step: (losses.append(loss_R.tolist()), update(loss_R, step))
     while not trainer.finished:
         trainer.advance()
     assert len(losses) == 60
@@ -268,4 +329,4 @@ def test_leaving_the_plateau_is_noted_by_the_documented_rule():
     part.train(expected - 1)
     again = PackTrainer(cells, states=part.states())
     again.train(1)
-    assert again.plateau_steps_R.tolist() == [expected, -1]
+    assert again.stacks[0].plateau_steps_R.tolist() == [expected, -1]

@@ -25,6 +25,7 @@ from core import native
 from core.config import Precision
 
 _ROTARY_BASE = 10_000.0  # Su et al. 2021 (RoFormer), section 3.2.2
+_MOST_SEQUENCES = 2**16 - 1  # of one call: fused attention on CUDA has a grid's y axis for them
 EPSILON = 1e-5  # of layer norm, PyTorch's default
 
 
@@ -103,12 +104,19 @@ def plain_attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attent
         rotation_SxKx2 = rotation_table(shape, h.device)
         query = _rotate(query, rotation_SxKx2[:: shape.stride])
         key = _rotate(key, rotation_SxKx2)
-    if shape.stride == 1:
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    else:
-        mask_QxS = _mask_QxS(shape, h.device).to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_QxS)
+    mixed = _attend(query, key, value, shape)
     return shape.read(h) + torch.bmm(shape.merge(mixed[None], h.shape[0]), out)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, shape: Attention) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v, causal: (R B) x H x S x K."""
+    if len(q) > _MOST_SEQUENCES:
+        parts = zip(*(t.split(_MOST_SEQUENCES) for t in (q, k, v)), strict=True)
+        return torch.cat([_attend(q, k, v, shape) for q, k, v in parts])
+    if shape.stride == 1:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mask_QxS = _mask_QxS(shape, q.device).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_QxS)
 
 
 def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:

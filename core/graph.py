@@ -86,15 +86,24 @@ class Repeated:
             with torch.cuda.graph(graph, stream=aside):
                 step()
             self._graph = graph
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             self._captures = False
             logger.warning("steps aren't captured as a CUDA graph: %s", error)
         finally:
             torch.cuda.synchronize()  # also what a warm-up that failed has launched
             for buffer, value in zip(self._buffers, before, strict=True):
                 buffer.copy_(value)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device's memory is full: PyTorch's allocator, CUDA itself, or a
+    library that asks CUDA for a workspace."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("out of memory", "ALLOC_FAILED", "allocate memory"))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -12,12 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from core.cost import TABLE_BYTES
 from core.data import Images
 from core.tasks import SeenTasks, projections
-
-# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
-# cheaper than drawing: four bytes are read in less time than a normal is computed.
-TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
 
 
 class Inputs:

@@ -14,6 +14,7 @@ at every larger p. Unseen tasks never do.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -28,14 +29,26 @@ def _halves(task: Tensor) -> tuple[Tensor, Tensor]:
     return task & 0xFFFFFFFF, task >> 32
 
 
+# Normals drawn at a time, a matrix at least: on a CPU few enough to stay in the caches, anywhere
+# few enough that the generator's 64-bit words don't take several times the normals' memory.
+_AT_ONCE = {"cpu": 2**17, "cuda": 2**25}
+
+
 def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
     """A of each task: float32, shape (*batch, size, size), entries N(0, 1/size).
 
     Args:
         seed, task: int64, broadcasting to the shape `batch`; task numbers below 2^63.
     """
-    low, high = _halves(task)
-    return rng.normal_matrix(seed, rng.PROJECTION, size, size, low, high) / math.sqrt(size)
+    seed, task = torch.broadcast_tensors(seed, task)
+    seed_M, (low_M, high_M) = seed.flatten(), _halves(task.flatten())
+    a_MxXxX = torch.empty(len(seed_M), size, size, device=task.device)
+    count = max(1, _AT_ONCE[task.device.type] // size**2)
+    for parts in zip(*(t.split(count) for t in (a_MxXxX, seed_M, low_M, high_M)), strict=True):
+        a, of_seed, low, high = parts
+        a.copy_(rng.normal_matrix(of_seed, rng.PROJECTION, size, size, low, high))
+        a.div_(math.sqrt(size))
+    return a_MxXxX.view(*task.shape, size, size)
 
 
 _NOISE_SEED = 0  # one table serves all seeds
@@ -113,6 +126,12 @@ def biased_permutations(
     return torch.where(keeps[..., None], torch.arange(num_classes, device=task.device), rho)
 
 
+def table_length(num_tasks: Iterable[int], seeds: int, room: int) -> int:
+    """Tasks of each seed in the table of `SeenTasks`: as many as the largest of these numbers of
+    tasks that fits, of `seeds` seeds, where `room` matrices have room. 0: none does."""
+    return max((n for n in num_tasks if seeds * n <= room), default=0)
+
+
 class SeenTasks:
     """Projections of the seen tasks of a pack, from a table where all of them fit in memory.
 
@@ -136,23 +155,24 @@ class SeenTasks:
     ) -> None:
         self.seed_R, self.size, self.dtype = seed_R, size, dtype
         self.seeds_U, self.row_R = seed_R.unique(return_inverse=True)
-        fit = table_bytes // (len(self.seeds_U) * size * size * dtype.itemsize)
-        fitting = [n for n in num_tasks_R.tolist() if n <= fit]
-        self.length = max(fitting, default=0)
+        room = table_bytes // (size * size * dtype.itemsize)
+        self.length = table_length(num_tasks_R.tolist(), len(self.seeds_U), room)
         tabled_R = num_tasks_R <= self.length
         self.tabled, self.drawn = tabled_R.nonzero()[:, 0], (~tabled_R).nonzero()[:, 0]
         self.all_tabled, self.none_tabled = bool(tabled_R.all()), not bool(tabled_R.any())
         self.table_UxMxXxX = self._fill_table()
 
-    def _fill_table(self, chunk: int = 2**24) -> Tensor:
-        task_M = torch.arange(self.length, device=self.seed_R.device)
-        parts = task_M.split(max(1, chunk // self.size**2))
-        rows = [
-            torch.cat([projections(seed, part, self.size).to(self.dtype) for part in parts])
-            for seed in self.seeds_U
-            if self.length
-        ]
-        return torch.stack(rows) if rows else torch.empty(0, device=self.seed_R.device)
+    def _fill_table(self) -> Tensor:
+        device, size = self.seed_R.device, self.size
+        table_UxMxXxX = torch.empty(
+            len(self.seeds_U), self.length, size, size, dtype=self.dtype, device=device
+        )
+        task_M = torch.arange(self.length, device=device)
+        count = max(1, _AT_ONCE[device.type] // size**2)
+        for seed, table_MxXxX in zip(self.seeds_U, table_UxMxXxX, strict=True):
+            for task, part in zip(task_M.split(count), table_MxXxX.split(count), strict=True):
+                part.copy_(projections(seed, task, size))
+        return table_UxMxXxX
 
     def projections(self, task_RxB: Tensor) -> Tensor:
         """A_RxBxXxX of the tasks of each replica."""

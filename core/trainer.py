@@ -176,7 +176,8 @@ class PackTrainer:
     def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor]:
         """Losses (nats) and correctness of every prediction of a split's sequences."""
         count, size = self.cell.eval_sequences, self.cell.batch_size
-        losses, correct = [], []
+        losses: list[Tensor] = []
+        correct: list[Tensor] = []
         for start in range(0, count, size):  # whole batches, so that shapes never change
             sequence_B = torch.arange(start, start + size, device=self.device)
             of_all = self.sampler.evaluation_batch(split, sequence_B)

@@ -1,7 +1,9 @@
 """Which cells are trained together, and in which order.
 
-A pack is trained by one worker as one stacked model. Large packs save overhead, many packs keep
-all workers busy to the end; `plan` simulates the schedule for a few sizes and takes the shortest.
+A pack is trained by one worker, step by step on the same batches, the cells of a shape as one
+stacked model. Large packs save overhead, many packs keep all workers busy to the end; packs of many
+shapes make each sequence once for all of them, packs of one shape are finished one after the other.
+`plan` simulates the schedule for a few choices and takes the shortest.
 """
 
 from __future__ import annotations
@@ -12,15 +14,17 @@ import math
 import os
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.config import Cell, pack_key
+from core.config import Cell, pack_key, stack_key, stream_key
 
 TRIAL_SECONDS = 0.1  # what Ray Tune adds to a pack, workers being reused; measured on 2 cores: 0.05
 UNCERTAINTY = 0.2  # by which estimates are off; what the last packs may idle the other workers
 GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
 MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
+# Packs of many shapes must save this share of the time: their cells are all finished at the end.
+LEAST_GAIN = 0.02
 # By which a step takes longer than its operations say, where these are many small ones; measured on
 # one CPU core, widths 8 to 32, packs of 1 and 6.
 SLOWNESS = {"fast_weights": 4.0, "linear_attention": 2.5, "lstm": 2.5}
@@ -35,8 +39,9 @@ class Workers:
         device: torch device of each, "cpu" or "cuda".
         memory: bytes each has for a pack.
         flops: floating-point operations a second that training reaches.
-        step_seconds: what a step takes however small the pack: launches, Python.
+        step_seconds: what a step of a stacked model takes however small it is: launches, Python.
         example_seconds: what an example takes however narrow the model: drawing it, attention.
+        normal_seconds: what a normal takes to draw.
     """
 
     count: int
@@ -45,21 +50,35 @@ class Workers:
     flops: float = 1.3e11
     step_seconds: float = 1.2e-3
     example_seconds: float = 1.2e-6
+    normal_seconds: float = 1.5e-8
 
-    def seconds(self, cell: Cell, replicas: int, from_step: int = 0) -> float:
-        """Estimated seconds to train a pack of `replicas` cells like this one to its end."""
-        from core.cost import flops_per_step
+    def seconds(self, cells: Sequence[Cell], from_step: int = 0) -> float:
+        """Estimated seconds to train a pack of these cells to their end."""
+        from core import cost
 
-        examples = cell.batch_size * cell.sequence_length
-        replica = examples * self.example_seconds + flops_per_step(cell) / self.flops
-        step = (self.step_seconds + replicas * replica) * SLOWNESS.get(cell.architecture, 1.0)
-        return (cell.steps - from_step) * step
+        stacks: dict[tuple, list[Cell]] = {}
+        streams: dict[tuple, Cell] = {}
+        for cell in cells:
+            stacks.setdefault(stack_key(cell), []).append(cell)
+            streams.setdefault(stream_key(cell), cell)
+        step = 0.0
+        for stack in stacks.values():
+            cell = stack[0]
+            examples = cell.batch_size * cell.sequence_length
+            flops = cost.flops_per_step(cell) - cost.input_flops(cell)
+            replica = examples * self.example_seconds + flops / self.flops
+            slowness = SLOWNESS.get(cell.architecture, 1.0)
+            step += (self.step_seconds + len(stack) * replica) * slowness
+        for cell in streams.values():
+            step += cost.input_flops(cell) / self.flops
+            step += cost.drawn_normals(cell) * self.normal_seconds
+        return (cells[0].steps - from_step) * step
 
-    def most_replicas(self, cell: Cell) -> int:
-        """The most cells like this one that fit into a worker's memory; at least 1."""
-        from core.cost import replica_bytes
+    def hold(self, cells: Sequence[Cell]) -> bool:
+        """Whether a worker's memory is enough for a pack of these cells."""
+        from core.cost import pack_bytes
 
-        return max(1, int(MEMORY_SHARE * self.memory / replica_bytes(cell)))
+        return pack_bytes(cells, self.device) <= MEMORY_SHARE * self.memory
 
 
 @dataclass(frozen=True)
@@ -90,35 +109,102 @@ def plan(
     """
     steps = checkpoint_steps or {}
     groups: dict[tuple, list[Cell]] = defaultdict(list)
-    for cell in cells:
+    for cell in sorted(cells, key=lambda c: (*stream_key(c), c.learning_rate)):
         groups[(pack_key(cell), min(steps.get(cell.cell_id, 0), cell.steps))].append(cell)
     if not groups:
         return []
 
-    sized = []  # (cells, step, seconds of one cell alone, most cells in a pack)
-    for (_, step), group in groups.items():
-        # Neighbours share a stream of sequences, if anything does.
-        group.sort(key=lambda c: (c.seed, c.num_tasks, c.learning_rate))
-        limit = min(workers.most_replicas(group[0]), pack_size or len(group), len(group))
-        sized.append((group, step, workers.seconds(group[0], 1, step), limit))
+    def fits(cells: Sequence[Cell]) -> bool:
+        return len(cells) <= (pack_size or len(cells)) and workers.hold(cells)
 
-    total = sum(len(group) * seconds for group, _, seconds, _ in sized)
+    apart: list[Units] = []
+    together: list[Units] = []
+    for (_, step), group in groups.items():
+        apart += [_of_shape(step, cells) for cells in _by(stack_key, group)]
+        together += _sharing(step, group, fits)
+    candidates = _candidates(apart, workers, fits)
+    best = min(candidates, key=lambda packs: makespan(packs, workers.count))
+    if together != apart:
+        candidates = _candidates(together, workers, fits)
+        shared = min(candidates, key=lambda packs: makespan(packs, workers.count))
+        allowed = (1 - LEAST_GAIN) * makespan(best, workers.count)
+        best = shared if makespan(shared, workers.count) <= allowed else best
+    return best
+
+
+@dataclass(frozen=True)
+class Units:
+    """What packs are made of, each of a run of them: cells of a shape, or streams with all cells
+    that see them.
+
+    Attributes:
+        step: the checkpoint that all cells are at.
+        units: cells, never divided between packs.
+    """
+
+    step: int
+    units: list[list[Cell]]
+
+
+def _of_shape(step: int, cells: Iterable[Cell]) -> Units:
+    return Units(step, [[cell] for cell in cells])
+
+
+def _sharing(step: int, group: list[Cell], fits: Callable[[Sequence[Cell]], bool]) -> list[Units]:
+    """Streams of the cells of as many shapes as fit, and the others by shape, the largest ones."""
+    shapes = sorted(_by(stack_key, group), key=lambda cells: cells[0].model_size)
+    large: list[Units] = []
+    while len(shapes) > 1:
+        small = {stack_key(cells[0]) for cells in shapes}
+        streams = _by(stream_key, (cell for cell in group if stack_key(cell) in small))
+        if all(map(fits, streams)):
+            return [Units(step, streams), *large]
+        large.append(_of_shape(step, shapes.pop()))
+    return [*(_of_shape(step, cells) for cells in shapes), *large]
+
+
+def _by(key: Callable[[Cell], tuple], cells: Iterable[Cell]) -> list[list[Cell]]:
+    groups: dict[tuple, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[key(cell)].append(cell)
+    return list(groups.values())
+
+
+def _candidates(
+    groups: Sequence[Units], workers: Workers, fits: Callable[[Sequence[Cell]], bool]
+) -> list[list[Pack]]:
+    """Plans with packs of different sizes, dearest first."""
+    unit_seconds = [workers.seconds(group.units[0], group.step) for group in groups]
+    total = sum(len(g.units) * seconds for g, seconds in zip(groups, unit_seconds, strict=True))
     candidates = []
     for parts in (1, 2, 3, 4, 6, 8):
         # No pack longer than 1/parts of a worker's share of all the work.
         longest = total / (workers.count * parts) if workers.count > 1 else math.inf
         packs = []
-        for group, step, seconds, limit in sized:
-            size = max(1, min(limit, round(longest / seconds) if longest < math.inf else limit))
+        for group, seconds in zip(groups, unit_seconds, strict=True):
+            most = len(group.units)
+            size = most if longest == math.inf else max(1, min(round(longest / seconds), most))
             packs += [
-                Pack(tuple(part), step, workers.seconds(part[0], len(part), step))
-                for part in _split(group, math.ceil(len(group) / size))
+                Pack(tuple(cells), group.step, workers.seconds(cells, group.step))
+                for cells in _packed(group.units, size, fits)
             ]
         packs.sort(key=lambda pack: -pack.seconds)
         candidates.append(packs)
         if workers.count == 1:
             break
-    return min(candidates, key=lambda packs: makespan(packs, workers.count))
+    return candidates
+
+
+def _packed(
+    units: Sequence[list[Cell]], size: int, fits: Callable[[Sequence[Cell]], bool]
+) -> list[list[Cell]]:
+    """Packs of consecutive units, as equal as can be, of `size` units or as few as fit."""
+    parts = math.ceil(len(units) / size)
+    while True:
+        packs = [[c for unit in run for c in unit] for run in _split(units, parts)]
+        if parts == len(units) or all(map(fits, packs)):
+            return packs
+        parts = min(len(units), parts + max(1, parts // 8))
 
 
 def makespan(packs: Sequence[Pack], workers: int) -> float:
@@ -130,10 +216,10 @@ def makespan(packs: Sequence[Pack], workers: int) -> float:
     return max(free)[0] + UNCERTAINTY * max(last for _, last in free)
 
 
-def _split(cells: Sequence[Cell], parts: int) -> list[Sequence[Cell]]:
-    """`parts` runs of consecutive cells whose lengths differ by at most one."""
-    bounds = [round(i * len(cells) / parts) for i in range(parts + 1)]
-    return [cells[a:b] for a, b in itertools.pairwise(bounds)]
+def _split(units: Sequence[list[Cell]], parts: int) -> list[Sequence[list[Cell]]]:
+    """`parts` runs of consecutive units whose lengths differ by at most one."""
+    bounds = [round(i * len(units) / parts) for i in range(parts + 1)]
+    return [units[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def local_workers() -> Workers:
@@ -147,9 +233,22 @@ def local_workers() -> Workers:
     return Workers(count=cores or 1, memory=memory / (cores or 1))
 
 
-def gpu_workers(count: int) -> Workers:
-    """One worker a GPU, as far as known like those of this machine."""
-    return Workers(count, "cuda", _gpu_memory(), flops=2e13, step_seconds=2e-3, example_seconds=0.0)
+def gpu_workers(count: int, memory: float | None = None) -> Workers:
+    """One worker a GPU, as far as known like those of this machine. Speeds are estimates for one of
+    about 2022, from operations and bytes (core.kernels): none has been measured yet.
+
+    Args:
+        memory: bytes of each; None: as those of this machine have.
+    """
+    return Workers(
+        count,
+        "cuda",
+        _gpu_memory() if memory is None else memory,
+        flops=1e14,
+        step_seconds=5e-4,
+        example_seconds=0.0,
+        normal_seconds=1.4e-12,
+    )
 
 
 def _gpu_memory() -> float:

@@ -286,8 +286,8 @@ def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
 
 
 def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
-    """Prints what would be trained, by what is trained together."""
-    from core.config import pack_key
+    """Prints what would be trained, by its shapes."""
+    from core.config import stack_key
     from core.cost import flops_per_step, num_parameters
     from sweeps.plan import local_workers, plan
 
@@ -295,10 +295,11 @@ def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int
     workers = local_workers()
     packs = defaultdict(list)
     for pack in plan(missing, workers, steps, pack_size):
-        packs[pack_key(pack.cells[0])].append(pack)
+        for key in {stack_key(cell) for cell in pack.cells}:
+            packs[key].append(pack)
     groups = defaultdict(list)
     for cell in sweep.cells:
-        groups[pack_key(cell)].append(cell)
+        groups[stack_key(cell)].append(cell)
     missing_ids = {cell.cell_id for cell in missing}
     print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
     row = "{:>12} {:>10} {:>12} {:>6} {:>9} {:>8} {:>6}  {}".format

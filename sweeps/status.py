@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from sweeps.storage import Results
 
 RUNNING, MISSING = "running", "missing"
-# Settings on which the estimate of a step's time depends.
-_SHAPE = (
-    *("architecture", "model_size", "num_layers", "num_heads", "key_size", "mlp_ratio"),
-    *("batch_size", "sequence_length", "image_size", "grayscale", "num_classes"),
-    *("dataset", "token_format"),
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,15 +113,16 @@ def seconds_left(
         steps: {cell_id: step of its newest checkpoint}.
         since: when the driver began.
     """
+    from core.config import stack_key
     from sweeps.plan import Workers
 
     workers = Workers(1)
     done = left = 0.0
     costs: dict[Any, float] = {}
     for cell in cells:
-        shape = tuple(getattr(cell, name) for name in _SHAPE)
+        shape = (stack_key(cell), cell.num_tasks)
         if shape not in costs:
-            costs[shape] = workers.seconds(cell, 1) / cell.steps
+            costs[shape] = workers.seconds([cell]) / cell.steps
         state, recent = states[cell.cell_id], touched.get(cell.cell_id, 0.0) >= since
         step = steps.get(cell.cell_id, 0)
         if state in (RUNNING, MISSING):

@@ -27,6 +27,7 @@ from ray import tune
 from ray._private import state as ray_state
 
 from core.config import Cell, ConfigError
+from core.graph import out_of_memory
 from core.trainer import PackTrainer
 from sweeps.plan import Pack
 from sweeps.storage import Results, is_full, may_pass
@@ -146,7 +147,9 @@ class PackTrial(tune.Trainable):
             settled = any(self._trainer.finished_cells())  # before a crash, but not yet written
             evaluated = settled or self._trainer.advance(self._should_pause)
             self._unsaved = True
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             self._halve(error)
             return self._report()
         except ConfigError as error:

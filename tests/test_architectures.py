@@ -119,7 +119,7 @@ def test_cost_counts_parameters_and_operations(architecture, token_format, monke
     projection = 2 * cell.batch_size * cell.sequence_length * cell.input_size**2
     counted = counter.get_total_flops() + projection
     assert abs(cost.flops_per_step(cell) / counted - 1) < 0.15
-    assert cost.replica_bytes(cell) > 20 * cost.num_parameters(cell)
+    assert cost.pack_bytes([cell], "cpu") > 20 * cost.num_parameters(cell)
 
 
 def test_the_lstm_is_torchs_lstm(device):

@@ -42,7 +42,10 @@ def test_the_baseline_is_the_same_model():
         batch = ours.sampler.training_batch(draw, torch.tensor([0]))
         onehot = torch.nn.functional.one_hot(batch.y_RxBxT[0], cell.num_classes).float()
         torch.testing.assert_close(
-            theirs(batch.x_RxBxTxX[0], onehot), ours.stacks[0].predict(batch)[0], rtol=1e-4, atol=1e-4
+            theirs(batch.x_RxBxTxX[0], onehot),
+            ours.stacks[0].predict(batch)[0],
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 

@@ -57,6 +57,15 @@ def test_the_attention_block_is_its_plain_twin(
     )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_more_sequences_than_one_call_takes(device, stride, monkeypatch):
+    shape = blocks.Attention(7, 2, 4, stride)
+    h, *weights = random_tensors(device, (3, 35, 6), (3, 6, 8), (3, 6, 16), (3, 8, 6))
+    whole = blocks.plain_attention(h, *weights, shape)
+    monkeypatch.setattr(blocks, "_MOST_SEQUENCES", 4)
+    torch.testing.assert_close(blocks.plain_attention(h, *weights, shape), whole)
+
+
 @pytest.mark.parametrize(("tokens", "width", "hidden"), [(992, 32, 128), (7, 2, 8), (100, 5, 3)])
 def test_the_mlp_block_is_its_plain_twin(device, tokens, width, hidden):
     tensors = random_tensors(

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import Cell, pack_key
-from core.cost import replica_bytes
+from core.config import Cell, pack_key, stack_key, stream_key
+from core.cost import pack_bytes
 from sweeps.config import load_preset
-from sweeps.plan import MEMORY_SHARE, Workers, makespan, plan
+from sweeps.plan import MEMORY_SHARE, Workers, gpu_workers, makespan, plan
 
 QUICKSTART = load_preset("quickstart").cells
 
@@ -43,7 +43,7 @@ def test_every_cell_is_in_one_pack(widths, tasks, seeds, workers, pack_size, mem
         assert len({pack_key(cell) for cell in pack.cells}) == 1
         assert {steps.get(cell.cell_id, 0) for cell in pack.cells} == {pack.step}
         assert len(pack.cells) <= (pack_size or len(cells))
-        needed = len(pack.cells) * replica_bytes(pack.cells[0])
+        needed = pack_bytes(pack.cells, "cpu")
         assert len(pack.cells) == 1 or needed <= MEMORY_SHARE * memory
     assert [p.seconds for p in packs] == sorted((p.seconds for p in packs), reverse=True)
 
@@ -55,9 +55,44 @@ def test_the_quickstart_keeps_all_cores_busy(workers):
     assert makespan(packs, workers) < 1.15 * shared + 3
 
 
-def test_one_gpu_trains_each_shape_in_one_pack():
-    packs = plan(QUICKSTART, Workers(1, "cuda", memory=80e9))
-    assert len(packs) == len({pack_key(cell) for cell in QUICKSTART})
+def test_one_worker_trains_each_shape_in_one_pack_where_batches_cost_little():
+    packs = plan(QUICKSTART, Workers(1, memory=80e9))
+    assert len(packs) == len({stack_key(cell) for cell in QUICKSTART})
+
+
+@pytest.mark.parametrize(("count", "memory"), [(1, 80e9), (1, 24e9), (4, 80e9)])
+def test_widths_share_their_batches_where_those_are_dear(count, memory):
+    """Drawing projections of 28 x 28 pixels costs more than small models do."""
+    cells = load_preset("figure2").cells
+    workers = gpu_workers(count, memory)
+    packs = plan(cells, workers)
+    widths = len({cell.model_size for cell in cells})
+    for pack in packs:
+        assert workers.hold(pack.cells)
+        assert len(pack.cells) == widths * len({stream_key(cell) for cell in pack.cells})
+    assert makespan(packs, count) < 1.3 * sum(pack.seconds for pack in packs) / count
+    of_width = [[c for c in cells if c.model_size == w] for w in {c.model_size for c in cells}]
+    apart = sum(workers.seconds(shape) for shape in of_width)
+    assert sum(pack.seconds for pack in packs) < 0.98 * apart
+
+
+def test_a_shape_too_large_to_share_is_trained_by_itself():
+    cells = load_preset("figure2", overrides=["seed=[0]", "num_tasks=[16777216, 33554432]"]).cells
+    workers = gpu_workers(1, 8e9)
+    packs = plan(cells, workers)
+    assert all(len(pack.cells) == 1 or workers.hold(pack.cells) for pack in packs)
+    sizes = [sorted({cell.model_size for cell in pack.cells}) for pack in packs]
+    assert [512] in sizes
+    assert [2, 4, 8, 16, 32, 64, 128, 256] in sizes
+
+
+def test_a_pack_takes_less_memory_than_its_shapes_by_themselves():
+    cells = grid([8, 64], [4, 2**30], [0, 1], dataset="MNIST")
+    for device in ("cpu", "cuda"):
+        whole = pack_bytes(cells, device)
+        parts = [pack_bytes([c for c in cells if c.model_size == w], device) for w in (8, 64)]
+        assert max(parts) < whole < sum(parts)
+        assert whole > pack_bytes(cells[:-1], device)
 
 
 def test_more_steps_done_is_less_work():

@@ -251,7 +251,8 @@ def test_a_learning_rate_that_explodes_is_recorded_as_diverged():
 def test_adam_is_torchs_adam():
     cell = small_cell(warmup_steps=4, adam_beta1=0.8, adam_epsilon=1e-4)
     ours = PackTrainer([cell])
-    twin = {name: p.detach().clone().requires_grad_() for name, p in ours.stacks[0].parameters.items()}
+    [stack] = ours.stacks
+    twin = {name: p.detach().clone().requires_grad_() for name, p in stack.parameters.items()}
     optimizer = torch.optim.Adam(twin.values(), lr=cell.learning_rate, betas=(0.8, 0.999), eps=1e-4)
     for step in range(12):
         optimizer.param_groups[0]["lr"] = cell.learning_rate * min(1.0, (step + 1) / 4)
@@ -262,7 +263,7 @@ def test_adam_is_torchs_adam():
         torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.y_RxBxT.flatten()).backward()
         optimizer.step()
         ours.train(1)
-    for name, p in ours.stacks[0].parameters.items():
+    for name, p in stack.parameters.items():
         torch.testing.assert_close(p, twin[name], rtol=0, atol=2e-6)
 
 

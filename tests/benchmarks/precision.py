@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from analysis.phases import classify
-from core.config import Cell, pack_key
+from core.config import Cell, stack_key
 from core.trainer import PackTrainer
 from tests.benchmarks.throughput import QUICKSTART
 
@@ -38,7 +38,7 @@ def train(cells: Sequence[Cell], device: str, data_root: str) -> pd.DataFrame:
     """Rows of the cells table, classified."""
     packs: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        packs.setdefault(pack_key(cell), []).append(cell)
+        packs.setdefault(stack_key(cell), []).append(cell)
     rows = []
     for pack in packs.values():
         trainer = PackTrainer(pack, device=device, data_root=data_root)

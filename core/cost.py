@@ -56,8 +56,8 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     kept, working = zip(*(_stack_bytes(stack) for stack in stacks.values()), strict=True)
     cell, streams = cells[0], len({stream_key(cell) for cell in cells})
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
-    # Where there is no kernel for them, projections lie in memory as a whole.
-    projections = streams * B * X**2 if device == "cpu" else 0
+    # Where there is no kernel for them (core.inputs), and the table's entries beside it.
+    projections = max(B * X**2, 2**22) if device == "cpu" else 0
     copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks.values()))
     inputs = 4 * (B * T * X * (streams + copied) + projections)
     matrix, seeds = 4 * X**2, len({cell.seed for cell in cells})

@@ -7,6 +7,7 @@ the same inputs: these are computed once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -58,8 +59,11 @@ class Inputs:
         image_UxBxT = image_RxBxT[self.first_U]
         task_UxB = task_B.expand(len(self.seeds_U), -1)
         if self.kernel is None:
-            a_UxBxXxX = projections(self.seeds_U[:, None], task_UxB, self.size)
-            x_UxBxTxX = _product(images, image_UxBxT, a_UxBxXxX)
+
+            def drawn(task: Tensor, first: int) -> Tensor:
+                return projections(self.seeds_U[first : first + len(task), None], task, self.size)
+
+            x_UxBxTxX = _plain(images, image_UxBxT, task_UxB, drawn)
         else:
             x_UxBxTxX = self._run(images, image_UxBxT, task_UxB, seed_G=self.seeds_U)
         return x_UxBxTxX[self.row_R]
@@ -67,7 +71,7 @@ class Inputs:
     def _of_streams(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
         tasks = self.seen_tasks
         if self.kernel is None:
-            return _product(images, image_GxBxT, tasks.projections(task_GxB))
+            return _plain(images, image_GxBxT, task_GxB, tasks.projections)
         if tasks.all_tabled:
             return self._run(
                 images, image_GxBxT, task_GxB, table_UxMxXxX=tasks.table_UxMxXxX, row_G=tasks.row_R
@@ -107,10 +111,25 @@ def projection_kernel(device: torch.device) -> ModuleType | None:
     return projection
 
 
-def _product(images: Images, image_GxBxT: Tensor, a_GxBxXxX: Tensor) -> Tensor:
-    """The definition: A x, each sequence with its own A."""
+def _plain(
+    images: Images,
+    image_GxBxT: Tensor,
+    task_GxB: Tensor,
+    projections: Callable[[Tensor, int], Tensor],
+) -> Tensor:
+    """The definition: A x, each sequence with its own A.
+
+    Args:
+        projections: (tasks of some streams, the first one's number) -> A_GxBxXxX.
+    """
     G, B, T = image_GxBxT.shape
-    size = a_GxBxXxX.shape[-1]
-    raw_GBxTxX = images.x_NxX[image_GxBxT.reshape(-1)].view(G * B, T, size)
-    a_GBxXxX = a_GxBxXxX.reshape(G * B, size, size)
-    return torch.bmm(raw_GBxTxX, a_GBxXxX.transpose(1, 2)).view(G, B, T, size)
+    size = images.x_NxX.shape[1]
+    x_GxBxTxX = torch.empty(G, B, T, size, device=task_GxB.device)
+    # Of a few streams at a time: 16 MB of projections, at least one stream's.
+    count = max(1, 2**22 // (B * size**2))
+    for first in range(0, G, count):
+        some = slice(first, first + count)
+        a_GBxXxX = projections(task_GxB[some], first).flatten(0, 1)
+        raw_GBxTxX = images.x_NxX[image_GxBxT[some].reshape(-1)].view(-1, T, size)
+        torch.bmm(raw_GBxTxX, a_GBxXxX.transpose(1, 2), out=x_GxBxTxX[some].flatten(0, 1))
+    return x_GxBxTxX

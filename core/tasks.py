@@ -158,8 +158,9 @@ class SeenTasks:
         room = table_bytes // (size * size * dtype.itemsize)
         self.length = table_length(num_tasks_R.tolist(), len(self.seeds_U), room)
         tabled_R = num_tasks_R <= self.length
+        self._is_tabled: list[bool] = tabled_R.tolist()
         self.tabled, self.drawn = tabled_R.nonzero()[:, 0], (~tabled_R).nonzero()[:, 0]
-        self.all_tabled, self.none_tabled = bool(tabled_R.all()), not bool(tabled_R.any())
+        self.all_tabled, self.none_tabled = all(self._is_tabled), not any(self._is_tabled)
         self.table_UxMxXxX = self._fill_table()
 
     def _fill_table(self) -> Tensor:
@@ -174,17 +175,12 @@ class SeenTasks:
                 part.copy_(projections(seed, task, size))
         return table_UxMxXxX
 
-    def projections(self, task_RxB: Tensor) -> Tensor:
-        """A_RxBxXxX of the tasks of each replica."""
-        if self.all_tabled:
-            return self.table_UxMxXxX[self.row_R[:, None], task_RxB]
-        if self.none_tabled:
-            return projections(self.seed_R[:, None], task_RxB, self.size)
-        shape = (*task_RxB.shape, self.size, self.size)
-        a_RxBxXxX = torch.empty(shape, device=task_RxB.device)
-        row = self.row_R[self.tabled, None]
-        a_RxBxXxX[self.tabled] = self.table_UxMxXxX[row, task_RxB[self.tabled]]
-        a_RxBxXxX[self.drawn] = projections(
-            self.seed_R[self.drawn, None], task_RxB[self.drawn], self.size
-        )
-        return a_RxBxXxX
+    def projections(self, task_RxB: Tensor, first: int = 0) -> Tensor:
+        """A_RxBxXxX of the tasks of some replicas, those from number `first` on."""
+        last = first + len(task_RxB)
+        if all(self._is_tabled[first:last]):
+            return self.table_UxMxXxX[self.row_R[first:last, None], task_RxB]
+        if not any(self._is_tabled[first:last]):
+            return projections(self.seed_R[first:last, None], task_RxB, self.size)
+        parts = task_RxB.split(1)
+        return torch.cat([self.projections(part, r) for r, part in enumerate(parts, start=first)])

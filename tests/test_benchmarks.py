@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import torch
 
+from core import schema
 from core.config import Cell
 from core.trainer import PackTrainer
 from sweeps.config import load_preset
-from tests.benchmarks import precision
+from sweeps.plan import Workers, plan
+from sweeps.storage import Results
+from tests.benchmarks import precision, without_ray
 from tests.benchmarks.baselines import EagerCell, PlainTransformer
 from tests.benchmarks.throughput import PAPER, QUICKSTART
 
@@ -57,3 +60,22 @@ def test_the_eager_baseline_learns():
     x, y = eager.tasks.batch()
     onehot = torch.nn.functional.one_hot(y, cell.num_classes).float()
     assert (eager.model(x, onehot).argmax(-1) == y).float().mean() > 0.7
+
+
+def test_without_ray_the_tree_is_the_same(tmp_path):
+    settings = ["model_size=[8]", "num_tasks=[1, 16]", "seed=[0]", "steps=20", "eval_every=10"]
+    command = ["quickstart", "--root", str(tmp_path)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    assert without_ray.main([*command, "--seconds", "0"]) == 1
+    assert without_ray.main(command) == 0
+    results = Results(str(tmp_path), "quickstart")
+    cells = load_preset("quickstart", settings).cells
+    assert results.finished() == {cell.cell_id: schema.DONE for cell in cells}
+    assert results.damaged({cell.cell_id for cell in cells}) == set()
+    [pack] = plan(cells, Workers(1))
+    trainer = PackTrainer(pack.cells)
+    while not trainer.finished:
+        trainer.advance()
+    rows = {row["cell_id"]: row for row in results.read_rows([c.cell_id for c in cells])}
+    for row, _ in trainer.results():
+        assert rows[row["cell_id"]]["unseen_last"] == row["unseen_last"]

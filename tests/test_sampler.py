@@ -95,7 +95,7 @@ def test_splits_use_the_images_they_should(monkeypatch):
     cell = small_cell(num_tasks=3)
     sampler = make_sampler([cell], torch.device("cpu"))
     identity = torch.eye(cell.input_size).expand(1, 8, -1, -1)
-    monkeypatch.setattr(sampler.inputs.seen_tasks, "projections", lambda task: identity)
+    monkeypatch.setattr(sampler.inputs.seen_tasks, "projections", lambda task, first: identity)
     sequences = torch.arange(8)
     for split, images in [
         (schema.TRAIN, sampler.images.train),

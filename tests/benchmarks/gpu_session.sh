@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Everything that has to be shown on a GPU, in one go of some 25 minutes: correctness first, then
-# kernels, then throughput. Needs torch, triton, pytest, pandas, pyarrow, scipy
-# and scikit-learn; no Ray. One part a call where a call has 10 minutes.
+# Everything that has to be shown on a GPU: correctness first, then kernels, throughput, phases, and
+# the paper's map. Needs torch, triton, pytest, pandas, pyarrow, scipy, scikit-learn and, for the
+# last, PyYAML and data/MNIST; no Ray. Each part ends within nine minutes.
 #
-#   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh            # all parts
-#   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh tests      # one: tests kernels small paper phases
+#   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh            # all parts, some 40 minutes
+#   OUT=/tmp/gpu bash tests/benchmarks/gpu_session.sh tests      # one, in the order of their worth:
+#                                    # tests paper-64 paper-512 kernels phases figure2 small
 #
 # Logs go to $OUT; the ends of them, the tables, are printed last.
 set -u
 out=${OUT:-gpu-session}
 mkdir -p "$out"
 python=${PYTHON:-python3}
-parts=${*:-tests kernels small paper phases}
+parts=${*:-tests paper-64 paper-512 kernels phases figure2 small}
 
 run() { # name, seconds, command ...
     local name=$1 seconds=$2
@@ -34,18 +35,20 @@ for part in $parts; do
         PHASESWEEP_FUSED=1 run small-fused 120 "$python" -m tests.benchmarks.throughput \
             --methods d --seconds 1
         ;;
-    paper)
-        for batch in 64 512; do
-            run "paper-$batch" 420 "$python" -m tests.benchmarks.throughput --shapes paper \
-                --batch-size $batch --widths 2 16 64 256 512 --methods acd --seconds 1
-            PHASESWEEP_FUSED=1 run "paper-$batch-fused" 240 "$python" -m \
-                tests.benchmarks.throughput --shapes paper --batch-size $batch \
-                --widths 2 16 64 --methods d --seconds 1
-        done
+    paper-*)
+        batch=${part#paper-}
+        run "$part" 320 "$python" -m tests.benchmarks.throughput --shapes paper \
+            --batch-size "$batch" --widths 2 16 64 256 512 --methods acd --seconds 0.7
+        PHASESWEEP_FUSED=1 run "$part-fused" 200 "$python" -m tests.benchmarks.throughput \
+            --shapes paper --batch-size "$batch" --methods d --seconds 0.5
         ;;
     phases)
-        run phases-bf16 300 "$python" -m tests.benchmarks.precision --precision bf16
-        run phases-tf32 300 "$python" -m tests.benchmarks.precision --precision tf32
+        run phases-bf16 260 "$python" -m tests.benchmarks.precision --precision bf16
+        run phases-tf32 260 "$python" -m tests.benchmarks.precision --precision tf32
+        ;;
+    figure2)
+        run figure2 530 "$python" -m tests.benchmarks.without_ray figure2-small --root "$out" \
+            --seconds 500
         ;;
     esac
 done

@@ -6,7 +6,9 @@
 
 (a) one process a cell, eager; (b) the same, several processes sharing the device; (c) compiled
 torch.func.vmap over stacked modules; (d) ours, packs of 1, 8, 32 and what the planner would
-choose. The share of the limit is that of the larger of two times: operations over the measured rate
+choose. Last, all widths in one pack, on the same sequences, as sweeps are trained where these are
+dear: what of it is making them, and for the paper's shapes the time to all of Figure 2. The share
+of the limit is that of the larger of two times: operations over the measured rate
 of large matrix products, bytes over the measured rate of a large copy.
 """
 
@@ -65,7 +67,7 @@ class Timer:
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self.seconds = device, seconds
 
-    def __call__(self, call: Callable[[], None]) -> float:
+    def __call__(self, call: Callable[[], object]) -> float:
         call()
         call()
         self._wait()
@@ -98,18 +100,33 @@ def ceilings(device: torch.device, precision: str, timer: Timer) -> tuple[float,
     return rate, 2 * 4 * source.numel() / timer(lambda: target.copy_(source))
 
 
-def ours(cell: Cell, replicas: int, device: torch.device, timer: Timer, report: list[str]) -> float:
-    """Seconds a step of a pack of this size; reports the share of it that drawing its batch takes
-    when it is done apart."""
-    cells = [replace(cell, seed=seed) for seed in range(replicas)]
+def ours(cells: Sequence[Cell], device: torch.device, timer: Timer) -> tuple[float, float]:
+    """Seconds of a step of a pack of these cells, and of making its sequences when that is done
+    apart: drawing tasks, images and labels, and the inputs A x."""
     trainer = PackTrainer(cells, device=device)
     step = timer(lambda: trainer.train(DRAW_STEPS)) / DRAW_STEPS
     steps = torch.arange(DRAW_STEPS, device=device)
     draw = trainer.sampler.draw_training(steps)
     drawing = timer(lambda: trainer.sampler.draw_training(steps)) / DRAW_STEPS
-    batch = timer(lambda: trainer.sampler.training_batch(draw, steps[:1]))
-    report.append(f"drawing {(drawing + batch) / step:.0%}")
-    return step
+    batch = captured(lambda: trainer.sampler.training_batch(draw, steps[:1]), device)
+    return step, drawing + timer(lambda: [batch() for _ in range(DRAW_STEPS)]) / DRAW_STEPS
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The call as part of a step is: on CUDA replayed from a graph, without its launches."""
+    if device.type != "cuda":
+        return call
+    call()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def replicas_of(cell: Cell, count: int) -> list[Cell]:
+    """Cells that see different sequences."""
+    return [replace(cell, seed=seed) for seed in range(count)]
 
 
 def _shared_worker(cell: Cell, device: str, seconds: float, start, results) -> None:
@@ -222,12 +239,35 @@ def measure(
             )
             if rate:
                 baseline["c"] = max(rate, baseline.get("c", 0.0))
+
+    def packed(replicas: int) -> float:
+        step, drawing = ours(replicas_of(cell, replicas), device, timer)
+        report.append(f"drawing {drawing / step:.0%}")
+        return replicas / step
+
     for replicas in sorted({1, 8, 32, planned_replicas(cell, device)}):
-        rate = attempt(
-            "(d) ours", replicas, lambda n=replicas: n / ours(cell, n, device, timer, report)
-        )
+        rate = attempt("(d) ours", replicas, lambda n=replicas: packed(n))
         best = max(rate or 0.0, best or 0.0)
     return best
+
+
+def together(cells: Sequence[Cell], streams: int, device: torch.device, timer: Timer) -> float:
+    """Prints what a pack of all these shapes on the same sequences takes. Returns the seconds of
+    its step for each stream of sequences."""
+    apart = {}
+    for cell in cells:
+        step, drawing = ours(replicas_of(cell, streams), device, timer)
+        apart[cell.model_size] = step - drawing
+    step, drawing = ours([c for one in cells for c in replicas_of(one, streams)], device, timer)
+    print(
+        f"\nAll {len(cells)} widths on the same {streams} streams of sequences: "
+        f"{1e3 * step / streams:.3f} ms a step and stream, making the sequences "
+        f"{1e3 * drawing / streams:.3f} ms of it, {drawing / step:.1%}"
+    )
+    own = drawing / len(cells)  # each cell's share of what it shares
+    print("sequences as a share of a cell's step, by width: ", end="")
+    print(", ".join(f"{width}: {own / (own + rest):.1%}" for width, rest in apart.items()))
+    return step / streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -239,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--methods", default="abcd", help="baselines to run beside ours (abcd)")
     parser.add_argument("--processes", type=int, default=4 if torch.cuda.is_available() else 2)
+    parser.add_argument("--streams", type=int, default=4, help="of the pack of all widths")
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row")
     arguments = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -255,24 +296,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ("width", "method", "R", "cells*steps/s", "ms each", "x (a)", "x (c)", "of limit", "GB")
     print("{:>6} {:<18} {:>4} {:>12} {:>10} {:>8}{:>8} {:>8} {:>7}".format(*head), flush=True)
     best: dict[int, float] = {}
+    cells = []
     widths = arguments.widths or ([2**k for k in range(1, 10)] if paper else [4, 8, 16, 32])
     for width in widths:
         cell = Cell(model_size=width, **(PAPER if paper else QUICKSTART))
-        changes = {"precision": precision}
-        if arguments.batch_size:
-            changes["batch_size"] = arguments.batch_size
-        rate = measure(replace(cell, **changes), device, arguments, limits)
+        batch_size = arguments.batch_size or cell.batch_size
+        cells.append(replace(cell, precision=precision, batch_size=batch_size))
+        rate = measure(cells[-1], device, arguments, limits)
         if rate:
             best[width] = rate
+    seconds = together(cells, arguments.streams, device, Timer(device, arguments.seconds))
     if paper:
+        count = FIGURE2_TASK_COUNTS * FIGURE2_STEPS
         print(
             f"\nTime to Figure 2: {FIGURE2_TASK_COUNTS} task counts, {FIGURE2_STEPS} steps a cell"
         )
         for width, rate in best.items():
-            hours = FIGURE2_TASK_COUNTS * FIGURE2_STEPS / rate / 3600
-            print(f"  width {width:>4}: {hours:6.2f} GPU-hours")
-        total = sum(FIGURE2_TASK_COUNTS * FIGURE2_STEPS / rate / 3600 for rate in best.values())
-        print(f"  {len(best)} widths: {total:.2f} GPU-hours a seed")
+            print(f"  width {width:>4}: {count / rate / 3600:6.2f} GPU-hours by itself")
+        total = sum(count / rate / 3600 for rate in best.values())
+        print(
+            f"  {len(best)} widths: {total:.2f} GPU-hours a seed by themselves, "
+            f"{count * seconds / 3600:.2f} on the same sequences"
+        )
     return 0
 
 

@@ -1,0 +1,58 @@
+"""Trains a preset in this one process, for machines that can't have Ray; cheapest packs first.
+
+    python -m tests.benchmarks.without_ray figure2-small --seconds 540
+
+Results are the same tree that `phasesweep run` writes; the same command trains what is missing.
+Unlike there, a pack that isn't finished when the time is over starts again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from core.trainer import PackTrainer
+from sweeps.config import load_preset
+from sweeps.plan import local_workers, plan
+from sweeps.storage import Results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 if all cells are finished, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("preset")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--root", default="results")
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    arguments = parser.parse_args(argv)
+    sweep = load_preset(arguments.preset, arguments.set)
+    results = Results(arguments.root, sweep.name)
+    results.write_settings(sweep.settings)
+    finished, workers = results.finished(), local_workers()
+    packs = plan([cell for cell in sweep.cells if cell.cell_id not in finished], workers)
+    started = time.monotonic()
+    for number, pack in enumerate(reversed(packs), start=1):
+        began = time.monotonic()
+        trainer = PackTrainer(pack.cells, device=workers.device, data_root=arguments.data_root)
+        while not trainer.finished:
+            trainer.advance(lambda: time.monotonic() - started > arguments.seconds)
+            if time.monotonic() - started > arguments.seconds:
+                break
+        if not trainer.finished:
+            print(f"out of time in pack {number} of {len(packs)}, at step {trainer.step}")
+            return 1
+        for (row, curves), history in zip(trainer.results(), trainer.history, strict=True):
+            results.write_result(row, history, curves)
+        print(
+            f"pack {number} of {len(packs)}: {len(pack.cells)} cells, "
+            f"{time.monotonic() - began:.0f} s, planned {pack.seconds:.0f} s",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,7 +50,7 @@ class Workers:
     flops: float = 1.3e11
     step_seconds: float = 1.2e-3
     example_seconds: float = 1.2e-6
-    normal_seconds: float = 1.5e-8
+    normal_seconds: float = 1.3e-9
 
     def seconds(self, cells: Sequence[Cell], from_step: int = 0) -> float:
         """Estimated seconds to train a pack of these cells to their end."""

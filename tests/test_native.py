@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from core import blocks, native
+from core import blocks, native, rng, tasks
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
 
@@ -36,6 +36,35 @@ def test_softmax_is_exact_for_large_scores_too(spread):
     ours = blocks.attention(h, q, kv, out, shape)
     exact = blocks.plain_attention(*(t.double() for t in (h, q, kv, out)), shape)
     assert ((ours - exact).norm() / exact.norm()).item() < 3e-6 * max(1.0, spread / 10)
+
+
+def exact_projections(seed_M, task_M, size):
+    """By the definition, all of it after the words in float64."""
+    counter = torch.arange(size * -(-size // 4))
+    counters = (counter, (task_M & 0xFFFFFFFF)[:, None], (task_M >> 32)[:, None])
+    words = rng.philox(seed_M[:, None], rng.PROJECTION, counters)
+    u = [((word >> 9).double() + 0.5) * 2.0**-23 for word in words]
+    entries = []
+    for first, second in (u[:2], u[2:]):
+        radius, angle = torch.sqrt(-2.0 * torch.log(first)), 2.0 * math.pi * second
+        entries += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(entries, dim=-1).reshape(len(task_M), size, -1)[:, :, :size] / size**0.5
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [1, 3, 16, 49, 64, 196])
+def test_projections_are_their_plain_twins_and_more_exact(size):
+    seed_M = torch.randint(2**32, (40,))
+    task_M = torch.randint(2**62, (40,))
+    ours = native.projections(seed_M, task_M, size, rng.PROJECTION).double()
+    exact = exact_projections(seed_M, task_M, size)
+    plain = tasks.plain_projections(seed_M, task_M, size).double()
+    error, plain_error = ((a - exact).abs().max().item() * size**0.5 for a in (ours, plain))
+    assert error < 1.5e-6  # entries are up to 5.8 times their deviation
+    assert error < 2 * plain_error
+    # whatever they are drawn beside, and from tensors of any layout
+    some = native.projections(seed_M[::7], task_M[::7], size, rng.PROJECTION).double()
+    assert torch.equal(some, ours[::7])
 
 
 def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path):

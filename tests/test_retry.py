@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, monkey
     assert "\n" not in reports[-1]["config_error"]
     again, _ = test_trial.start(tmp_path)
     test_trial.run(again)
-    assert len(results.finished()) == 4
+    assert len(results.finished()) == len(test_trial.CELLS)
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])

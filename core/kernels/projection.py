@@ -23,8 +23,8 @@ What it costs, a batch of 512 sequences, T = 100, X = 784, on an H200 (132 multi
   13 times 512 x 100 x 784 x 2 bytes = 1.0 GB, 0.2 ms (2.1 GB with float32 images; BLOCK_I = 128
   halves it but draws 14% more rows than there are); y, 160 MB written, 0.04 ms.
 
-The twins: `core.tasks.projections` and `core.tasks.noise_projections`, times x. Numbers are the
-same to the rounding of the precision; the special functions are the fast ones, whose errors of
+The twins: `core.tasks.plain_projections` and `core.tasks.noise_projections`, times x. Numbers are
+the same to the rounding of the precision; the special functions are the fast ones, whose errors of
 about 2^-21 are below what the float32 sums round to.
 """
 

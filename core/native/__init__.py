@@ -1,7 +1,7 @@
-"""The CPU's own kernels (blocks.c), built when first used by the C compiler at hand.
+"""The CPU's own kernels (the .c files here), built when first used by the C compiler at hand.
 
-Where there is no compiler, `library()` is None and the blocks run in plain PyTorch: slower, the
-same to rounding. The built file is kept in the user's cache, named by all that went into it.
+Where there is no compiler, `library()` is None and plain PyTorch runs: slower, the same to
+rounding. The built file is kept in the user's cache, named by all that went into it.
 PHASESWEEP_NATIVE=0 switches it off.
 """
 
@@ -23,8 +23,11 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("blocks.c")
-_FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared"]
+_SOURCES = [Path(__file__).with_name(name) for name in ("blocks.c", "projections.c")]
+_FLAGS = [
+    *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared"),
+    "-fno-math-errno",  # else a loop with a square root isn't vectorized
+]
 # The first of these that the compiler takes.
 _FOR_THIS_CPU: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 _SECONDS = 120  # a compiler that takes longer is given up
@@ -50,9 +53,10 @@ def _build() -> Path:
     if os.path.exists("/proc/cpuinfo"):  # -march=native means another thing on another machine
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu += "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
-    key = hashlib.sha256(_SOURCE.read_bytes() + repr((compiler, cpu, _FLAGS)).encode())
+    code = b"".join(source.read_bytes() for source in _SOURCES)
+    key = hashlib.sha256(code + repr((compiler, cpu, _FLAGS)).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phasesweep"
-    built = cache / f"blocks-{key.hexdigest()[:16]}.so"
+    built = cache / f"kernels-{key.hexdigest()[:16]}.so"
     if built.exists():
         return built
     try:
@@ -63,7 +67,7 @@ def _build() -> Path:
         built = Path(folder) / built.name
     made = Path(folder) / "making.so"
     for number, extra in enumerate(_FOR_THIS_CPU, start=1):
-        command = [compiler, *_FLAGS, *extra, "-o", str(made), str(_SOURCE), "-lm"]
+        command = [compiler, *_FLAGS, *extra, "-o", str(made), *map(str, _SOURCES), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
             break
@@ -96,6 +100,23 @@ def _rows(*weights: Tensor) -> ctypes.Array:
 def _check(status: int) -> None:
     if status:
         raise MemoryError("no memory for a CPU kernel's buffers")
+
+
+def projections(seed_M: Tensor, task_M: Tensor, size: int, stream: int) -> Tensor:
+    """`core.tasks.plain_projections`, A_MxXxX; `stream` is `core.rng.PROJECTION`."""
+    a_MxXxX = torch.empty(len(task_M), size, size)
+    kernels = library()
+    assert kernels is not None
+    words = [t.contiguous() for t in (seed_M, task_M & 0xFFFFFFFF, task_M >> 32)]
+    kernels.projections(
+        ctypes.c_int64(len(task_M)),
+        ctypes.c_int64(size),
+        ctypes.c_uint32(stream),
+        *(ctypes.c_void_p(t.data_ptr()) for t in words),
+        ctypes.c_float(size**-0.5),
+        _floats(a_MxXxX),
+    )
+    return a_MxXxX
 
 
 class _Shape(ctypes.Structure):

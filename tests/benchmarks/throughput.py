@@ -1,6 +1,7 @@
 """Cells x steps per second, against what a good engineer would write: one table a device.
 
     python -m tests.benchmarks.throughput                     # the quickstart's shapes, this device
+    python -m tests.benchmarks.throughput --shapes mnist      # MNIST at 14 x 14 pixels
     python -m tests.benchmarks.throughput --shapes paper      # widths 2 ... 512, sequences of 100
     python -m tests.benchmarks.throughput --shapes paper --batch-size 64 --widths 2 16 64
 
@@ -44,8 +45,18 @@ PAPER: dict[str, Any] = {
     "position_encoding": "learned",
     "num_tasks": 2**25,
 }
-
-
+MNIST: dict[str, Any] = {  # mnist-small's cell, with more tasks than a table has room for
+    "dataset": "random",
+    "image_size": 14,
+    "sequence_length": 16,
+    "token_format": "interleaved",
+    "num_layers": 2,
+    "num_heads": 2,
+    "key_size": 8,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "num_tasks": 2**25,
+}
 QUICKSTART: dict[str, Any] = {  # the preset's cell, for machines that lack what sweeps.config needs
     "image_size": 4,
     "num_classes": 5,
@@ -59,6 +70,9 @@ QUICKSTART: dict[str, Any] = {  # the preset's cell, for machines that lack what
     "position_encoding": "learned",
     "num_tasks": 1024,
 }
+
+
+SHAPES = {"quickstart": QUICKSTART, "mnist": MNIST, "paper": PAPER}
 
 
 class Timer:
@@ -273,7 +287,7 @@ def together(cells: Sequence[Cell], streams: int, device: torch.device, timer: T
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, and for the paper's shapes the time to all of Figure 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--shapes", choices=("quickstart", "paper"), default="quickstart")
+    parser.add_argument("--shapes", choices=sorted(SHAPES), default="quickstart")
     parser.add_argument("--widths", type=int, nargs="*")
     parser.add_argument("--batch-size", type=int, help="default: the preset's (paper: 512)")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
@@ -299,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = []
     widths = arguments.widths or ([2**k for k in range(1, 10)] if paper else [4, 8, 16, 32])
     for width in widths:
-        cell = Cell(model_size=width, **(PAPER if paper else QUICKSTART))
+        cell = Cell(model_size=width, **SHAPES[arguments.shapes])
         batch_size = arguments.batch_size or cell.batch_size
         cells.append(replace(cell, precision=precision, batch_size=batch_size))
         rate = measure(cells[-1], device, arguments, limits)

@@ -1,0 +1,124 @@
+/* The tasks' projections on a CPU core: core.tasks.plain_projections, with Philox and Box-Muller as
+ * in core/rng.py. Every entry is computed by the same instructions wherever it stands, so it doesn't
+ * depend on what is drawn beside it.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { COUNTERS = 64 }; /* at a time: four normals each, all in the first cache */
+
+/* core.rng.philox of the counters (first + l, low, high, 0), 7 rounds. */
+static void philox(
+    uint32_t key0, uint32_t key1, uint32_t first, uint32_t low, uint32_t high,
+    uint32_t word[4][COUNTERS])
+{
+    for (uint32_t l = 0; l < COUNTERS; l++) {
+        word[0][l] = first + l;
+        word[1][l] = low;
+        word[2][l] = high;
+        word[3][l] = 0;
+    }
+    for (int round = 0; round < 7; round++) {
+#pragma omp simd
+        for (int l = 0; l < COUNTERS; l++) {
+            uint64_t product0 = (uint64_t)word[0][l] * 0xD2511F53u;
+            uint64_t product1 = (uint64_t)word[2][l] * 0xCD9E8D57u;
+            word[0][l] = (uint32_t)(product1 >> 32) ^ word[1][l] ^ key0;
+            word[1][l] = (uint32_t)product1;
+            word[2][l] = (uint32_t)(product0 >> 32) ^ word[3][l] ^ key1;
+            word[3][l] = (uint32_t)product0;
+        }
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+}
+
+static inline float as_float(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline uint32_t as_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* sqrt(-2 ln u) of a normal number u in (0, 1): u = 2^e m, m in [sqrt(1/2), sqrt(2)). */
+static inline float radius(float u)
+{
+    uint32_t bits = as_bits(u) - 0x3F3504F3u;
+    float e = (float)((int32_t)bits >> 23);
+    float f = as_float((bits & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
+    /* ln(1 + f) = 2 atanh(s), s = f / (2 + f), |s| < 0.1716: the series up to s^9 is off by 3e-9. */
+    float s = f / (2.0f + f), z = s * s;
+    float series = z * (0.66666667f + z * (0.4f + z * (0.28571429f + z * 0.22222222f)));
+    return sqrtf(-2.0f * (e * 0.69314718f + (2.0f * s + s * series)));
+}
+
+/* cos and sin of 2 pi t, t in (0, 1): the nearest quarter of a turn, and Taylor series for the rest,
+ * at most an eighth. */
+static inline void turn(float t, float *cosine, float *sine)
+{
+    float quarters = 4.0f * t;
+    int32_t nearest = (int32_t)(quarters + 0.5f);
+    float x = (quarters - (float)nearest) * 1.57079633f, z = x * x;
+    float s = -1.6666667e-1f + z * (8.3333333e-3f + z * (-1.9841270e-4f + z * 2.7557319e-6f));
+    float c = 4.1666667e-2f + z * (-1.3888889e-3f + z * 2.4801587e-5f);
+    s = x + x * z * s;
+    c = 1.0f + z * (-0.5f + z * c);
+    uint32_t odd = -(uint32_t)(nearest & 1);
+    uint32_t s_bits = as_bits(s), c_bits = as_bits(c);
+    uint32_t swap = (s_bits ^ c_bits) & odd;
+    *sine = as_float(s_bits ^ swap ^ ((uint32_t)(nearest & 2) << 30));
+    *cosine = as_float(c_bits ^ swap ^ ((uint32_t)((nearest + 1) & 2) << 30));
+}
+
+/* Two words of each counter to a pair of core.rng.normals, times `scale`. */
+static void normal_pairs(const uint32_t *word0, const uint32_t *word1, float scale, float *to)
+{
+    float first[COUNTERS], second[COUNTERS];
+#pragma omp simd
+    for (int l = 0; l < COUNTERS; l++) {
+        float u = ((float)(int32_t)(word0[l] >> 9) + 0.5f) * 0x1p-23f;
+        float t = ((float)(int32_t)(word1[l] >> 9) + 0.5f) * 0x1p-23f;
+        float cosine, sine, r = radius(u) * scale;
+        turn(t, &cosine, &sine);
+        first[l] = r * cosine;
+        second[l] = r * sine;
+    }
+    for (int l = 0; l < COUNTERS; l++) {
+        to[4 * l] = first[l];
+        to[4 * l + 1] = second[l];
+    }
+}
+
+/* Matrices of size x size entries, normals times `scale`, a row of every argument each. */
+void projections(
+    int64_t count, int64_t size, uint32_t stream, const int64_t *seed, const int64_t *low,
+    const int64_t *high, float scale, float *to)
+{
+    int64_t quads = (size + 3) / 4; /* counters of a row */
+    for (int64_t m = 0; m < count; m++, to += size * size)
+        for (int64_t first = 0; first < size * quads; first += COUNTERS) {
+            uint32_t word[4][COUNTERS];
+            float entry[4 * COUNTERS];
+            philox(
+                (uint32_t)seed[m], stream, (uint32_t)first, (uint32_t)low[m], (uint32_t)high[m], word);
+            normal_pairs(word[0], word[1], scale, entry);
+            normal_pairs(word[2], word[3], scale, entry + 2);
+            int64_t left = size * quads - first, counters = left < COUNTERS ? left : COUNTERS;
+            if (size % 4 == 0)
+                memcpy(to + 4 * first, entry, 4 * counters * sizeof(float));
+            else
+                for (int64_t l = 0; l < counters; l++) {
+                    int64_t i = (first + l) / quads, j = (first + l) % quads * 4;
+                    int64_t entries = size - j < 4 ? size - j : 4;
+                    memcpy(to + i * size + j, entry + 4 * l, entries * sizeof(float));
+                }
+        }
+}

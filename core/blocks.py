@@ -14,7 +14,7 @@ import importlib
 import math
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -66,14 +66,14 @@ class Attention:
         )
 
 
-@lru_cache(maxsize=64)
+@cache  # not lru_cache: a graph may read what it has let go
 def _mask_QxS(shape: Attention, device: torch.device) -> Tensor:
     """Added to the scores: 0 where the query at position q * stride may look, up to itself."""
     s_S = torch.arange(shape.sequence, device=device)
     return torch.where(s_S <= s_S[:: shape.stride, None], 0.0, -math.inf)
 
 
-@lru_cache(maxsize=64)
+@cache  # not lru_cache: a graph may read what it has let go
 def rotation_table(shape: Attention, device: torch.device) -> Tensor:
     """cos and sin of the angle by which pair j of position s is turned: S x K/2 x 2."""
     half = shape.key_size // 2

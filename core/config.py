@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -301,6 +302,14 @@ def pack_key(cell: Cell) -> tuple:
 def stream_key(cell: Cell) -> tuple:
     """Equal for cells of a pack that see the same sequences."""
     return (cell.seed, cell.num_tasks, cell.identity_share, cell.identity_steps)
+
+
+def grouped(cells: Iterable[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
+    """Cells by one of the keys above, in their order."""
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell)
+    return groups
 
 
 def _all_but(cell: Cell, names: tuple[str, ...]) -> tuple:

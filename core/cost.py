@@ -6,15 +6,11 @@ from collections.abc import Sequence
 
 from core import model
 from core.architectures import ARCHITECTURES
-from core.config import Cell, stack_key, stream_key
-from core.tasks import table_length
+from core.config import Cell, grouped, stack_key, stream_key
+from core.sampler import DRAW_STEPS
+from core.tasks import TABLE_BYTES, table_length
 
-__all__ = ["bytes_per_step", "flops_per_step", "num_parameters", "pack_bytes"]
 num_parameters = model.num_parameters
-
-# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
-# cheaper than drawing: four bytes are read in less time than a normal is computed.
-TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
 
 
 def flops_per_step(cell: Cell) -> float:
@@ -34,35 +30,43 @@ def input_flops(cell: Cell) -> float:
     return 2.0 * cell.batch_size * cell.sequence_length * cell.input_size**2
 
 
-def drawn_normals(cell: Cell) -> float:
-    """Normals drawn a step for the projections A, of cells that see the same sequences: 0 where
-    they are read from a table. As if on a CPU, whose table is the smallest."""
-    matrix = 4 * cell.input_size**2
-    drawn = cell.num_tasks * matrix > TABLE_BYTES["cpu"]
+def normals_per_step(cells: Sequence[Cell], device: str) -> float:
+    """Normals drawn a step for the projections of a pack's sequences: those of the streams whose
+    tasks the pack's table doesn't hold."""
+    cell, length = cells[0], _table(cells, device)[0]
+    drawn = sum(stream[0].num_tasks > length for stream in grouped(cells, stream_key).values())
     return float(drawn * cell.batch_size * cell.input_size**2)
+
+
+def _table(cells: Sequence[Cell], device: str) -> tuple[int, int]:
+    """Of the table of a pack's projections: tasks of each seed, and bytes."""
+    cell, seeds = cells[0], len({cell.seed for cell in cells})
+    number = 2 if device == "cuda" and cell.precision == "bf16" else 4
+    matrix = number * cell.input_size**2
+    length = table_length({c.num_tasks for c in cells}, seeds, TABLE_BYTES[device] // matrix)
+    return length, seeds * length * matrix
 
 
 def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     """Device memory that training a pack takes, bytes: weights, gradients and Adam's moments of
-    all stacks; what the backward pass needs of the largest; the sequences' inputs and the tasks'
-    projections.
+    all stacks; what the backward pass needs of the largest; the sequences drawn, their inputs and
+    the tasks' projections.
 
     Args:
         device: "cpu" or "cuda".
     """
-    stacks: dict[tuple, list[Cell]] = {}
-    for cell in cells:
-        stacks.setdefault(stack_key(cell), []).append(cell)
-    kept, working = zip(*(_stack_bytes(stack) for stack in stacks.values()), strict=True)
+    stacks = list(grouped(cells, stack_key).values())
+    kept, working = zip(*map(_stack_bytes, stacks), strict=True)
     cell, streams = cells[0], len({stream_key(cell) for cell in cells})
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
-    # Where there is no kernel for them (core.inputs), and the table's entries beside it.
-    projections = max(B * X**2, 2**22) if device == "cpu" else 0
-    copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks.values()))
-    inputs = 4 * (B * T * X * (streams + copied) + projections)
-    matrix, seeds = 4 * X**2, len({cell.seed for cell in cells})
-    length = table_length({c.num_tasks for c in cells}, seeds, TABLE_BYTES[device] // matrix)
-    return sum(kept) + max(working) + inputs + seeds * length * matrix
+    # Tensors of 64-bit numbers, as seen by peak memory: images and labels of each stream while
+    # they are drawn, and of each seed the words that images are drawn from.
+    drawn = 8 * DRAW_STEPS * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
+    # Where there is no kernel for them (core.inputs).
+    projections = 4 * max(B * X**2, 2**22) if device == "cpu" else 0
+    copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks))
+    inputs = 4 * B * T * X * (streams + copied)
+    return sum(kept) + max(working) + drawn + projections + inputs + _table(cells, device)[1]
 
 
 def _stack_bytes(cells: Sequence[Cell]) -> tuple[int, int]:

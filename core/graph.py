@@ -97,12 +97,17 @@ class Repeated:
                 buffer.copy_(value)
 
 
+_FULL = (  # cuBLAS makes its handles and workspaces when first used, and says no more than that
+    *("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    "can't allocate memory",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether it says that the device's memory is full: PyTorch's allocator, CUDA itself, or a
     library that asks CUDA for a workspace."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(text in str(error) for text in ("out of memory", "ALLOC_FAILED", "allocate memory"))
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
     )
 
 

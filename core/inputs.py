@@ -13,9 +13,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from core.cost import TABLE_BYTES
 from core.data import Images
-from core.tasks import SeenTasks, projections
+from core.tasks import TABLE_BYTES, SeenTasks, projections
 
 
 class Inputs:
@@ -115,12 +114,12 @@ def _plain(
     images: Images,
     image_GxBxT: Tensor,
     task_GxB: Tensor,
-    projections: Callable[[Tensor, int], Tensor],
+    matrices: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
     """The definition: A x, each sequence with its own A.
 
     Args:
-        projections: (tasks of some streams, the first one's number) -> A_GxBxXxX.
+        matrices: (tasks of some streams, the first one's number) -> their A_GxBxXxX.
     """
     G, B, T = image_GxBxT.shape
     size = images.x_NxX.shape[1]
@@ -129,7 +128,7 @@ def _plain(
     count = max(1, 2**22 // (B * size**2))
     for first in range(0, G, count):
         some = slice(first, first + count)
-        a_GBxXxX = projections(task_GxB[some], first).flatten(0, 1)
+        a_GBxXxX = matrices(task_GxB[some], first).flatten(0, 1)
         raw_GBxTxX = images.x_NxX[image_GxBxT[some].reshape(-1)].view(-1, T, size)
         torch.bmm(raw_GBxTxX, a_GBxXxX.transpose(1, 2), out=x_GxBxTxX[some].flatten(0, 1))
     return x_GxBxTxX

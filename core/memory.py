@@ -9,7 +9,7 @@ u <= s of (f_(u+1) ... f_s) (q_s . k_u) w_u v_u: attention without softmax whose
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +111,7 @@ class _ReadOut(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_f_MxS, grad_w_MxS, None
 
 
-@lru_cache(maxsize=64)
+@cache  # not lru_cache: a graph may read what it has let go
 def _mask_QxS(queries: int, S: int, stride: int, device: torch.device) -> Tensor:
     """0 where time s is not after that of query q, else -inf."""
     s_S = torch.arange(S, device=device)

@@ -1,4 +1,4 @@
-"""Parameters of a pack: one flat float32 buffer, a row a replica, and a view a parameter.
+"""Parameters of a stack: one flat float32 buffer, a row a replica, and a view a parameter.
 
 The flat buffer makes Adam a handful of passes and a checkpoint one tensor a cell.
 """

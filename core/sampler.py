@@ -19,6 +19,10 @@ from core.data import CellImages, Images
 from core.inputs import Inputs
 from core.tasks import FIRST_UNSEEN, biased_permutations, permutations
 
+# Steps whose tasks, images and labels are drawn in one go: enough to hide the launches of the
+# generator's many small operations, few enough to stay in the caches.
+DRAW_STEPS = 32
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -134,6 +134,11 @@ def biased_permutations(
     return torch.where(keeps[..., None], torch.arange(num_classes, device=task.device), rho)
 
 
+# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
+# cheaper than drawing: four bytes are read in less time than a normal is computed.
+TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
+
+
 def table_length(num_tasks: Iterable[int], seeds: int, room: int) -> int:
     """Tasks of each seed in the table of `SeenTasks`: as many as the largest of these numbers of
     tasks that fits, of `seeds` seeds, where `room` matrices have room. 0: none does."""

@@ -17,17 +17,13 @@ from torch import Tensor
 
 from core import cost, schema
 from core.architectures import ARCHITECTURES
-from core.config import Cell, ConfigError, pack_key, stack_key, stream_key
+from core.config import Cell, ConfigError, grouped, pack_key, stack_key, stream_key
 from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
-from core.sampler import Batch, Draw, Sampler
+from core.sampler import DRAW_STEPS, Batch, Draw, Sampler
 from core.stack import Stack, cross_entropy
-
-# Steps whose tasks, images and labels are drawn in one go: enough to hide the launches of the
-# generator's many small operations, few enough to stay in the caches.
-DRAW_STEPS = 32
 
 
 class PackTrainer:
@@ -37,7 +33,8 @@ class PackTrainer:
     same ones, whatever their shapes.
 
     Attributes:
-        cells: those of the pack, shape after shape; within a shape in the order they were given.
+        cells: those of the pack, shape after shape, the costliest first; within a shape in the
+            order they were given.
         stacks: the stacked models; their cells, one stack after the other, are `cells`.
         step: steps trained so far.
         history: for each cell its rows of the history table so far (`schema.HISTORY_COLUMNS`).
@@ -67,15 +64,14 @@ class PackTrainer:
         self.cell = cells[0]  # for the settings all of them share
         self.device = torch.device(device)
         self.images = load_images(self.cell, data_root, self.device)
-        shapes: dict[tuple, list[Cell]] = {}
-        streams: dict[tuple, Cell] = {}  # the first cell of each
-        for cell in cells:
-            shapes.setdefault(stack_key(cell), []).append(cell)
-            streams.setdefault(stream_key(cell), cell)
-        self.stacks = [Stack(members, self.device) for members in shapes.values()]
+        # The costliest first: what it needs of memory, the others find room in.
+        shapes = list(grouped(cells, stack_key).values())
+        shapes.sort(key=lambda members: -cost.flops_per_step(members[0]))
+        self.stacks = [Stack(members, self.device) for members in shapes]
         self.cells = tuple(cell for stack in self.stacks for cell in stack.cells)
-        self.sampler = Sampler(list(streams.values()), self.images)
-        self._streams = [self._rows(stack, list(streams)) for stack in self.stacks]
+        streams = grouped(cells, stream_key)
+        self.sampler = Sampler([members[0] for members in streams.values()], self.images)
+        self._rows = [self._rows_of(stack, list(streams)) for stack in self.stacks]
 
         self.step = 0
         self.history: list[list[dict[str, Any]]] = [[] for _ in cells]
@@ -89,8 +85,9 @@ class PackTrainer:
             [buffer for stack in self.stacks for buffer in stack.buffers()],
         )
 
-    def _rows(self, stack: Stack, streams: list[tuple]) -> Tensor | None:
-        """Which stream each replica of a stack sees; None: all of them, in their order."""
+    def _rows_of(self, stack: Stack, streams: list[tuple]) -> Tensor | None:
+        """Which of the sampler's replicas, one a stream, each of a stack's sees; None: all of them,
+        in their order."""
         rows = [streams.index(stream_key(cell)) for cell in stack.cells]
         everything = rows == list(range(len(streams)))
         return None if everything else torch.tensor(rows, device=self.device)
@@ -139,9 +136,9 @@ class PackTrainer:
     def _share(self, seconds: float) -> None:
         """Adds to each cell's time its share of a pack's, by floating-point operations."""
         flops = [cost.flops_per_step(cell) for cell in self.cells]
+        per_flop = seconds / sum(flops)
         self.wall_seconds = [
-            before + seconds * own / sum(flops)
-            for before, own in zip(self.wall_seconds, flops, strict=True)
+            before + per_flop * own for before, own in zip(self.wall_seconds, flops, strict=True)
         ]
 
     def train(self, count: int) -> None:
@@ -155,8 +152,8 @@ class PackTrainer:
     def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
         """The k-th of the steps drawn (k int64, shape (1,)), of all stacks."""
         batch, step = self.sampler.training_batch(draw, k), step_K.index_select(0, k)[0]
-        for stack, streams in zip(self.stacks, self._streams, strict=True):
-            stack.train(_of_streams(batch, streams), step)
+        for stack, row_R in zip(self.stacks, self._rows, strict=True):
+            stack.train(_replicas(batch, row_R), step)
 
     @torch.no_grad()
     def _evaluate(self) -> None:
@@ -182,8 +179,8 @@ class PackTrainer:
             sequence_B = torch.arange(start, start + size, device=self.device)
             of_all = self.sampler.evaluation_batch(split, sequence_B)
             of_stacks = []
-            for stack, streams in zip(self.stacks, self._streams, strict=True):
-                batch = _of_streams(of_all, streams)
+            for stack, row_R in zip(self.stacks, self._rows, strict=True):
+                batch = _replicas(of_all, row_R)
                 logits_RxBxTxC = stack.predict(batch)
                 right_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
                 of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), right_RxBxT))
@@ -271,7 +268,7 @@ class PackTrainer:
         return results
 
 
-def _of_streams(batch: Batch, row_R: Tensor | None) -> Batch:
+def _replicas(batch: Batch, row_R: Tensor | None) -> Batch:
     return batch if row_R is None else batch.replicas(row_R)
 
 

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from core.config import Cell, pack_key, stack_key, stream_key
+from core.config import Cell, grouped, pack_key, stack_key, stream_key
 
 TRIAL_SECONDS = 0.1  # what Ray Tune adds to a pack, workers being reused; measured on 2 cores: 0.05
 UNCERTAINTY = 0.2  # by which estimates are off; what the last packs may idle the other workers
@@ -56,22 +56,17 @@ class Workers:
         """Estimated seconds to train a pack of these cells to their end."""
         from core import cost
 
-        stacks: dict[tuple, list[Cell]] = {}
-        streams: dict[tuple, Cell] = {}
-        for cell in cells:
-            stacks.setdefault(stack_key(cell), []).append(cell)
-            streams.setdefault(stream_key(cell), cell)
         step = 0.0
-        for stack in stacks.values():
+        for stack in grouped(cells, stack_key).values():
             cell = stack[0]
             examples = cell.batch_size * cell.sequence_length
             flops = cost.flops_per_step(cell) - cost.input_flops(cell)
             replica = examples * self.example_seconds + flops / self.flops
             slowness = SLOWNESS.get(cell.architecture, 1.0)
             step += (self.step_seconds + len(stack) * replica) * slowness
-        for cell in streams.values():
-            step += cost.input_flops(cell) / self.flops
-            step += cost.drawn_normals(cell) * self.normal_seconds
+        streams = len({stream_key(cell) for cell in cells})
+        step += streams * cost.input_flops(cells[0]) / self.flops
+        step += cost.normals_per_step(cells, self.device) * self.normal_seconds
         return (cells[0].steps - from_step) * step
 
     def hold(self, cells: Sequence[Cell]) -> bool:
@@ -120,7 +115,7 @@ def plan(
     apart: list[Units] = []
     together: list[Units] = []
     for (_, step), group in groups.items():
-        apart += [_of_shape(step, cells) for cells in _by(stack_key, group)]
+        apart += [_of_shape(step, cells) for cells in grouped(group, stack_key).values()]
         together += _sharing(step, group, fits)
     candidates = _candidates(apart, workers, fits)
     best = min(candidates, key=lambda packs: makespan(packs, workers.count))
@@ -152,46 +147,38 @@ def _of_shape(step: int, cells: Iterable[Cell]) -> Units:
 
 def _sharing(step: int, group: list[Cell], fits: Callable[[Sequence[Cell]], bool]) -> list[Units]:
     """Streams of the cells of as many shapes as fit, and the others by shape, the largest ones."""
-    shapes = sorted(_by(stack_key, group), key=lambda cells: cells[0].model_size)
+    shapes = sorted(grouped(group, stack_key).values(), key=lambda cells: cells[0].model_size)
     large: list[Units] = []
     while len(shapes) > 1:
         small = {stack_key(cells[0]) for cells in shapes}
-        streams = _by(stream_key, (cell for cell in group if stack_key(cell) in small))
+        seeing = (cell for cell in group if stack_key(cell) in small)
+        streams = list(grouped(seeing, stream_key).values())
         if all(map(fits, streams)):
             return [Units(step, streams), *large]
         large.append(_of_shape(step, shapes.pop()))
     return [*(_of_shape(step, cells) for cells in shapes), *large]
 
 
-def _by(key: Callable[[Cell], tuple], cells: Iterable[Cell]) -> list[list[Cell]]:
-    groups: dict[tuple, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        groups[key(cell)].append(cell)
-    return list(groups.values())
-
-
 def _candidates(
     groups: Sequence[Units], workers: Workers, fits: Callable[[Sequence[Cell]], bool]
 ) -> list[list[Pack]]:
     """Plans with packs of different sizes, dearest first."""
-    unit_seconds = [workers.seconds(group.units[0], group.step) for group in groups]
-    total = sum(len(g.units) * seconds for g, seconds in zip(groups, unit_seconds, strict=True))
+    group_seconds = [sum(workers.seconds(unit, g.step) for unit in g.units) for g in groups]
+    total = sum(group_seconds)
     candidates = []
     for parts in (1, 2, 3, 4, 6, 8):
         # No pack longer than 1/parts of a worker's share of all the work.
-        longest = total / (workers.count * parts) if workers.count > 1 else math.inf
+        longest = total / (workers.count * parts)
         packs = []
-        for group, seconds in zip(groups, unit_seconds, strict=True):
+        for group, seconds in zip(groups, group_seconds, strict=True):
             most = len(group.units)
-            size = most if longest == math.inf else max(1, min(round(longest / seconds), most))
+            size = max(1, min(round(longest * most / seconds), most))
             packs += [
                 Pack(tuple(cells), group.step, workers.seconds(cells, group.step))
                 for cells in _packed(group.units, size, fits)
             ]
         packs.sort(key=lambda pack: -pack.seconds)
         candidates.append(packs)
-        if workers.count == 1:
-            break
     return candidates
 
 
@@ -213,7 +200,8 @@ def makespan(packs: Sequence[Pack], workers: int) -> float:
     free = [(0.0, 0.0)] * min(workers, max(1, len(packs)))  # (when free, the last pack's seconds)
     for pack in packs:
         heapq.heapreplace(free, (free[0][0] + pack.seconds + TRIAL_SECONDS, pack.seconds))
-    return max(free)[0] + UNCERTAINTY * max(last for _, last in free)
+    idle = UNCERTAINTY * max(last for _, last in free) if workers > 1 else 0.0
+    return max(free)[0] + idle
 
 
 def _split(units: Sequence[list[Cell]], parts: int) -> list[Sequence[list[Cell]]]:

@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -287,31 +287,26 @@ def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
 
 def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
     """Prints what would be trained, by its shapes."""
-    from core.config import stack_key
+    from core.config import grouped, stack_key
     from core.cost import flops_per_step, num_parameters
     from sweeps.plan import local_workers, plan
 
     steps = results.checkpoint_steps()
     workers = local_workers()
-    packs = defaultdict(list)
-    for pack in plan(missing, workers, steps, pack_size):
-        for key in {stack_key(cell) for cell in pack.cells}:
-            packs[key].append(pack)
-    groups = defaultdict(list)
-    for cell in sweep.cells:
-        groups[stack_key(cell)].append(cell)
+    packs = plan(missing, workers, steps, pack_size)
+    packs_of = Counter(key for pack in packs for key in grouped(pack.cells, stack_key))
     missing_ids = {cell.cell_id for cell in missing}
     print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
     row = "{:>12} {:>10} {:>12} {:>6} {:>9} {:>8} {:>6}  {}".format
     head = ("architecture", "model_size", "parameters", "cells", "finished", "to train", "packs")
     print(row(*head, "floating-point operations left"))
     total = 0.0
-    for key, cells in groups.items():
+    for key, cells in grouped(sweep.cells, stack_key).items():
         left = [cell for cell in cells if cell.cell_id in missing_ids]
         flops = sum((c.steps - steps.get(c.cell_id, 0)) * flops_per_step(c) for c in left)
         total += flops
         cell = cells[0]
-        counts = (len(cells), len(cells) - len(left), len(left), len(packs[key]))
+        counts = (len(cells), len(cells) - len(left), len(left), packs_of[key])
         print(
             row(cell.architecture, cell.model_size, num_parameters(cell), *counts, f"{flops:.1e}")
         )
@@ -319,7 +314,7 @@ def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int
     print(
         f"\n{len(missing)} of {len(sweep.cells)} cells to train, {total:.2e} floating-point "
         f"operations, about {size / 1e6:.1f} MB of results; "
-        f"packs as for {workers.count} x {workers.device}"
+        f"{len(packs)} packs, as for {workers.count} x {workers.device}"
     )
 
 

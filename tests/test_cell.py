@@ -4,7 +4,17 @@ import sys
 
 import pytest
 
-from core.config import MAX_TASKS, Cell, ConfigError, pack_key
+from core.config import (
+    MAX_TASKS,
+    OF_MODEL,
+    PER_REPLICA,
+    Cell,
+    ConfigError,
+    grouped,
+    pack_key,
+    stack_key,
+    stream_key,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +120,20 @@ def test_pack_key_ignores_what_may_differ_in_a_pack():
     assert pack_key(a) == pack_key(dataclasses.replace(b, learning_rate=0.1, adam_epsilon=1e-4))
     assert pack_key(a) == pack_key(dataclasses.replace(a, identity_share=0.3, identity_steps=9))
     assert pack_key(a) != pack_key(Cell(batch_size=64))
+    assert stack_key(a) == stack_key(dataclasses.replace(b, learning_rate=0.1))
+    for changed in ({"model_size": 64}, {"architecture": "lstm"}, {"token_format": "shifted"}):
+        other = dataclasses.replace(a, **changed)
+        assert pack_key(a) == pack_key(other)
+        assert stack_key(a) != stack_key(other)
+    names = {f.name for f in dataclasses.fields(Cell)}
+    assert set(PER_REPLICA + OF_MODEL) <= names
+
+
+def test_cells_are_grouped_in_their_order():
+    cells = [Cell(model_size=s, num_tasks=n) for n, s in ((1, 8), (2, 4), (3, 8), (1, 4))]
+    by_shape, by_stream = grouped(cells, stack_key), grouped(cells, stream_key)
+    assert list(by_shape.values()) == [cells[::2], cells[1::2]]
+    assert list(by_stream.values()) == [cells[::3], cells[1:2], cells[2:3]]
 
 
 def test_the_configuration_needs_neither_torch_nor_ray():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import Cell, pack_key, stack_key, stream_key
-from core.cost import pack_bytes
+from core.cost import normals_per_step, pack_bytes
 from sweeps.config import load_preset
 from sweeps.plan import MEMORY_SHARE, Workers, gpu_workers, makespan, plan
 
@@ -84,6 +84,15 @@ def test_a_shape_too_large_to_share_is_trained_by_itself():
     sizes = [sorted({cell.model_size for cell in pack.cells}) for pack in packs]
     assert [512] in sizes
     assert [2, 4, 8, 16, 32, 64, 128, 256] in sizes
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packs_hold_no_more_seeds_than_their_table_of_projections(workers):
+    """With all eight seeds in a pack, tasks would be drawn: 256 MB hold 1,747 of 14 x 14 pixels."""
+    cells = grid([8], [256, 512, 1024], range(8), dataset="MNIST", image_size=14)
+    assert normals_per_step(cells, "cpu") > 0
+    packs = plan(cells, Workers(workers))
+    assert sum(normals_per_step(pack.cells, "cpu") for pack in packs) == 0
 
 
 def test_a_pack_takes_less_memory_than_its_shapes_by_themselves():

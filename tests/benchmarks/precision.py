@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from analysis.phases import classify
-from core.config import Cell, stack_key
+from core.config import Cell, grouped, stack_key
 from core.trainer import PackTrainer
 from tests.benchmarks.throughput import QUICKSTART
 
@@ -36,11 +36,8 @@ def quickstart() -> list[Cell]:
 
 def train(cells: Sequence[Cell], device: str, data_root: str) -> pd.DataFrame:
     """Rows of the cells table, classified."""
-    packs: dict[tuple, list[Cell]] = {}
-    for cell in cells:
-        packs.setdefault(stack_key(cell), []).append(cell)
     rows = []
-    for pack in packs.values():
+    for pack in grouped(cells, stack_key).values():
         trainer = PackTrainer(pack, device=device, data_root=data_root)
         while not trainer.finished:
             trainer.advance()

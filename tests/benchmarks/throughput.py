@@ -117,6 +117,7 @@ def ceilings(device: torch.device, precision: str, timer: Timer) -> tuple[float,
 def ours(cells: Sequence[Cell], device: torch.device, timer: Timer) -> tuple[float, float]:
     """Seconds of a step of a pack of these cells, and of making its sequences when that is done
     apart: drawing tasks, images and labels, and the inputs A x."""
+    free(device)
     trainer = PackTrainer(cells, device=device)
     step = timer(lambda: trainer.train(DRAW_STEPS)) / DRAW_STEPS
     steps = torch.arange(DRAW_STEPS, device=device)
@@ -124,6 +125,13 @@ def ours(cells: Sequence[Cell], device: torch.device, timer: Timer) -> tuple[flo
     drawing = timer(lambda: trainer.sampler.draw_training(steps)) / DRAW_STEPS
     batch = captured(lambda: trainer.sampler.training_batch(draw, steps[:1]), device)
     return step, drawing + timer(lambda: [batch() for _ in range(DRAW_STEPS)]) / DRAW_STEPS
+
+
+def free(device: torch.device) -> None:
+    """Gives back what trainers that nobody holds any more have on the device: they are cycles."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -231,9 +239,7 @@ def measure(
             return None
         finally:
             torch._dynamo.reset()  # else another width is another shape of the same code: dynamic
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            free(device)
         row(method, replicas, rate)
         return rate
 
@@ -319,19 +325,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate = measure(cells[-1], device, arguments, limits)
         if rate:
             best[width] = rate
-    seconds = together(cells, arguments.streams, device, Timer(device, arguments.seconds))
+    count = FIGURE2_TASK_COUNTS * FIGURE2_STEPS
     if paper:
-        count = FIGURE2_TASK_COUNTS * FIGURE2_STEPS
         print(
             f"\nTime to Figure 2: {FIGURE2_TASK_COUNTS} task counts, {FIGURE2_STEPS} steps a cell"
         )
         for width, rate in best.items():
             print(f"  width {width:>4}: {count / rate / 3600:6.2f} GPU-hours by itself")
         total = sum(count / rate / 3600 for rate in best.values())
-        print(
-            f"  {len(best)} widths: {total:.2f} GPU-hours a seed by themselves, "
-            f"{count * seconds / 3600:.2f} on the same sequences"
-        )
+        print(f"  {len(best)} widths: {total:.2f} GPU-hours a seed by themselves", flush=True)
+    seconds = together(cells, arguments.streams, device, Timer(device, arguments.seconds))
+    if paper:
+        print(f"  on the same sequences: {count * seconds / 3600:.2f} GPU-hours a seed")
     return 0
 
 

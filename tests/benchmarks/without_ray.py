@@ -12,7 +12,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+from core.config import Cell
 from core.trainer import PackTrainer
 from sweeps.config import load_preset
 from sweeps.plan import local_workers, plan
@@ -31,21 +34,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = load_preset(arguments.preset, arguments.set)
     results = Results(arguments.root, sweep.name)
     results.write_settings(sweep.settings)
-    finished, workers = results.finished(), local_workers()
+    finished, workers = results.finished(), replace(local_workers(), count=1)
     packs = plan([cell for cell in sweep.cells if cell.cell_id not in finished], workers)
     started = time.monotonic()
+
+    def over() -> bool:
+        return time.monotonic() - started > arguments.seconds
+
     for number, pack in enumerate(reversed(packs), start=1):
         began = time.monotonic()
-        trainer = PackTrainer(pack.cells, device=workers.device, data_root=arguments.data_root)
-        while not trainer.finished:
-            trainer.advance(lambda: time.monotonic() - started > arguments.seconds)
-            if time.monotonic() - started > arguments.seconds:
-                break
-        if not trainer.finished:
-            print(f"out of time in pack {number} of {len(packs)}, at step {trainer.step}")
-            return 1
-        for (row, curves), history in zip(trainer.results(), trainer.history, strict=True):
-            results.write_result(row, history, curves)
+        rest: list[tuple[Cell, dict[str, Any] | None]] = [(cell, None) for cell in pack.cells]
+        while rest:  # as cells are finished, the others go on as a smaller pack
+            cells, states = zip(*rest, strict=True)
+            trainer = PackTrainer(
+                cells,
+                device=workers.device,
+                data_root=arguments.data_root,
+                states=states if None not in states else None,
+            )
+            while not any(trainer.finished_cells()):
+                if over() or not trainer.advance(over):
+                    print(f"out of time in pack {number} of {len(packs)}, at step {trainer.step}")
+                    return 1
+            rest = []
+            for cell, done, (row, curves), history, state in zip(
+                trainer.cells,
+                trainer.finished_cells(),
+                trainer.results(),
+                trainer.history,
+                trainer.states(),
+                strict=True,
+            ):
+                if done:
+                    results.write_result(row, history, curves)
+                else:
+                    rest.append((cell, state))
         print(
             f"pack {number} of {len(packs)}: {len(pack.cells)} cells, "
             f"{time.monotonic() - began:.0f} s, planned {pack.seconds:.0f} s",

@@ -2,6 +2,7 @@
 
     python -m tests.chaos --kills 50 --seed 0
     python -m tests.chaos --kills 50 --seed 0 --s3      # results on an S3 that fails 5% of requests
+    python -m tests.chaos --kills 50 --seed 0 --image-size 16 --steps 9000  # packs of both shapes
 
 A kill is a SIGKILL of a worker, the driver, the raylet, or all of them at once (a machine that is
 gone), chosen at random, after a random time; others happen inside writes of checkpoints, Parquet
@@ -58,10 +59,10 @@ class Chaos:
         problems: what should not have been seen, in words.
     """
 
-    def __init__(self, folder: Path, steps: int, seed: int, root: str):
+    def __init__(self, folder: Path, seed: int, root: str, **settings: int):
         self.folder, self.root, self.seed = folder, root, seed
         self.preset = folder / "chaos.yaml"
-        self.preset.write_text(yaml.safe_dump(PRESET | {"cell": PRESET["cell"] | {"steps": steps}}))
+        self.preset.write_text(yaml.safe_dump(PRESET | {"cell": PRESET["cell"] | settings}))
         self.chance = random.Random(seed)
         self.killed: Counter[str] = Counter()
         self.runs = 0
@@ -174,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of a cell; default: 1,600 a kill")
+    parser.add_argument("--image-size", type=int, default=4, help="pixels; 16 makes batches dear")
     parser.add_argument("--s3", action="store_true", help="results on a failing S3 on loopback")
     arguments = parser.parse_args(argv)
     from tests.s3 import failing_s3
@@ -183,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         store = stack.enter_context(failing_s3() if arguments.s3 else contextlib.nullcontext())
         root = "s3://bucket/results" if store else str(folder / "disturbed")
         steps = arguments.steps or 1600 * arguments.kills
-        chaos = Chaos(folder, steps, arguments.seed, root)
+        settings = {"steps": steps, "image_size": arguments.image_size}
+        chaos = Chaos(folder, arguments.seed, root, **settings)
 
         began = time.monotonic()
         if chaos.start(str(folder / "undisturbed"), disturbed=False).wait():

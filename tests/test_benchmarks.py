@@ -8,7 +8,7 @@ from core.trainer import PackTrainer
 from sweeps.config import load_preset
 from sweeps.plan import Workers, plan
 from sweeps.storage import Results
-from tests.benchmarks import precision, without_ray
+from tests.benchmarks import precision, throughput, without_ray
 from tests.benchmarks.baselines import EagerCell, PlainTransformer
 from tests.benchmarks.throughput import PAPER, QUICKSTART
 
@@ -79,3 +79,15 @@ def test_without_ray_the_tree_is_the_same(tmp_path):
     rows = {row["cell_id"]: row for row in results.read_rows([c.cell_id for c in cells])}
     for row, _ in trainer.results():
         assert rows[row["cell_id"]]["unseen_last"] == row["unseen_last"]
+
+
+def test_the_limits_of_the_papers_shapes(capsys):
+    """Shared design: 1 TFLOP a step at width 256, 3 at 512; 1.5 h of arithmetic in all."""
+    command = ["--shapes", "paper", "--limits", "790e12", "1e99", "--precision", "bf16"]
+    assert throughput.main(command) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    flops = {int(row[0]): float(row[1]) for row in rows[1:-1]}
+    assert len(flops) == 9
+    assert 0.9e12 < flops[256] < 1.2e12
+    assert 2.8e12 < flops[512] < 3.6e12
+    assert 1.3 < float(rows[-1][-2]) < 1.9

@@ -4,13 +4,15 @@
     python -m tests.benchmarks.throughput --shapes mnist      # MNIST at 14 x 14 pixels
     python -m tests.benchmarks.throughput --shapes paper      # widths 2 ... 512, sequences of 100
     python -m tests.benchmarks.throughput --shapes paper --batch-size 64 --widths 2 16 64
+    python -m tests.benchmarks.throughput --shapes paper --limits 790e12 4.3e12   # of an H200
 
 (a) one process a cell, eager; (b) the same, several processes sharing the device; (c) compiled
 torch.func.vmap over stacked modules; (d) ours, packs of 1, 8, 32 and what the planner would
 choose. Last, all widths in one pack, on the same sequences, as sweeps are trained where these are
 dear: what of it is making them, and for the paper's shapes the time to all of Figure 2. The share
 of the limit is that of the larger of two times: operations over the measured rate
-of large matrix products, bytes over the measured rate of a large copy.
+of large matrix products, bytes over the measured rate of a large copy. With --limits nothing is
+run: the table has what these rates alone would allow.
 """
 
 from __future__ import annotations
@@ -290,6 +292,29 @@ def together(cells: Sequence[Cell], streams: int, device: torch.device, timer: T
     return step / streams
 
 
+def print_limits(cells: Sequence[Cell], rate: float, bandwidth: float) -> None:
+    """A row a width: what a step and replica can't be faster than, by operations and by bytes.
+
+    Bytes are those of blocks that write what their backward pass needs; ours that keep a sequence
+    on the chip (core.kernels) move fewer.
+    """
+    print("{:>6} {:>12} {:>12} {:>10} {:>10} {:>14}".format(
+        "width", "operations", "bytes", "ms by ops", "by bytes", "Figure 2, hours"
+    ))  # fmt: skip
+    hours = 0.0
+    for cell in cells:
+        flops, moved = cost.flops_per_step(cell), cost.bytes_per_step(cell)
+        seconds = max(flops / rate, moved / bandwidth)
+        hours += (column := FIGURE2_TASK_COUNTS * FIGURE2_STEPS * seconds / 3600)
+        print(
+            f"{cell.model_size:>6} {flops:>12.2e} {moved:>12.2e} {1e3 * flops / rate:>10.3f} "
+            f"{1e3 * moved / bandwidth:>10.3f} {column:>14.2f}"
+        )
+    print(
+        f"all widths, {FIGURE2_TASK_COUNTS} task counts, {FIGURE2_STEPS} steps: {hours:.2f} hours"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table, and for the paper's shapes the time to all of Figure 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -299,6 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--methods", default="abcd", help="baselines to run beside ours (abcd)")
     parser.add_argument("--processes", type=int, default=4 if torch.cuda.is_available() else 2)
+    parser.add_argument("--limits", type=float, nargs=2, metavar=("FLOPS", "BYTES"))
     parser.add_argument("--streams", type=int, default=4, help="of the pack of all widths")
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each row")
     arguments = parser.parse_args(argv)
@@ -307,6 +333,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)  # as a worker has; rows are per core
     paper = arguments.shapes == "paper"
     precision = arguments.precision or ("bf16" if paper and device.type == "cuda" else "fp32")
+    widths = arguments.widths or ([2**k for k in range(1, 10)] if paper else [4, 8, 16, 32])
+    shape = SHAPES[arguments.shapes]
+    if arguments.batch_size:
+        shape = shape | {"batch_size": arguments.batch_size}
+    cells = [Cell(model_size=width, precision=precision, **shape) for width in widths]
+    if arguments.limits:
+        print_limits(cells, *arguments.limits)
+        return 0
     limits = ceilings(device, precision, Timer(device, arguments.seconds))
     print(
         f"{device_name(device)}, torch {torch.__version__}, {arguments.shapes} shapes, "
@@ -316,15 +350,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ("width", "method", "R", "cells*steps/s", "ms each", "x (a)", "x (c)", "of limit", "GB")
     print("{:>6} {:<18} {:>4} {:>12} {:>10} {:>8}{:>8} {:>8} {:>7}".format(*head), flush=True)
     best: dict[int, float] = {}
-    cells = []
-    widths = arguments.widths or ([2**k for k in range(1, 10)] if paper else [4, 8, 16, 32])
-    for width in widths:
-        cell = Cell(model_size=width, **SHAPES[arguments.shapes])
-        batch_size = arguments.batch_size or cell.batch_size
-        cells.append(replace(cell, precision=precision, batch_size=batch_size))
-        rate = measure(cells[-1], device, arguments, limits)
+    for cell in cells:
+        rate = measure(cell, device, arguments, limits)
         if rate:
-            best[width] = rate
+            best[cell.model_size] = rate
     count = FIGURE2_TASK_COUNTS * FIGURE2_STEPS
     if paper:
         print(

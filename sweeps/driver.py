@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -45,6 +46,7 @@ ENVIRONMENT = {
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
 STOP_SECONDS = 300.0  # that workers may take for their checkpoints, asked to stop
+ANSWER_SECONDS = 10.0  # that a cluster may take to be there
 RAY_WATCH_SECONDS = 1.0  # between looks whether it lives
 OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
 
@@ -230,6 +232,7 @@ def ray_running() -> Iterator[None]:
             started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
             address = os.environ.get("RAY_ADDRESS", "auto" if started.exists() else "local")
             if address != "local":
+                _check_answers(address)
                 try:
                     ray.init(address=address, log_to_driver=False, configure_logging=False)
                 except ConnectionError:  # what `ray start` started is gone
@@ -253,6 +256,30 @@ def ray_running() -> Iterator[None]:
             else:
                 stack.callback(ray.shutdown)
         yield
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits for minutes for a cluster that isn't there.
+
+    Raises:
+        ConnectionError: nothing listens at this host:port, one line. What isn't of that form is
+            left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    latest = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > latest:
+                raise ConnectionError(
+                    f"RAY_ADDRESS: no Ray answers at {address} ({error}); start it there, or unset "
+                    "RAY_ADDRESS to have one started here"
+                ) from error
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager

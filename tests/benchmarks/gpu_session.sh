@@ -27,7 +27,7 @@ for part in $parts; do
     tests)
         run tests 420 "$python" -m pytest -q -p no:cacheprovider -o timeout=300 -o addopts= \
             tests/test_rng.py tests/test_tasks.py tests/test_sampler.py tests/test_model.py \
-            tests/test_trainer.py tests/test_kernels.py
+            tests/test_trainer.py tests/test_graph.py tests/test_kernels.py
         ;;
     kernels) run kernels 300 "$python" -m tests.benchmarks.kernels ;;
     small)

@@ -56,7 +56,7 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
         device: "cpu" or "cuda".
     """
     stacks = list(grouped(cells, stack_key).values())
-    kept, working = zip(*map(_stack_bytes, stacks), strict=True)
+    kept, working = zip(*(_stack_bytes(stack, device) for stack in stacks), strict=True)
     cell, streams = cells[0], len({stream_key(cell) for cell in cells})
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     # Tensors of 64-bit numbers, as seen by peak memory: images and labels of each stream while
@@ -69,11 +69,14 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     return sum(kept) + max(working) + drawn + projections + inputs + _table(cells, device)[1]
 
 
-def _stack_bytes(cells: Sequence[Cell]) -> tuple[int, int]:
+def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     """Of a stacked model: what is kept, and what a step takes besides and gives back."""
     cell, replicas = cells[0], len(cells)
     B, T, P = cell.batch_size, cell.sequence_length, num_parameters(cell)
-    activations = 4 * B * ARCHITECTURES[cell.architecture].activations(cell)
+    numbers = ARCHITECTURES[cell.architecture].activations(cell)
+    if device == "cpu":  # where attention keeps its scores
+        numbers += cell.num_layers * cell.num_heads * cell.num_tokens**2
+    activations = 4 * B * numbers
     logits = 4 * 4 * B * T * cell.num_classes
     # autograd's gradients beside the activations; then Adam's intermediates
     return replicas * 4 * 4 * P, replicas * max(activations + logits + 4 * P, 3 * 4 * P)

@@ -66,6 +66,6 @@ def forward_flops(cell: Cell) -> int:
 
 def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: four of width D, queries, keys, values and their mix, two of the
-    MLP's width, and scores where attention keeps them."""
+    MLP's width. Not the scores: fused attention computes them again."""
     D, HK, S = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
-    return cell.num_layers * S * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D + cell.num_heads * S)
+    return cell.num_layers * S * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D)

@@ -305,7 +305,7 @@ def stream_key(cell: Cell) -> tuple:
 
 
 def grouped(cells: Iterable[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
-    """Cells by one of the keys above, in their order."""
+    """Cells by a key, as those above, in their order."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)

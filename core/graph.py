@@ -22,38 +22,37 @@ logger = logging.getLogger(__name__)
 _AHEAD = 1
 _WARM_UP = 3  # steps before capture, as PyTorch's notes on CUDA graphs ask for
 
+Step = Callable[[Draw, Tensor, Tensor], None]
+
 
 class Repeated:
     """Runs `step(draw, step_K, k)` for k = 0, 1, ... of the steps that a draw covers.
+
+    The step is given at each call, always the same one, and not kept: what it belongs to mostly
+    owns this, and would be a cycle, whose device memory waits for the garbage collector.
 
     Nothing is read back to the host. If the graph can't be captured, that is logged and the steps
     are launched one by one: slower, the same numbers.
 
     Args:
-        step: changes `buffers` in place and nothing else; k is an int64 tensor of shape (1,).
         draw: step numbers (int64, always as many) -> what their batches consist of.
-        buffers: all that `step` changes.
+        buffers: all that the step changes, in place; k is an int64 tensor of shape (1,).
     """
 
-    def __init__(
-        self,
-        step: Callable[[Draw, Tensor, Tensor], None],
-        draw: Callable[[Tensor], Draw],
-        buffers: Sequence[Tensor],
-    ) -> None:
-        self._step, self._draw, self._buffers = step, draw, buffers
+    def __init__(self, draw: Callable[[Tensor], Draw], buffers: Sequence[Tensor]) -> None:
+        self._draw, self._buffers = draw, buffers
         self._captures = buffers[0].device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._launched: list[torch.cuda.Event] = []
 
-    def __call__(self, step_K: Tensor, count: int) -> None:
+    def __call__(self, step: Step, step_K: Tensor, count: int) -> None:
         """Steps step_K[0] ... step_K[count - 1]."""
         draw = self._draw(step_K)
         if self._captures and self._graph is None:
-            self._capture(draw, step_K)
+            self._capture(step, draw, step_K)
         if self._graph is None:
             for k in torch.arange(count, device=step_K.device).split(1):
-                self._step(draw, step_K, k)
+                step(draw, step_K, k)
             return
         for static, new in zip(self._inputs, _tensors(draw, step_K), strict=True):
             static.copy_(new)
@@ -64,14 +63,14 @@ class Repeated:
         if len(self._launched) > _AHEAD:
             self._launched.pop(0).synchronize()
 
-    def _capture(self, draw: Draw, step_K: Tensor) -> None:
+    def _capture(self, step: Step, draw: Draw, step_K: Tensor) -> None:
         self._inputs = [t.clone() for t in _tensors(draw, step_K)]
         *of_draw, static_steps = self._inputs
         static_draw = Draw(*of_draw)
         self._k = torch.zeros(1, dtype=torch.int64, device=step_K.device)
 
-        def step() -> None:
-            self._step(static_draw, static_steps, self._k)
+        def one() -> None:
+            step(static_draw, static_steps, self._k)
             self._k.add_(1)
 
         before = [buffer.clone() for buffer in self._buffers]
@@ -80,11 +79,11 @@ class Repeated:
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_WARM_UP):
-                    step()
+                    one()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=aside):
-                step()
+                one()
             self._graph = graph
         except RuntimeError as error:
             if out_of_memory(error):

@@ -36,8 +36,10 @@ class Batch:
     x_RxBxTxX: Tensor
     y_RxBxT: Tensor
 
-    def replicas(self, row_R: Tensor) -> Batch:
-        """The sequences of these replicas (int64)."""
+    def replicas(self, row_R: Tensor | None) -> Batch:
+        """The sequences of these replicas (int64); None: of all, without a copy."""
+        if row_R is None:
+            return self
         return Batch(self.x_RxBxTxX[row_R], self.y_RxBxT[row_R])
 
 

@@ -36,11 +36,11 @@ def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
         seed, task: int64, broadcasting to the shape `batch`; task numbers below 2^63.
     """
     seed, task = torch.broadcast_tensors(seed, task)
-    flat = seed.flatten(), task.flatten()
+    seed_M, task_M = seed.flatten(), task.flatten()
     if task.device.type == "cpu" and native.library() is not None:
-        a_MxXxX = native.projections(*flat, size, rng.PROJECTION)
+        a_MxXxX = native.projections(seed_M, *_halves(task_M), size, rng.PROJECTION)
     else:
-        a_MxXxX = plain_projections(*flat, size)
+        a_MxXxX = plain_projections(seed_M, task_M, size)
     return a_MxXxX.view(*task.shape, size, size)
 
 

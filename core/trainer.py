@@ -22,7 +22,7 @@ from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
-from core.sampler import DRAW_STEPS, Batch, Draw, Sampler
+from core.sampler import DRAW_STEPS, Draw, Sampler
 from core.stack import Stack, cross_entropy
 
 
@@ -79,11 +79,8 @@ class PackTrainer:
         self.wall_seconds = [0.0 for _ in cells]  # each cell's share of its packs' time
         if states is not None:
             self._restore(states)
-        self._repeat_step = Repeated(
-            self._train_step,
-            self.sampler.draw_training,
-            [buffer for stack in self.stacks for buffer in stack.buffers()],
-        )
+        buffers = [buffer for stack in self.stacks for buffer in stack.buffers()]
+        self._repeated = Repeated(self.sampler.draw_training, buffers)
 
     def _rows_of(self, stack: Stack, streams: list[tuple]) -> Tensor | None:
         """Which of the sampler's replicas, one a stream, each of a stack's sees; None: all of them,
@@ -146,14 +143,15 @@ class PackTrainer:
         with _products(self.cell.precision, self.device):
             for start in range(self.step, self.step + count, DRAW_STEPS):
                 step_K = torch.arange(start, start + DRAW_STEPS, device=self.device)
-                self._repeat_step(step_K, min(DRAW_STEPS, self.step + count - start))
+                left = self.step + count - start
+                self._repeated(self._train_step, step_K, min(DRAW_STEPS, left))
         self.step += count
 
     def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
         """The k-th of the steps drawn (k int64, shape (1,)), of all stacks."""
         batch, step = self.sampler.training_batch(draw, k), step_K.index_select(0, k)[0]
         for stack, row_R in zip(self.stacks, self._rows, strict=True):
-            stack.train(_replicas(batch, row_R), step)
+            stack.train(batch.replicas(row_R), step)
 
     @torch.no_grad()
     def _evaluate(self) -> None:
@@ -180,7 +178,7 @@ class PackTrainer:
             of_all = self.sampler.evaluation_batch(split, sequence_B)
             of_stacks = []
             for stack, row_R in zip(self.stacks, self._rows, strict=True):
-                batch = _replicas(of_all, row_R)
+                batch = of_all.replicas(row_R)
                 logits_RxBxTxC = stack.predict(batch)
                 right_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
                 of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), right_RxBxT))
@@ -266,10 +264,6 @@ class PackTrainer:
             ]
             results.append((row, curves))
         return results
-
-
-def _replicas(batch: Batch, row_R: Tensor | None) -> Batch:
-    return batch if row_R is None else batch.replicas(row_R)
 
 
 @contextlib.contextmanager

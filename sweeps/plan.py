@@ -13,7 +13,6 @@ import itertools
 import math
 import os
 import subprocess
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,9 +102,8 @@ def plan(
         pack_size: the most cells in a pack; None: what memory and balance allow.
     """
     steps = checkpoint_steps or {}
-    groups: dict[tuple, list[Cell]] = defaultdict(list)
-    for cell in sorted(cells, key=lambda c: (*stream_key(c), c.learning_rate)):
-        groups[(pack_key(cell), min(steps.get(cell.cell_id, 0), cell.steps))].append(cell)
+    in_order = sorted(cells, key=lambda c: (*stream_key(c), c.learning_rate))
+    groups = grouped(in_order, lambda c: (pack_key(c), min(steps.get(c.cell_id, 0), c.steps)))
     if not groups:
         return []
 
@@ -117,14 +115,12 @@ def plan(
     for (_, step), group in groups.items():
         apart += [_of_shape(step, cells) for cells in grouped(group, stack_key).values()]
         together += _sharing(step, group, fits)
-    candidates = _candidates(apart, workers, fits)
-    best = min(candidates, key=lambda packs: makespan(packs, workers.count))
-    if together != apart:
-        candidates = _candidates(together, workers, fits)
-        shared = min(candidates, key=lambda packs: makespan(packs, workers.count))
-        allowed = (1 - LEAST_GAIN) * makespan(best, workers.count)
-        best = shared if makespan(shared, workers.count) <= allowed else best
-    return best
+    best = _shortest(apart, workers, fits)
+    if together == apart:
+        return best
+    shared = _shortest(together, workers, fits)
+    allowed = (1 - LEAST_GAIN) * makespan(best, workers.count)
+    return shared if makespan(shared, workers.count) <= allowed else best
 
 
 @dataclass(frozen=True)
@@ -159,10 +155,10 @@ def _sharing(step: int, group: list[Cell], fits: Callable[[Sequence[Cell]], bool
     return [*(_of_shape(step, cells) for cells in shapes), *large]
 
 
-def _candidates(
+def _shortest(
     groups: Sequence[Units], workers: Workers, fits: Callable[[Sequence[Cell]], bool]
-) -> list[list[Pack]]:
-    """Plans with packs of different sizes, dearest first."""
+) -> list[Pack]:
+    """Of plans with packs of different sizes the one that is done first; its dearest pack first."""
     group_seconds = [sum(workers.seconds(unit, g.step) for unit in g.units) for g in groups]
     total = sum(group_seconds)
     candidates = []
@@ -179,7 +175,7 @@ def _candidates(
             ]
         packs.sort(key=lambda pack: -pack.seconds)
         candidates.append(packs)
-    return candidates
+    return min(candidates, key=lambda packs: makespan(packs, workers.count))
 
 
 def _packed(

@@ -222,7 +222,7 @@ class PackTrial(tune.Trainable):
         self._todo = list(groups.values())
 
     def _start(self, cells: list[Cell]) -> None:
-        _free_memory()  # the pack before may have been let go, but is a cycle
+        _free_memory()  # of the pack before
         states = [self._states.pop(cell.cell_id, None) for cell in cells]
         known = [state for state in states if state is not None]
         self._trainer = PackTrainer(
@@ -239,6 +239,7 @@ class PackTrial(tune.Trainable):
         self._trainer = None
         self._unsaved = False
         error.__traceback__ = None  # its frames hold tensors
+        gc.collect()
         _free_memory()
         middle = len(cells) // 2
         rest = self._todo[1:]
@@ -322,9 +323,8 @@ class PackTrial(tune.Trainable):
 
 
 def _free_memory() -> None:
-    """Gives back what trainers that nobody holds any more have on the device, graphs and all."""
+    """Gives back what trainers that nobody holds any more had on the device, graphs and all."""
     if torch.cuda.is_available():
-        gc.collect()
         with contextlib.suppress(RuntimeError):  # after a capture that failed
             torch.cuda.empty_cache()
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
 from core import blocks, memory, tasks
 from core.architectures import ARCHITECTURES
 from core.stack import cross_entropy
-from core.trainer import PackTrainer, _replicas
+from core.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -86,7 +86,7 @@ def test_a_step_before_its_gradient_reads_nothing_back_and_stays_on_the_gpu(mode
         draw = pretended.sampler.draw_training(steps)
         batch = pretended.sampler.training_batch(draw, k)
         for stack, row_R in zip(pretended.stacks, pretended._rows, strict=True):
-            seen = _replicas(batch, row_R)
+            seen = batch.replicas(row_R)
             loss_RxBxT = cross_entropy(stack.predict(seen), seen.y_RxBxT)
             stack._update(loss_RxBxT.mean(dim=(1, 2)), steps.index_select(0, k)[0])
             for t in (seen.x_RxBxTxX, loss_RxBxT, *stack.buffers()):

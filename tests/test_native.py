@@ -56,14 +56,14 @@ def exact_projections(seed_M, task_M, size):
 def test_projections_are_their_plain_twins_and_more_exact(size):
     seed_M = torch.randint(2**32, (40,))
     task_M = torch.randint(2**62, (40,))
-    ours = native.projections(seed_M, task_M, size, rng.PROJECTION).double()
+    ours = tasks.projections(seed_M, task_M, size).double()
     exact = exact_projections(seed_M, task_M, size)
     plain = tasks.plain_projections(seed_M, task_M, size).double()
     error, plain_error = ((a - exact).abs().max().item() * size**0.5 for a in (ours, plain))
     assert error < 1.5e-6  # entries are up to 5.8 times their deviation
     assert error < 2 * plain_error
     # whatever they are drawn beside, and from tensors of any layout
-    some = native.projections(seed_M[::7], task_M[::7], size, rng.PROJECTION).double()
+    some = tasks.projections(seed_M[::7], task_M[::7], size).double()
     assert torch.equal(some, ours[::7])
 
 

@@ -1,5 +1,7 @@
+import gc
 import io
 import math
+import weakref
 
 import pytest
 import torch
@@ -187,6 +189,19 @@ def test_stopping_in_the_middle_and_going_on_equals_never_stopping(device):
     if device.type == "cuda":  # the same pack on the same device: the same bits
         again = train(cells, device, states=states)
         assert torch.equal(again.stacks[0].theta_RxP, whole.stacks[0].theta_RxP)
+
+
+def test_a_trainer_that_is_let_go_is_gone_at_once():
+    """Not when the garbage collector comes: until then its device memory would be taken."""
+    gc.collect()
+    gc.disable()
+    try:
+        trainer = train(mixed_pack())
+        gone = weakref.ref(trainer)
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_states_are_snapshots():

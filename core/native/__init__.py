@@ -86,7 +86,7 @@ def _pad(n: int) -> int:
     return -(-n // 16) * 16
 
 
-def _floats(t: Tensor) -> ctypes.c_void_p:
+def _data(t: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(t.data_ptr())
 
 
@@ -102,19 +102,20 @@ def _check(status: int) -> None:
         raise MemoryError("no memory for a CPU kernel's buffers")
 
 
-def projections(seed_M: Tensor, task_M: Tensor, size: int, stream: int) -> Tensor:
-    """`core.tasks.plain_projections`, A_MxXxX; `stream` is `core.rng.PROJECTION`."""
-    a_MxXxX = torch.empty(len(task_M), size, size)
+def projections(seed_M: Tensor, low_M: Tensor, high_M: Tensor, size: int, stream: int) -> Tensor:
+    """`core.tasks.plain_projections`, A_MxXxX, of the words of the task numbers; `stream` is
+    `core.rng.PROJECTION`."""
+    a_MxXxX = torch.empty(len(seed_M), size, size)
     kernels = library()
     assert kernels is not None
-    words = [t.contiguous() for t in (seed_M, task_M & 0xFFFFFFFF, task_M >> 32)]
+    words = [t.contiguous() for t in (seed_M, low_M, high_M)]
     kernels.projections(
-        ctypes.c_int64(len(task_M)),
+        ctypes.c_int64(len(seed_M)),
         ctypes.c_int64(size),
         ctypes.c_uint32(stream),
-        *(ctypes.c_void_p(t.data_ptr()) for t in words),
+        *map(_data, words),
         ctypes.c_float(size**-0.5),
-        _floats(a_MxXxX),
+        _data(a_MxXxX),
     )
     return a_MxXxX
 
@@ -149,10 +150,10 @@ class Attention(torch.autograd.Function):
         rows = _rows(q, kv, out)
         status = kernels.attention_forward(
             ctypes.byref(shape),
-            *map(_floats, (h, q, kv, out)),
+            *map(_data, (h, q, kv, out)),
             rows,
-            _floats(keep),
-            _floats(result),
+            _data(keep),
+            _data(result),
         )
         _check(status)
         ctx.save_for_backward(h, q, kv, out, keep, rotation)
@@ -168,9 +169,9 @@ class Attention(torch.autograd.Function):
         assert kernels is not None
         status = kernels.attention_backward(
             ctypes.byref(ctx.shape),
-            *map(_floats, (h, q, kv, out)),
+            *map(_data, (h, q, kv, out)),
             ctx.rows,
-            *map(_floats, (keep, grad, *grads)),
+            *map(_data, (keep, grad, *grads)),
         )
         _check(status)
         return (*grads, None, None, None, None, None)
@@ -189,7 +190,7 @@ class MLP(torch.autograd.Function):
         assert kernels is not None
         rows = _rows(up, bias, down)
         status = kernels.mlp_forward(
-            *sizes, *map(_floats, (h, up, bias, down)), rows, _floats(hidden), _floats(result)
+            *sizes, *map(_data, (h, up, bias, down)), rows, _data(hidden), _data(result)
         )
         _check(status)
         ctx.save_for_backward(h, up, down, hidden)
@@ -205,9 +206,9 @@ class MLP(torch.autograd.Function):
         assert kernels is not None
         status = kernels.mlp_backward(
             *ctx.sizes,
-            *map(_floats, (h, up, down)),
+            *map(_data, (h, up, down)),
             ctx.rows,
-            *map(_floats, (hidden, grad, *grads)),
+            *map(_data, (hidden, grad, *grads)),
         )
         _check(status)
         return tuple(grads)

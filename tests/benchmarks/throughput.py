@@ -130,7 +130,7 @@ def ours(cells: Sequence[Cell], device: torch.device, timer: Timer) -> tuple[flo
 
 
 def free(device: torch.device) -> None:
-    """Gives back what trainers that nobody holds any more have on the device: they are cycles."""
+    """Gives back what nobody holds any more; what was compiled is cycles."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

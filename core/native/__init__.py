@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.native.build import library
 
+
 def _pad(n: int) -> int:
     return -(-n // 16) * 16
 

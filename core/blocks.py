@@ -3,9 +3,10 @@ stream, layer norm included.
 
 `plain_attention` and `plain_mlp` say what they compute; autograd differentiates them. On a CPU, in
 float32, `attention` and `mlp` run kernels of our own (`core.native`): at the shapes of small cells
-(sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding. On a
-GPU, narrow models have kernels that keep a sequence on the chip (`core.kernels`); they are off
-unless PHASESWEEP_FUSED=1, until they have been measured there.
+(sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding, and
+the order of its sums depends on the pack and the CPU. On a GPU, narrow models have kernels that
+keep a sequence on the chip (`core.kernels`); they are off unless PHASESWEEP_FUSED=1, until they
+have been measured there.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from core import native
 from core.config import Precision
+from core.operations import add_rows, plain_layer_norm, product
 
 _ROTARY_BASE = 10_000.0  # Su et al. 2021 (RoFormer), section 3.2.2
 _MOST_SEQUENCES = 2**16 - 1  # of one call: fused attention on CUDA has a grid's y axis for them
-EPSILON = 1e-5  # of layer norm, PyTorch's default
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ def _mask_QxS(shape: Attention, device: torch.device) -> Tensor:
 def rotation_table(shape: Attention, device: torch.device) -> Tensor:
     """cos and sin of the angle by which pair j of position s is turned: S x K/2 x 2."""
     half = shape.key_size // 2
-    frequency = _ROTARY_BASE ** (-torch.arange(half, device=device) / half)
+    # In float64, whose last bits, which depend on the machine, are rounded away.
+    frequency = _ROTARY_BASE ** (-torch.arange(half, device=device).double() / half)
     angle = torch.arange(shape.sequence, device=device)[:, None] * frequency
-    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 
 
 def _rotate(t: Tensor, rotation_SxKx2: Tensor) -> Tensor:
@@ -97,15 +99,15 @@ def plain_attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attent
     Returns:
         R x (B ceil(S / stride)) x D.
     """
-    normed = F.layer_norm(h, h.shape[-1:], eps=EPSILON)
-    [query] = shape.split(torch.bmm(shape.read(normed), q), 1)
-    key, value = shape.split(torch.bmm(normed, kv), 2)
+    normed = plain_layer_norm(h)
+    [query] = shape.split(product(shape.read(normed), q), 1)
+    key, value = shape.split(product(normed, kv), 2)
     if shape.rotary:
         rotation_SxKx2 = rotation_table(shape, h.device)
         query = _rotate(query, rotation_SxKx2[:: shape.stride])
         key = _rotate(key, rotation_SxKx2)
     mixed = _attend(query, key, value, shape)
-    return shape.read(h) + torch.bmm(shape.merge(mixed[None], h.shape[0]), out)
+    return shape.read(h) + product(shape.merge(mixed[None], h.shape[0]), out)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, shape: Attention) -> Tensor:
@@ -125,9 +127,7 @@ def plain_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
     Args:
         h: R x N x D; up: R x D x M; bias: R x 1 x M; down: R x M x D.
     """
-    normed = F.layer_norm(h, h.shape[-1:], eps=EPSILON)
-    # Not baddbmm: under autocast that would round the residual stream to bf16.
-    return h + torch.bmm(F.relu(torch.bmm(normed, up) + bias), down)
+    return h + product(F.relu(add_rows(product(plain_layer_norm(h), up), bias)), down)
 
 
 def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -> Tensor:
@@ -135,7 +135,7 @@ def attention(h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: Attention) -
     kernel = _kernel("attention", h)
     if kernel is not None and kernel.supports(h, shape, _precision()):
         return kernel.fused_attention(h, q, kv, out, shape, _precision())
-    if not _native(h):
+    if not native.serves(h):
         return plain_attention(h, q, kv, out, shape)
     rotation = rotation_table(shape, h.device) if shape.rotary else None
     return native.Attention.apply(
@@ -148,16 +148,7 @@ def mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor:
     kernel = _kernel("mlp", h)
     if kernel is not None and kernel.supports(h, up, _precision()):
         return kernel.fused_mlp(h, up, bias, down, _precision())
-    return native.MLP.apply(h, up, bias, down) if _native(h) else plain_mlp(h, up, bias, down)
-
-
-def _native(h: Tensor) -> bool:
-    return (
-        h.device.type == "cpu"
-        and h.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and native.library() is not None
-    )
+    return native.MLP.apply(h, up, bias, down) if native.serves(h) else plain_mlp(h, up, bias, down)
 
 
 def _kernel(name: str, h: Tensor) -> ModuleType | None:

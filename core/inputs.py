@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from core.data import Images
+from core.operations import product
 from core.tasks import TABLE_BYTES, SeenTasks, projections
 
 
@@ -130,5 +131,5 @@ def _plain(
         some = slice(first, first + count)
         a_GBxXxX = matrices(task_GxB[some], first).flatten(0, 1)
         raw_GBxTxX = images.x_NxX[image_GxBxT[some].reshape(-1)].view(-1, T, size)
-        torch.bmm(raw_GBxTxX, a_GBxXxX.transpose(1, 2), out=x_GxBxTxX[some].flatten(0, 1))
+        x_GxBxTxX[some] = product(raw_GBxTxX, a_GBxXxX.mT).view(-1, B, T, size)
     return x_GxBxTxX

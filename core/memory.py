@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core import native
 from core.config import Cell
+from core.operations import add_rows, layer_norm, plain_layer_norm, product, products
 from core.parameters import Spec
 
 # Added to the biases of the gates: sigmoid(4) = 0.982, a half-life of 38 tokens to start with.
@@ -45,21 +47,51 @@ def block(p: dict[str, Tensor], i: int, h_RxBxSxD: Tensor, cell: Cell, stride: i
     """
     R, B, S, D = h_RxBxSxD.shape
     H, K = cell.num_heads, cell.key_size
-    normed = F.layer_norm(h_RxBxSxD, (D,))
+    normed = layer_norm(h_RxBxSxD)
     read = normed[:, :, ::stride]
     Q = read.shape[2]
-    q = torch.bmm(read.reshape(R, B * Q, D), p[f"{i}.q"]).view(R * B, Q, H, K).transpose(1, 2)
+    q = product(read.reshape(R, B * Q, D), p[f"{i}.q"])
     normed_RxNxD = normed.view(R, B * S, D)
     before_RxNxD = F.pad(normed[:, :, :-1], (0, 0, 1, 0)).view(R, B * S, D)
-    kv = torch.baddbmm(torch.bmm(normed_RxNxD, p[f"{i}.kv"]), before_RxNxD, p[f"{i}.kv_before"])
-    k, v = kv.view(R * B, S, 2, H, K).permute(2, 0, 3, 1, 4)
-    gates = torch.baddbmm(p[f"{i}.gates_bias"], normed_RxNxD, p[f"{i}.gates"])
-    gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
-    forget, write = gates.view(R * B, S, 2, H).permute(2, 0, 3, 1)
+    kv = product(normed_RxNxD, p[f"{i}.kv"]) + product(before_RxNxD, p[f"{i}.kv_before"])
+    gates = add_rows(product(normed_RxNxD, p[f"{i}.gates"]), p[f"{i}.gates_bias"])
+    o = answers(
+        q.view(R * B, Q, H * K),
+        kv.view(R * B, S, 2 * H * K),
+        gates.view(R * B, S, 2 * H),
+        H,
+        stride,
+    )
+    o = product(o.view(R, B * Q, H * K), p[f"{i}.out"]).view(R, B, Q, D)
+    return h_RxBxSxD[:, :, ::stride] + o
+
+
+def answers(
+    q_NxQxHK: Tensor, kv_NxSx2HK: Tensor, gates_NxSx2H: Tensor, heads: int, stride: int
+) -> Tensor:
+    """What the memories of N sequences answer, each head's normed: N x Q x HK.
+
+    Args:
+        q: queries at the times 0, stride, 2 stride ... only.
+        kv: keys, then values, at all times.
+        gates: before their sigmoids and without FORGET_BIAS: of forgetting, then of writing.
+    """
+    if native.serves(kv_NxSx2HK):
+        return native.Memory.apply(q_NxQxHK, kv_NxSx2HK, gates_NxSx2H, heads, stride, FORGET_BIAS)
+    return plain_answers(q_NxQxHK, kv_NxSx2HK, gates_NxSx2H, heads, stride)
+
+
+def plain_answers(
+    q_NxQxHK: Tensor, kv_NxSx2HK: Tensor, gates_NxSx2H: Tensor, heads: int, stride: int
+) -> Tensor:
+    """The definition of `answers`."""
+    q = q_NxQxHK.unflatten(2, (heads, -1)).transpose(1, 2)
+    k, v = kv_NxSx2HK.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    gates = gates_NxSx2H.to(torch.promote_types(gates_NxSx2H.dtype, torch.float32))
+    forget, write = gates.unflatten(2, (2, heads)).permute(2, 0, 3, 1)
     log_f, log_w = F.logsigmoid(forget + FORGET_BIAS), F.logsigmoid(write)
     o = read_out(q, _unit(k), v, log_f, log_w, stride)  # a query's length would cancel in the norm
-    o = F.layer_norm(o, (K,)).transpose(1, 2).reshape(R, B * Q, H * K)
-    return h_RxBxSxD[:, :, ::stride] + torch.bmm(o, p[f"{i}.out"]).view(R, B, Q, D)
+    return plain_layer_norm(o).transpose(1, 2).flatten(2)
 
 
 def read_out(
@@ -90,20 +122,20 @@ class _ReadOut(torch.autograd.Function):
         total_MxS = log_f_MxS.cumsum(dim=1)
         factor_MxQxS = total_MxS[:, ::stride, None] + (log_w_MxS - total_MxS)[:, None]
         factor_MxQxS.add_(_mask_QxS(q.shape[1], k.shape[1], stride, q.device)).exp_()
-        scores_MxQxS = torch.bmm(q, k.transpose(1, 2)).mul_(factor_MxQxS)
+        scores_MxQxS = products(q, k.transpose(1, 2)).mul_(factor_MxQxS)
         ctx.stride = stride
         ctx.save_for_backward(q, k, v, factor_MxQxS, scores_MxQxS)
-        return torch.bmm(scores_MxQxS, v)
+        return products(scores_MxQxS, v)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         q, k, v, factor_MxQxS, scores_MxQxS = ctx.saved_tensors
-        grad_v = torch.bmm(scores_MxQxS.transpose(1, 2), grad)
-        grad_scores = torch.bmm(grad, v.transpose(1, 2))
+        grad_v = products(scores_MxQxS.transpose(1, 2), grad)
+        grad_scores = products(grad, v.transpose(1, 2))
         grad_log = grad_scores * scores_MxQxS  # of the factors' logarithms
         grad_products = grad_scores.mul_(factor_MxQxS)
-        grad_q = torch.bmm(grad_products, k)
-        grad_k = torch.bmm(grad_products.transpose(1, 2), q)
+        grad_q = products(grad_products, k)
+        grad_k = products(grad_products.transpose(1, 2), q)
         grad_w_MxS = grad_log.sum(dim=1)
         grad_total_MxS = -grad_w_MxS
         grad_total_MxS[:, :: ctx.stride].add_(grad_log.sum(dim=2))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core import schema
+from core.operations import row_means
 
 LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
 
@@ -75,9 +76,7 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
 
     accuracy_RxT, accuracy_se_RxT = mean_and_error(correct, 1)
     return SplitMetrics(
-        loss_R=_blank(
-            torch.stack([loss.flatten().mean() for loss in loss_RxExT.cpu().double()]), diverged_R
-        ),
+        loss_R=_blank(row_means(loss_RxExT.cpu().flatten(1)), diverged_R),
         statistics_R={
             schema.FIRST: mean_and_error(first_RxE, 1),
             schema.LAST: mean_and_error(last_RxE, width),

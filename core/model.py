@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.architectures import ARCHITECTURES
 from core.config import Cell
+from core.operations import layer_norm, product
 from core.parameters import Spec
 
 
@@ -43,11 +44,11 @@ def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell
     """logits_RxBxTxC; those at position t depend on x up to t and y before t."""
     R, B, T, X = x_RxBxTxX.shape
     D, C, architecture = cell.model_size, cell.num_classes, ARCHITECTURES[cell.architecture]
-    x = torch.bmm(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
+    x = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
     tokens, stride = _tokens(p, x, y_RxBxT, cell) if architecture.has_context else (x, 1)
     h_RxBxTxD = architecture.apply(p, tokens, cell, stride)
-    h_RxNxD = F.layer_norm(h_RxBxTxD, (D,)).view(R, B * T, D)
-    return torch.bmm(h_RxNxD, p["head"]).view(R, B, T, C)
+    h_RxNxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
+    return product(h_RxNxD, p["head"]).view(R, B, T, C)
 
 
 def _tokens(p: dict[str, Tensor], x: Tensor, y_RxBxT: Tensor, cell: Cell) -> tuple[Tensor, int]:
@@ -56,7 +57,7 @@ def _tokens(p: dict[str, Tensor], x: Tensor, y_RxBxT: Tensor, cell: Cell) -> tup
     R, B, T, D = x.shape
     C = cell.num_classes
     onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=x.device)).to(x.dtype)
-    y = torch.bmm(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
+    y = product(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
     if cell.token_format == "shifted":
         return x + F.pad(y[:, :, :-1], (0, 0, 1, 0)), 1
     # the last example is never looked back at

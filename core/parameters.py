@@ -54,6 +54,7 @@ def initialize(specs: dict[str, Spec], seed_R: Tensor) -> Tensor:
     flat_RxP = torch.zeros(len(seed_R), buffer_size(specs), device=seed_R.device)
     for number, (name, view) in enumerate(views(flat_RxP, specs).items()):
         if specs[name].std:
-            draw = rng.normal_matrix(seed_R, rng.INIT, 1, specs[name].size, low=number)
-            view.copy_(draw.view(view.shape) * specs[name].std)
+            size, std = specs[name].size, specs[name].std
+            draw = rng.normal_matrix(seed_R, rng.INIT, 1, size, low=number, scale=std)
+            view.copy_(draw.view(view.shape))
     return flat_RxP

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from core import native
+
 # Table 2 of the paper: Philox4x32 with 7 rounds is the fastest that passes all of BigCrush.
 ROUNDS = 7
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # section 4.3 of the paper
@@ -89,15 +91,33 @@ def normals(words: list[Tensor]) -> Tensor:
 
 
 def normal_matrix(
-    seed: Tensor, stream: int, rows: int, columns: int, low: Word = 0, high: Word = 0
+    seed: Tensor,
+    stream: int,
+    rows: int,
+    columns: int,
+    low: Word = 0,
+    high: Word = 0,
+    scale: float = 1.0,
 ) -> Tensor:
-    """N(0, 1) matrices, one for each (seed, low, high): float32, shape (*batch, rows, columns).
+    """N(0, scale^2) matrices, float32, one for each (seed, low, high): (*batch, rows, columns).
 
     Entry [i, 4 q + w] comes from word w of the counter (i * ceil(columns / 4) + q, low, high).
 
     Args:
         seed, low, high: int64, broadcasting to the shape `batch`.
     """
+    if seed.device.type != "cpu" or native.library() is None:
+        return plain_normal_matrix(seed, stream, rows, columns, low, high).mul_(scale)
+    words = torch.broadcast_tensors(*(torch.as_tensor(word) for word in (seed, low, high)))
+    seed_M, low_M, high_M = (word.flatten() for word in words)
+    entries = native.normals(seed_M, low_M, high_M, stream, rows, columns, scale)
+    return entries.view(*words[0].shape, rows, columns)
+
+
+def plain_normal_matrix(
+    seed: Tensor, stream: int, rows: int, columns: int, low: Word = 0, high: Word = 0
+) -> Tensor:
+    """The definition of `normal_matrix`, with scale 1."""
     blocks = -(-columns // 4)
     counter = torch.arange(rows * blocks, device=seed.device)
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from core import model
+from core import model, native
 from core.config import Cell
 from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
+from core.operations import cross_entropy, row_means
 from core.parameters import initialize, views
 from core.sampler import Batch
 
@@ -71,7 +71,7 @@ class Stack:
         """Training step number `step` (int64 scalar, from 0): gradient, Adam."""
         # In float64, so that how a sum is split up, which differs between packs, doesn't show.
         loss_RxBxT = cross_entropy(self.predict(batch), batch.y_RxBxT)
-        loss_R = loss_RxBxT.flatten(1).mean(dim=1, dtype=torch.float64).float()
+        loss_R = row_means(loss_RxBxT.flatten(1)).float()
         gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
         torch._foreach_copy_(list(self._gradients.values()), list(gradients))
         self._update(loss_R.detach(), step)
@@ -84,26 +84,28 @@ class Stack:
 
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
-        """A step of Adam (Kingma and Ba 2015, algorithm 1) with linear warm-up, each replica at its
-        own learning rate. A replica whose loss isn't finite is frozen, from now on."""
+        """A step of Adam with linear warm-up, each replica at its own learning rate. A replica
+        whose loss, weights or moments aren't finite is frozen, from now on."""
         cell = self.cell
-        alive_R = self.diverged_at_R < 0
-        self.diverged_at_R.copy_(
-            torch.where(alive_R & ~torch.isfinite(loss_R), step, self.diverged_at_R)
-        )
+        self.note_divergence(~torch.isfinite(loss_R), step)
         alive_R = self.diverged_at_R < 0
         self._watch_plateau(loss_R, alive_R, step)
-
-        self.moment1_RxP.lerp_(self.grad_RxP, 1.0 - cell.adam_beta1)
-        self.moment2_RxP.mul_(cell.adam_beta2)
-        self.moment2_RxP.addcmul_(self.grad_RxP, self.grad_RxP, value=1.0 - cell.adam_beta2)
-        t = (step + 1).float()
         warmup = ((step + 1) / max(cell.warmup_steps, 1)).clamp(max=1.0)
-        correction1, correction2 = 1.0 - cell.adam_beta1**t, 1.0 - cell.adam_beta2**t
-        rate_R = self.learning_rate_R * warmup / correction1
-        deviation_RxP = (self.moment2_RxP / correction2).sqrt_().add_(self.epsilon_R[:, None])
-        change_RxP = (self.moment1_RxP / deviation_RxP).mul_(rate_R[:, None])
-        self.theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
+        adam = native.adam if native.serves(self.theta_RxP) else plain_adam
+        finite_R = adam(
+            *(self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.grad_RxP),
+            step=step,
+            betas=(cell.adam_beta1, cell.adam_beta2),
+            rate_R=self.learning_rate_R * warmup,
+            epsilon_R=self.epsilon_R,
+            alive_R=alive_R,
+        )
+        self.note_divergence(~finite_R, step)
+
+    def note_divergence(self, sick_R: Tensor, step: Tensor | int) -> None:
+        """These replicas have diverged at this step, unless they had before."""
+        newly_R = sick_R & (self.diverged_at_R < 0)
+        self.diverged_at_R.copy_(torch.where(newly_R, step, self.diverged_at_R))
 
     def _watch_plateau(self, loss_R: Tensor, alive_R: Tensor, step: Tensor) -> None:
         """Notes when a replica leaves the plateau, by the rule of `core.metrics`."""
@@ -131,7 +133,34 @@ class Stack:
             getattr(self, f"{name}_R").copy_(torch.tensor([state[name] for state in states]))
 
 
-def cross_entropy(logits_RxBxTxC: Tensor, y_RxBxT: Tensor) -> Tensor:
-    """Of each prediction, nats: R x B x T."""
-    flat = F.cross_entropy(logits_RxBxTxC.flatten(0, 2), y_RxBxT.flatten(), reduction="none")
-    return flat.view(y_RxBxT.shape)
+def plain_adam(
+    theta_RxP: Tensor,
+    moment1_RxP: Tensor,
+    moment2_RxP: Tensor,
+    grad_RxP: Tensor,
+    *,
+    step: Tensor,
+    betas: tuple[float, float],
+    rate_R: Tensor,
+    epsilon_R: Tensor,
+    alive_R: Tensor,
+) -> Tensor:
+    """A step of Adam (Kingma and Ba 2015, algorithm 1), in place.
+
+    Args:
+        step: int64 scalar, from 0.
+        rate_R, epsilon_R: of each replica, float32.
+        alive_R: bool; the weights of the others stay.
+    Returns:
+        finite_R, bool: whether all of a replica's weights and moments are.
+    """
+    beta1, beta2 = betas
+    moment1_RxP.lerp_(grad_RxP, 1.0 - beta1)
+    moment2_RxP.mul_(beta2).addcmul_(grad_RxP, grad_RxP, value=1.0 - beta2)
+    t = (step + 1).float()
+    correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
+    deviation_RxP = (moment2_RxP / correction2).sqrt_().add_(epsilon_R[:, None])
+    change_RxP = (moment1_RxP / deviation_RxP).mul_((rate_R / correction1)[:, None])
+    theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
+    buffers = (theta_RxP, moment1_RxP, moment2_RxP)
+    return torch.stack([t_RxP.isfinite().all(dim=1) for t_RxP in buffers]).all(dim=0)

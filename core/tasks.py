@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from core import native, rng
+from core import rng
 from core.config import MAX_TASKS
 
 FIRST_UNSEEN = MAX_TASKS
@@ -36,27 +36,18 @@ def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
         seed, task: int64, broadcasting to the shape `batch`; task numbers below 2^63.
     """
     seed, task = torch.broadcast_tensors(seed, task)
-    seed_M, task_M = seed.flatten(), task.flatten()
-    if task.device.type == "cpu" and native.library() is not None:
-        a_MxXxX = native.projections(seed_M, *_halves(task_M), size, rng.PROJECTION)
-    else:
-        a_MxXxX = plain_projections(seed_M, task_M, size)
+    a_MxXxX = torch.empty(task.numel(), size, size, device=task.device)
+    count = max(1, _AT_ONCE[task.device.type] // size**2)
+    parts = (t.split(count) for t in (a_MxXxX, seed.flatten(), task.flatten()))
+    for a, seed_, task_ in zip(*parts, strict=True):
+        halves = _halves(task_)
+        a.copy_(rng.normal_matrix(seed_, rng.PROJECTION, size, size, *halves, scale=size**-0.5))
     return a_MxXxX.view(*task.shape, size, size)
 
 
 # Normals drawn at a time, a matrix at least: on a CPU few enough to stay in the caches, anywhere
 # few enough that the generator's 64-bit words don't take several times the normals' memory.
 _AT_ONCE = {"cpu": 2**17, "cuda": 2**25}
-
-
-def plain_projections(seed_M: Tensor, task_M: Tensor, size: int) -> Tensor:
-    """The definition of `projections`, A_MxXxX for M tasks."""
-    a_MxXxX = torch.empty(len(task_M), size, size, device=task_M.device)
-    count = max(1, _AT_ONCE[task_M.device.type] // size**2)
-    for a, seed, task in zip(*(t.split(count) for t in (a_MxXxX, seed_M, task_M)), strict=True):
-        a.copy_(rng.normal_matrix(seed, rng.PROJECTION, size, size, *_halves(task)))
-        a.div_(math.sqrt(size))
-    return a_MxXxX
 
 
 _NOISE_SEED = 0  # one table serves all seeds

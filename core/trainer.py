@@ -22,8 +22,9 @@ from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
+from core.operations import cross_entropy
 from core.sampler import DRAW_STEPS, Draw, Sampler
-from core.stack import Stack, cross_entropy
+from core.stack import Stack
 
 
 class PackTrainer:
@@ -156,12 +157,18 @@ class PackTrainer:
     @torch.no_grad()
     def _evaluate(self) -> None:
         others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
+        with _products(self.cell.precision, self.device):
+            of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
+        losses = [loss_RxExT.flatten(1) for loss_RxExT, _ in of_splits.values()]
+        sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)
+        sizes = [len(stack.cells) for stack in self.stacks]
+        for stack, sick in zip(self.stacks, sick_R.split(sizes), strict=True):
+            stack.note_divergence(sick, self.step)
         diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
-        self.metrics = {}
-        for split in (*schema.SPLITS, *others):
-            with _products(self.cell.precision, self.device):
-                loss_RxExT, correct_RxExT = self._evaluate_split(split)
-            self.metrics[split] = split_metrics(loss_RxExT, correct_RxExT, diverged_R)
+        self.metrics = {
+            split: split_metrics(loss_RxExT, correct_RxExT, diverged_R)
+            for split, (loss_RxExT, correct_RxExT) in of_splits.items()
+        }
         for r, cell in enumerate(self.cells):
             self.history[r] += [
                 {"cell_id": cell.cell_id, "step": self.step, "split": split, **metrics.row(r)}

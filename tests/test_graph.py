@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import (
 
 from core import blocks, memory, tasks
 from core.architectures import ARCHITECTURES
-from core.stack import cross_entropy
+from core.operations import cross_entropy
 from core.trainer import PackTrainer
 from tests.conftest import small_cell
 

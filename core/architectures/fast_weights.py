@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from core import memory
 from core.architectures import lstm
 from core.config import Cell
+from core.operations import layer_norm
 from core.parameters import Spec
 
 
@@ -35,7 +35,7 @@ def parameters(cell: Cell) -> dict[str, Spec]:
 def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     for i in range(cell.num_layers):
-        normed_RxBxSxD = F.layer_norm(h_RxBxSxD, (cell.model_size,))
+        normed_RxBxSxD = layer_norm(h_RxBxSxD)
         h_RxBxSxD = h_RxBxSxD + lstm.layer(p, i, normed_RxBxSxD)
         h_RxBxSxD = memory.block(p, i, h_RxBxSxD, cell, stride if i == cell.num_layers - 1 else 1)
     return h_RxBxSxD

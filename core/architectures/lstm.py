@@ -1,9 +1,9 @@
 """A stack of LSTM layers (Hochreiter and Schmidhuber 1997; forget gates: Gers et al. 2000; the
 equations of torch.nn.LSTM), replica-stacked.
 
-`scan` runs one layer over time. Its backward pass is our own: a step is then a dozen small
-operations instead of the fifty that autograd records, and all steps' weight gradients are one
-product.
+`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.native`),
+elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
+instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from core import native
 from core.config import Cell
+from core.operations import add_rows, product
 from core.parameters import Spec
 
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
@@ -55,25 +57,32 @@ def layer(p: dict[str, Tensor], i: int, x_RxBxSxD: Tensor) -> Tensor:
     halves[3 * D :] = 1.0
     start = torch.zeros_like(halves)
     start[2 * D : 3 * D] = FORGET_BIAS
-    a_Rx4DxN = torch.baddbmm(
-        ((p[f"{i}.bias"] + start) * halves).transpose(1, 2),
-        (p[f"{i}.input"] * halves).transpose(1, 2),
-        x_RxBxSxD.permute(0, 3, 2, 1).reshape(R, D, S * B),
+    a_RxNx4D = add_rows(
+        product(x_RxBxSxD.reshape(R, B * S, D), p[f"{i}.input"] * halves),
+        (p[f"{i}.bias"] + start) * halves,
     )
-    w_Rx4DxD = (p[f"{i}.hidden"] * halves).transpose(1, 2)
-    return scan(a_Rx4DxN.view(R, 4 * D, S, B), w_Rx4DxD).permute(0, 3, 1, 2)
+    return scan(a_RxNx4D.view(R, B, S, 4 * D), p[f"{i}.hidden"] * halves)
 
 
-def scan(a_Rx4DxSxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
-    """h_RxSxDxB of an LSTM layer that starts at h = c = 0.
+def scan(a_RxBxSx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+    """h_RxBxSxD of an LSTM layer that starts at h = c = 0, float32 or wider.
 
     Args:
         a: what the input adds before the activations (o, i, f halved, then the content g).
-        w: recurrent weights, rows in the same order and halved too.
+        w: recurrent weights, columns in the same order and halved too.
     """
-    wide = torch.promote_types(a_Rx4DxSxB.dtype, torch.float32)  # states are sums: not in bf16
-    with torch.autocast(a_Rx4DxSxB.device.type, enabled=False):
-        return _Scan.apply(a_Rx4DxSxB.to(wide), w_Rx4DxD.to(wide).contiguous())
+    if native.serves(a_RxBxSx4D):
+        return native.LSTM.apply(a_RxBxSx4D, w_RxDx4D)
+    return plain_scan(a_RxBxSx4D, w_RxDx4D)
+
+
+def plain_scan(a_RxBxSx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+    """The definition of `scan`."""
+    wide = torch.promote_types(a_RxBxSx4D.dtype, torch.float32)  # states are sums: not in bf16
+    with torch.autocast(a_RxBxSx4D.device.type, enabled=False):
+        a_Rx4DxSxB = a_RxBxSx4D.to(wide).permute(0, 3, 2, 1).contiguous()
+        w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
+        return _Scan.apply(a_Rx4DxSxB, w_Rx4DxD).permute(0, 3, 1, 2)
 
 
 class _Scan(torch.autograd.Function):
@@ -90,7 +99,7 @@ class _Scan(torch.autograd.Function):
         h = c = a_Rx4DxSxB.new_zeros(R, w_Rx4DxD.shape[2], B)
         kept: list[list[Tensor]] = [[], [], [], []]  # h, c, gates and tanh(c), by time
         for s in range(S):
-            gate = torch.baddbmm(a_Rx4DxSxB[:, :, s], w_Rx4DxD, h).tanh_().unflatten(1, (4, -1))
+            gate = (a_Rx4DxSxB[:, :, s] + product(w_Rx4DxD, h)).tanh_().unflatten(1, (4, -1))
             gate[:, :3].add_(1.0).mul_(0.5)
             o, i, f, g = gate.unbind(1)
             c = (i * g).add_(f * c)
@@ -125,11 +134,11 @@ class _Scan(torch.autograd.Function):
             grad[:, 1:].mul_(grad_c[:, None])
             grads.append(grad.flatten(1, 2))
             if s:
-                grad_h = torch.bmm(w_RxDx4D, grads[-1])
+                grad_h = product(w_RxDx4D, grads[-1])
                 grad_c = grad_c * f
         grad_a_Rx4DxSxB = torch.stack(grads[::-1], dim=2)
         before_RxDxN = h_RxSxDxB[:, :-1].transpose(1, 2).reshape(R, D, -1)
-        grad_w = torch.bmm(
+        grad_w = product(
             grad_a_Rx4DxSxB[:, :, 1:].reshape(R, 4 * D, -1), before_RxDxN.transpose(1, 2)
         )
         return grad_a_Rx4DxSxB, grad_w

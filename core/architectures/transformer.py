@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.blocks import Attention, attention, mlp
 from core.config import Cell
+from core.operations import add_rows
 from core.parameters import Spec
 
 
@@ -38,7 +39,8 @@ def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> T
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     R, B, S, D = h_RxBxSxD.shape
     if cell.position_encoding == "learned":
-        h_RxBxSxD = h_RxBxSxD + p["positions"][:, None, :S]
+        positions = p["positions"][:, :S].reshape(R, 1, S * D)
+        h_RxBxSxD = add_rows(h_RxBxSxD.reshape(R, B, S * D), positions)
     h = h_RxBxSxD.reshape(R, B * S, D)
     rotary = cell.position_encoding == "rotary"
     for i in range(cell.num_layers):

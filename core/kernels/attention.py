@@ -46,7 +46,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core import blocks
+from core import blocks, operations
 from core.kernels.common import (
     DOTS,
     Precision,
@@ -61,7 +61,7 @@ from core.kernels.common import (
 
 MAX_SEQUENCE, MAX_WIDTH = 128, 64  # tokens; width of the model, and of a key
 
-_EPSILON = tl.constexpr(blocks.EPSILON)
+_EPSILON = tl.constexpr(operations.EPSILON)
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _LN_2 = tl.constexpr(math.log(2.0))
 

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core import blocks
+from core import operations
 from core.kernels.common import (
     DOTS,
     Precision,
@@ -40,7 +40,7 @@ from core.kernels.common import (
 
 MAX_WIDTH = 64
 
-_EPSILON = tl.constexpr(blocks.EPSILON)
+_EPSILON = tl.constexpr(operations.EPSILON)
 
 
 @dataclass(frozen=True)

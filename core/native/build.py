@@ -17,9 +17,11 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("blocks.c", "projections.c")]
+_SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _FLAGS = [
-    *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared"),
+    *("-O3", "-std=gnu11", "-fopenmp-simd", "-fPIC", "-shared"),
+    "-ffp-contract=off",  # which sums are fused is said in the code, as it decides the last bits
     "-fno-math-errno",  # else a loop with a square root isn't vectorized
 ]
 # The first of these that the compiler takes.
@@ -47,7 +49,7 @@ def _build() -> Path:
     if os.path.exists("/proc/cpuinfo"):  # -march=native means another thing on another machine
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu += "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
-    code = b"".join(source.read_bytes() for source in _SOURCES)
+    code = b"".join(source.read_bytes() for source in _SOURCES + _HEADERS)
     key = hashlib.sha256(code + repr((compiler, cpu, _FLAGS)).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phasesweep"
     built = cache / f"kernels-{key.hexdigest()[:16]}.so"

@@ -1,10 +1,8 @@
-/* The tasks' projections on a CPU core: core.tasks.plain_projections, with Philox and Box-Muller as
- * in core/rng.py. Every entry is computed by the same instructions wherever it stands, so it doesn't
- * depend on what is drawn beside it.
+/* Matrices of normal numbers on a CPU core: core.rng.plain_normal_matrix, with Philox and Box-Muller
+ * as there. Every entry is computed by the same instructions wherever it stands, so it doesn't depend
+ * on what is drawn beside it.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
 enum { COUNTERS = 64 }; /* at a time: four normals each, all in the first cache */
 
@@ -34,31 +32,8 @@ static void philox(
     }
 }
 
-static inline float as_float(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline uint32_t as_bits(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-/* sqrt(-2 ln u) of a normal number u in (0, 1): u = 2^e m, m in [sqrt(1/2), sqrt(2)). */
-static inline float radius(float u)
-{
-    uint32_t bits = as_bits(u) - 0x3F3504F3u;
-    float e = (float)((int32_t)bits >> 23);
-    float f = as_float((bits & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
-    /* ln(1 + f) = 2 atanh(s), s = f / (2 + f), |s| < 0.1716: the series up to s^9 is off by 3e-9. */
-    float s = f / (2.0f + f), z = s * s;
-    float series = z * (0.66666667f + z * (0.4f + z * (0.28571429f + z * 0.22222222f)));
-    return sqrtf(-2.0f * (e * 0.69314718f + (2.0f * s + s * series)));
-}
+/* sqrt(-2 ln u) of a normal number u in (0, 1). */
+static inline float radius(float u) { return sqrtf(-2.0f * logarithm(u)); }
 
 /* cos and sin of 2 pi t, t in (0, 1): the nearest quarter of a turn, and Taylor series for the rest,
  * at most an eighth. */
@@ -67,10 +42,12 @@ static inline void turn(float t, float *cosine, float *sine)
     float quarters = 4.0f * t;
     int32_t nearest = (int32_t)(quarters + 0.5f);
     float x = (quarters - (float)nearest) * 1.57079633f, z = x * x;
-    float s = -1.6666667e-1f + z * (8.3333333e-3f + z * (-1.9841270e-4f + z * 2.7557319e-6f));
-    float c = 4.1666667e-2f + z * (-1.3888889e-3f + z * 2.4801587e-5f);
-    s = x + x * z * s;
-    c = 1.0f + z * (-0.5f + z * c);
+    float s = __builtin_fmaf(z, 2.7557319e-6f, -1.9841270e-4f);
+    s = __builtin_fmaf(z, __builtin_fmaf(z, s, 8.3333333e-3f), -1.6666667e-1f);
+    float c = __builtin_fmaf(z, 2.4801587e-5f, -1.3888889e-3f);
+    c = __builtin_fmaf(z, __builtin_fmaf(z, c, 4.1666667e-2f), -0.5f);
+    s = __builtin_fmaf(x * z, s, x);
+    c = __builtin_fmaf(z, c, 1.0f);
     uint32_t odd = -(uint32_t)(nearest & 1);
     uint32_t s_bits = as_bits(s), c_bits = as_bits(c);
     uint32_t swap = (s_bits ^ c_bits) & odd;
@@ -97,28 +74,29 @@ static void normal_pairs(const uint32_t *word0, const uint32_t *word1, float sca
     }
 }
 
-/* Matrices of size x size entries, normals times `scale`, a row of every argument each. */
-void projections(
-    int64_t count, int64_t size, uint32_t stream, const int64_t *seed, const int64_t *low,
-    const int64_t *high, float scale, float *to)
+/* Matrices of rows x columns entries, normals times `scale`; seed, low, high: of each matrix. */
+int normals(
+    int64_t count, int64_t rows, int64_t columns, uint32_t stream, const int64_t *seed,
+    const int64_t *low, const int64_t *high, float scale, float *to)
 {
-    int64_t quads = (size + 3) / 4; /* counters of a row */
-    for (int64_t m = 0; m < count; m++, to += size * size)
-        for (int64_t first = 0; first < size * quads; first += COUNTERS) {
+    const int64_t quads = (columns + 3) / 4; /* counters of a row */
+    for (int64_t m = 0; m < count; m++, to += rows * columns)
+        for (int64_t first = 0; first < rows * quads; first += COUNTERS) {
             uint32_t word[4][COUNTERS];
             float entry[4 * COUNTERS];
             philox(
                 (uint32_t)seed[m], stream, (uint32_t)first, (uint32_t)low[m], (uint32_t)high[m], word);
             normal_pairs(word[0], word[1], scale, entry);
             normal_pairs(word[2], word[3], scale, entry + 2);
-            int64_t left = size * quads - first, counters = left < COUNTERS ? left : COUNTERS;
-            if (size % 4 == 0)
+            int64_t left = rows * quads - first, counters = left < COUNTERS ? left : COUNTERS;
+            if (columns % 4 == 0)
                 memcpy(to + 4 * first, entry, 4 * counters * sizeof(float));
             else
                 for (int64_t l = 0; l < counters; l++) {
                     int64_t i = (first + l) / quads, j = (first + l) % quads * 4;
-                    int64_t entries = size - j < 4 ? size - j : 4;
-                    memcpy(to + i * size + j, entry + 4 * l, entries * sizeof(float));
+                    int64_t entries = columns - j < 4 ? columns - j : 4;
+                    memcpy(to + i * columns + j, entry + 4 * l, entries * sizeof(float));
                 }
         }
+    return 0;
 }

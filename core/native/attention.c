@@ -1,0 +1,221 @@
+/* The attention block of core/blocks.py on a CPU core, forward and backward, float32.
+ *
+ * A sequence is small (16 to 200 tokens of width 2 to 64), so all of a block's work on it stays in
+ * the first caches, and the weights of a replica are packed once a call. Sequences are handled one
+ * after the other and in the same order whatever the pack, so a replica's numbers don't depend on
+ * its neighbours.
+ */
+#include "vectors.h"
+
+/* Causal softmax of scores held with keys in rows and queries in lanes, so that no reduction runs
+ * across a vector: query i, at token i stride, sees keys 0 ... i stride. The rest becomes 0. */
+static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
+{
+    const int64_t width = pad(queries);
+    for (int64_t j = 0; j < width; j += LANES) {
+        ivec position = lanes(j) * (int32_t)stride;
+        int64_t whole = j * stride + 1; /* keys that all of these queries see */
+        int64_t seen = (j + LANES - 1) * stride + 1; /* and that any of them sees */
+        whole = whole < keys ? whole : keys;
+        seen = seen < keys ? seen : keys;
+        vec most = *(vec *)(t + j);
+        for (int64_t s = 1; s < seen; s++) {
+            vec x = *(vec *)(t + s * width + j);
+            most = chosen((x > most) & (position >= (int32_t)s), x, most);
+        }
+        vec total = {0};
+        for (int64_t s = 0; s < seen; s++) {
+            vec e = exponential(*(vec *)(t + s * width + j) - most);
+            if (s >= whole) e = (vec)((position >= (int32_t)s) & (ivec)e);
+            *(vec *)(t + s * width + j) = e;
+            total += e;
+        }
+        vec scale = 1.0f / total;
+        for (int64_t s = 0; s < seen; s++) *(vec *)(t + s * width + j) *= scale;
+        for (int64_t s = seen; s < keys; s++) *(vec *)(t + s * width + j) = (vec){0};
+    }
+}
+
+/* In place: grad of probabilities -> grad of scores, p (g - sum over keys of p g). */
+static void softmax_backward(const float *p, float *g, int64_t keys, int64_t queries)
+{
+    const int64_t width = pad(queries);
+    for (int64_t j = 0; j < width; j += LANES) {
+        vec dot = {0};
+        for (int64_t s = j; s < keys * width; s += width)
+            dot = fused(*(const vec *)(p + s), *(vec *)(g + s), dot);
+        for (int64_t s = j; s < keys * width; s += width)
+            *(vec *)(g + s) = *(const vec *)(p + s) * (*(vec *)(g + s) - dot);
+    }
+}
+
+typedef struct {
+    int64_t replicas, sequences; /* of each replica */
+    int64_t S, D, heads, K;      /* tokens of a sequence, width, heads, key size */
+    int64_t stride;              /* outputs at tokens 0, stride, 2 stride ... */
+    const float *rotation;       /* S x K/2 x (cos, sin), or NULL */
+} attention_shape;
+
+static int64_t read_tokens(const attention_shape *a) { return (a->S + a->stride - 1) / a->stride; }
+
+/* Floats kept of a sequence for the backward pass: queries, keys and values, probabilities, mixed
+ * values, 1 / deviation of layer norm. */
+int64_t attention_kept(const attention_shape *a)
+{
+    int64_t Q = read_tokens(a), HK = pad(a->heads * a->K), KV = pad(2 * a->heads * a->K);
+    return 2 * Q * HK + a->S * KV + a->heads * a->S * pad(Q) + pad(a->S);
+}
+
+typedef struct {
+    float *q, *kv, *p, *mixed, *rstd;
+} kept;
+
+static kept kept_of(const attention_shape *a, float *base)
+{
+    int64_t Q = read_tokens(a), HK = pad(a->heads * a->K), KV = pad(2 * a->heads * a->K);
+    kept k;
+    k.q = base;
+    k.kv = k.q + Q * HK;
+    k.p = k.kv + a->S * KV;
+    k.mixed = k.p + a->heads * a->S * pad(Q);
+    k.rstd = k.mixed + Q * HK;
+    return k;
+}
+
+/* Turns the pairs of all heads of rows of `t` by their positions, or back, and scales. */
+static void turn(
+    const attention_shape *a, float *t, int64_t rows, int64_t width, int64_t stride, float sign,
+    float scale)
+{
+    int64_t columns = a->heads * a->K, half = a->K / 2;
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = t + i * width;
+        if (a->rotation == NULL) {
+            if (scale != 1.0f)
+                for (int64_t j = 0; j < columns; j++) row[j] *= scale;
+            continue;
+        }
+        const float *angle = a->rotation + i * stride * half * 2;
+        for (int64_t h = 0; h < a->heads; h++)
+            for (int64_t j = 0; j < half; j++) {
+                float *pair = row + h * a->K + 2 * j;
+                float c = angle[2 * j] * scale, s = angle[2 * j + 1] * scale * sign;
+                float x = pair[0], y = pair[1];
+                pair[0] = __builtin_fmaf(x, c, -y * s);
+                pair[1] = __builtin_fmaf(x, s, y * c);
+            }
+    }
+}
+
+/* h, out: as in core/blocks.py; weights start at multiples of `row` floats a replica. Returns 0, or
+ * 1 if there is no memory. */
+int attention_forward(
+    const attention_shape *a, const float *h, const float *q, const float *kv, const float *out,
+    const int64_t *rows, float *keep, float *result)
+{
+    const int64_t S = a->S, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
+    const int64_t Dp = pad(D), HKp = pad(HK), KVp = pad(2 * HK), Kp = pad(K), Qp = pad(Q);
+    float *memory = scratch(D * (HKp + KVp) + HK * Dp + S * Dp + K * Qp + S * Kp + Q * Kp + Q * Dp);
+    if (memory == NULL) return 1;
+    float *wq = memory, *wkv = wq + D * HKp, *wout = wkv + D * KVp, *normed = wout + HK * Dp;
+    float *qt = normed + S * Dp, *vh = qt + K * Qp, *oh = vh + S * Kp, *y = oh + Q * Kp;
+    const float scale = 1.0f / sqrtf((float)K);
+    for (int64_t r = 0; r < a->replicas; r++) {
+        pack(D, HK, q + r * rows[0], HK, wq);
+        pack(D, 2 * HK, kv + r * rows[1], 2 * HK, wkv);
+        pack(HK, D, out + r * rows[2], D, wout);
+        for (int64_t b = 0; b < a->sequences; b++) {
+            const float *x = h + (r * a->sequences + b) * S * D;
+            float *z = result + (r * a->sequences + b) * Q * D;
+            kept k = kept_of(a, keep + (r * a->sequences + b) * attention_kept(a));
+            norm(S, D, x, normed, k.rstd);
+            product(Q, HKp, D, normed, a->stride * Dp, 1, wq, HKp, k.q, HKp, 0);
+            product(S, KVp, D, normed, Dp, 1, wkv, KVp, k.kv, KVp, 0);
+            turn(a, k.q, Q, HKp, a->stride, 1.0f, scale);
+            turn(a, k.kv, S, KVp, 1, 1.0f, 1.0f);
+            memset(k.mixed, 0, Q * HKp * sizeof(float));
+            for (int64_t head = 0; head < a->heads; head++) {
+                float *p = k.p + head * S * Qp; /* keys in rows */
+                pack_transposed(Q, K, k.q + head * K, HKp, qt);
+                pack(S, K, k.kv + HK + head * K, KVp, vh);
+                product(S, Qp, K, k.kv + head * K, KVp, 1, qt, Qp, p, Qp, 0);
+                softmax(p, S, Q, a->stride);
+                product(Q, Kp, S, p, 1, Qp, vh, Kp, oh, Kp, 0);
+                unpack(Q, K, oh, k.mixed + head * K, HKp);
+            }
+            product(Q, Dp, HK, k.mixed, HKp, 1, wout, Dp, y, Dp, 0);
+            for (int64_t i = 0; i < Q; i++)
+                for (int64_t d = 0; d < D; d++)
+                    z[i * D + d] = x[i * a->stride * D + d] + y[i * Dp + d];
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+int attention_backward(
+    const attention_shape *a, const float *h, const float *q, const float *kv, const float *out,
+    const int64_t *rows, const float *keep, const float *grad, float *grad_h, float *grad_q,
+    float *grad_kv, float *grad_out)
+{
+    const int64_t S = a->S, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
+    const int64_t Dp = pad(D), HKp = pad(HK), KVp = pad(2 * HK), Kp = pad(K), Qp = pad(Q);
+    float *memory = scratch(
+        HK * Dp + 2 * HK * Dp + D * HKp + D * HKp + D * KVp + HK * Dp + 2 * S * Dp + Q * Dp
+        + 2 * Q * HKp + S * KVp + K * Qp + S * Qp + 2 * S * Kp + 3 * Q * Kp + S);
+    if (memory == NULL) return 1;
+    float *wqt = memory, *wkvt = wqt + HK * Dp, *woutt = wkvt + 2 * HK * Dp;
+    float *gwq = woutt + D * HKp, *gwkv = gwq + D * HKp, *gwout = gwkv + D * KVp;
+    float *normed = gwout + HK * Dp, *gn = normed + S * Dp, *g = gn + S * Dp, *go = g + Q * Dp;
+    float *gq = go + Q * HKp, *gkv = gq + Q * HKp, *gt = gkv + S * KVp, *gp = gt + K * Qp;
+    float *kh = gp + S * Qp, *gk = kh + S * Kp, *qh = gk + S * Kp, *gh = qh + Q * Kp;
+    float *part = gh + Q * Kp, *unused = part + Q * Kp;
+    const float scale = 1.0f / sqrtf((float)K);
+    for (int64_t r = 0; r < a->replicas; r++) {
+        pack_transposed(D, HK, q + r * rows[0], HK, wqt);
+        pack_transposed(D, 2 * HK, kv + r * rows[1], 2 * HK, wkvt);
+        pack_transposed(HK, D, out + r * rows[2], D, woutt);
+        memset(gwq, 0, (D * HKp + D * KVp + HK * Dp) * sizeof(float));
+        for (int64_t b = 0; b < a->sequences; b++) {
+            const int64_t n = r * a->sequences + b;
+            const float *x = h + n * S * D;
+            float *gx = grad_h + n * S * D;
+            kept k = kept_of(a, (float *)keep + n * attention_kept(a));
+            norm(S, D, x, normed, unused);
+            pack(Q, D, grad + n * Q * D, D, g);
+            product(HK, Dp, Q, k.mixed, 1, HKp, g, Dp, gwout, Dp, 1);
+            product(Q, HKp, D, g, Dp, 1, woutt, HKp, go, HKp, 0);
+            memset(gq, 0, Q * HKp * sizeof(float));
+            memset(gkv, 0, S * KVp * sizeof(float));
+            for (int64_t head = 0; head < a->heads; head++) {
+                const float *p = k.p + head * S * Qp;
+                pack_transposed(Q, K, go + head * K, HKp, gt);
+                pack(S, K, k.kv + head * K, KVp, kh);
+                pack(Q, K, k.q + head * K, HKp, qh);
+                pack(Q, K, go + head * K, HKp, gh);
+                product(S, Qp, K, k.kv + HK + head * K, KVp, 1, gt, Qp, gp, Qp, 0);
+                softmax_backward(p, gp, S, Q);
+                product(Q, Kp, S, gp, 1, Qp, kh, Kp, part, Kp, 0);
+                unpack(Q, K, part, gq + head * K, HKp);
+                product(S, Kp, Q, gp, Qp, 1, qh, Kp, gk, Kp, 0);
+                unpack(S, K, gk, gkv + head * K, KVp);
+                product(S, Kp, Q, p, Qp, 1, gh, Kp, gk, Kp, 0);
+                unpack(S, K, gk, gkv + HK + head * K, KVp);
+            }
+            turn(a, gq, Q, HKp, a->stride, -1.0f, scale);
+            turn(a, gkv, S, KVp, 1, -1.0f, 1.0f);
+            product(D, HKp, Q, normed, 1, a->stride * Dp, gq, HKp, gwq, HKp, 1);
+            product(D, KVp, S, normed, 1, Dp, gkv, KVp, gwkv, KVp, 1);
+            product(S, Dp, 2 * HK, gkv, KVp, 1, wkvt, Dp, gn, Dp, 0);
+            product(Q, Dp, HK, gq, HKp, 1, wqt, Dp, gn, a->stride * Dp, 1);
+            norm_backward(S, D, gn, normed, k.rstd, gx);
+            for (int64_t i = 0; i < Q; i++)
+                for (int64_t d = 0; d < D; d++) gx[i * a->stride * D + d] += g[i * Dp + d];
+        }
+        unpack(D, HK, gwq, grad_q + r * D * HK, HK);
+        unpack(D, 2 * HK, gwkv, grad_kv + r * D * 2 * HK, 2 * HK);
+        unpack(HK, D, gwout, grad_out + r * HK * D, D);
+    }
+    free(memory);
+    return 0;
+}

@@ -1,0 +1,184 @@
+/* What outer-product memories answer, forward and backward, float32: core/memory.py's `answers`. As
+ * attention, without softmax: a score's factor is the exponential of a sum of logarithms of gates.
+ */
+#include "vectors.h"
+
+typedef struct {
+    int64_t sequences, S, heads, K;
+    int64_t stride;     /* asked at tokens 0, stride, 2 stride ... */
+    float forget_bias;
+} memory_shape;
+
+static int64_t asked(const memory_shape *a) { return (a->S + a->stride - 1) / a->stride; }
+
+/* Floats kept of a sequence for the backward pass: by head scores, their factors, keys of length 1
+ * and 1 / their lengths, answers of norm 1 and 1 / their deviations. */
+int64_t memory_kept(const memory_shape *a)
+{
+    int64_t Q = asked(a), Kp = pad(a->K);
+    return a->heads * (2 * a->S * pad(Q) + a->S * Kp + pad(a->S) + Q * Kp + pad(Q));
+}
+
+typedef struct {
+    float *scores, *factors, *keys, *lengths, *answers, *rstd;
+} kept;
+
+static kept kept_of(const memory_shape *a, float *base, int64_t head)
+{
+    const int64_t Q = asked(a), Kp = pad(a->K);
+    kept k;
+    k.scores = base + head * (memory_kept(a) / a->heads);
+    k.factors = k.scores + a->S * pad(Q);
+    k.keys = k.factors + a->S * pad(Q);
+    k.lengths = k.keys + a->S * Kp;
+    k.answers = k.lengths + pad(a->S);
+    k.rstd = k.answers + Q * Kp;
+    return k;
+}
+
+/* ln sigmoid(x), and its derivative sigmoid(-x). */
+static void log_sigmoid(int64_t n, const float *x, float *y)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        vec x_ = *(const vec *)(x + i);
+        vec least = chosen(x_ < all(0.0f), x_, x_ - x_); /* NaN stays */
+        *(vec *)(y + i) = least - logarithm_of_one_more(exponential(-magnitude(x_)));
+    }
+}
+
+static void log_sigmoid_backward(int64_t n, const float *x, float *g)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        vec x_ = *(const vec *)(x + i), e = exponential(-magnitude(x_));
+        *(vec *)(g + i) *= chosen(x_ < all(0.0f), all(1.0f), e) / (1.0f + e);
+    }
+}
+
+/* Gates of a head by time, padded: columns of rows of 2 x heads. */
+static void gates_of(
+    const memory_shape *a, const float *gates, int64_t head, float *forget, float *write)
+{
+    const int64_t H = a->heads, padded = pad(a->S);
+    for (int64_t s = 0; s < a->S; s++) {
+        forget[s] = gates[s * 2 * H + head] + a->forget_bias;
+        write[s] = gates[s * 2 * H + H + head];
+    }
+    for (int64_t s = a->S; s < padded; s++) forget[s] = write[s] = 0.0f;
+}
+
+/* q: sequences x Q x (heads K); kv: sequences x S x (2 heads K), keys first; gates: sequences x S x
+ * (2 heads), forgetting first; answers as q. */
+int memory_forward(
+    const memory_shape *a, const float *q, const float *kv, const float *gates, float *keep,
+    float *answers)
+{
+    const int64_t S = a->S, K = a->K, HK = a->heads * K, Q = asked(a);
+    const int64_t Kp = pad(K), Qp = pad(Q), Sp = pad(S), width = Kp;
+    float *memory = scratch(5 * Sp + K * Qp + S * Kp + Q * Kp);
+    if (memory == NULL) return 1;
+    float *forget = memory, *write = forget + Sp, *log_f = write + Sp, *log_w = log_f + Sp;
+    float *at_query = log_w + Sp, *qt = at_query + Sp, *values = qt + K * Qp, *mixed = values + S * Kp;
+    for (int64_t n = 0; n < a->sequences; n++)
+        for (int64_t head = 0; head < a->heads; head++) {
+            kept k = kept_of(a, keep + n * memory_kept(a), head);
+            gates_of(a, gates + n * S * 2 * a->heads, head, forget, write);
+            log_sigmoid(Sp, forget, log_f);
+            log_sigmoid(Sp, write, log_w);
+            for (int64_t s = 1; s < S; s++) log_f[s] += log_f[s - 1];
+            for (int64_t i = 0; i < Qp; i++) at_query[i] = i < Q ? log_f[i * a->stride] : -1e30f;
+            pack(S, K, kv + n * S * 2 * HK + head * K, 2 * HK, k.keys);
+            for (int64_t s = 0; s < S; s++) {
+                float *key = k.keys + s * Kp, squares;
+                SUM(squares, AT(key) * AT(key));
+                k.lengths[s] = 1.0f / sqrtf(squares + 1e-6f);
+                for (int64_t j = 0; j < K; j++) key[j] *= k.lengths[s];
+            }
+            pack(S, K, kv + n * S * 2 * HK + HK + head * K, 2 * HK, values);
+            pack_transposed(Q, K, q + n * Q * HK + head * K, HK, qt);
+            product(S, Qp, K, k.keys, Kp, 1, qt, Qp, k.scores, Qp, 0);
+            for (int64_t s = 0; s < S; s++)
+                for (int64_t i = 0; i < Qp; i += LANES) {
+                    const int64_t at = s * Qp + i;
+                    vec logarithms = *(vec *)(at_query + i) + (log_w[s] - log_f[s]);
+                    ivec later = lanes(i) * (int32_t)a->stride >= (int32_t)s;
+                    vec factor = (vec)(later & (ivec)exponential(logarithms));
+                    *(vec *)(k.factors + at) = factor;
+                    *(vec *)(k.scores + at) *= factor;
+                }
+            product(Q, Kp, S, k.scores, 1, Qp, values, Kp, mixed, Kp, 0);
+            for (int64_t i = 0; i < Q; i++) { /* norm takes rows without their padding */
+                float row[K];
+                memcpy(row, mixed + i * Kp, K * sizeof(float));
+                norm(1, K, row, k.answers + i * Kp, k.rstd + i);
+            }
+            unpack(Q, K, k.answers, answers + n * Q * HK + head * K, HK);
+        }
+    free(memory);
+    return 0;
+}
+
+int memory_backward(
+    const memory_shape *a, const float *q, const float *kv, const float *gates, const float *keep,
+    const float *grad, float *grad_q, float *grad_kv, float *grad_gates)
+{
+    const int64_t S = a->S, K = a->K, H = a->heads, HK = H * K, Q = asked(a);
+    const int64_t Kp = pad(K), Qp = pad(Q), Sp = pad(S);
+    float *memory = scratch(
+        4 * Sp + 2 * S * Qp + 3 * S * Kp + 4 * Q * Kp + K * Qp + Q * K + Qp);
+    if (memory == NULL) return 1;
+    float *forget = memory, *write = forget + Sp, *g_w = write + Sp, *g_f = g_w + Sp;
+    float *gp = g_f + Sp, *log = gp + S * Qp, *values = log + S * Qp, *gv = values + S * Kp;
+    float *gk = gv + S * Kp, *g = gk + S * Kp, *gm = g + Q * Kp, *queries = gm + Q * Kp;
+    float *gq = queries + Q * Kp, *gmt = gq + Q * Kp, *packed = gmt + K * Qp, *column = packed + Q * K;
+    for (int64_t n = 0; n < a->sequences; n++)
+        for (int64_t head = 0; head < H; head++) {
+            kept k = kept_of(a, (float *)keep + n * memory_kept(a), head);
+            pack(Q, K, grad + n * Q * HK + head * K, HK, g);
+            norm_backward(Q, K, g, k.answers, k.rstd, packed);
+            pack(Q, K, packed, K, gm);
+            pack_transposed(Q, K, packed, K, gmt);
+            pack(S, K, kv + n * S * 2 * HK + HK + head * K, 2 * HK, values);
+            pack(Q, K, q + n * Q * HK + head * K, HK, queries);
+            product(S, Qp, K, values, Kp, 1, gmt, Qp, gp, Qp, 0);
+            product(S, Kp, Q, k.scores, Qp, 1, gm, Kp, gv, Kp, 0);
+            memset(column, 0, Qp * sizeof(float));
+            for (int64_t s = 0; s < S; s++) {
+                float *gp_ = gp + s * Qp, *log_ = log + s * Qp;
+                const float *scores = k.scores + s * Qp, *factors = k.factors + s * Qp;
+                for (int64_t i = 0; i < Qp; i += LANES) {
+                    vec of_log = *(vec *)(gp_ + i) * *(const vec *)(scores + i);
+                    *(vec *)(log_ + i) = of_log;
+                    *(vec *)(gp_ + i) *= *(const vec *)(factors + i);
+                    *(vec *)(column + i) += of_log;
+                }
+                const int64_t width = Qp;
+                SUM(g_w[s], AT(log_));
+            }
+            product(Q, Kp, S, gp, 1, Qp, k.keys, Kp, gq, Kp, 0);
+            product(S, Kp, Q, gp, Qp, 1, queries, Kp, gk, Kp, 0);
+            for (int64_t s = 0; s < S; s++) { /* of keys before they were made of length 1 */
+                const int64_t width = Kp;
+                const float *key = k.keys + s * Kp;
+                float *row = gk + s * Kp, along;
+                SUM(along, AT(row) * AT(key));
+                for (int64_t j = 0; j < K; j++)
+                    row[j] = k.lengths[s] * __builtin_fmaf(-key[j], along, row[j]);
+            }
+            for (int64_t s = 0; s < S; s++) g_f[s] = -g_w[s];
+            for (int64_t i = 0; i < Q; i++) g_f[i * a->stride] += column[i];
+            for (int64_t s = S - 2; s >= 0; s--) g_f[s] += g_f[s + 1];
+            for (int64_t s = S; s < Sp; s++) g_f[s] = g_w[s] = 0.0f;
+            gates_of(a, gates + n * S * 2 * H, head, forget, write);
+            log_sigmoid_backward(Sp, forget, g_f);
+            log_sigmoid_backward(Sp, write, g_w);
+            for (int64_t s = 0; s < S; s++) {
+                grad_gates[(n * S + s) * 2 * H + head] = g_f[s];
+                grad_gates[(n * S + s) * 2 * H + H + head] = g_w[s];
+            }
+            unpack(Q, K, gq, grad_q + n * Q * HK + head * K, HK);
+            unpack(S, K, gk, grad_kv + n * S * 2 * HK + head * K, 2 * HK);
+            unpack(S, K, gv, grad_kv + n * S * 2 * HK + HK + head * K, 2 * HK);
+        }
+    free(memory);
+    return 0;
+}

@@ -22,6 +22,7 @@ from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
 from core.metrics import SplitMetrics, split_metrics
+from core.native import check
 from core.operations import cross_entropy
 from core.sampler import DRAW_STEPS, Draw, Sampler
 from core.stack import Stack
@@ -64,6 +65,8 @@ class PackTrainer:
             raise ConfigError(f"cells: {len(cells)} cells of unequal settings can't share a pack")
         self.cell = cells[0]  # for the settings all of them share
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            check.warn_once()
         self.images = load_images(self.cell, data_root, self.device)
         # The costliest first: what it needs of memory, the others find room in.
         shapes = list(grouped(cells, stack_key).values())

@@ -26,7 +26,7 @@ _FLAGS = [
 ]
 # The first of these that the compiler takes.
 _FOR_THIS_CPU: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
-_SECONDS = 120  # a compiler that takes longer is given up
+_SECONDS = 300  # a compiler that takes longer is given up
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,56 @@
  */
 #include "vectors.h"
 
+/* C[rows x vectors LANES] (+)= A B; A[i, k] at a[i ai + k ak]; everything constant is unrolled. */
+INLINE void tile(
+    const int rows, const int vectors, int64_t depth, const float *a, int64_t ai, int64_t ak,
+    const float *b, int64_t bk, float *c, int64_t ci, int add)
+{
+    vec sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = add ? *(const vec *)(c + i * ci + j * LANES) : (vec){0};
+    for (int64_t k = 0; k < depth; k++) {
+        const float *ak_ = a + k * ak;
+        const float *b_ = b + k * bk;
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = fused(all(ak_[i * ai]), *(const vec *)(b_ + j * LANES), sum[i][j]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++)
+            *(vec *)(c + i * ci + j * LANES) = sum[i][j];
+}
+
+#define TILE(rows, vectors) \
+    tile(rows, vectors, depth, a + i * ai, ai, ak, b + j, bk, c + i * ci + j, ci, add)
+#define TILES(vectors) \
+    for (i = 0; i + TILE_ROWS <= m; i += TILE_ROWS) TILE(TILE_ROWS, vectors); \
+    switch (m - i) { \
+    case 7: TILE(TILE_ROWS > 7 ? 7 : 1, vectors); break; \
+    case 6: TILE(TILE_ROWS > 6 ? 6 : 1, vectors); break; \
+    case 5: TILE(TILE_ROWS > 5 ? 5 : 1, vectors); break; \
+    case 4: TILE(TILE_ROWS > 4 ? 4 : 1, vectors); break; \
+    case 3: TILE(3, vectors); break; \
+    case 2: TILE(2, vectors); break; \
+    case 1: TILE(1, vectors); break; \
+    }
+
+void product(
+    int64_t m, int64_t n, int64_t depth, const float *a, int64_t ai, int64_t ak, const float *b,
+    int64_t bk, float *c, int64_t ci, int add)
+{
+    int64_t i, j = 0;
+    for (; j + TILE_VECTORS * LANES <= n; j += TILE_VECTORS * LANES) { TILES(TILE_VECTORS) }
+    for (; j + W <= n; j += W) { TILES(PARTS) }
+}
+
 typedef struct {
     int64_t batch, m, n, depth;
     int64_t a_batch, a_row, a_column; /* strides, floats */

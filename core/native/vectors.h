@@ -22,13 +22,19 @@
 #endif
 
 enum { W = 16 }; /* floats that rows are padded to, and parts of a sum across a vector */
+#ifndef LANES /* floats of a register; another number can be asked for, and is slow */
 #if defined(__AVX512F__)
-enum { LANES = 16, TILE_ROWS = 8, TILE_VECTORS = 2 };
+#define LANES 16
 #elif defined(__x86_64__)
-enum { LANES = 8, TILE_ROWS = 6, TILE_VECTORS = 2 };
+#define LANES 8
 #else
-enum { LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 4 };
+#define LANES 4
 #endif
+#endif
+enum {
+    TILE_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4, /* with its operands a tile fits the registers */
+    TILE_VECTORS = LANES == 4 ? 4 : 2
+};
 enum { PARTS = W / LANES };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -46,11 +52,11 @@ INLINE float *scratch(int64_t floats)
 /* a b + c, rounded once. */
 INLINE vec fused(vec a, vec b, vec c)
 {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && LANES == 16
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && LANES == 8
     return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && LANES == 4
     return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     for (int l = 0; l < LANES; l++) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
@@ -85,57 +91,11 @@ INLINE float fold(const vec *part)
 
 /* ---- products ---- */
 
-/* C[rows x vectors LANES] (+)= A B; A[i, k] at a[i ai + k ak]; everything constant is unrolled. */
-INLINE void tile(
-    const int rows, const int vectors, int64_t depth, const float *a, int64_t ai, int64_t ak,
-    const float *b, int64_t bk, float *c, int64_t ci, int add)
-{
-    vec sum[TILE_ROWS][TILE_VECTORS];
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++)
-            sum[i][j] = add ? *(const vec *)(c + i * ci + j * LANES) : (vec){0};
-    for (int64_t k = 0; k < depth; k++) {
-        const float *ak_ = a + k * ak;
-        const float *b_ = b + k * bk;
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++)
-                sum[i][j] = fused(all(ak_[i * ai]), *(const vec *)(b_ + j * LANES), sum[i][j]);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++)
-            *(vec *)(c + i * ci + j * LANES) = sum[i][j];
-}
-
-#define TILE(rows, vectors) \
-    tile(rows, vectors, depth, a + i * ai, ai, ak, b + j, bk, c + i * ci + j, ci, add)
-#define TILES(vectors) \
-    for (i = 0; i + TILE_ROWS <= m; i += TILE_ROWS) TILE(TILE_ROWS, vectors); \
-    switch (m - i) { \
-    case 7: TILE(TILE_ROWS > 7 ? 7 : 1, vectors); break; \
-    case 6: TILE(TILE_ROWS > 6 ? 6 : 1, vectors); break; \
-    case 5: TILE(TILE_ROWS > 5 ? 5 : 1, vectors); break; \
-    case 4: TILE(TILE_ROWS > 4 ? 4 : 1, vectors); break; \
-    case 3: TILE(3, vectors); break; \
-    case 2: TILE(2, vectors); break; \
-    case 1: TILE(1, vectors); break; \
-    }
-
-/* C[m x n] = (add ? C : 0) + A[m x depth] B[depth x n], the terms of a sum in their order; n and the
- * rows of B and C whole multiples of W. */
-__attribute__((unused)) static void product(
+/* C[m x n] = (add ? C : 0) + A[m x depth] B[depth x n], the terms of a sum in their order; A[i, k] at
+ * a[i ai + k ak]; n and the rows of B and C whole multiples of W. */
+__attribute__((visibility("hidden"))) void product(
     int64_t m, int64_t n, int64_t depth, const float *a, int64_t ai, int64_t ak, const float *b,
-    int64_t bk, float *c, int64_t ci, int add)
-{
-    int64_t i, j = 0;
-    for (; j + TILE_VECTORS * LANES <= n; j += TILE_VECTORS * LANES) { TILES(TILE_VECTORS) }
-    for (; j + W <= n; j += W) { TILES(PARTS) }
-}
+    int64_t bk, float *c, int64_t ci, int add);
 
 /* ---- packing ---- */
 

@@ -11,7 +11,7 @@ import torch
 
 from core import model
 from core.config import Cell, ConfigError
-from core.parameters import initialize, views
+from core.parameters import buffer_size, initialize, views
 from core.sampler import Batch
 from core.stack import Stack, cross_entropy
 from tests import reference
@@ -26,7 +26,7 @@ FIRST, FRESH = 90, 10  # configurations that are always the same, and ones of th
 # 1e-7 to 1e-5. Where it is more, as norms of two numbers lose digits, so it is where the reference
 # itself is computed in float32.
 EXACT = 1e-8
-LOGITS, GRADIENT, AS_BAD = 1e-5, 1e-4, 30.0
+LOGITS, GRADIENT, AS_BAD = 1e-5, 1e-4, 100.0
 KINK = 2e-5  # least distance of an MLP's hidden unit from its kink, where the gradient jumps
 
 
@@ -69,10 +69,10 @@ def random_problem(number, seed):
             continue
         R = int(draw.integers(1, 4))
         loops = R * cell.num_layers * cell.num_tokens
-        if loops * max(cell.num_heads, 1) <= 250 and loops * cell.mlp_ratio * cell.model_size < 2e4:
+        if loops * max(cell.num_heads, 1) <= 160 and loops * cell.mlp_ratio * cell.model_size < 2e4:
             break
     specs = model.parameters(cell)
-    flat_RxP = torch.zeros_like(initialize(specs, torch.arange(R)))
+    flat_RxP = torch.zeros(R, buffer_size(specs))
     for view in views(flat_RxP, specs).values():
         fan_in = view.shape[1]
         scale = math.exp(draw.uniform(-1.0, 0.7)) / math.sqrt(fan_in)
@@ -160,7 +160,7 @@ def compare(number, seed):
         for name, (_, norm_R) in of_float32.items()
     }
     if any((gap_R > allowed[name]).any() for name, (gap_R, _) in of_float32.items()):
-        for name, gap_R in the_references_rounding(cell, flat_RxP, x, y).items():
+        for name, gap_R in the_references_rounding(cell, flat_RxP, x, y, exact).items():
             allowed[name] += AS_BAD * gap_R
     for name, (gap_R, _) in of_float32.items():
         shares[f"float32 {name}"] = (gap_R / allowed[name]).max().item()
@@ -168,17 +168,16 @@ def compare(number, seed):
     return cell, shares[worst], worst
 
 
-def the_references_rounding(cell, flat_RxP, x, y):
-    """How far the reference in float32 is from itself in float64, at most, at these weights and at
-    two that are near them: at any of them roundings may cancel."""
-    gaps, generator = {}, torch.Generator().manual_seed(0)
-    for change in (0.0, 1e-4, 1e-4):
-        noise = 1.0 + change * torch.randn(flat_RxP.shape, generator=generator)
-        *narrow, _ = by_reference(cell, flat_RxP * noise, x, y, torch.float32)
-        *wide, _ = by_reference(cell, flat_RxP * noise, x, y)
-        for name, (gap_R, _) in differences(narrow, wide).items():
-            gaps[name] = gap_R.maximum(gaps.get(name, gap_R))
-    return gaps
+def the_references_rounding(cell, flat_RxP, x, y, exact):
+    """How far the reference in float32 is from itself in float64: the greater of two gaps, at these
+    weights and near them, as roundings may cancel."""
+    generator = torch.Generator().manual_seed(0)
+    near = flat_RxP * (1 + 1e-4 * torch.randn(flat_RxP.shape, generator=generator))
+    here_in_float32 = by_reference(cell, flat_RxP, x, y, torch.float32)[:2]
+    near_in_float32 = by_reference(cell, near, x, y, torch.float32)[:2]
+    here = differences(here_in_float32, exact)
+    there = differences(near_in_float32, by_reference(cell, near, x, y)[:2])
+    return {name: here[name][0].maximum(there[name][0]) for name in here}
 
 
 @pytest.mark.parametrize("part", range(10))

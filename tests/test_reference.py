@@ -149,21 +149,17 @@ def compare(number, seed):
         *exact, kink = by_reference(cell, flat_RxP, x, y)
         if kink > KINK:
             break
-    shares = {}
-    if cell.position_encoding != "rotary":  # its angles are float32 in core, whatever the weights
-        ours = by_core_in_float64(cell, flat_RxP, x, y)
-        for name, (gap_R, norm_R) in differences(ours, exact).items():
-            shares[f"float64 {name}"] = (gap_R / (EXACT * norm_R + 1e-12)).max().item()
-    of_float32 = differences(by_training(cell, flat_RxP, x, y), exact)
-    allowed = {
-        name: (LOGITS if name == "logits" else GRADIENT) * norm_R + 1e-9
-        for name, (_, norm_R) in of_float32.items()
-    }
-    if any((gap_R > allowed[name]).any() for name, (gap_R, _) in of_float32.items()):
-        for name, gap_R in the_references_rounding(cell, flat_RxP, x, y, exact).items():
-            allowed[name] += AS_BAD * gap_R
-    for name, (gap_R, _) in of_float32.items():
-        shares[f"float32 {name}"] = (gap_R / allowed[name]).max().item()
+    shares, rounding = {}, None
+    for dtype, compute in ("float64", by_core_in_float64), ("float32", by_training):
+        # Rotary positions' angles are float32 in core, whatever the weights are.
+        rounds = dtype == "float32" or cell.position_encoding == "rotary"
+        for name, (gap_R, norm_R) in differences(compute(cell, flat_RxP, x, y), exact).items():
+            tolerance = (LOGITS if name == "logits" else GRADIENT) if rounds else EXACT
+            allowed_R = tolerance * norm_R + (1e-9 if rounds else 1e-12)
+            if rounds and (gap_R > allowed_R).any():
+                rounding = rounding or the_references_rounding(cell, flat_RxP, x, y, exact)
+                allowed_R += AS_BAD * rounding[name]
+            shares[f"{dtype} {name}"] = (gap_R / allowed_R).nan_to_num(nan=math.inf).max().item()
     worst = max(shares, key=shares.__getitem__)
     return cell, shares[worst], worst
 

@@ -116,8 +116,8 @@ class Model:
         for z_s in z:
             gates = z_s @ w["input"] + r @ w["hidden"] + w["bias"]
             o, i, f, g = (part(gates, number, D) for number in range(4))
-            c = sigma(f + 1.0) * c + sigma(i) * torch.tanh(g)
-            r = sigma(o) * torch.tanh(c)
+            c = torch.sigmoid(f + 1.0) * c + torch.sigmoid(i) * torch.tanh(g)
+            r = torch.sigmoid(o) * torch.tanh(c)
             result.append(r)
         return result
 
@@ -138,7 +138,8 @@ class Model:
                 forget, write = part(gates, head, 1) + 4.0, part(gates, H + head, 1)
                 outer = key[:, :, None] * value[:, None, :]
                 memories[head] = (
-                    sigma(forget)[:, :, None] * memories[head] + sigma(write)[:, :, None] * outer
+                    torch.sigmoid(forget)[:, :, None] * memories[head]
+                    + torch.sigmoid(write)[:, :, None] * outer
                 )
                 answers.append(norm((query[:, :, None] * memories[head]).sum(1)))
             result.append(h_s + torch.cat(answers, dim=1) @ w["out"])
@@ -155,10 +156,6 @@ def norm(rows: Tensor) -> Tensor:
     """Layer norm of each row."""
     centred = rows - rows.mean(dim=1, keepdim=True)
     return centred / torch.sqrt((centred * centred).mean(dim=1, keepdim=True) + 1e-5)
-
-
-def sigma(a: Tensor) -> Tensor:
-    return 1.0 / (1.0 + torch.exp(-a))
 
 
 def turned(rows: Tensor, position: int) -> Tensor:

@@ -119,8 +119,13 @@ class _ReadOut(torch.autograd.Function):
     def forward(
         ctx, q: Tensor, k: Tensor, v: Tensor, log_f_MxS: Tensor, log_w_MxS: Tensor, stride: int
     ) -> Tensor:
-        total_MxS = log_f_MxS.cumsum(dim=1)
-        factor_MxQxS = total_MxS[:, ::stride, None] + (log_w_MxS - total_MxS)[:, None]
+        # In two parts: differences of large sums are small, and as exact as the terms.
+        total_MxS = log_f_MxS.double().cumsum(dim=1)
+        high_MxS = total_MxS.to(q.dtype)
+        rest_MxS = (total_MxS - high_MxS).to(q.dtype)
+        factor_MxQxS = high_MxS[:, ::stride, None] - high_MxS[:, None]
+        factor_MxQxS.add_(rest_MxS[:, ::stride, None]).sub_(rest_MxS[:, None])
+        factor_MxQxS.add_(log_w_MxS[:, None])
         factor_MxQxS.add_(_mask_QxS(q.shape[1], k.shape[1], stride, q.device)).exp_()
         scores_MxQxS = products(q, k.transpose(1, 2)).mul_(factor_MxQxS)
         ctx.stride = stride

@@ -157,7 +157,7 @@ def plain_adam(
     beta1, beta2 = betas
     moment1_RxP.lerp_(grad_RxP, 1.0 - beta1)
     moment2_RxP.mul_(beta2).addcmul_(grad_RxP, grad_RxP, value=1.0 - beta2)
-    t = (step + 1).float()
+    t = (step + 1).double()
     correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
     deviation_RxP = (moment2_RxP / correction2).sqrt_().add_(epsilon_R[:, None])
     change_RxP = (moment1_RxP / deviation_RxP).mul_((rate_R / correction1)[:, None])

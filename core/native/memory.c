@@ -54,6 +54,18 @@ static void log_sigmoid_backward(int64_t n, const float *x, float *g)
     }
 }
 
+/* Cumulated sums in place, and what float32 leaves of them: their differences, which are small where
+ * the sums are large, are then as exact as the terms. */
+static void totals(int64_t n, float *x, float *rest)
+{
+    double total = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        total += x[i];
+        x[i] = (float)total;
+        rest[i] = (float)(total - x[i]);
+    }
+}
+
 /* Gates of a head by time, padded: columns of rows of 2 x heads. */
 static void gates_of(
     const memory_shape *a, const float *gates, int64_t head, float *forget, float *write)
@@ -74,18 +86,22 @@ int memory_forward(
 {
     const int64_t S = a->S, K = a->K, HK = a->heads * K, Q = asked(a);
     const int64_t Kp = pad(K), Qp = pad(Q), Sp = pad(S), width = Kp;
-    float *memory = scratch(5 * Sp + K * Qp + S * Kp + Q * Kp);
+    float *memory = scratch(7 * Sp + K * Qp + S * Kp + Q * Kp);
     if (memory == NULL) return 1;
     float *forget = memory, *write = forget + Sp, *log_f = write + Sp, *log_w = log_f + Sp;
-    float *at_query = log_w + Sp, *qt = at_query + Sp, *values = qt + K * Qp, *mixed = values + S * Kp;
+    float *rest = log_w + Sp, *at_query = rest + Sp, *rest_at_query = at_query + Sp;
+    float *qt = rest_at_query + Sp, *values = qt + K * Qp, *mixed = values + S * Kp;
     for (int64_t n = 0; n < a->sequences; n++)
         for (int64_t head = 0; head < a->heads; head++) {
             kept k = kept_of(a, keep + n * memory_kept(a), head);
             gates_of(a, gates + n * S * 2 * a->heads, head, forget, write);
             log_sigmoid(Sp, forget, log_f);
             log_sigmoid(Sp, write, log_w);
-            for (int64_t s = 1; s < S; s++) log_f[s] += log_f[s - 1];
-            for (int64_t i = 0; i < Qp; i++) at_query[i] = i < Q ? log_f[i * a->stride] : -1e30f;
+            totals(S, log_f, rest);
+            for (int64_t i = 0; i < Qp; i++) { /* what isn't asked gets a factor of 0 */
+                at_query[i] = i < Q ? log_f[i * a->stride] : -1e30f;
+                rest_at_query[i] = i < Q ? rest[i * a->stride] : 0.0f;
+            }
             pack(S, K, kv + n * S * 2 * HK + head * K, 2 * HK, k.keys);
             for (int64_t s = 0; s < S; s++) {
                 float *key = k.keys + s * Kp, squares;
@@ -99,7 +115,8 @@ int memory_forward(
             for (int64_t s = 0; s < S; s++)
                 for (int64_t i = 0; i < Qp; i += LANES) {
                     const int64_t at = s * Qp + i;
-                    vec logarithms = *(vec *)(at_query + i) + (log_w[s] - log_f[s]);
+                    vec logarithms = (*(vec *)(at_query + i) - log_f[s])
+                        + (*(vec *)(rest_at_query + i) - rest[s]) + log_w[s];
                     ivec later = lanes(i) * (int32_t)a->stride >= (int32_t)s;
                     vec factor = (vec)(later & (ivec)exponential(logarithms));
                     *(vec *)(k.factors + at) = factor;

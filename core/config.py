@@ -34,12 +34,13 @@ DATASETS: dict[str, DatasetInfo] = {
     "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
     "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
     "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
-    "random": DatasetInfo(28, 1, 10, 60_000, 10_000),  # core.data._draw_random
+    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.data._draw_random
     "glyphs": DatasetInfo(28, 1, 200, 40_000, 10_000, 10),  # characters drawn by core.glyphs
 }
 
 TokenFormat = Literal["shifted", "interleaved"]
 PositionEncoding = Literal["rotary", "learned", "none"]
+Normalization = Literal["own", "base"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Architecture = Literal["transformer", "lstm", "fast_weights", "linear_attention", "mlp"]
 
@@ -85,6 +86,7 @@ class Cell:
     grayscale: bool = _field(False, "average the colour channels")
     num_classes: int = _field(None, "use the first this many classes; null: all, of glyphs 10")
     unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
+    normalization: Normalization = _field("own", "whose training images normalize a further set")
 
     identity_share: float = _field(0.0, "share of the seen tasks that keep labels as they are")
     identity_steps: int = _field(0, "steps over which identity_share falls to 0; 0: it stays")
@@ -150,6 +152,8 @@ class Cell:
         for key, value in UNUSED.items():
             if key not in ARCHITECTURE_SETTINGS[self.architecture]:
                 object.__setattr__(self, key, value)
+        if not self.unseen_datasets:
+            object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
             object.__setattr__(self, "identity_steps", 0)
         info = DATASETS[self.dataset]

@@ -74,8 +74,9 @@ def test_every_setting_changes_the_identity():
         "token_format": "shifted",
         "position_encoding": "learned",
         "precision": "bf16",
+        "normalization": "base",
     }
-    base = dataclasses.replace(base, identity_share=0.25)
+    base = dataclasses.replace(base, identity_share=0.25, unseen_datasets=("glyphs",))
     ids = {base.cell_id}
     for f in dataclasses.fields(Cell):
         value = getattr(base, f.name)
@@ -97,6 +98,7 @@ def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
         with pytest.raises(ConfigError, match="num_heads: 2 heads don't divide model_size 7"):
             Cell(architecture=architecture, model_size=7)
     assert Cell(architecture="mlp", num_heads=5).mlp_ratio == 4
+    assert Cell(normalization="base") == Cell()  # there is no further dataset to normalize
     with pytest.raises(ConfigError, match="key_size: 0 is out of range"):
         Cell(key_size=0)
 

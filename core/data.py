@@ -30,16 +30,19 @@ _CHUNK = 1024  # images that are resized at a time
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a dataset, on a device.
+    """One split of a dataset, on a device, class after class.
 
     Attributes:
         x_NxX: float32, z-normalized by channel with the mean and deviation of training images:
             those of its own dataset, or of the base dataset (`Cell.normalization`).
-        y_N: int64 in [0, num_classes).
+        y_N: int64 in [0, num_classes), ascending.
+        first_C, count_C: int64, the number of each class's first image, and of its images.
     """
 
     x_NxX: Tensor
     y_N: Tensor
+    first_C: Tensor
+    count_C: Tensor
 
     @property
     def count(self) -> int:
@@ -47,7 +50,7 @@ class Images:
 
     def commonest_class_share(self) -> float:
         """Accuracy of always guessing the commonest class: what chance is, classes unequal."""
-        return torch.bincount(self.y_N).max().item() / self.count
+        return self.count_C.max().item() / self.count
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,16 @@ def _cell_images(
 
     def prepare(name: str, train: bool) -> tuple[Tensor, Tensor]:
         x_NxCxHxW, white, y_N = _load_raw(name, train, data_root, image_size, channels, num_classes)
-        kept = y_N < num_classes
-        return resized(x_NxCxHxW[kept], white, channels, image_size), y_N[kept]
+        by_class = y_N.argsort(stable=True)
+        by_class = by_class[y_N[by_class] < num_classes]
+        return resized(x_NxCxHxW[by_class], white, channels, image_size), y_N[by_class]
 
     def to_images(prepared: tuple[Tensor, Tensor], statistics: list[tuple[float, float]]) -> Images:
         x_NxCxHxW, y_N = prepared
-        return Images(normalized(x_NxCxHxW, statistics).to(device), y_N.to(device))
+        count_C = torch.bincount(y_N, minlength=num_classes)
+        first_C = count_C.cumsum(dim=0) - count_C
+        tensors = (normalized(x_NxCxHxW, statistics), y_N, first_C, count_C)
+        return Images(*(t.to(device) for t in tensors))
 
     def statistics_of(name: str, x_NxCxHxW: Tensor) -> list[tuple[float, float]]:
         statistics = mean_and_deviation(x_NxCxHxW)

@@ -55,6 +55,10 @@ ARCHITECTURE_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 UNUSED = {"num_heads": 0, "key_size": 0, "mlp_ratio": 0, "position_encoding": "none"}
 
+# What a head reads from an outer-product memory passes a layer norm over its key_size numbers: of
+# one nothing is left, and of two only which is the larger.
+LEAST_KEY_SIZE = {"fast_weights": 3, "linear_attention": 3}
+
 
 class ConfigError(ValueError):
     """A setting that can't be used. The message names the key, the value and what is allowed."""
@@ -103,6 +107,7 @@ class Cell:
     steps: int = _field(1000, "meta-training steps")
     batch_size: int = _field(32, "sequences in a step's batch")
     learning_rate: float = _field(1e-3, "Adam's learning rate after warm-up")
+    mup_base_width: int = _field(0, "width at which all maps have learning_rate (muP); 0: at all")
     warmup_steps: int = _field(100, "steps over which the learning rate rises linearly")
     adam_beta1: float = _field(0.9, "Adam's decay of the first moment")
     adam_beta2: float = _field(0.999, "Adam's decay of the second moment")
@@ -172,7 +177,7 @@ class Cell:
     def _check_values(self) -> None:
         info = DATASETS[self.dataset]
         whole = {  # key: (least, greatest or None)
-            "model_size": (1, None),
+            "model_size": (2, None),  # layer norm of one number is 0
             "num_tasks": (1, MAX_TASKS),
             "seed": (0, 2**32 - 1),
             "identity_steps": (0, None),
@@ -185,6 +190,7 @@ class Cell:
             "mlp_ratio": (1, None),
             "steps": (1, 2**31),
             "batch_size": (1, None),
+            "mup_base_width": (0, None),
             "warmup_steps": (0, None),
             "eval_every": (1, None),
             "eval_sequences": (2, None),
@@ -210,6 +216,13 @@ class Cell:
         if not 0.0 <= self.identity_share <= 1.0:
             raise ConfigError(
                 f"identity_share: {self.identity_share} is out of range; allowed: 0 to 1"
+            )
+        least = LEAST_KEY_SIZE.get(self.architecture, 1)
+        if self.key_size < least and "key_size" not in unused:
+            raise ConfigError(
+                f"key_size: {self.key_size} (of {self.num_heads} heads, model_size "
+                f"{self.model_size}) leaves {self.architecture} no memory but signs; allowed: "
+                f"{least} or more"
             )
         if self.position_encoding == "rotary" and self.key_size % 2:
             raise ConfigError(
@@ -289,6 +302,7 @@ OF_MODEL = (
     "key_size",
     "mlp_ratio",
     "position_encoding",
+    "mup_base_width",
 )
 
 

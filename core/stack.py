@@ -17,7 +17,7 @@ from torch import Tensor
 from core import model
 from core.config import Cell
 from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
-from core.parameters import initialize, views
+from core.parameters import initialize, rates, views
 from core.sampler import Batch
 
 _ROWS = ("theta", "moment1", "moment2")  # of a state: a replica's rows of the flat buffers
@@ -34,6 +34,7 @@ class Stack:
         parameters: leaves that share theta's memory: updating the buffer updates them.
         diverged_at_R, plateau_steps_R: int64 steps, -1 where it hasn't diverged, hasn't left the
             plateau.
+        rate_P: what each column's learning rate is multiplied by; None: 1.
 
     Args:
         cells: equal in `core.config.stack_key`.
@@ -48,6 +49,8 @@ class Stack:
         self.epsilon_R = torch.tensor([c.adam_epsilon for c in cells], device=device)
         specs = model.parameters(self.cell)
         self.theta_RxP = initialize(specs, seed_R)
+        base_width = self.cell.mup_base_width
+        self.rate_P = rates(specs, base_width, device) if base_width else None
         self.moment1_RxP = torch.zeros_like(self.theta_RxP)
         self.moment2_RxP = torch.zeros_like(self.theta_RxP)
         self.grad_RxP = torch.zeros_like(self.theta_RxP)
@@ -85,7 +88,7 @@ class Stack:
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
         """A step of Adam (Kingma and Ba 2015, algorithm 1) with linear warm-up, each replica at its
-        own learning rate. A replica whose loss isn't finite is frozen, from now on."""
+        own learning rate, times `rate_P`. A replica whose loss isn't finite is frozen, for good."""
         cell = self.cell
         alive_R = self.diverged_at_R < 0
         self.diverged_at_R.copy_(
@@ -103,6 +106,8 @@ class Stack:
         rate_R = self.learning_rate_R * warmup / correction1
         deviation_RxP = (self.moment2_RxP / correction2).sqrt_().add_(self.epsilon_R[:, None])
         change_RxP = (self.moment1_RxP / deviation_RxP).mul_(rate_R[:, None])
+        if self.rate_P is not None:
+            change_RxP.mul_(self.rate_P)
         self.theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
 
     def _watch_plateau(self, loss_R: Tensor, alive_R: Tensor, step: Tensor) -> None:

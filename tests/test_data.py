@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from core import data, glyphs
 from core.config import Cell, ConfigError
 from core.data import load_images
+from core.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -251,6 +252,21 @@ def test_every_dataset_has_its_own_normalization_unless_asked_otherwise(tmp_path
     assert torch.equal(base.heldout.x_NxX, own.heldout.x_NxX)
     assert base.unseen["random"].x_NxX.std() > 3
     assert base.unseen["MNIST"].x_NxX.std() < 0.5
+
+
+@pytest.mark.slow
+def test_a_generalizing_cell_remembers_random_inputs():
+    """The quickstart's shapes; of 5 inputs that recur, each new one's label must be guessed once."""
+    cell = Cell(
+        num_tasks=65536, seed=1, image_size=4, num_classes=5, key_size=8, learning_rate=3e-3,
+        position_encoding="learned", eval_every=1500, steps=1500, eval_sequences=1024,
+        unseen_datasets=("random",),
+    )  # fmt: skip
+    trainer = PackTrainer([cell])
+    trainer.advance()
+    statistics = {split: m.statistics_R for split, m in trainer.metrics.items()}
+    assert statistics["unseen"]["improvement"][0].item() > 0.2  # it generalizes
+    assert statistics["unseen/random"]["last"][0].item() > 0.95
 
 
 def test_images_that_are_all_blank_are_said(tmp_path):

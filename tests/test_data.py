@@ -256,7 +256,7 @@ def test_every_dataset_has_its_own_normalization_unless_asked_otherwise(tmp_path
 
 @pytest.mark.slow
 def test_a_generalizing_cell_remembers_random_inputs():
-    """The quickstart's shapes; of 5 inputs that recur, each new one's label must be guessed once."""
+    """The quickstart's shapes; 5 inputs recur, each to be remembered."""
     cell = Cell(
         num_tasks=65536, seed=1, image_size=4, num_classes=5, key_size=8, learning_rate=3e-3,
         position_encoding="learned", eval_every=1500, steps=1500, eval_sequences=1024,

@@ -34,12 +34,13 @@ DATASETS: dict[str, DatasetInfo] = {
     "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
     "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
     "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
-    "random": DatasetInfo(28, 1, 10, 60_000, 10_000),  # core.data._draw_random
+    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.data._draw_random
     "glyphs": DatasetInfo(28, 1, 200, 40_000, 10_000, 10),  # characters drawn by core.glyphs
 }
 
 TokenFormat = Literal["shifted", "interleaved"]
 PositionEncoding = Literal["rotary", "learned", "none"]
+Normalization = Literal["own", "base"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Architecture = Literal["transformer", "lstm", "fast_weights", "linear_attention", "mlp"]
 
@@ -53,6 +54,10 @@ ARCHITECTURE_SETTINGS: dict[str, tuple[str, ...]] = {
     "mlp": ("mlp_ratio",),
 }
 UNUSED = {"num_heads": 0, "key_size": 0, "mlp_ratio": 0, "position_encoding": "none"}
+
+# What a head reads from an outer-product memory passes a layer norm over its key_size numbers: of
+# one nothing is left, and of two only which is the larger.
+LEAST_KEY_SIZE = {"fast_weights": 3, "linear_attention": 3}
 
 
 class ConfigError(ValueError):
@@ -85,6 +90,7 @@ class Cell:
     grayscale: bool = _field(False, "average the colour channels")
     num_classes: int = _field(None, "use the first this many classes; null: all, of glyphs 10")
     unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
+    normalization: Normalization = _field("own", "whose training images normalize a further set")
 
     identity_share: float = _field(0.0, "share of the seen tasks that keep labels as they are")
     identity_steps: int = _field(0, "steps over which identity_share falls to 0; 0: it stays")
@@ -101,6 +107,7 @@ class Cell:
     steps: int = _field(1000, "meta-training steps")
     batch_size: int = _field(32, "sequences in a step's batch")
     learning_rate: float = _field(1e-3, "Adam's learning rate after warm-up")
+    mup_base_width: int = _field(0, "width at which all maps have learning_rate (muP); 0: at all")
     warmup_steps: int = _field(100, "steps over which the learning rate rises linearly")
     adam_beta1: float = _field(0.9, "Adam's decay of the first moment")
     adam_beta2: float = _field(0.999, "Adam's decay of the second moment")
@@ -150,6 +157,8 @@ class Cell:
         for key, value in UNUSED.items():
             if key not in ARCHITECTURE_SETTINGS[self.architecture]:
                 object.__setattr__(self, key, value)
+        if not self.unseen_datasets:
+            object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
             object.__setattr__(self, "identity_steps", 0)
         info = DATASETS[self.dataset]
@@ -168,7 +177,7 @@ class Cell:
     def _check_values(self) -> None:
         info = DATASETS[self.dataset]
         whole = {  # key: (least, greatest or None)
-            "model_size": (1, None),
+            "model_size": (2, None),  # layer norm of one number is 0
             "num_tasks": (1, MAX_TASKS),
             "seed": (0, 2**32 - 1),
             "identity_steps": (0, None),
@@ -181,6 +190,7 @@ class Cell:
             "mlp_ratio": (1, None),
             "steps": (1, 2**31),
             "batch_size": (1, None),
+            "mup_base_width": (0, None),
             "warmup_steps": (0, None),
             "eval_every": (1, None),
             "eval_sequences": (2, None),
@@ -206,6 +216,13 @@ class Cell:
         if not 0.0 <= self.identity_share <= 1.0:
             raise ConfigError(
                 f"identity_share: {self.identity_share} is out of range; allowed: 0 to 1"
+            )
+        least = LEAST_KEY_SIZE.get(self.architecture, 1)
+        if self.key_size < least and "key_size" not in unused:
+            raise ConfigError(
+                f"key_size: {self.key_size} (of {self.num_heads} heads, model_size "
+                f"{self.model_size}) leaves {self.architecture} no memory but signs; allowed: "
+                f"{least} or more"
             )
         if self.position_encoding == "rotary" and self.key_size % 2:
             raise ConfigError(
@@ -285,6 +302,7 @@ OF_MODEL = (
     "key_size",
     "mlp_ratio",
     "position_encoding",
+    "mup_base_width",
 )
 
 

@@ -3,35 +3,46 @@
 Real image sets come through torchvision's own loaders, which download what is missing; `digits`
 ships with scikit-learn, `glyphs` and `random` are drawn. To add a dataset: an entry in
 `core.config.DATASETS` and a branch in `_load_raw`.
+
+All sums are of whole numbers: pixels are grey levels as they come, and whole multiples of 1 / ONE
+once they are resized. Such sums are exact in any order, so that an image's numbers are the same on
+every machine, with every number of threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from core import glyphs, rng
 from core.config import DATASETS, Cell, ConfigError
 
+ONE = 2**16  # full ink, or the value 1 of what isn't ink, in the whole numbers that are summed
+_CHUNK = 1024  # images that are resized at a time
+
 
 @dataclass(frozen=True)
 class Images:
-    """One split of a dataset, on a device.
+    """One split of a dataset, on a device, class after class.
 
     Attributes:
-        x_NxX: float32, z-normalized with the statistics of the base dataset's training images.
-        y_N: int64 in [0, num_classes).
+        x_NxX: float32, z-normalized by channel with the mean and deviation of training images:
+            those of its own dataset, or of the base dataset (`Cell.normalization`).
+        y_N: int64 in [0, num_classes), ascending.
+        first_C, count_C: int64, the number of each class's first image, and of its images.
     """
 
     x_NxX: Tensor
     y_N: Tensor
+    first_C: Tensor
+    count_C: Tensor
 
     @property
     def count(self) -> int:
@@ -39,7 +50,7 @@ class Images:
 
     def commonest_class_share(self) -> float:
         """Accuracy of always guessing the commonest class: what chance is, classes unequal."""
-        return (torch.bincount(self.y_N).max() / self.count).item()
+        return self.count_C.max().item() / self.count
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ def _cell_images(
     image_size: int,
     grayscale: bool,
     num_classes: int,
+    normalization: str,
     data_root: str,
     device: torch.device,
 ) -> CellImages:
@@ -64,22 +76,37 @@ def _cell_images(
     channels = 1 if grayscale else DATASETS[base].channels
 
     def prepare(name: str, train: bool) -> tuple[Tensor, Tensor]:
-        x_NxCxHxW, y_N = _load_raw(name, train, data_root, image_size, channels, num_classes)
-        kept = y_N < num_classes
-        return _reshape(x_NxCxHxW[kept], channels, image_size), y_N[kept]
+        x_NxCxHxW, white, y_N = _load_raw(name, train, data_root, image_size, channels, num_classes)
+        by_class = y_N.argsort(stable=True)
+        by_class = by_class[y_N[by_class] < num_classes]
+        return resized(x_NxCxHxW[by_class], white, channels, image_size), y_N[by_class]
 
-    x_train, y_train = prepare(base, train=True)
-    mean = x_train.mean(dim=(0, 2, 3), keepdim=True)
-    deviation = x_train.std(dim=(0, 2, 3), keepdim=True)
+    def to_images(prepared: tuple[Tensor, Tensor], statistics: list[tuple[float, float]]) -> Images:
+        x_NxCxHxW, y_N = prepared
+        count_C = torch.bincount(y_N, minlength=num_classes)
+        first_C = count_C.cumsum(dim=0) - count_C
+        tensors = (normalized(x_NxCxHxW, statistics), y_N, first_C, count_C)
+        return Images(*(t.to(device) for t in tensors))
 
-    def to_images(x: Tensor, y: Tensor) -> Images:
-        normalized = ((x - mean) / deviation).flatten(1).contiguous()
-        return Images(normalized.to(device), y.to(device))
+    def statistics_of(name: str, x_NxCxHxW: Tensor) -> list[tuple[float, float]]:
+        statistics = mean_and_deviation(x_NxCxHxW)
+        if not all(deviation for _, deviation in statistics):
+            raise ConfigError(f"dataset: the training images of {name} are all the same grey")
+        return statistics
+
+    train = prepare(base, train=True)
+    of_base = statistics_of(base, train[0])
+
+    def other_images(name: str) -> Images:
+        if normalization == "base":
+            return to_images(prepare(name, train=False), of_base)
+        own = statistics_of(name, prepare(name, train=True)[0])
+        return to_images(prepare(name, train=False), own)
 
     return CellImages(
-        train=to_images(x_train, y_train),
-        heldout=to_images(*prepare(base, train=False)),
-        unseen={name: to_images(*prepare(name, train=False)) for name in others},
+        train=to_images(train, of_base),
+        heldout=to_images(prepare(base, train=False), of_base),
+        unseen={name: other_images(name) for name in others},
     )
 
 
@@ -89,14 +116,15 @@ def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -
     Kept in memory for the next cells that use the same.
 
     Raises:
-        ConfigError: a dataset isn't in `data_root` and can't be downloaded, or has too few images
-            for sequences of distinct ones.
+        ConfigError: a dataset isn't in `data_root` and can't be downloaded, has too few images for
+            sequences of distinct ones, or nothing but blank ones.
     """
     images = _cell_images(
         (cell.dataset, *cell.unseen_datasets),
         cell.image_size,
         cell.grayscale,
         cell.num_classes,
+        cell.normalization,
         str(data_root),
         torch.device(device),
     )
@@ -111,9 +139,10 @@ def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -
 
 def _load_raw(
     name: str, train: bool, data_root: str, image_size: int, channels: int, num_classes: int
-) -> tuple[Tensor, Tensor]:
-    """float32 images in [0, 1] (count x channels x height x width) and int64 labels. What is drawn
-    is drawn to fit the last three arguments; what is loaded may have other sizes and more classes.
+) -> tuple[Tensor, int, Tensor]:
+    """Images in whole numbers (count x channels x height x width), the one that means 1, and int64
+    labels. What is drawn is drawn to fit the last three arguments; what is loaded may have other
+    sizes and more classes.
     """
     if name == "digits":
         return _load_digits(train)
@@ -121,23 +150,24 @@ def _load_raw(
         return _draw_random(train, image_size, channels)
     if name == "glyphs":
         return _draw_glyphs(train, num_classes)
-    return _load_torchvision(name, train, data_root)
+    x_NxCxHxW, y_N = _load_torchvision(name, train, data_root)
+    return x_NxCxHxW, 255, y_N
 
 
-def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
+def _load_digits(train: bool) -> tuple[Tensor, int, Tensor]:
     """scikit-learn's 8 x 8 digits, a fifth of each class held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    x_NxCxHxW = torch.from_numpy(digits.images).float()[:, None] / 16.0  # grey levels 0 ... 16
+    x_NxCxHxW = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # grey levels 0 ... 16
     y_N = torch.from_numpy(digits.target).long()
     split = train_test_split(range(len(y_N)), test_size=0.2, stratify=y_N, random_state=0)
     chosen = torch.tensor(split[0] if train else split[1])
-    return x_NxCxHxW[chosen], y_N[chosen]
+    return x_NxCxHxW[chosen], 16, y_N[chosen]
 
 
-def _draw_random(train: bool, image_size: int, channels: int) -> tuple[Tensor, Tensor]:
+def _draw_random(train: bool, image_size: int, channels: int) -> tuple[Tensor, int, Tensor]:
     """Gaussian inputs whose labels have nothing to do with them (the paper's Table 2, `random`), of
     the shape asked for, since resizing would correlate their numbers.
 
@@ -147,25 +177,23 @@ def _draw_random(train: bool, image_size: int, channels: int) -> tuple[Tensor, T
     """
     info = DATASETS["random"]
     inputs, count = info.num_classes, info.num_train if train else info.num_heldout
-    x_CxX = rng.normal_matrix(
-        torch.zeros((), dtype=torch.int64),
-        rng.DATASET,
-        1,
-        channels * image_size**2,
-        low=torch.arange(inputs) + (0 if train else inputs),
-        high=0,
-    )
+    size = channels * image_size**2
+    block = torch.arange(-(-size // 4))
+    number_C = torch.arange(inputs) + (0 if train else inputs)
+    words = rng.philox(0, rng.DATASET, (block, number_C[:, None]))
+    u_CxX = rng.uniform(torch.stack(words, dim=-1).flatten(1))
+    x_CxX = (rng.wide_normals(u_CxX)[:, :size] * ONE).round().to(torch.int32)
     y_N = torch.arange(count) % inputs
-    return x_CxX.reshape(inputs, channels, image_size, image_size)[y_N], y_N
+    return x_CxX.reshape(inputs, channels, image_size, image_size)[y_N], ONE, y_N
 
 
-def _draw_glyphs(train: bool, num_classes: int) -> tuple[Tensor, Tensor]:
+def _draw_glyphs(train: bool, num_classes: int) -> tuple[Tensor, int, Tensor]:
     """The first classes, as many images of each; held-out ones are further drawings of the same."""
     info = DATASETS["glyphs"]
     of_class, heldout = info.num_train // info.num_classes, info.num_heldout // info.num_classes
     number_M = torch.arange(of_class) if train else of_class + torch.arange(heldout)
     y_N = torch.arange(num_classes).repeat_interleave(len(number_M))
-    return glyphs.draw(y_N, number_M.repeat(num_classes))[:, None], y_N
+    return glyphs.draw(y_N, number_M.repeat(num_classes))[:, None], 255, y_N
 
 
 def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, Tensor]:
@@ -192,7 +220,7 @@ def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, T
     elif x.shape[-1] == 3:  # CIFAR10: channels last; SVHN: channels first
         x = x.permute(0, 3, 1, 2)
     labels = loaded.labels if name == "SVHN" else loaded.targets
-    return x.float() / 255.0, torch.as_tensor(labels).long()
+    return x, torch.as_tensor(labels).long()
 
 
 @contextlib.contextmanager
@@ -208,14 +236,65 @@ def _locked(data_root: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _reshape(x_NxCxHxW: Tensor, channels: int, size: int) -> Tensor:
-    """To the wanted channels (grey = mean of the channels) and side (average pooling downwards,
-    bilinear upwards)."""
-    if channels == 1:
-        x_NxCxHxW = x_NxCxHxW.mean(dim=1, keepdim=True)
-    x_NxCxHxW = x_NxCxHxW.expand(-1, channels, -1, -1)
-    if size < x_NxCxHxW.shape[-1]:
-        return F.adaptive_avg_pool2d(x_NxCxHxW, size)
-    if size > x_NxCxHxW.shape[-1]:
-        return F.interpolate(x_NxCxHxW, size=(size, size), mode="bilinear", align_corners=False)
-    return x_NxCxHxW
+def resized(x_NxCxHxW: Tensor, white: int, channels: int, size: int) -> Tensor:
+    """Images of the wanted channels (grey = mean of the channels) and side (average pooling
+    downwards, bilinear upwards), int32 multiples of 1 / ONE.
+
+    Args:
+        x_NxCxHxW: whole numbers, `white` standing for 1.
+    """
+    side = x_NxCxHxW.shape[-1]
+    weight_SxH, whole_S = _resizing(side, size)
+    result_NxCxSxS = torch.empty(len(x_NxCxHxW), channels, size, size, dtype=torch.int32)
+    for x, result in zip(x_NxCxHxW.split(_CHUNK), result_NxCxSxS.split(_CHUNK), strict=True):
+        # Whole numbers below 2^53 all the way, so that float64 holds every sum exactly.
+        total, parts = x.double(), white
+        if channels == 1:
+            total, parts = total.sum(dim=1, keepdim=True), white * x.shape[1]
+        if size != side:
+            total = weight_SxH @ total @ weight_SxH.T
+        result.copy_((total * ONE / (whole_S[:, None] * whole_S * parts)).round())
+    return result_NxCxSxS
+
+
+def _resizing(side: int, size: int) -> tuple[Tensor, Tensor]:
+    """How `size` pixels are made of `side` ones along an axis: the whole-numbered weights of each
+    (size x side, float64), and their sum.
+
+    Downwards a pixel is the mean of all those it overlaps (torch's adaptive_avg_pool2d). Upwards
+    its centre, at (i + 1/2) side / size - 1/2 and not before the first one's, lies between two
+    (torch's interpolate, bilinear, corners not aligned).
+    """
+    weight_SxH = torch.zeros(size, side, dtype=torch.float64)
+    for i in range(size):
+        if size <= side:
+            weight_SxH[i, i * side // size : -(-(i + 1) * side // size)] = 1.0
+        else:
+            first, part = divmod(max((2 * i + 1) * side - size, 0), 2 * size)
+            weight_SxH[i, first] = 2 * size - part
+            weight_SxH[i, min(first + 1, side - 1)] += part
+    return weight_SxH, weight_SxH.sum(dim=1)
+
+
+def mean_and_deviation(x_NxCxHxW: Tensor) -> list[tuple[float, float]]:
+    """Of each channel's whole numbers, to the last place: sums of int64 within a chunk, of Python's
+    integers beyond, and one division."""
+    count = x_NxCxHxW[:, 0].numel()
+    totals, squares = [0] * x_NxCxHxW.shape[1], [0] * x_NxCxHxW.shape[1]
+    for x in x_NxCxHxW.split(_CHUNK):
+        x_CxM = x.long().transpose(0, 1).flatten(1)
+        totals = [a + b for a, b in zip(totals, x_CxM.sum(dim=1).tolist(), strict=True)]
+        squares = [a + b for a, b in zip(squares, (x_CxM**2).sum(dim=1).tolist(), strict=True)]
+    return [
+        (total / count, math.sqrt((count * square - total**2) / (count * max(count - 1, 1))))
+        for total, square in zip(totals, squares, strict=True)
+    ]
+
+
+def normalized(x_NxCxHxW: Tensor, statistics: list[tuple[float, float]]) -> Tensor:
+    """x_NxX float32: (x - mean) / deviation, a channel with its own."""
+    mean_C, deviation_C = torch.tensor(statistics, dtype=torch.float64).view(-1, 2, 1, 1).unbind(1)
+    result_NxX = torch.empty(len(x_NxCxHxW), x_NxCxHxW[0].numel())
+    for x, result in zip(x_NxCxHxW.split(_CHUNK), result_NxX.split(_CHUNK), strict=True):
+        result.copy_(((x.double() - mean_C) / deviation_C).flatten(1))
+    return result_NxX

@@ -28,12 +28,12 @@ def parameters(i: int, cell: Cell, depth: float) -> dict[str, Spec]:
     """Of layer i; what it adds to the residual stream starts divided by `depth`."""
     D, H, HK = cell.model_size, cell.num_heads, cell.num_heads * cell.key_size
     return {
-        f"{i}.q": Spec((D, HK), D**-0.5),
-        f"{i}.kv": Spec((D, 2 * HK), D**-0.5),
-        f"{i}.kv_before": Spec((D, 2 * HK), D**-0.5),
-        f"{i}.gates": Spec((D, 2 * H), D**-0.5),  # forgetting, then writing
+        f"{i}.q": Spec((D, HK), D**-0.5, D),
+        f"{i}.kv": Spec((D, 2 * HK), D**-0.5, D),
+        f"{i}.kv_before": Spec((D, 2 * HK), D**-0.5, D),
+        f"{i}.gates": Spec((D, 2 * H), D**-0.5, D),  # forgetting, then writing
         f"{i}.gates_bias": Spec((1, 2 * H), 0.0),
-        f"{i}.out": Spec((HK, D), HK**-0.5 / depth),
+        f"{i}.out": Spec((HK, D), HK**-0.5 / depth, HK),
     }
 
 

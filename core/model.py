@@ -31,7 +31,7 @@ def parameters(cell: Cell) -> dict[str, Spec]:
         "embed_x": Spec((cell.input_size, D), cell.input_size**-0.5),
         **labels,
         **architecture.parameters(cell),
-        "head": Spec((D, cell.num_classes), 0.0),
+        "head": Spec((D, cell.num_classes), 0.0, D),
     }
 
 

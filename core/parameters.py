@@ -20,10 +20,18 @@ _ALIGN = 16
 
 @dataclass(frozen=True)
 class Spec:
-    """A parameter: its shape without the replica axis, and the deviation of its initial values."""
+    """A parameter.
+
+    Attributes:
+        shape: without the replica axis.
+        std: deviation of its initial values.
+        fan_in: inputs of a map from something that grows with the model's width, in units of that
+            width; None for what maps from anything else (inputs, labels, positions) and for biases.
+    """
 
     shape: tuple[int, ...]
     std: float
+    fan_in: int | None = None
 
     @property
     def size(self) -> int:
@@ -47,6 +55,21 @@ def views(flat_RxP: Tensor, specs: dict[str, Spec]) -> dict[str, Tensor]:
         result[name] = part.unflatten(1, spec.shape)
         start += _padded(spec.size)
     return result
+
+
+def rates(specs: dict[str, Spec], base_width: int, device: torch.device) -> Tensor:
+    """rate_P: by what Adam's learning rate is multiplied, of each column of the flat buffer.
+
+    Yang et al. 2022 ("Tensor Programs V", table 3): with Adam, rates of maps from the width, hidden
+    and output ones, go with 1 / fan-in, those of all others are the same at every width. Here they
+    are the learning rate itself where the fan-in is `base_width`. A base width of 0: all are 1.
+    """
+    rate_P = torch.ones(buffer_size(specs), device=device)
+    for name, view in views(rate_P[None], specs).items():
+        fan_in = specs[name].fan_in
+        if base_width and fan_in is not None:
+            view.fill_(base_width / fan_in)
+    return rate_P
 
 
 def initialize(specs: dict[str, Spec], seed_R: Tensor) -> Tensor:

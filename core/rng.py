@@ -35,7 +35,9 @@ _MASK = 0xFFFFFFFF
     NOISE,
     NOISE_OFFSET,
     YARDSTICK,
-) = range(12)
+    TRAIN_CLASSES,
+    EVAL_CLASSES,
+) = range(14)
 
 Word = Tensor | int
 
@@ -129,25 +131,34 @@ def plain_normal_matrix(
     return entries.reshape(*entries.shape[:-2], rows, blocks * 4)[..., :columns]
 
 
-def distinct_integers(keys: list[Tensor], count: int, bound: int) -> Tensor:
-    """`count` different integers of [0, bound) a key, uniform without replacement.
+def wide_normals(u: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1) -> as many independent N(0, 1), float64, on an even last axis.
 
-    The first `count` values of a pseudo-random permutation of [0, bound) made by the swap-or-not
-    shuffle (Hoang, Morris and Rogaway, CRYPTO 2012): each round pairs x with K - x mod bound and
-    swaps the pair on the toss of a coin. An element that no round moves stays in place, with
-    probability 2^-SHUFFLE_ROUNDS.
+    Box and Muller's in double precision: what is rounded from it to 16 bits after the point is the
+    same on machines whose logarithms differ in the last place.
+    """
+    first, second = u.double().unflatten(-1, (-1, 2)).unbind(-1)
+    radius, angle = torch.sqrt(-2.0 * torch.log(first)), (2.0 * math.pi) * second
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(-2)
+
+
+def permuted(keys: list[Tensor], x: Tensor, bound: Word, offset: Word = 0) -> Tensor:
+    """Where pseudo-random permutations of [0, bound) put x: int64, of the shape of all broadcast.
+
+    The swap-or-not shuffle (Hoang, Morris and Rogaway, CRYPTO 2012): each round pairs x with
+    K - x mod bound and swaps the pair on the toss of a coin. An element that no round moves stays
+    in place, with probability 2^-SHUFFLE_ROUNDS.
 
     Args:
-        keys: words of equal shape `batch`, SHUFFLE_ROUNDS of them.
-    Returns:
-        int64, shape (*batch, count).
+        keys: SHUFFLE_ROUNDS words; equal ones make the same permutation.
+        x: int64 in [0, bound).
+        bound: 1 to 2^32.
+        offset: permutations of one key toss different coins where offset + x is different.
     """
-    x = torch.arange(count, device=keys[0].device).expand(*keys[0].shape, count)
     for key in keys:
-        pivot = integer(key, bound)[..., None]
-        partner = pivot - x
+        partner = integer(key, bound) - x
         partner = torch.where(partner < 0, partner + bound, partner)
-        coin = _mix(torch.maximum(x, partner), key[..., None])
+        coin = _mix(torch.maximum(x, partner) + offset, key)
         x = torch.where(coin, partner, x)
     return x
 

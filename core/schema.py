@@ -51,6 +51,7 @@ YARDSTICK_SETTINGS = (
     "image_size",
     "grayscale",
     "num_classes",
+    "normalization",
     "sequence_length",
     "seed",
 )

@@ -17,7 +17,7 @@ from core import model, native
 from core.config import Cell
 from core.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from core.operations import cross_entropy, row_means
-from core.parameters import initialize, views
+from core.parameters import initialize, rates, views
 from core.sampler import Batch
 
 _ROWS = ("theta", "moment1", "moment2")  # of a state: a replica's rows of the flat buffers
@@ -34,6 +34,7 @@ class Stack:
         parameters: leaves that share theta's memory: updating the buffer updates them.
         diverged_at_R, plateau_steps_R: int64 steps, -1 where it hasn't diverged, hasn't left the
             plateau.
+        rate_P: what each column's learning rate is multiplied by.
 
     Args:
         cells: equal in `core.config.stack_key`.
@@ -48,6 +49,7 @@ class Stack:
         self.epsilon_R = torch.tensor([c.adam_epsilon for c in cells], device=device)
         specs = model.parameters(self.cell)
         self.theta_RxP = initialize(specs, seed_R)
+        self.rate_P = rates(specs, self.cell.mup_base_width, device)
         self.moment1_RxP = torch.zeros_like(self.theta_RxP)
         self.moment2_RxP = torch.zeros_like(self.theta_RxP)
         self.grad_RxP = torch.zeros_like(self.theta_RxP)
@@ -97,6 +99,7 @@ class Stack:
             step=step,
             betas=(cell.adam_beta1, cell.adam_beta2),
             rate_R=self.learning_rate_R * warmup,
+            rate_P=self.rate_P,
             epsilon_R=self.epsilon_R,
             alive_R=alive_R,
         )
@@ -142,6 +145,7 @@ def plain_adam(
     step: Tensor,
     betas: tuple[float, float],
     rate_R: Tensor,
+    rate_P: Tensor,
     epsilon_R: Tensor,
     alive_R: Tensor,
 ) -> Tensor:
@@ -149,7 +153,8 @@ def plain_adam(
 
     Args:
         step: int64 scalar, from 0.
-        rate_R, epsilon_R: of each replica, float32.
+        rate_R, rate_P: the learning rate is their product; float32.
+        epsilon_R: float32.
         alive_R: bool; the weights of the others stay.
     Returns:
         finite_R, bool: whether all of a replica's weights and moments are.
@@ -161,6 +166,7 @@ def plain_adam(
     correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
     deviation_RxP = (moment2_RxP / correction2).sqrt_().add_(epsilon_R[:, None])
     change_RxP = (moment1_RxP / deviation_RxP).mul_((rate_R / correction1)[:, None])
+    change_RxP.mul_(rate_P)
     theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
     buffers = (theta_RxP, moment1_RxP, moment2_RxP)
     return torch.stack([t_RxP.isfinite().all(dim=1) for t_RxP in buffers]).all(dim=0)

@@ -1,7 +1,7 @@
 """Random cells, alone and in a pack: the same bits.
 
-    python -m tests.pairs --pairs 300            # a seed of its own each time; it is printed
-    python -m tests.pairs --pairs 1 --seed 17    # that pair again
+python -m tests.pairs --pairs 300            # a seed of its own each time; it is printed
+python -m tests.pairs --pairs 1 --seed 17    # that pair again
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def differences(cells: list[Cell], draw: random.Random) -> list[str]:
     alone = _trained([pack.cells[r]])
     [state], packed = alone.states(), pack.states()[r]
     found = [
-        name for name in ("theta", "moment1", "moment2") if not torch.equal(state[name], packed[name])
+        name
+        for name in ("theta", "moment1", "moment2")
+        if not torch.equal(state[name], packed[name])
     ]
     if alone.history[0] != pack.history[r]:
         found.append("history")

@@ -6,6 +6,9 @@ import torch
 from core import cost, memory, model, native
 from core.architectures import ARCHITECTURES, lstm
 from core.config import ARCHITECTURE_SETTINGS
+from core.data import load_images
+from core.sampler import Sampler
+from core.stack import Stack
 from tests.conftest import small_cell
 from tests.decoding import decode
 from tests.test_model import examples, stacked_model
@@ -158,3 +161,76 @@ def test_a_memory_that_forgets_at_once_stays_finite(stride):
 
 def test_settings_that_an_architecture_doesnt_use_are_known():
     assert set(ARCHITECTURE_SETTINGS) == set(ARCHITECTURES)
+
+
+SMALLEST = [  # the smallest sizes of which a layer norm leaves a real number
+    {"architecture": "transformer", "key_size": 1, "num_heads": 1},
+    {"architecture": "transformer", "key_size": 1, "num_heads": 3},
+    {"architecture": "transformer", "key_size": 2, "num_heads": 1, "position_encoding": "rotary"},
+    {"architecture": "lstm"},
+    {"architecture": "fast_weights", "key_size": 3, "num_heads": 1},
+    {"architecture": "linear_attention", "key_size": 3, "num_heads": 1},
+]
+
+
+def trained(steps=30, **settings):
+    """Three cells of few parts, and their weights before."""
+    plain = {"position_encoding": "none", "num_layers": 1, "mlp_ratio": 1, "batch_size": 16}
+    stack = Stack([small_cell(**plain | settings, seed=s) for s in range(3)], torch.device("cpu"))
+    sampler = Sampler(stack.cells, load_images(stack.cell, "data", "cpu"))
+    before = {name: t.detach().clone() for name, t in stack.parameters.items()}
+    draw = sampler.draw_training(torch.arange(steps))
+    for step in torch.arange(steps):
+        stack.train(sampler.training_batch(draw, step[None]), step)
+    return stack, before
+
+
+def last_predictions(stack):
+    """Logits of 64 sequences' last inputs, all labels before shifted by 0, 1, 2 ..."""
+    torch.manual_seed(0)
+    p = {name: t.detach().double() for name, t in stack.parameters.items()}
+    x, y = examples(stack.cell, R=3, B=64)
+    last = []
+    for shift in range(stack.cell.num_classes):
+        labels = y.clone()
+        labels[:, :, :-1] = (labels[:, :, :-1] + shift) % stack.cell.num_classes
+        last.append(model.predict(p, x, labels, stack.cell)[:, :, -1])
+    return torch.stack(last)
+
+
+@pytest.mark.parametrize("token_format", FORMATS)
+@pytest.mark.parametrize("variant", SMALLEST)
+def test_the_smallest_models_remember_and_learn(variant, token_format):
+    """Earlier labels move the last prediction, by real amounts; training moves every weight."""
+    stack, before = trained(**variant, token_format=token_format, model_size=3)
+    for name, start in before.items():
+        assert ((stack.parameters[name] - start).abs() > 1e-5).double().mean() > 0.9, name
+    last_SxRxBxC = last_predictions(stack)
+    moved_RxB = (last_SxRxBxC - last_SxRxBxC[0]).abs().amax(dim=(0, 3))
+    assert (moved_RxB > 1e-3 * last_SxRxBxC.abs().mean()).double().mean() > 0.9
+    assert len(last_SxRxBxC[..., 0].round(decimals=5).unique()) > 100
+
+
+@pytest.mark.parametrize("variant", SMALLEST)
+def test_a_model_of_width_two_predicts_one_of_two_things(variant):
+    """A norm of two numbers passes on which is the larger. Earlier labels can turn that."""
+    stack, _ = trained(**variant, model_size=2)
+    last_SxRxBxC = last_predictions(stack)
+    signs = last_SxRxBxC[..., 0].sign()
+    assert (
+        last_SxRxBxC[..., 0].abs().std(dim=(0, 2))
+        < 0.2 * last_SxRxBxC[..., 0].abs().mean(dim=(0, 2))
+    ).all()
+    assert (signs != signs[0]).any()
+
+
+@pytest.mark.parametrize("architecture", ["fast_weights", "linear_attention"])
+def test_a_memory_of_one_number_would_be_dead(architecture, monkeypatch):
+    """Why `core.config` refuses it: no gradient reaches what makes and reads it."""
+    monkeypatch.setattr("core.config.LEAST_KEY_SIZE", {})
+    for key_size in (1, 3):
+        cell = small_cell(architecture=architecture, key_size=key_size, num_layers=1)
+        p, (x, y) = stacked_model(cell), examples(cell)
+        logits = model.predict(p, x, y, cell)
+        [gradient] = torch.autograd.grad(logits.square().sum(), [p["0.q"]])
+        assert (gradient.norm() == 0) == (key_size == 1)

@@ -32,6 +32,17 @@ from core.config import (
         ({"grayscale": 1}, "grayscale: 1 is not true or false"),
         ({"model_size": 30, "num_heads": 4}, "num_heads: 4 heads don't divide model_size 30"),
         ({"key_size": 3}, "key_size: 3 is odd"),
+        ({"model_size": 1, "num_heads": 1}, "model_size: 1 is out of range; allowed: 2 or more"),
+        ({"architecture": "mlp", "model_size": 1}, "model_size: 1 is out of range"),
+        (
+            {"architecture": "fast_weights", "key_size": 1},
+            "key_size: 1 .* leaves fast_weights no memory but signs; allowed: 3 or more",
+        ),
+        (
+            {"architecture": "linear_attention", "model_size": 16, "num_heads": 8},
+            "key_size: 2 \\(of 8 heads, model_size 16\\) leaves linear_attention no memory",
+        ),
+        ({"mup_base_width": -1}, "mup_base_width: -1 is out of range; allowed: 0 or more"),
         ({"num_classes": 11}, "num_classes: 11 is out of range; allowed: 2 to 10"),
         ({"num_tasks": MAX_TASKS + 1}, "num_tasks: 4294967297 is out of range"),
         ({"num_tasks": 0}, "num_tasks: 0 is out of range"),
@@ -74,13 +85,14 @@ def test_every_setting_changes_the_identity():
         "token_format": "shifted",
         "position_encoding": "learned",
         "precision": "bf16",
+        "normalization": "base",
     }
-    base = dataclasses.replace(base, identity_share=0.25)
+    base = dataclasses.replace(base, identity_share=0.25, unseen_datasets=("glyphs",))
     ids = {base.cell_id}
     for f in dataclasses.fields(Cell):
         value = getattr(base, f.name)
         changed = other.get(f.name, value * 2 if isinstance(value, int) and value else 0.5)
-        if f.name in ("seed", "identity_steps"):
+        if f.name in ("seed", "identity_steps", "mup_base_width"):
             changed = 1
         ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
     assert len(ids) == 1 + len(dataclasses.fields(Cell))
@@ -97,6 +109,7 @@ def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
         with pytest.raises(ConfigError, match="num_heads: 2 heads don't divide model_size 7"):
             Cell(architecture=architecture, model_size=7)
     assert Cell(architecture="mlp", num_heads=5).mlp_ratio == 4
+    assert Cell(normalization="base") == Cell()  # there is no further dataset to normalize
     with pytest.raises(ConfigError, match="key_size: 0 is out of range"):
         Cell(key_size=0)
 

@@ -1,16 +1,22 @@
+import dataclasses
 import hashlib
+import math
+import os
 import pickle
 import struct
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from core import data, glyphs
 from core.config import Cell, ConfigError
 from core.data import load_images
+from core.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -119,7 +125,8 @@ def test_trained_on_colour_tested_on_all(colour_root, base):
         assert images.unseen[name].x_NxX.shape[1] == 3 * 32 * 32
         assert images.unseen[name].x_NxX.isfinite().all()
     red, green, blue = images.unseen["random"].x_NxX.unflatten(1, (3, -1)).unbind(1)
-    colours = torch.stack([red, green, blue])[:, :10].flatten(1)  # standard error 0.01
+    inputs = images.unseen["random"].first_C
+    colours = torch.stack([red, green, blue])[:, inputs].flatten(1)  # standard error 0.01
     assert colours.corrcoef().fill_diagonal_(0).abs().max() < 0.05
     # what was grey has three equal channels, before each is normalized by its own statistics
     grey = images.unseen["MNIST"].x_NxX.unflatten(1, (3, -1))
@@ -130,14 +137,16 @@ def test_trained_on_colour_tested_on_all(colour_root, base):
 def test_colour_layouts_are_read_as_images(colour_root):
     with (colour_root / "cifar-10-batches-py" / "test_batch").open("rb") as file:
         planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
-    whole = data._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
-    torch.testing.assert_close(whole[0], torch.from_numpy(planes) / 255.0)
+    x, white, _ = data._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
+    assert white == 255
+    assert torch.equal(x, torch.from_numpy(planes))
 
     from scipy.io import loadmat
 
     stored = loadmat(colour_root / "test_32x32.mat")
-    x, y = data._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
-    torch.testing.assert_close(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1) / 255.0)
+    x, white, y = data._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
+    assert white == 255
+    assert torch.equal(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1))
     assert y.tolist() == [label % 10 for label in stored["y"][:, 0].tolist()]
 
 
@@ -151,9 +160,9 @@ def test_trained_on_grey_tested_on_colour(colour_root):
         colour_root,
         "cpu",
     )
-    whole, _ = data._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
-    mean = whole.mean(dim=1).flatten(1)
-    expected = (mean - mean.mean()) / mean.std()
+    whole, white, labels = data._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
+    mean = (whole / white).mean(dim=1).flatten(1)
+    expected = ((mean - mean.mean()) / mean.std())[labels.argsort(stable=True)]
     torch.testing.assert_close(grey.train.x_NxX, expected, rtol=0, atol=1e-4)
 
 
@@ -161,11 +170,10 @@ def test_glyphs_are_drawn_from_counters():
     classes, numbers = torch.tensor([0, 0, 3, 199]), torch.tensor([0, 1, 0, 249])
     together = glyphs.draw(classes, numbers)
     assert together.shape == (4, 28, 28)
-    assert together.min() >= 0
-    assert together.max() <= 1
+    assert together.dtype == torch.uint8
     for i in range(4):
         assert torch.equal(glyphs.draw(classes[i : i + 1], numbers[i : i + 1])[0], together[i])
-    assert (together.flatten(1).max(dim=1).values > 0.8).all()  # there is ink
+    assert (together.flatten(1).max(dim=1).values > 204).all()  # there is ink
     assert not torch.equal(together[0], together[1])
 
 
@@ -173,8 +181,8 @@ def test_glyphs_of_a_class_are_alike_and_of_many_classes_different():
     """A nearest neighbour that has seen 10 drawings of each class tells most of 100 apart; on
     digits, with 10 classes, it gets 90%."""
     classes, seen = torch.arange(100).repeat_interleave(10), torch.arange(10).repeat(100)
-    known = glyphs.draw(classes, seen).flatten(1)
-    asked = glyphs.draw(classes, 200 + seen).flatten(1)
+    known = glyphs.draw(classes, seen).flatten(1) / 255.0
+    asked = glyphs.draw(classes, 200 + seen).flatten(1) / 255.0
     found = classes[torch.cdist(asked, known).argmin(dim=1)]
     accuracy = (found == classes).float().mean().item()
     assert 0.4 < accuracy < 0.95
@@ -198,9 +206,107 @@ def test_torchvision_layout_works_without_a_download(tmp_path):
     )
     images = load_images(cell, tmp_path, "cpu")
     assert images.train.x_NxX.shape == (300, 196)
-    assert images.heldout.y_N.tolist() == [i % 10 for i in range(100)]
+    assert images.heldout.y_N.tolist() == [i // 10 for i in range(100)]
+    assert images.heldout.count_C.tolist() == [10] * 10
+    assert images.heldout.first_C.tolist() == list(range(0, 100, 10))
     assert images.unseen["FashionMNIST"].x_NxX.shape == (100, 196)
     assert images.unseen["digits"].x_NxX.shape == (360, 196)  # enlarged from 8 x 8
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 4), (28, 14), (28, 9), (28, 28), (8, 28), (28, 32)])
+def test_resizing_is_torchs_average_pooling_and_bilinear_interpolation(side, size):
+    pixels = torch.randint(0, 256, (7, 3, side, side), generator=torch.Generator().manual_seed(0))
+    for channels in (1, 3):
+        ours = data.resized(pixels.to(torch.uint8), 255, channels, size) / data.ONE
+        plain = pixels.double() / 255
+        if channels == 1:
+            plain = plain.mean(dim=1, keepdim=True)
+        if size <= side:
+            theirs = F.adaptive_avg_pool2d(plain, size)
+        else:
+            theirs = F.interpolate(plain, size=(size, size), mode="bilinear")
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.5001 / data.ONE)
+
+
+def test_mean_and_deviation_are_exact():
+    """To the last place, of numbers whose squares a float32 sum would lose."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(60_000, 65_536, (2500, 2, 3, 3), generator=generator, dtype=torch.int32)
+    for channel, (mean, deviation) in enumerate(data.mean_and_deviation(x)):
+        numbers = [Fraction(n) for n in x[:, channel].flatten().tolist()]
+        exact = sum(numbers) / len(numbers)
+        variance = sum((n - exact) ** 2 for n in numbers) / (len(numbers) - 1)
+        assert mean == float(exact)
+        assert deviation == math.sqrt(variance)
+
+
+def test_every_dataset_has_its_own_normalization_unless_asked_otherwise(tmp_path):
+    write_mnist_layout(tmp_path, "MNIST")  # mean 0.5, deviation 0.29 before averaging
+    others = ("MNIST", "glyphs", "random")
+    cell = small_cell(unseen_datasets=others)
+    own = load_images(cell, tmp_path, "cpu")
+    for name in others:
+        assert abs(own.unseen[name].x_NxX.mean()) < 0.15  # `random` has 10 x 16 numbers
+        assert abs(own.unseen[name].x_NxX.std() - 1) < 0.1
+    base = load_images(dataclasses.replace(cell, normalization="base"), tmp_path, "cpu")
+    assert torch.equal(base.heldout.x_NxX, own.heldout.x_NxX)
+    assert base.unseen["random"].x_NxX.std() > 3
+    assert base.unseen["MNIST"].x_NxX.std() < 0.5
+
+
+@pytest.mark.slow
+def test_a_generalizing_cell_remembers_random_inputs():
+    """The quickstart's shapes; 5 inputs recur, each to be remembered."""
+    cell = Cell(
+        num_tasks=65536, seed=1, image_size=4, num_classes=5, key_size=8, learning_rate=3e-3,
+        position_encoding="learned", eval_every=1500, steps=1500, eval_sequences=1024,
+        unseen_datasets=("random",),
+    )  # fmt: skip
+    trainer = PackTrainer([cell])
+    trainer.advance()
+    statistics = {split: m.statistics_R for split, m in trainer.metrics.items()}
+    assert statistics["unseen"]["improvement"][0].item() > 0.2  # it generalizes
+    assert statistics["unseen/random"]["last"][0].item() > 0.95
+
+
+def test_images_that_are_all_blank_are_said(tmp_path):
+    write_mnist_layout(tmp_path, "MNIST")
+    for file in (tmp_path / "MNIST" / "raw").glob("*images*"):
+        content = file.read_bytes()
+        file.write_bytes(content[:16] + bytes(len(content) - 16))
+    with pytest.raises(ConfigError, match="dataset: the training images of MNIST are all the same"):
+        load_images(small_cell(unseen_datasets=("MNIST",)), tmp_path, "cpu")
+
+
+FINGERPRINT = """
+import hashlib, sys, torch
+from core.data import load_images
+from tests.conftest import small_cell
+
+torch.set_num_threads(int(sys.argv[1]))
+others = ("digits", "glyphs", "random")
+for size in (9, 30):  # of 8, 28 and 28 pixels
+    cell = small_cell(dataset="MNIST", image_size=size, num_classes=2, unseen_datasets=others)
+    images = load_images(cell, sys.argv[2], "cpu")
+    for part in (images.train, images.heldout, *images.unseen.values()):
+        print(hashlib.sha256(part.x_NxX.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_images_are_the_same_whatever_the_vector_width_and_the_number_of_threads(tmp_path):
+    write_mnist_layout(tmp_path, "MNIST", counts=(3000, 500))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", FINGERPRINT, threads, tmp_path],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": width, "MKL_CBWR": products},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for threads, width, products in [("1", "default", "COMPATIBLE"), ("2", "avx2", "AVX2")]
+    ]
+    outputs = [process.communicate(timeout=120)[0].split() for process in started]
+    assert len(outputs[0]) == 10
+    assert outputs[0] == outputs[1]
 
 
 def test_random_images_have_the_size_of_the_base_dataset(tmp_path):
@@ -216,11 +322,11 @@ def test_random_images_are_gaussian_and_recur():
     cell = small_cell(dataset="random", image_size=28, num_classes=10)
     images = load_images(cell, "data", "cpu")
     distinct = []
-    for split, count in ((images.train, 60_000), (images.heldout, 10_000)):
+    for split, count in ((images.train, 10_000), (images.heldout, 10_000)):
         assert split.x_NxX.shape == (count, 784)
-        x_CxX = split.x_NxX[:10]
-        assert torch.equal(split.x_NxX, x_CxX.repeat(count // 10, 1))
-        assert split.y_N.tolist() == list(range(10)) * (count // 10)
+        x_CxX = split.x_NxX[split.first_C]
+        assert torch.equal(split.x_NxX, x_CxX.repeat_interleave(count // 10, dim=0))
+        assert split.y_N.tolist() == sorted(list(range(10)) * (count // 10))
         distinct.append(x_CxX)
     x = torch.cat(distinct)
     assert abs((x**4).mean() - 3) < 0.25  # a Gaussian's kurtosis; standard error 0.08

@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from core import blocks, model
-from core.parameters import Spec, buffer_size, initialize, views
+from core.architectures import ARCHITECTURES
+from core.parameters import Spec, buffer_size, initialize, rates, views
+from core.stack import Stack
+from tests.conftest import small_cell
 
 
 def stacked_model(cell, seeds=(0, 1), dtype=torch.float64, device="cpu"):
@@ -94,3 +97,41 @@ def test_initial_weights_have_their_deviation_and_follow_from_the_seed():
     assert abs(parameters["b"][0].std() / 2.0 - 1) < 0.1
     assert (parameters["zero"] == 0).all()
     assert torch.equal(initialize(specs, torch.tensor([9]))[0], flat[1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rates_of_maps_from_the_width_go_with_its_inverse(architecture):
+    """Yang et al. 2022, table 3, Adam: everything that isn't fed by the width keeps its rate."""
+    of_inputs = {"embed_x", "embed_y", "positions"}
+    for width, key_size in [(16, 8), (64, 8), (64, None)]:
+        cell = small_cell(
+            architecture=architecture, model_size=width, key_size=key_size,
+            position_encoding="learned",
+        )  # fmt: skip
+        specs = model.parameters(cell)
+        for name, view in views(rates(specs, 32, torch.device("cpu"))[None], specs).items():
+            if name in of_inputs or name.endswith("bias"):
+                expected = 1.0
+            elif name.endswith(".out"):  # from the heads
+                expected = 32 / (cell.num_heads * cell.key_size)
+            else:
+                expected = 32 / width
+            assert (view == expected).all(), name
+
+
+def test_the_first_step_of_adam_is_the_rate_of_each_weight():
+    def moved(**settings):
+        stack = Stack([small_cell(warmup_steps=0, **settings)], torch.device("cpu"))
+        before = stack.theta_RxP.clone()
+        stack.grad_RxP.fill_(0.7)
+        stack._update(torch.ones(1), torch.tensor(0))
+        specs = model.parameters(stack.cell)
+        return views(before - stack.theta_RxP, specs)  # rounded as the weights are
+
+    plain, scaled = moved(model_size=8), moved(model_size=8, mup_base_width=2)
+    for name, change in plain.items():
+        torch.testing.assert_close(change, torch.full_like(change, 3e-3), rtol=0, atol=1e-6)
+        factor = 0.25 if name not in ("embed_x", "embed_y") and "bias" not in name else 1.0
+        torch.testing.assert_close(scaled[name], change * factor, rtol=0, atol=1e-6)
+    same = moved(model_size=8, mup_base_width=8)
+    assert all(torch.equal(same[name], change) for name, change in plain.items())

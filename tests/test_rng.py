@@ -73,13 +73,13 @@ def test_integers_are_uniform(bound):
 
 
 @pytest.mark.parametrize(("count", "bound"), [(5, 5), (16, 37), (16, 721), (100, 60_000)])
-def test_distinct_integers_are_distinct_and_uniform(count, bound):
+def test_permutations_are_that_and_uniform(count, bound):
     keys = [
-        word
+        word[:, None]
         for block in range(rng.SHUFFLE_ROUNDS // 4)
         for word in rng.philox(torch.tensor(3), rng.TRAIN_IMAGES, (torch.arange(20_000), 0, block))
     ]
-    x = rng.distinct_integers(keys, count, bound)
+    x = rng.permuted(keys, torch.arange(count), bound)
     assert x.shape == (20_000, count)
     assert 0 <= x.min() < bound
     assert x.max() < bound
@@ -93,3 +93,23 @@ def test_distinct_integers_are_distinct_and_uniform(count, bound):
         pairs = torch.bincount(x[:, 0] * bound + x[:, 9], minlength=bound**2).double()
         off_diagonal = pairs.view(bound, bound)[~torch.eye(bound, dtype=torch.bool)]
         assert stats.chisquare(off_diagonal).pvalue > 1e-4
+
+
+def test_a_permutation_reaches_everything_once_up_to_the_largest_bound():
+    words = [
+        word[:, None]
+        for block in range(rng.SHUFFLE_ROUNDS // 4)
+        for word in rng.philox(torch.tensor(3), rng.EVAL_TASKS, (torch.arange(3), 0, block))
+    ]
+    bound = torch.tensor([[5], [1000], [1]])
+    for row, n in enumerate([5, 1000, 1]):
+        keys = [word[row : row + 1] for word in words]
+        assert rng.permuted(keys, torch.arange(n), n)[0].sort().values.tolist() == list(range(n))
+        together = rng.permuted(words, torch.zeros(3, 1, dtype=torch.int64), bound)
+        assert together[row, 0] == rng.permuted(keys, torch.zeros(1, dtype=torch.int64), n)[0, 0]
+    far = rng.permuted(words, torch.arange(2000), 2**32)
+    assert far.min() >= 0
+    assert 2**31 < far.max() < 2**32
+    assert len(far[0].unique()) == 2000
+    elsewhere = rng.permuted(words, torch.arange(1000), 1000, offset=1000)
+    assert (elsewhere != rng.permuted(words, torch.arange(1000), 1000)).double().mean() > 0.9

@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
+from scipy import stats
 
 from core import inputs, schema
-from core.data import load_images
-from core.sampler import Sampler
+from core.data import Images, load_images
+from core.sampler import Sampler, _earlier_equals
 from core.tasks import FIRST_UNSEEN, permutations, projections
 from tests.conftest import small_cell
 
@@ -61,6 +64,89 @@ def test_the_steps_of_a_draw_dont_depend_on_the_draw(device):
     assert torch.equal(many.task_RxKxB[:, 6], one.task_RxKxB[:, 0])
     assert torch.equal(many.image_RxKxBxT[:, 6], one.image_RxKxBxT[:, 0])
     assert not torch.equal(many.image_RxKxBxT[:, 5], many.image_RxKxBxT[:, 6])
+
+
+def two_classes(cell, *counts):
+    """A sampler of a cell whose training images are as many as said of each class."""
+    sampler = make_sampler([cell], torch.device("cpu"))
+    y_N = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    count_C = torch.tensor(counts)
+    images = Images(torch.zeros(len(y_N), 16), y_N, count_C.cumsum(0) - count_C, count_C)
+    sampler.images = dataclasses.replace(sampler.images, train=images)
+    return sampler
+
+
+def test_labels_before_a_position_say_nothing_about_the_next():
+    """The least seen label is the best guess there is when distinct images are drawn from all
+    classes at once: right in 0.547 of cases here."""
+    cell = small_cell(num_classes=2, sequence_length=36, batch_size=1000)
+    sampler = two_classes(cell, 36, 36)
+    draw = sampler.draw_training(torch.arange(20))
+    image, label = draw.image_RxKxBxT[0].flatten(0, 1), draw.y_RxKxBxT[0].flatten(0, 1)
+    assert (image.sort(dim=1).values.diff(dim=1) > 0).all()
+    least_seen = (label[:, :-1].sum(dim=1) < 17.5).long()
+    assert abs((least_seen == label[:, -1]).double().mean() - 0.5) < 4 * 0.5 / 20_000**0.5
+    for position in (0, 35):  # every image is equally likely
+        counts = torch.bincount(image[:, position], minlength=72)
+        assert stats.chisquare(counts).pvalue > 1e-4
+    # and so is every pair of images of a class, of the first two that it has
+    first = image[(draw.y_RxKxBxT[0].flatten(0, 1)[:, :2] == 1).all(dim=1)][:, :2] % 36
+    pairs = torch.bincount(first[:, 0] * 36 + first[:, 1], minlength=36**2).view(36, 36)
+    assert stats.chisquare(pairs[~torch.eye(36, dtype=torch.bool)]).pvalue > 1e-4
+
+
+def test_unequal_classes_keep_their_shares_and_a_class_that_runs_out_begins_anew():
+    cell = small_cell(num_classes=2, sequence_length=30, batch_size=1000)
+    sampler = two_classes(cell, 3, 57)
+    draw = sampler.draw_training(torch.arange(4))
+    image = draw.image_RxKxBxT[0].flatten(0, 1)
+    rare = image < 3
+    assert abs(rare.double().mean() - 0.05) < 4 * (0.05 * 0.95 / rare.numel()) ** 0.5
+    for row in image[rare.sum(dim=1) >= 4][:5]:
+        assert row[row < 3][:3].sort().values.tolist() == [0, 1, 2]
+    assert all(len(row.unique()) == 30 for row in image[rare.sum(dim=1) <= 3][:20])
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+def test_earlier_examples_of_a_class_are_counted(classes):
+    drawn = torch.randint(0, classes, (2, 3, 4, 20), generator=torch.Generator().manual_seed(0))
+    counted = _earlier_equals(drawn, classes)
+    for index in [(0, 0, 0), (1, 2, 3)]:
+        row = drawn[index].tolist()
+        assert counted[index].tolist() == [row[:t].count(c) for t, c in enumerate(row)]
+
+
+def evaluation_tasks(cells, split, count):
+    """Task numbers of the first sequences of a split: a row a cell."""
+    sampler, tasks = make_sampler(cells, torch.device("cpu")), []
+    of_seen_tasks = sampler.inputs.of_seen_tasks
+
+    def noted(images, image_RxBxT, task_RxB):
+        tasks.append(task_RxB)
+        return of_seen_tasks(images, image_RxBxT, task_RxB)
+
+    sampler.inputs.of_seen_tasks = noted
+    for start in range(0, count, 8):
+        sampler.evaluation_batch(split, torch.arange(start, start + 8))
+    return torch.cat(tasks, dim=1)[:, :count]
+
+
+@pytest.mark.parametrize("split", [schema.TRAIN, schema.SEEN])
+def test_seen_tasks_are_evaluated_equally_often_or_at_most_once(split):
+    numbers = [1, 5, 511, 512, 600, 2**20, 2**32]
+    cells = [small_cell(num_tasks=n, seed=s) for s in (0, 1) for n in numbers]
+    tasks = evaluation_tasks(cells, split, 512)
+    for r, cell in enumerate(cells):
+        found, times = tasks[r].unique(return_counts=True)
+        assert found[0] >= 0
+        assert found[-1] < cell.num_tasks
+        assert len(found) == min(cell.num_tasks, 512)
+        assert times.max() - times.min() <= (cell.num_tasks < 512)
+        if cell.num_tasks > 600:  # spread over all there are
+            assert stats.kstest(tasks[r].double() / cell.num_tasks, "uniform").pvalue > 1e-3
+    assert not torch.equal(tasks[1], tasks[1 + len(numbers)])  # seeds have orders of their own
+    alone = evaluation_tasks([cells[2]], split, 512)
+    assert torch.equal(alone[0], tasks[2])
 
 
 def test_cells_of_a_seed_see_the_same_images_and_nested_tasks():

@@ -23,9 +23,9 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for i in range(cell.num_layers):
         specs |= memory.parameters(i, cell, depth)
-        specs[f"{i}.up"] = Spec((D, M), D**-0.5)
+        specs[f"{i}.up"] = Spec((D, M), D**-0.5, D)
         specs[f"{i}.up_bias"] = Spec((1, M), 0.0)
-        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / depth)
+        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / depth, D)
     return specs
 
 

@@ -33,8 +33,8 @@ def layer_parameters(i: int, D: int) -> dict[str, Spec]:
     """Of layer i, width D. The columns are those of the output, input and forget gates and of the
     cell's new content, D each."""
     return {
-        f"{i}.input": Spec((D, 4 * D), D**-0.5),
-        f"{i}.hidden": Spec((D, 4 * D), D**-0.5),
+        f"{i}.input": Spec((D, 4 * D), D**-0.5, D),
+        f"{i}.hidden": Spec((D, 4 * D), D**-0.5, D),
         f"{i}.bias": Spec((1, 4 * D), 0.0),
     }
 

@@ -20,9 +20,9 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     D, M = cell.model_size, cell.mlp_ratio * cell.model_size
     specs: dict[str, Spec] = {}
     for i in range(cell.num_layers):
-        specs[f"{i}.up"] = Spec((D, M), D**-0.5)
+        specs[f"{i}.up"] = Spec((D, M), D**-0.5, D)
         specs[f"{i}.up_bias"] = Spec((1, M), 0.0)
-        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / math.sqrt(cell.num_layers))
+        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / math.sqrt(cell.num_layers), D)
     return specs
 
 

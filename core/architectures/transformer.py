@@ -26,12 +26,12 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     if cell.position_encoding == "learned":
         specs["positions"] = Spec((cell.num_tokens, D), 0.02)  # GPT-2's
     for i in range(cell.num_layers):
-        specs[f"{i}.q"] = Spec((D, HK), D**-0.5)
-        specs[f"{i}.kv"] = Spec((D, 2 * HK), D**-0.5)
-        specs[f"{i}.out"] = Spec((HK, D), HK**-0.5 / depth)
-        specs[f"{i}.up"] = Spec((D, M), D**-0.5)
+        specs[f"{i}.q"] = Spec((D, HK), D**-0.5, D)
+        specs[f"{i}.kv"] = Spec((D, 2 * HK), D**-0.5, D)
+        specs[f"{i}.out"] = Spec((HK, D), HK**-0.5 / depth, HK)
+        specs[f"{i}.up"] = Spec((D, M), D**-0.5, D)
         specs[f"{i}.up_bias"] = Spec((1, M), 0.0)
-        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / depth)
+        specs[f"{i}.down"] = Spec((M, D), M**-0.5 / depth, D)
     return specs
 
 

@@ -304,13 +304,14 @@ def adam(
     step: Tensor,
     betas: tuple[float, float],
     rate_R: Tensor,
+    rate_P: Tensor,
     epsilon_R: Tensor,
     alive_R: Tensor,
 ) -> Tensor:
     """`core.stack.plain_adam`."""
     finite_R = torch.empty_like(alive_R)
     _call(
-        "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, epsilon_R,
+        "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P, epsilon_R,
         alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
     )  # fmt: skip
     return finite_R

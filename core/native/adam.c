@@ -10,12 +10,13 @@ static double power(double base, int64_t exponent)
     return result;
 }
 
-/* theta, moments and gradients: replicas x size. rate: of each replica, warm-up included. A replica
- * that isn't alive keeps its weights. finite: whether all of a replica's numbers are. */
+/* theta, moments and gradients: replicas x size. rate: of each replica, warm-up included; share: of
+ * each column, its part of the rate. A replica that isn't alive keeps its weights. finite: whether all
+ * of a replica's numbers are. */
 int adam(
     int64_t replicas, int64_t size, int64_t step, double beta1, double beta2, const float *rate,
-    const float *epsilon, const uint8_t *alive, const float *grad, float *moment1, float *moment2,
-    float *theta, uint8_t *finite)
+    const float *share, const float *epsilon, const uint8_t *alive, const float *grad, float *moment1,
+    float *moment2, float *theta, uint8_t *finite)
 {
     const float b1 = (float)beta1, b2 = (float)beta2, a1 = (float)(1.0 - beta1);
     const float a2 = (float)(1.0 - beta2);
@@ -30,7 +31,7 @@ int adam(
         for (int64_t i = 0; i < size; i++) {
             m[i] = __builtin_fmaf(a1, g[i], b1 * m[i]);
             v[i] = __builtin_fmaf(a2 * g[i], g[i], b2 * v[i]);
-            float change = factor * (m[i] / (sqrtf(v[i] * scale) + least));
+            float change = factor * (m[i] / (sqrtf(v[i] * scale) + least)) * share[i];
             if (alive[r]) w[i] -= change;
             /* A number is finite where its exponent isn't all ones. */
             sick |= (as_bits(w[i]) & 0x7f800000) == 0x7f800000;

@@ -71,7 +71,9 @@ class _Draw:
     def __call__(self, rows: int, columns: int) -> Tensor:
         self._number += 1
         number_R = torch.full_like(self.seed_R, self._number)
-        return native.normals(self.seed_R, number_R, torch.zeros_like(number_R), 0, rows, columns, 1.0)
+        return native.normals(
+            self.seed_R, number_R, torch.zeros_like(number_R), 0, rows, columns, 1.0
+        )
 
 
 def _both(function: type, tensors: tuple[Tensor, ...], *rest: object) -> Iterator[Tensor]:
@@ -90,6 +92,7 @@ def _adam(draw: _Draw) -> Iterator[Tensor]:
         step=torch.tensor(6),
         betas=(0.9, 0.999),
         rate_R=0.01 * of_replica,
+        rate_P=torch.arange(48) / 32,
         epsilon_R=1e-8 * of_replica,
         alive_R=of_replica > 0,
     )

@@ -311,7 +311,7 @@ def adam(
     """`core.stack.plain_adam`."""
     finite_R = torch.empty_like(alive_R)
     _call(
-        "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P, epsilon_R,
-        alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
+        "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P,
+        epsilon_R, alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
     )  # fmt: skip
     return finite_R

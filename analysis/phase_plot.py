@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis import command, experiments, load, phases, transitions
 from core import schema
+from core.terminal import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ LETTERS = {phase: phase[0].upper() for phase in phases.PHASES}
 UNFINISHED, MISSING, SPLIT = "x", ".", "*"
 
 
+@shown
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return command.main(_parser(), run, argv)

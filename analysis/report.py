@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis import command, compare, experiments, load, phase_plot, phases, transitions
 from core import schema
-from core.terminal import shown
+from core.process import as_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ CAPTIONS = {
 }
 
 
-@shown
+@as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return command.main(_parser(), run, argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from core.terminal import shown
+from core.process import as_command
 
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
@@ -17,7 +17,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
 }
 
 
-@shown
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. Returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv

@@ -17,7 +17,7 @@ from ray import tune
 
 from core import schema
 from core.config import Cell, ConfigError
-from core.terminal import outlived
+from core.process import outlived
 from sweeps.cluster import ray_running
 from sweeps.lease import Lease
 from sweeps.plan import Pack, Workers, cpu_workers, gpu_workers, plan

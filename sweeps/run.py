@@ -39,9 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         if importlib.util.find_spec(package) is None:
             print(f"phasesweep is not installed in this Python ({sys.executable})", file=sys.stderr)
             return 1
-    from core.terminal import shown
+    from core.process import as_command
 
-    return shown(_command)(arguments, argv)
+    return as_command(_command)(arguments, argv)
 
 
 def _command(arguments: argparse.Namespace, argv: list[str]) -> int:

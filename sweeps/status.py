@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.terminal import shown
+from core.process import as_command
 from sweeps.command import carry_out
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNNING, MISSING = "running", "missing"
 
 
-@shown
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0, or 1 if the path isn't a sweep's."""
     return carry_out(

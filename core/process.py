@@ -1,7 +1,8 @@
-"""Standard output and error of a command: what they show is only for show.
+"""What a command's process finds around it, made such that nothing of it ends the command.
 
-A reader that is gone (`| head`, a closed terminal) ends no command, a stream that is closed from
-the start neither, and a character that the encoding lacks is written as its escape.
+Standard output and error are only for show: a reader that is gone (`| head`, a closed terminal)
+ends no command, a stream that is closed from the start neither, and a character that the encoding
+lacks is written as its escape. Libraries want a home and a user's name, which containers may lack.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import getpass
 import io
 import os
 import select
@@ -54,8 +56,14 @@ class _Shown(io.RawIOBase):
 
 
 def prepare() -> None:
-    """Has this process' standard streams end nothing from here on. Where something else
-    has replaced the streams, they stay as they are."""
+    """Does all of this for this process and those it starts. Standard streams that something else
+    has replaced stay as they are."""
+    if not os.path.isabs(os.path.expanduser("~")):  # neither HOME nor an entry in passwd
+        os.environ["HOME"] = "/"  # as Docker has it
+    try:
+        getpass.getuser()
+    except (OSError, KeyError):
+        os.environ["USER"] = str(os.geteuid())
     while True:  # a file opened later mustn't become standard output
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:
@@ -89,7 +97,7 @@ def finish(status: int) -> int:
     return status or 1
 
 
-def shown(main: Callable[..., int]) -> Callable[..., int]:
+def as_command(main: Callable[..., int]) -> Callable[..., int]:
     """A command's main function, with standard streams that end nothing."""
 
     @functools.wraps(main)

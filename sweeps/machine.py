@@ -44,7 +44,7 @@ def memory() -> float:
             if most and used:  # what is only cache is given back when it is needed
                 cached = _entry(group / "memory.stat", cache) or 0
                 left = min(left, most[0] - max(0, used[0] - cached))
-    return max(0.0, left)
+    return float(max(0.0, left))
 
 
 def _groups(controller: str) -> Iterator[Path]:

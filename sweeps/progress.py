@@ -28,7 +28,9 @@ LINE_SECONDS = 10.0  # at least between lines elsewhere ...
 LINE_SHARE = 0.1  # ... and of the work
 _KILLED = re.compile("low on memory|(ActorDied|ActorUnavailable|WorkerCrashed|NodeDied)Error")
 _MACHINE = re.compile(r"\(pid=\d+, ip=([^,)\s]+)")  # as Ray begins an error of a worker
-_LACKS = re.compile(r"^(?:ModuleNotFound|Import)Error: .*", re.MULTILINE)  # what no cell can cause
+_LACKS = re.compile(
+    r"^(?:ModuleNotFound|Import)Error: (.*)", re.MULTILINE
+)  # what no cell can cause
 
 
 class Progress(tune.Callback):
@@ -102,7 +104,7 @@ class Progress(tune.Callback):
         text = _error_text(trial)
         if lacking := _LACKS.search(text):
             where = _MACHINE.search(text)
-            self.config_error = f"{where[1] if where else 'a worker'}: {lacking[0]}"
+            self.config_error = f"{where[1] if where else 'a worker'} lacks something: {lacking[1]}"
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()

@@ -36,9 +36,10 @@ def test_output_that_is_lost_on_a_full_disk_is_said():
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_other_encodings_get_all_that_they_can_write(encoding):
+    code = "print('1 \\u00b1 2 \\u2192 \\u221e') or 0"
     done = python(
         "-c",
-        "from core.process import as_command; as_command(lambda: print('1 \\u00b1 2 \\u2192 \\u221e') or 0)()",
+        f"from core.process import as_command; as_command(lambda: {code})()",
         PYTHONIOENCODING=encoding,
         LC_ALL="C",
         PYTHONCOERCECLOCALE="0",

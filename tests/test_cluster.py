@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,31 @@ def test_what_ray_start_left_under_tmpdir(short_folder, monkeypatch, capsys):
     assert note.exists()
     assert cluster.find_cluster() is None
     one_line(capsys, "is not used: nothing answers there")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_ray_of_another_version(tmp_path, short_folder, monkeypatch, capsys):
+    other = tmp_path / "other"
+    venv.create(other, with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--python", str(other / "bin" / "python"), "install", "-q"]
+    if subprocess.run([*pip, "--no-deps", "ray==2.55.1"]).returncode:
+        pytest.skip("no package registry here")
+    [place] = other.glob("lib/python*/site-packages")  # what Ray needs comes from ours
+    paths = [path for path in sys.path if path.endswith("site-packages")]
+    (place / "base.pth").write_text("\n".join(paths))
+    monkeypatch.setenv("TMPDIR", str(short_folder))
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    command = [other / "bin" / "python", *RAY[1:], "--port=0", "--include-dashboard=false"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    note = short_folder / "ray" / "ray_current_cluster"
+    try:
+        while not note.exists() or not note.read_text():
+            assert process.poll() is None
+            time.sleep(0.2)
+        assert cluster.find_cluster() is None
+        one_line(capsys, r"is not used: Version mismatch: .*Ray: 2\.55\.1")
+    finally:
+        process.terminate()
+        process.wait()

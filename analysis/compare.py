@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis import command, compare_figure2, compare_table2, load, phases, reference
 from core import schema
+from core.process import as_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +45,7 @@ class Comparison:
     figure: Callable[[], Figure]  # to be called with matplotlib's style set
 
 
+@as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return command.main(_parser(), run, argv)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis import command, experiments, load, phases, transitions
 from core import schema
+from core.process import as_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ LETTERS = {phase: phase[0].upper() for phase in phases.PHASES}
 UNFINISHED, MISSING, SPLIT = "x", ".", "*"
 
 
+@as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return command.main(_parser(), run, argv)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis import command, compare, experiments, load, phase_plot, phases, transitions
 from core import schema
+from core.process import as_command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,7 @@ CAPTIONS = {
 }
 
 
+@as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return command.main(_parser(), run, argv)

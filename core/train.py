@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 from core.config import Cell, ConfigError
+from core.process import as_command
 
 
 def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
@@ -36,6 +37,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
     return Cell(**{f.name: getattr(arguments, f.name) for f in fields(Cell)}), arguments
 
 
+@as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 with one line for an impossible setting."""
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from core.process import as_command
+
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
     "status": ("sweeps.status", "show how far a sweep is: finished, running, missing cells"),
@@ -15,6 +17,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
 }
 
 
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. Returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv

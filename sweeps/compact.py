@@ -35,6 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.process import as_command
 from sweeps.command import carry_out
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ CELLS_PER_FILE = 10_000
 LISTING_SECONDS = 2.0  # that a reader may take to list a folder
 
 
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0, or 1 if it can't be done."""
     description = "Merge a sweep's many small Parquet files into few."

@@ -5,12 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import socket
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +14,16 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray._private import ray_constants
 
 from core import schema
-from core.config import Cell
+from core.config import Cell, ConfigError
+from core.process import outlived
+from sweeps.cluster import ray_running
 from sweeps.lease import Lease
-from sweeps.plan import Pack, Workers, gpu_workers, plan
+from sweeps.plan import Pack, Workers, cpu_workers, gpu_workers, plan
 from sweeps.progress import Progress
+from sweeps.scratch import scratch_folder
+from sweeps.software import check_nodes, installed
 from sweeps.storage import Results
 from sweeps.trial import Job, PackTrial
 
@@ -46,9 +44,6 @@ ENVIRONMENT = {
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
 STOP_SECONDS = 300.0  # that workers may take for their checkpoints, asked to stop
-ANSWER_SECONDS = 10.0  # that a cluster may take to be there
-RAY_WATCH_SECONDS = 1.0  # between looks whether it lives
-OBJECT_STORE_BYTES = 100_000_000  # nothing but the packs' settings goes through it
 
 
 class Interrupt(tune.Stopper):
@@ -137,7 +132,11 @@ def train(
         if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
             results.remove_checkpoints(cell_id)
     outcome = Outcome()
-    with ray_running():
+    with outlived(), scratch_folder() as scratch, ray_running(scratch) as cluster:
+        software: dict[str, str] = {}
+        if cluster:
+            check_nodes()
+            software = installed()  # machines may join later
         workers = gpu_workers(gpus) if gpus else cluster_workers()
         outcome.workers = workers.count
         with interruptible(lease) as interrupt:
@@ -146,14 +145,22 @@ def train(
                 packs = plan(cells, workers, steps, pack_size)
                 progress = Progress(results, packs, total, before)
                 job = Job(
-                    results.root, results.sweep, lease.driver, data_root, workers.device, packs
+                    results.root,
+                    results.sweep,
+                    lease.driver,
+                    data_root,
+                    workers.device,
+                    packs,
+                    software,
                 )
                 try:
-                    fit(job, progress, interrupt)
+                    fit(job, progress, interrupt, scratch)
                 except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:
                     logger.exception("Tune gave up")
                     line = str(error).strip().split("\n")[0]
-                    raise ConnectionError(f"Ray Tune gave up: {line}") from error
+                    if isinstance(error, ray.exceptions.RayError):  # Ray itself is gone
+                        line += ". The same command continues"
+                    raise ConfigError(f"Ray Tune gave up: {line}") from error
                 outcome.training_seconds += progress.training_seconds
                 outcome.config_error = progress.config_error
                 outcome.phases = progress.phase_counts()
@@ -168,11 +175,10 @@ def train(
     return outcome
 
 
-def fit(job: Job, progress: Progress, interrupt: Interrupt) -> None:
-    """One trial a pack, in their order, through Ray Tune."""
+def fit(job: Job, progress: Progress, interrupt: Interrupt, scratch: Path) -> None:
+    """One trial a pack, in their order, through Ray Tune, which wants a folder: `scratch`."""
     resources = {"cpu": 1.0, "gpu": 1.0} if job.device == "cuda" else {"cpu": 1.0}
     interrupt.progress = progress
-    scratch = tempfile.mkdtemp(prefix="phasesweep-")  # Tune wants a folder; nothing in it is used
     try:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(PackTrial, job=job), resources),
@@ -180,7 +186,7 @@ def fit(job: Job, progress: Progress, interrupt: Interrupt) -> None:
             tune_config=tune.TuneConfig(reuse_actors=True),
             run_config=tune.RunConfig(
                 name=job.sweep,
-                storage_path=scratch,
+                storage_path=str(scratch / "tune"),
                 stop=interrupt,
                 callbacks=[progress],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
@@ -190,7 +196,6 @@ def fit(job: Job, progress: Progress, interrupt: Interrupt) -> None:
         ).fit()
     finally:
         progress.close()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _blame(
@@ -218,108 +223,7 @@ def _blame(
     return again, max(sizes, default=None)
 
 
-# --- Ray ---
-
-
-@contextlib.contextmanager
-def ray_running() -> Iterator[None]:
-    """Connects to the cluster that RAY_ADDRESS names or `ray start` made this machine part of; else
-    starts Ray here, reachable from this machine only, and stops it in the end.
-
-    Not to any Ray that runs here (Ray's "auto"): that of another sweep ends with its command."""
-    with contextlib.ExitStack() as stack:
-        if not ray.is_initialized():
-            started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-            address = os.environ.get("RAY_ADDRESS", "auto" if started.exists() else "local")
-            if address != "local":
-                _check_answers(address)
-                try:
-                    ray.init(address=address, log_to_driver=False, configure_logging=False)
-                except ConnectionError:  # what `ray start` started is gone
-                    if "RAY_ADDRESS" in os.environ:
-                        raise
-            if not ray.is_initialized():
-                stack.enter_context(_on_loopback())
-                try:
-                    ray.init(
-                        address="local",
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE_BYTES,
-                        log_to_driver=False,
-                        configure_logging=False,
-                    )
-                except Exception as error:  # of many kinds, as many as there are processes
-                    logger.exception("Ray doesn't start")
-                    raise ConnectionError(f"Ray doesn't start: {str(error).rstrip('.')}") from error
-                stack.callback(ray.shutdown)
-                stack.enter_context(_ends_with_ray())
-            else:
-                stack.callback(ray.shutdown)
-        yield
-
-
-def _check_answers(address: str) -> None:
-    """Ray itself waits for minutes for a cluster that isn't there.
-
-    Raises:
-        ConnectionError: nothing listens at this host:port, one line. What isn't of that form is
-            left to Ray.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    latest = time.monotonic() + ANSWER_SECONDS
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > latest:
-                raise ConnectionError(
-                    f"RAY_ADDRESS: no Ray answers at {address} ({error}); start it there, or unset "
-                    "RAY_ADDRESS to have one started here"
-                ) from error
-        time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray that is started inside listens on 127.0.0.1 alone, all of its processes. This is what it
-    does by itself on macOS; elsewhere it replaces a `_node_ip_address` of loopback by another."""
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name] = "0"  # for the processes that it starts
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, which has read the variable
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _ends_with_ray() -> Iterator[None]:
-    """Should the Ray that we started die, this process ends within a second, and says so: Ray
-    itself takes up to a minute, and the log of what died for an explanation."""
-    node, stop = ray._private.worker._global_node, threading.Event()
-    assert node is not None
-
-    def watch() -> None:
-        while not stop.wait(RAY_WATCH_SECONDS):
-            dead = [kind for kind, _ in node.dead_processes() if kind in ("raylet", "gcs_server")]
-            if dead and not stop.is_set():
-                logger.error("Ray has died: %s", ", ".join(dead))
-                print(
-                    f"\nerror: Ray has died ({dead[0]}). The same command continues",
-                    file=sys.stderr,
-                )
-                sys.stderr.flush()
-                os._exit(1)  # the lease is left: it keeps the next driver off until workers notice
-
-    threading.Thread(target=watch, name="ray", daemon=True).start()
-    try:
-        yield
-    finally:
-        stop.set()
+# --- workers, signals, logs ---
 
 
 def cluster_workers() -> Workers:
@@ -328,8 +232,7 @@ def cluster_workers() -> Workers:
     gpus = int(resources.get("GPU", 0))
     if gpus:
         return gpu_workers(gpus)
-    cores = max(1, int(resources.get("CPU", 1)))
-    return Workers(count=cores, memory=resources.get("memory", 4e9) / cores)
+    return cpu_workers(max(1, int(resources.get("CPU", 1))), resources.get("memory", 4e9))
 
 
 @contextlib.contextmanager
@@ -358,6 +261,7 @@ def log_to(path: Path) -> None:
     """Sends all logs of this process to a file, away from the terminal."""
     logging.basicConfig(
         filename=path,
+        encoding="utf-8",
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,

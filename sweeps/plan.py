@@ -11,12 +11,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import Cell, grouped, pack_key, stack_key, stream_key
+from sweeps import machine
 
 TRIAL_SECONDS = 0.1  # what Ray Tune adds to a pack, workers being reused; measured on 2 cores: 0.05
 UNCERTAINTY = 0.2  # by which estimates are off; what the last packs may idle the other workers
@@ -212,9 +212,12 @@ def local_workers() -> Workers:
 
     if torch.cuda.is_available():
         return gpu_workers(torch.cuda.device_count())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Workers(count=cores or 1, memory=memory / (cores or 1))
+    return cpu_workers(machine.cores(), machine.memory())
+
+
+def cpu_workers(cores: int, memory: float) -> Workers:
+    """One worker a core; they share `memory`, in bytes."""
+    return Workers(count=cores, memory=memory / cores)
 
 
 def gpu_workers(count: int, memory: float | None = None) -> Workers:

@@ -27,6 +27,10 @@ LIVE_SECONDS = 0.5  # between redraws in a terminal
 LINE_SECONDS = 10.0  # at least between lines elsewhere ...
 LINE_SHARE = 0.1  # ... and of the work
 _KILLED = re.compile("low on memory|(ActorDied|ActorUnavailable|WorkerCrashed|NodeDied)Error")
+_MACHINE = re.compile(r"\(pid=\d+, ip=([^,)\s]+)")  # as Ray begins an error of a worker
+_LACKS = re.compile(
+    r"^(?:ModuleNotFound|Import)Error: (.*)", re.MULTILINE
+)  # what no cell can cause
 
 
 class Progress(tune.Callback):
@@ -85,12 +89,22 @@ class Progress(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         logger.warning("pack %d is tried again: %s", trial.config["pack"], _last_error(trial))
+        self._look_for_lacks(trial)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.running.discard(trial.config["pack"])
         error = _last_error(trial)
         logger.error("pack %d is given up: %s", trial.config["pack"], error)
-        self.errors[trial.config["pack"]] = error
+        self._look_for_lacks(trial)
+        if not self.config_error:
+            self.errors[trial.config["pack"]] = error
+
+    def _look_for_lacks(self, trial: Any) -> None:
+        """A machine whose Python lacks something trains no pack, and no cell is to blame."""
+        text = _error_text(trial)
+        if lacking := _LACKS.search(text):
+            where = _MACHINE.search(text)
+            self.config_error = f"{where[1] if where else 'a worker'} lacks something: {lacking[1]}"
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         now = time.monotonic()
@@ -154,14 +168,21 @@ def _last_error(trial: Any) -> str:
     """The last line of what Tune noted about the trial; `trial.get_error` looks where Tune would
     have copied it by the end. It begins with LOST_WORKER if nothing was raised in the worker: its
     process died, its node, or Ray killed it for the node's memory."""
-    try:
-        text = Path(trial.error_file).read_text(errors="replace")
-    except (OSError, TypeError):  # it has none
+    last = _error_text(trial)
+    if not last:
         return LOST_WORKER
-    last = re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1].strip()
     lines = [line.strip()[:500] for line in last.split("\n") if line.strip()] or ["unknown error"]
     died = last.startswith("The actor ") and "creation task" not in lines[0]
     return f"{LOST_WORKER}: {lines[0]}" if died or _KILLED.search(last) else lines[-1]
+
+
+def _error_text(trial: Any) -> str:
+    """What Tune noted of the trial's last failure; empty if it noted nothing."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):  # there is no file
+        return ""
+    return re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1].strip()
 
 
 def _clock(seconds: float) -> str:

@@ -39,7 +39,14 @@ def main(argv: list[str] | None = None) -> int:
         if importlib.util.find_spec(package) is None:
             print(f"phasesweep is not installed in this Python ({sys.executable})", file=sys.stderr)
             return 1
+    from core.process import as_command
+
+    return as_command(_command)(arguments, argv)
+
+
+def _command(arguments: argparse.Namespace, argv: list[str]) -> int:
     from core.config import ConfigError
+    from sweeps.storage import is_full, may_pass
 
     try:
         if arguments.list:
@@ -53,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # of the storage, tried again in vain
         logging.getLogger(__name__).exception("stopped")
         what = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {what}. The same command continues", file=sys.stderr)
+        if is_full(error):
+            what += ". Free some space, and the same command continues"
+        elif may_pass(error, local="://" not in arguments.root):
+            what += ". The same command continues"
+        print(f"error: {what}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.process import as_command
 from sweeps.command import carry_out
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 RUNNING, MISSING = "running", "missing"
 
 
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0, or 1 if the path isn't a sweep's."""
     return carry_out(

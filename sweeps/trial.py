@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -30,6 +30,7 @@ from core.config import Cell, ConfigError
 from core.graph import out_of_memory
 from core.trainer import PackTrainer
 from sweeps.plan import Pack
+from sweeps.software import difference, installed
 from sweeps.storage import Results, is_full, may_pass
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Job:
         data_root: folder of the base data sets.
         device: torch device.
         packs: what there is to train.
+        software: what a worker must have (sweeps.software); empty: it is the driver's machine.
     """
 
     root: str
@@ -60,6 +62,7 @@ class Job:
     data_root: str
     device: str
     packs: Sequence[Pack]
+    software: Mapping[str, str] = field(default_factory=dict)
 
 
 class PackTrial(tune.Trainable):
@@ -70,6 +73,7 @@ class PackTrial(tune.Trainable):
         self._job = job
         self._results = Results(job.root, job.sweep)
         self._in_step = self._leaving = False
+        self._wrong = difference(job.software, installed()) if job.software else ""
         if job.device == "cpu":
             torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
         folder = self._results.local_path
@@ -99,8 +103,8 @@ class PackTrial(tune.Trainable):
         done: no more to do. stopped: because the sweep isn't this driver's any more.
         fraction: share of all steps of all its cells that is done.
         finished: ids of the cells finished by this call. training_seconds: time spent training and
-        evaluating in this call. config_error: one line, where the data can't be had or the disk is
-        full: no pack can go on.
+        evaluating in this call. config_error: one line, where the data can't be had, the disk is
+        full, or the machine has other software: no pack can go on.
 
         Where the node is to go (a spot notice, a drain, SIGTERM), it doesn't return: the process
         ends once there are checkpoints.
@@ -134,6 +138,8 @@ class PackTrial(tune.Trainable):
         if not self._claimed:
             self._save()
             return self._report(stopped=True)
+        if self._wrong:
+            return self._report(config_error=f"{platform.node()} {self._wrong}")
         if not self._planned:
             self._plan()
         if not self._todo:
@@ -345,7 +351,7 @@ def _log_to(path: os.PathLike) -> None:
     """Sends this process' log to a file, made when there is something to say."""
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        handler = logging.FileHandler(path, delay=True)
+        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for name in ("core", "sweeps"):
             logging.getLogger(name).addHandler(handler)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import schema
 from core.config import Cell, ConfigError
+from core.process import as_command
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sweeps.storage import Results
 
 
+@as_command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status, 1 if it can't be carried out."""
     arguments = _parser().parse_args(argv)

@@ -11,9 +11,10 @@ from tests.processes import descendants, sockets, tcp
 
 CODE = """
 import ray
-from sweeps.driver import ray_running
+from sweeps.cluster import ray_running
+from sweeps.scratch import scratch_folder
 from tests.test_loopback import listening
-with ray_running():
+with scratch_folder() as scratch, ray_running(scratch):
     ray.get(ray.remote(lambda: 0).remote())  # a worker, too
     print(*listening(), sep="\\n")
 """

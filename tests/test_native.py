@@ -2,11 +2,15 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from core import blocks, native, rng, tasks
+from core.native import build
+from tests.namespaces import NOBODY, needs_nobody, python
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
 
@@ -95,3 +99,41 @@ def test_the_kernels_are_built_once_and_whole(tmp_path):
     changed = built.stat().st_mtime_ns
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert built.stat().st_mtime_ns == changed
+
+
+@needs_compiler
+@needs_nobody
+def test_a_compiler_with_options_and_no_home(tmp_path):
+    """Built once among the temporary files, in a folder that others can't write."""
+    code = f"import runpy; assert runpy.run_path({build.__file__!r})['library']() is not None"
+    nothing = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"))
+    odd = {"CC": "nice -n 1 cc -O1", "TMPDIR": str(tmp_path), **nothing}
+    times = []
+    for _ in range(2):
+        done = python("-c", code, prefix=NOBODY, **odd)
+        assert done.returncode == 0, done.stderr
+        [cache] = tmp_path.iterdir()
+        [built] = cache.iterdir()
+        times.append(built.stat().st_mtime_ns)
+    assert cache.name == "phasesweep-kernels-54321"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert times[0] == times[1]
+
+
+def test_a_folder_that_others_can_write_is_not_loaded_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache = tmp_path / f"phasesweep-kernels-{os.geteuid()}"
+    cache.mkdir()
+    for mode, taken in ((0o777, []), (0o700, [cache])):
+        cache.chmod(mode)
+        assert list(build._caches()) == [Path("/proc/nowhere/phasesweep"), *taken]
+
+
+@pytest.mark.parametrize("compiler", ["false", "'unclosed", "/proc/missing"])
+def test_a_compiler_that_fails_leaves_nothing(tmp_path, monkeypatch, compiler):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(OSError):  # noqa: PT011
+        build._build()
+    assert not list(tmp_path.glob("phasesweep/*"))

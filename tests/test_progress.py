@@ -96,3 +96,15 @@ def test_errors_of_given_up_packs_are_kept_in_one_line(following, tmp_path):
     trial.error_file.write_text("Traceback\n  ...\nSomeError: x\n\n")
     following.on_trial_error(1, [], trial)
     assert following.errors == {1: "SomeError: x"}
+
+
+def test_a_machine_that_lacks_something_is_named_and_no_pack_is_given_up(following, tmp_path):
+    trial = report(following, 1, 0.5)
+    trial.error_file = tmp_path / "error.txt"
+    trial.error_file.write_text(
+        "ray::PackTrial.__init__() (pid=12, ip=10.0.0.7, actor_id=3)\n"
+        "ModuleNotFoundError: No module named 'sweeps'\n"
+    )
+    following.on_trial_error(1, [], trial)
+    assert following.config_error == "10.0.0.7 lacks something: No module named 'sweeps'"
+    assert following.errors == {}

@@ -1,0 +1,118 @@
+"""What a command's process finds around it, made such that nothing of it ends the command.
+
+Standard output and error are only for show: a reader that is gone (`| head`, a closed terminal)
+ends no command, a stream that is closed from the start neither, and a character that the encoding
+lacks is written as its escape. Libraries want a home and a user's name, which containers may lack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import getpass
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET)  # the reader, or the terminal
+
+
+class _Shown(io.RawIOBase):
+    """A descriptor that nothing is written to any more once that failed.
+
+    Attributes:
+        error: by which it failed, unless only the reader is gone.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.error: OSError | None = None
+        self._descriptor, self._failed = descriptor, False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return not self._failed and os.isatty(self._descriptor)
+
+    def write(self, data) -> int:
+        while not self._failed:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:  # another process made it so
+                select.select([], [self._descriptor], [])
+            except OSError as error:
+                self._failed = True
+                if error.errno not in _GONE:
+                    self.error = error
+        return len(data)
+
+
+def prepare() -> None:
+    """Does all of this for this process and those it starts. Standard streams that something else
+    has replaced stay as they are."""
+    if not os.path.isabs(os.path.expanduser("~")):  # neither HOME nor an entry in passwd
+        os.environ["HOME"] = "/"  # as Docker has it
+    try:
+        getpass.getuser()
+    except (OSError, KeyError):
+        os.environ["USER"] = str(os.geteuid())
+    while True:  # a file opened later mustn't become standard output
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            break
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):
+                stream.flush()
+            shown = io.TextIOWrapper(
+                io.BufferedWriter(_Shown(descriptor)),
+                encoding=stream.encoding,
+                errors="backslashreplace",
+                line_buffering=True,
+            )
+            setattr(sys, name, shown)
+
+
+def finish(status: int) -> int:
+    """The exit status of a command that came to `status`: 1 instead of 0 if what it printed is
+    lost for another reason than that nobody reads it, which is said in one line."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, _Shown) or raw.error is None:
+        return status
+    error, raw.error = raw.error, None
+    print(f"error: standard output: {error.strerror}", file=sys.stderr)
+    return status or 1
+
+
+def as_command(main: Callable[..., int]) -> Callable[..., int]:
+    """A command's main function, with standard streams that end nothing."""
+
+    @functools.wraps(main)
+    def command(*arguments: Any) -> int:
+        prepare()
+        return finish(main(*arguments))
+
+    return command
+
+
+@contextlib.contextmanager
+def outlived() -> Iterator[None]:
+    """While inside, the terminal's end (SIGHUP) ends neither this process nor those it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)

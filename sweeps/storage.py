@@ -40,11 +40,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import yaml
 
 from core import schema
 from core.config import Cell, ConfigError
-from sweeps.config import Sweep, check_name, parse_preset
+from sweeps.config import Sweep, check_name, dump_settings, parse_preset
 
 logger = logging.getLogger(__name__)
 
@@ -486,7 +485,7 @@ class Results:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Stores the resolved preset, with a checksum in its last line."""
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+        text = dump_settings(settings).encode()
         self._put("sweep.yaml", text + _checksum_line(text), durable=True)
 
     def has_settings(self) -> bool:

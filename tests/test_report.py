@@ -98,7 +98,7 @@ def test_half_finished_without_settings_elsewhere(sweep, tmp_path, capsys, monke
 
 
 def test_no_result_is_one_line(tmp_path, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert report.main([str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 

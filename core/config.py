@@ -117,6 +117,7 @@ class Cell:
         self._check_types()
         self._resolve()
         self._check_values()
+        self._check_size()
 
     def _check_types(self) -> None:
         for f, kind, choices in _field_types():
@@ -197,7 +198,6 @@ class Cell:
             if value < least or (greatest is not None and value > greatest):
                 allowed = f"{least} to {greatest}" if greatest is not None else f"{least} or more"
                 raise ConfigError(f"{key}: {value} is out of range; allowed: {allowed}")
-        self._check_size()
         if self.steps // self.eval_every > MAX_EVALUATIONS:
             raise ConfigError(
                 f"eval_every: {self.eval_every} makes {self.steps // self.eval_every} evaluations "

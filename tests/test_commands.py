@@ -1,4 +1,4 @@
-"""All command lines: what a place is, no secret in it, one line, one exit status for one mistake."""
+"""All command lines: what a place is, no secret in it, one line and one status for a mistake."""
 
 from __future__ import annotations
 

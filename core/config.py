@@ -253,6 +253,14 @@ class Cell:
         canonical = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    @functools.cached_property
+    def stack_key(self) -> tuple:
+        return _all_but(self, PER_REPLICA)
+
+    @functools.cached_property
+    def pack_key(self) -> tuple:
+        return _all_but(self, PER_REPLICA + OF_MODEL)
+
     @property
     def channels(self) -> int:
         """Colour channels of an input image."""
@@ -318,13 +326,13 @@ OF_MODEL = (
 
 def stack_key(cell: Cell) -> tuple:
     """Equal for cells that can be trained as one stacked model: all settings but `PER_REPLICA`."""
-    return _all_but(cell, PER_REPLICA)
+    return cell.stack_key
 
 
 def pack_key(cell: Cell) -> tuple:
     """Equal for cells that can be trained in one pack, step by step on the same batches: all
     settings but `PER_REPLICA` and `OF_MODEL`."""
-    return _all_but(cell, PER_REPLICA + OF_MODEL)
+    return cell.pack_key
 
 
 def stream_key(cell: Cell) -> tuple:

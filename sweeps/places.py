@@ -21,6 +21,7 @@ _VARIABLES = {  # scheme: where its client finds credentials
     "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
     **dict.fromkeys(("abfs", "abfss"), "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
 }
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 _BUCKETS = ("s3", "gs", "gcs")  # whose URIs begin with a bucket, and have no user and no port
 _PATHS = ("file", "hdfs", "viewfs")  # whose paths may hold any character and no credentials
 _URI = re.compile(
@@ -80,6 +81,12 @@ def checked(place: str) -> str:
                 f"is ./{place}"
             )
         return os.path.expanduser(place)
+    for name in _ENDPOINTS:  # clients take a user in it for the host, and tell so
+        uri = _URI.match(os.environ.get(name, ""))
+        if uri and _has_credentials(uri["scheme"].lower(), uri["rest"]):
+            raise ConfigError(
+                f"the environment's {name} holds credentials; set {_VARIABLES['s3']} instead"
+            )
     if scheme.lower() in _BUCKETS and not re.split("[/?#]", rest)[0]:
         raise ConfigError(f"{place!r} names no bucket; allowed: {scheme}://BUCKET/FOLDER")
     return place

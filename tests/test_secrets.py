@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from sweeps import cli
+from sweeps.config import load_preset
+from sweeps.storage import Results
 from tests.s3 import BUCKET, failing_s3
+from tests.synthetic import make_results
 
 ROOT = Path(__file__).parent.parent
 CANARY = "kanarienvogel"
@@ -105,6 +108,28 @@ def files_below(folder):
     }
 
 
+def test_no_canary_in_what_is_written_without_training(canaries, capsys):
+    make_results(canaries / "s", (8, 16), (1, 16), (0,))
+    settings = load_preset("quickstart", ["name=s"]).settings
+    Results(str(canaries), "s").write_settings(settings)
+    preset = str(canaries / "s" / "sweep.yaml")
+    for expected, *arguments in (
+        (0, "run", preset, "--root", canaries, "--dry-run"),
+        (0, "status", canaries / "s"),
+        (0, "plot", canaries / "s"),
+        (0, "report", canaries / "s"),
+        (1, "compare", canaries / "s"),
+        (1, "status", canaries / "nowhere"),
+    ):
+        assert cli.main([str(word) for word in arguments]) == expected
+    said = capsys.readouterr()
+    files = files_below(canaries)
+    assert {"s/report.html", "s/phases.csv"} <= files.keys()
+    assert found(files, [said.out, said.err], [CANARY]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_no_canary_in_a_local_tree(canaries):
     said = carry_out_everything(canaries, canaries / "results")
     files = files_below(canaries)
@@ -113,6 +138,8 @@ def test_no_canary_in_a_local_tree(canaries):
     assert found(files, said, [CANARY]) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_no_canary_in_a_bucket(canaries, monkeypatch):
     """With credentials that the store's client really uses, and an endpoint in the environment."""
     import boto3

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from pyarrow import fs
 
 from analysis import load, phases
+from sweeps.command import Parser, carry_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
@@ -31,6 +28,7 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        value += 0.0  # -0.0 is 0.0
         if not (low < value < high or (closed and value == low)):
             span = f"{low:g} to below {high:g}" if closed else f"between {low:g} and {high:g}"
             raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {span}")
@@ -51,32 +49,35 @@ def add_phase_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def main(
-    parser: argparse.ArgumentParser, run: Callable[..., Any], argv: Sequence[str] | None
-) -> int:
+def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
-    arguments = parser.parse_args(argv)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", load.ResultsWarning)
-            run(**vars(arguments))
-    except (load.ResultsError, OSError) as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    finally:
-        for warning in caught:
-            print(f"warning: {warning.message}", file=sys.stderr)
-    return 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", load.ResultsWarning)
+        status = carry_out(parser, run, argv, errors=load.ResultsError)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return status
 
 
 def write_file(folder: str, name: str, data: bytes) -> None:
     """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
-    filesystem, inside = load.open_folder(folder)
-    filesystem.create_dir(inside, recursive=True)
-    temporary = f"{inside}/.{name}.tmp"
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(data)
-    filesystem.move(temporary, f"{inside}/{name}")
+    filesystem, path = load.open_folder(folder)
+    filesystem.create_dir(path, recursive=True)
+    temporary = f"{path}/.{name}.tmp"
+    try:
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        filesystem.move(temporary, f"{path}/{name}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder at this path or URI."""
+    filesystem, inside = load.open_folder(path)
+    return filesystem.get_file_info(inside).type == fs.FileType.Directory
 
 
 def figure_bytes(figure: Figure, format: str) -> bytes:

@@ -1,7 +1,7 @@
 """A sweep beside published numbers (analysis/reference):
 
-    python -m analysis.compare results/figure2 --reference kirsch2022-figure2
-    python -m analysis.compare results/table2 --reference kirsch2022-table2
+    phasesweep compare results/figure2 --reference kirsch2022-figure2
+    phasesweep compare results/table2 --reference kirsch2022-table2
 
 prints a table and writes CSV files and a figure into the sweep's folder. What is compared, and how:
 `analysis.compare_figure2` and `analysis.compare_table2`. A report shows what `find` finds.
@@ -9,7 +9,6 @@ prints a table and writes CSV files and a figure into the sweep's folder. What i
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,8 @@ import pandas as pd
 from analysis import command, compare_figure2, compare_table2, load, phases, reference
 from core import schema
 from core.process import as_command
+from sweeps import places
+from sweeps.command import Parser, place, sweep_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +78,7 @@ def run(path: str, against: str, out: str | None, delta: float, format: str) -> 
         with mpl.rc_context(style.RC):
             data = command.figure_bytes(comparison.figure(), format)
         name = f"{comparison.name}.{format}"
-        command.write_file(f"{out}/figures", name, data)
+        command.write_file(places.inside(out, "figures"), name, data)
         written.append(f"figures/{name}")
     print(f"wrote in {out}: {', '.join(written)}")
 
@@ -152,15 +153,12 @@ def _table2(cells: pd.DataFrame, curves: pd.DataFrame) -> Comparison:
     )  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.OneLineParser(
-        prog="compare", description="Put a sweep beside published numbers."
-    )
-    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/figure2")
+def _parser() -> Parser:
+    parser = sweep_parser("compare", "Put a sweep beside published numbers.")
     parser.add_argument(
         "--reference", dest="against", choices=reference.NAMES, default=reference.FIGURE2
     )
-    parser.add_argument("--out", help="write there instead of into the sweep's folder")
+    parser.add_argument("--out", type=place, help="write there instead of into the sweep's folder")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     parser.add_argument(
         "--delta", type=command.number(0, 1, True), default=phases.DELTA,

@@ -3,12 +3,11 @@
     python -m analysis.phase_plot results/quickstart
 
 writes `phases.csv` (a row a cell) and `figures/` into the sweep's folder. A half-finished sweep
-gives a half-filled map. Bad arguments or paths give one line and exit status 2.
+gives a half-filled map.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ import pandas as pd
 from analysis import command, experiments, load, phases, transitions
 from core import schema
 from core.process import as_command
+from sweeps import places
+from sweeps.command import Parser, place, sweep_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,8 +82,8 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
             names += list(draw_all(out, {experiment.name: experiment.figure}, "", format))
     if in_training:
         print(f"{in_training} cell{' is' if in_training == 1 else 's are'} in training")
-    written = ", ".join(f"{out}/{name}" for name in files)
-    print(f"wrote {written} and {out}/figures/: {', '.join(names)}")
+    written = ", ".join(places.inside(out, name) for name in files)
+    print(f"wrote {written} and {places.inside(out, 'figures')}: {', '.join(names)}")
 
 
 def figures(
@@ -118,7 +119,7 @@ def draw_all(
     with mpl.rc_context(style.RC):
         for name, make in makers.items():
             data = command.figure_bytes(make(), format)
-            command.write_file(f"{out}/figures", f"{name}{suffix}.{format}", data)
+            command.write_file(places.inside(out, "figures"), f"{name}{suffix}.{format}", data)
             yield f"{name}{suffix}.{format}"
 
 
@@ -205,14 +206,11 @@ def _extra(conditions: list[tuple[dict[str, object], pd.DataFrame]]) -> list[str
     return [name for name in conditions[0][0] if name not in CSV_COLUMNS]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.OneLineParser(
-        prog="phase_plot", description="Classify a sweep's cells and draw its phase diagrams."
-    )
-    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
+def _parser() -> Parser:
+    parser = sweep_parser("plot", "Classify a sweep's cells and draw its phase diagrams.")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     command.add_phase_options(parser)
-    parser.add_argument("--out", help="write there instead of into the sweep's folder")
+    parser.add_argument("--out", type=place, help="write there instead of into the sweep's folder")
     return parser
 
 

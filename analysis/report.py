@@ -9,9 +9,9 @@ and it runs no script. A half-finished sweep gives a page of what there is.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +22,8 @@ import pandas as pd
 from analysis import command, compare, experiments, load, phase_plot, phases, transitions
 from core import schema
 from core.process import as_command
+from sweeps import places
+from sweeps.command import Parser, place, sweep_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,16 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(path: str, out: str | None, delta: float, confidence: float) -> None:
-    """Write the page of the sweep at `path` to the file `out` (default: `FILE` there).
+    """Write the page of the sweep at `path` to `out`, a file or a folder for `FILE` (default: the
+    sweep's).
 
     Raises:
         ResultsError: the results can't be read.
         OSError: the page can't be written.
     """
     page = render(path, delta, confidence)
-    out = out or f"{path.rstrip('/')}/{FILE}"
-    folder, _, name = out.rpartition("/")
-    command.write_file(folder or ("/" if out.startswith("/") else "."), name, page.encode())
+    out = out or path
+    if out == path or out.endswith("/") or command.is_folder(out):
+        out = places.inside(out, FILE)
+    command.write_file(*places.parent(out), page.encode())
     print(f"wrote {out}")
 
 
@@ -90,7 +94,7 @@ def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CO
     yardsticks = load.load_yardsticks(path)
     name = str(cells["sweep"].iloc[0])
     settings = _settings(path)
-    parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings is not None)]
+    parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings)]
     with mpl.rc_context({**style.RC, "savefig.dpi": DPI}):
         found = experiments.find(classified, history, yardsticks)
         if found:
@@ -166,18 +170,25 @@ def _counts(cells: pd.DataFrame, history: pd.DataFrame) -> str:
     return _paragraph(text) + (_text("failures:\n" + "\n".join(lines)) if lines else "")
 
 
-def _rerun(path: str, stored: bool) -> str:
-    folder = path.rstrip("/")
-    root = folder.rpartition("/")[0] or "."
+def _rerun(path: str, settings: str | None) -> str:
+    """The commands, as they work wherever `path` does; the sweep's folder is its name."""
     lines = []
-    if stored:
-        preset = shlex.quote(f"{folder}/{SETTINGS}")
-        lines.append(f"phasesweep run {preset} --root {shlex.quote(root)}")
+    if settings is not None:
+        root, name = places.parent(path)
+        preset = shlex.join([places.inside(path, SETTINGS), "--root", root])
+        renamed = "" if _name(settings) == name else f" --set name={shlex.quote(name)}"
+        lines.append(f"phasesweep run {preset}{renamed}")
     lines.append(f"phasesweep report {shlex.quote(path)}")
     return _paragraph(
         "To train what is missing and make this page anew (name another --root to train it all "
         "again):"
     ) + _text("\n".join(lines))
+
+
+def _name(settings: str) -> str | None:
+    """The sweep's name as its preset was stored."""
+    found = re.search(r"^name: (\S+)$", settings, re.MULTILINE)
+    return found[1].strip("'\"") if found else None
 
 
 def _points(group: pd.DataFrame) -> str:
@@ -207,7 +218,7 @@ def _folded(table: pd.DataFrame, summary: str) -> str:
 def _value(value: object) -> str:
     if value is None or value is pd.NA or value != value:
         return "–"
-    return f"{value:.3f}".replace("inf", "∞") if isinstance(value, float) else str(value)
+    return f"{value:z.3f}".replace("inf", "∞") if isinstance(value, float) else str(value)
 
 
 def _figure(key: str, make: Callable[[], Figure], alt: str) -> str:
@@ -231,12 +242,12 @@ def _text(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.OneLineParser(
-        prog="report", description="Write one HTML page with a sweep's figures and numbers."
-    )
-    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
-    parser.add_argument("--out", metavar="FILE", help=f"default: {FILE} in the sweep's folder")
+def _parser() -> Parser:
+    parser = sweep_parser("report", "Write one HTML page with a sweep's figures and numbers.")
+    parser.add_argument(
+        "--out", metavar="FILE", type=place,
+        help=f"a file, or a folder for {FILE} (default: {FILE} in the sweep's folder)",
+    )  # fmt: skip
     command.add_phase_options(parser)
     return parser
 

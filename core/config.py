@@ -10,8 +10,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+MAX_NUMBERS = 10**12  # of a model, of a step: what no device holds
+MAX_EVALUATIONS = 10**5  # of a cell: its history is kept in memory
 MAX_TASKS = 2**32  # seen tasks are numbered 0 ... MAX_TASKS - 1; unseen ones start there
 
 
@@ -122,32 +124,35 @@ class Cell:
         self._check_types()
         self._resolve()
         self._check_values()
+        self._check_size()
 
     def _check_types(self) -> None:
-        hints = _field_types()
-        for f in fields(self):
-            value, kind = getattr(self, f.name), hints[f.name]
-            choices = get_args(kind) if getattr(kind, "__origin__", None) is Literal else ()
+        for f, kind, choices in _field_types():
+            value = getattr(self, f.name)
             if choices:
                 if value not in choices:
                     raise ConfigError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
             elif f.name == "unseen_datasets":
-                names = (value,) if isinstance(value, str) else value
+                names = list(filter(None, value.split(","))) if isinstance(value, str) else value
                 if not isinstance(names, (list, tuple)) or not all(
                     isinstance(name, str) for name in names
                 ):
                     raise ConfigError(f"{f.name}: {value!r} is not a list of dataset names")
+                if len(set(names)) < len(names):
+                    raise ConfigError(f"{f.name}: {value!r} names a dataset twice")
                 object.__setattr__(self, f.name, tuple(names))
             elif value is None and f.default is None:
                 pass
-            elif kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-                try:  # YAML 1.1 reads 3e-3 as a text
-                    object.__setattr__(self, f.name, float(value))
-                except (ValueError, OverflowError):
+            elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+                try:
+                    object.__setattr__(self, f.name, float(value) + 0.0)  # -0.0 is 0.0
+                except OverflowError:
                     raise ConfigError(f"{f.name}: {value!r} is not a number") from None
             elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 name = {int: "a whole number", float: "a number", bool: "true or false"}
-                raise ConfigError(f"{f.name}: {value!r} is not {name.get(kind, 'a text')}")
+                whole = kind is int and isinstance(value, float) and value.is_integer()
+                meant = f"; write {value:.0f}" if whole else ""
+                raise ConfigError(f"{f.name}: {value!r} is not {name.get(kind, 'a text')}{meant}")
 
     def _resolve(self) -> None:
         for key, names in (("dataset", (self.dataset,)), ("unseen_datasets", self.unseen_datasets)):
@@ -177,23 +182,23 @@ class Cell:
     def _check_values(self) -> None:
         info = DATASETS[self.dataset]
         whole = {  # key: (least, greatest or None)
-            "model_size": (2, None),  # layer norm of one number is 0
+            "model_size": (2, 2**16),  # layer norm of one number is 0
             "num_tasks": (1, MAX_TASKS),
             "seed": (0, 2**32 - 1),
-            "identity_steps": (0, None),
-            "image_size": (1, None),
+            "identity_steps": (0, 2**31),
+            "image_size": (1, 2**8),
             "num_classes": (2, info.num_classes),
             "sequence_length": (2, None),
-            "num_layers": (1, None),
-            "num_heads": (1, None),
-            "key_size": (1, None),
-            "mlp_ratio": (1, None),
+            "num_layers": (1, 1000),
+            "num_heads": (1, 2**12),
+            "key_size": (1, 2**12),
+            "mlp_ratio": (1, 2**8),
             "steps": (1, 2**31),
-            "batch_size": (1, None),
-            "mup_base_width": (0, None),
-            "warmup_steps": (0, None),
-            "eval_every": (1, None),
-            "eval_sequences": (2, None),
+            "batch_size": (1, 2**20),
+            "mup_base_width": (0, 2**16),
+            "warmup_steps": (0, 2**31),
+            "eval_every": (1, 2**31),
+            "eval_sequences": (2, 2**24),
         }
         unused = UNUSED.keys() - set(ARCHITECTURE_SETTINGS[self.architecture])
         for key, (least, greatest) in whole.items():
@@ -203,6 +208,11 @@ class Cell:
             if value < least or (greatest is not None and value > greatest):
                 allowed = f"{least} to {greatest}" if greatest is not None else f"{least} or more"
                 raise ConfigError(f"{key}: {value} is out of range; allowed: {allowed}")
+        if self.steps // self.eval_every > MAX_EVALUATIONS:
+            raise ConfigError(
+                f"eval_every: {self.eval_every} makes {self.steps // self.eval_every} evaluations "
+                f"of {self.steps} steps; allowed: {MAX_EVALUATIONS}"
+            )
         for key, low, high in (
             ("learning_rate", 0.0, float("inf")),
             ("adam_epsilon", 0.0, float("inf")),
@@ -241,11 +251,32 @@ class Cell:
                     f"unseen_datasets: {name} has fewer than {self.num_classes} classes"
                 )
 
+    def _check_size(self) -> None:
+        """Refuses what no device can hold, before anything is made or estimated of it."""
+        inner = max(self.model_size * max(1, self.mlp_ratio), self.num_heads * self.key_size)
+        weights = self.num_layers * self.model_size * inner
+        kept = self.batch_size * max(self.num_tokens * self.num_layers * inner, self.input_size**2)
+        for what, count in (("weights", weights), ("numbers kept of a step", kept)):
+            if count > MAX_NUMBERS:
+                raise ConfigError(
+                    f"model_size: {self.model_size}, num_layers: {self.num_layers}, batch_size: "
+                    f"{self.batch_size}, image_size: {self.image_size} together are {count:.0e} "
+                    f"{what}; allowed: {MAX_NUMBERS:.0e}"
+                )
+
     @functools.cached_property
     def cell_id(self) -> str:
         """Hash of every setting: 16 hexadecimal digits, the same on every machine."""
         canonical = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def stack_key(self) -> tuple:
+        return _all_but(self, PER_REPLICA)
+
+    @functools.cached_property
+    def pack_key(self) -> tuple:
+        return _all_but(self, PER_REPLICA + OF_MODEL)
 
     @property
     def channels(self) -> int:
@@ -279,8 +310,13 @@ class Cell:
 
 
 @functools.cache
-def _field_types() -> dict[str, Any]:
-    return get_type_hints(Cell)
+def _field_types() -> tuple[tuple[Any, Any, tuple], ...]:
+    """(field, its type, what a Literal allows) of each field."""
+    hints = get_type_hints(Cell)
+    kinds = ((f, hints[f.name]) for f in fields(Cell))
+    return tuple(
+        (f, kind, get_args(kind) if get_origin(kind) is Literal else ()) for f, kind in kinds
+    )
 
 
 # Settings in which the replicas of a stacked model may differ: they change numbers, not shapes.
@@ -308,13 +344,13 @@ OF_MODEL = (
 
 def stack_key(cell: Cell) -> tuple:
     """Equal for cells that can be trained as one stacked model: all settings but `PER_REPLICA`."""
-    return _all_but(cell, PER_REPLICA)
+    return cell.stack_key
 
 
 def pack_key(cell: Cell) -> tuple:
     """Equal for cells that can be trained in one pack, step by step on the same batches: all
     settings but `PER_REPLICA` and `OF_MODEL`."""
-    return _all_but(cell, PER_REPLICA + OF_MODEL)
+    return cell.pack_key
 
 
 def stream_key(cell: Cell) -> tuple:

@@ -12,11 +12,15 @@ every machine, with every number of threads.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -197,30 +201,114 @@ def _draw_glyphs(train: bool, num_classes: int) -> tuple[Tensor, int, Tensor]:
 
 
 def _load_torchvision(name: str, train: bool, data_root: str) -> tuple[Tensor, Tensor]:
-    """Through torchvision; downloaded once a node, while others wait at a lock in the data root."""
-    from torchvision import datasets
+    """Through torchvision; downloaded once a node, while others wait at a lock in the data root.
+
+    Raises:
+        ConfigError: what is there is damaged, or nothing is and it can't be downloaded.
+    """
+    try:
+        from torchvision import datasets
+    except Exception as error:  # built for another torch, it fails in many ways
+        raise ConfigError(f"dataset: {name} needs torchvision: {_cause(error)}") from error
 
     split = {"split": "train" if train else "test"} if name == "SVHN" else {"train": train}
     loader = getattr(datasets, name)
     with _locked(Path(data_root), name):
         try:
             loaded = loader(data_root, download=False, **split)
-        except RuntimeError:  # torchvision's word for "not found or corrupted"
-            try:
-                loaded = loader(data_root, download=True, **split)
-            except Exception as error:
-                cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                raise ConfigError(
-                    f"dataset: {name} isn't in data root {data_root!r} and its download failed "
-                    f"({cause})"
-                ) from error
+        except Exception as error:  # whatever the parser of a damaged file stumbles over
+            _refuse_damaged(loader, name, data_root, error)
+            loaded = _download(loader, name, data_root, split)
     x = torch.as_tensor(loaded.data)
     if x.dim() == 3:  # MNIST and its kin: count x height x width
         x = x[:, None]
     elif x.shape[-1] == 3:  # CIFAR10: channels last; SVHN: channels first
         x = x.permute(0, 3, 1, 2)
-    labels = loaded.labels if name == "SVHN" else loaded.targets
-    return x, torch.as_tensor(labels).long()
+    y_N = torch.as_tensor(loaded.labels if name == "SVHN" else loaded.targets).long()
+    if not (len(x) == len(y_N) > 0 and y_N.min() >= 0 and y_N.max() < DATASETS[name].num_classes):
+        raise ConfigError(
+            f"dataset: the {'training' if train else 'held-out'} files of {name} in data root "
+            f"{data_root!r} don't fit each other: {len(x)} images, {len(y_N)} labels, or labels "
+            f"beyond {DATASETS[name].num_classes} classes; {_REMEDY}"
+        )
+    return x, y_N
+
+
+_REMEDY = "remove what is damaged, and the same command downloads it, or copy it there again"
+
+
+def _download(loader: Any, name: str, data_root: str, split: dict[str, Any]) -> Any:
+    try:
+        return loader(data_root, download=True, **split)
+    except Exception as error:
+        archives = [path for path, md5, _ in _files(loader, name, Path(data_root)) if md5]
+        for path in filter(os.path.isfile, archives):  # none was fit to be unpacked
+            raise ConfigError(
+                f"dataset: {path} of {name} is damaged or not the original, and can't be "
+                f"downloaded ({_cause(error)}); copy it there again"
+            ) from error
+        raise ConfigError(
+            f"dataset: {name} isn't in data root {data_root!r} and its download failed "
+            f"({_cause(error)})"
+        ) from error
+
+
+def _refuse_damaged(loader: Any, name: str, data_root: str, error: Exception) -> None:
+    """Raises ConfigError that names the file for which loading failed, unless files are missing."""
+    files = [path for path, _, unpacked in _files(loader, name, Path(data_root)) if unpacked]
+    for path, md5, unpacked in _files(loader, name, Path(data_root)):
+        why = _damage(path, md5) if unpacked else None
+        if why:
+            raise ConfigError(f"dataset: {path} of {name} {why}; {_REMEDY}") from error
+    if all(map(os.path.exists, files)):
+        raise ConfigError(
+            f"dataset: {name} in data root {data_root!r} can't be read ({_cause(error)}); {_REMEDY}"
+        ) from error
+
+
+def _files(loader: Any, name: str, root: Path) -> list[tuple[Path, str | None, bool]]:
+    """(path, MD5 if there is one, whether it is what is read, not an archive of it) of the files
+    of torchvision's layout."""
+    if name == "SVHN":
+        return [(root / file, md5, True) for _, file, md5 in loader.split_list.values()]
+    if name == "CIFAR10":
+        listed = [
+            *loader.train_list,
+            *loader.test_list,
+            (loader.meta["filename"], loader.meta["md5"]),
+        ]
+        unpacked = [(root / loader.base_folder / file, md5, True) for file, md5 in listed]
+        return [*unpacked, (root / loader.filename, loader.tgz_md5, False)]
+    archives = [(root / name / "raw" / url, md5, False) for url, md5 in loader.resources]
+    return [*((path.with_suffix(""), None, True) for path, _, _ in archives), *archives]
+
+
+def _damage(path: Path, md5: str | None) -> str | None:
+    """What is wrong with a file that is there, in words; None if nothing is."""
+    try:
+        size = path.stat().st_size
+        if not size:
+            return "is empty"
+        with path.open("rb") as file:
+            if md5:
+                digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+                return None if digest.hexdigest() == md5 else "is cut or not the original"
+            head = file.read(4 + 4 * 8)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    # The IDX format: two zeros, the type (8: bytes), the number of axes, their lengths.
+    axes = head[3] if len(head) > 3 else 0
+    if head[:3] != b"\0\0\x08" or not 1 <= axes <= 8 or len(head) < 4 + 4 * axes:
+        return "isn't in the IDX format"
+    lengths = struct.unpack(f">{axes}I", head[4 : 4 + 4 * axes])
+    whole = 4 + 4 * axes + math.prod(lengths)
+    return None if size == whole else f"has {size} bytes instead of {whole}"
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextlib.contextmanager
@@ -230,7 +318,7 @@ def _locked(data_root: Path, name: str) -> Iterator[None]:
     from filelock import FileLock
 
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, NotImplementedError):  # or a file system without locks
             data_root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(data_root / f".{name}.lock"))
         yield

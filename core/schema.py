@@ -82,3 +82,9 @@ CELL_RESULT_COLUMNS = (
     "device",
     "versions",
 )
+
+
+def to_column(value: object) -> object:
+    """A setting as its column holds it: a list of names is one text, "MNIST,KMNIST", by which any
+    reader can compare, group and drop duplicates. `core.config.Cell` takes it as it is."""
+    return ",".join(value) if isinstance(value, (list, tuple)) else value

@@ -9,17 +9,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from core.config import Cell, ConfigError
 from core.process import as_command
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+
+def _folder(text: str) -> str:
+    if "://" in text or not text.strip():
+        raise argparse.ArgumentTypeError("allowed: a folder")
+    return text
+
+
 def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
     """Command line -> the cell and the other options. Raises ConfigError on an impossible cell."""
-    parser = argparse.ArgumentParser(prog="python -m core.train", description=__doc__)
+    parser = _Parser(prog="python -m core.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
-    parser.add_argument("--data-root", default="data", help="folder of the data sets")
+    parser.add_argument("--data-root", type=_folder, default="data", help="folder of the data sets")
     hints = get_type_hints(Cell)
     for f in fields(Cell):
         kind: Any = hints[f.name]
@@ -39,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
 
 @as_command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one line for an impossible setting."""
+    """Exit status 0, or with one line 1 for an impossible setting, 2 for a wrong command line."""
     try:
         cell, arguments = parse(argv)
         import torch
@@ -50,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = PackTrainer([cell], device=device, data_root=arguments.data_root)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1
     print(f"{'step':>7}  {'split':<20} {'loss':>7} {'first':>7} {'last':>7}  improvement ± error")
     while not trainer.finished:
         trainer.advance()

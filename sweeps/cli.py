@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
+from core.config import ConfigError
 from core.process import as_command
+from sweeps import places
+from sweeps.command import WRONG
 
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
@@ -14,6 +17,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
     "compact": ("sweeps.compact", "merge a results folder's many small files into few"),
     "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
     "report": ("analysis.report", "write one HTML page with a sweep's figures and numbers"),
+    "compare": ("analysis.compare", "put a sweep beside the paper's numbers"),
 }
 
 
@@ -21,6 +25,11 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
 def main(argv: list[str] | None = None) -> int:
     """Runs a command. Returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        places.refuse_credentials(argv)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return module.main(argv[1:])
@@ -30,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         print(usage)
         return 0
     if argv:
-        print(f"phasesweep: {argv[0]!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {argv[0][:80]!r} is not one of {', '.join(COMMANDS)}", file=sys.stderr)
     else:
         print(usage, file=sys.stderr)
-    return 2
+    return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

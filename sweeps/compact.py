@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.process import as_command
-from sweeps.command import carry_out
+from sweeps.command import carry_out, sweep_parser
 
 if TYPE_CHECKING:
     from sweeps.lease import Lease
@@ -50,14 +50,16 @@ LISTING_SECONDS = 2.0  # that a reader may take to list a folder
 
 @as_command
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line. Returns 0, or 1 if it can't be done."""
-    description = "Merge a sweep's many small Parquet files into few."
-    return carry_out(argv, "python -m sweeps.compact", description, _compact_and_tell)
+    """Runs the command line. Returns the exit status, see `sweeps.command`."""
+    text = "Merge a sweep's many small Parquet files into few."
+    return carry_out(sweep_parser("compact", text), _compact_and_tell, argv)
 
 
-def _compact_and_tell(results: Results) -> None:
+def _compact_and_tell(path: str) -> None:
     from sweeps.lease import acquire
+    from sweeps.storage import Results
 
+    results = Results.at(path)
     results.read_sweep()  # it is one
     lease = acquire(results)
     try:

@@ -23,10 +23,10 @@ import itertools
 import math
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -35,6 +35,7 @@ from core.config import Cell, ConfigError
 PRESETS = Path(__file__).parent / "presets"
 MAX_CELLS = 1_000_000
 MAX_PRESET_BYTES = 1_000_000
+MAX_VALUES, MAX_DEPTH = 50_000, 20  # of a preset's YAML
 CELL_KEYS = tuple(f.name for f in fields(Cell))
 PRESET_KEYS = ("name", "description", "cell", "grid")
 LIST_KEYS = ("unseen_datasets",)  # settings whose one value is a list
@@ -84,15 +85,16 @@ def load_preset(name_or_path: str, overrides: Iterable[str] = ()) -> Sweep:
     """
     presets = list_presets()
     if name_or_path in presets:
-        path = presets[name_or_path]
+        path = str(presets[name_or_path])
     elif "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path)
+        path = name_or_path
     else:
         raise ConfigError(
             f"preset: {_show.repr(name_or_path)} is not one of {', '.join(presets)}"
             f"{_suggest(name_or_path, presets)}; a file is given as a path, such as ./my.yaml"
         )
-    return parse_preset(_read(path), overrides, default_name=path.stem, source=str(path))
+    name = Path(path.partition("?")[0] if "://" in path else path).stem
+    return parse_preset(_read(path), overrides, default_name=name, source=path)
 
 
 def parse_preset(
@@ -136,7 +138,8 @@ def parse_preset(
     description = settings.get("description") or ""
     if not isinstance(description, str):
         raise ConfigError(f"description: {_show.repr(description)} is not a text")
-    cells = _union([_expand(cell, grid) for grid in grids])
+    _check_count(sum(math.prod(map(len, grid.values())) for grid in grids))
+    cells = tuple({c.cell_id: c for grid in grids for c in _expand(cell, grid)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
     resolved["grid"] = grids if listed else grids[0]
     return Sweep(name, description, cells, resolved)
@@ -210,16 +213,16 @@ def check_name(name: Any) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"name: {_show.repr(name)} can't name a sweep; allowed: up to 100 letters, digits "
-            "and . _ -, with no dot in front"
+            "and . _ -, with no dot in front" + ("" if isinstance(name, str) else ", as a text")
         )
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PRESET_BYTES + 1)
+        data = _read_remote(path) if "://" in path else _read_local(path)
     except OSError as error:
-        raise ConfigError(f"preset: can't read {path}: {error.strerror}") from None
+        why = error.strerror or " ".join(str(error).split())
+        raise ConfigError(f"preset: can't read {path}: {why}") from None
     if len(data) > MAX_PRESET_BYTES:
         raise ConfigError(f"preset: {path} is larger than {MAX_PRESET_BYTES} bytes")
     try:
@@ -228,20 +231,89 @@ def _read(path: Path) -> str:
         raise ConfigError(f"preset: {path} is not UTF-8 text") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, refusing a key that is given twice (YAML would keep the last)."""
+def _read_local(path: str) -> bytes:
+    with Path(path).expanduser().open("rb") as file:
+        return file.read(MAX_PRESET_BYTES + 1)
+
+
+def _read_remote(uri: str) -> bytes:
+    """Of a bucket, say, where a stored sweep's preset lies."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(str(error)) from None
+    with filesystem.open_input_file(path) as file:
+        return file.read(MAX_PRESET_BYTES + 1)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads plain data as YAML 1.2 does: 010 is ten, 1:32, 1_000, yes and dates are texts, 1e3 is a
+    number. A key that is given twice is refused (YAML would keep the last)."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {}  # not those of YAML 1.1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
-                raise ConfigError(f"{key_node.value}: given twice")
+                raise ConfigError(f"{_show.repr(key_node.value)}: given twice")
             seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolves merge keys; of entries with the same key, which the last one overrides, only
+        that is kept, so that merges of merges don't grow."""
+        super().flatten_mapping(node)
+        last = {k.value if isinstance(k, yaml.ScalarNode) else k: (k, v) for k, v in node.value}
+        node.value = list(last.values())
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(
+        loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan")
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads as it was, and readers of YAML 1.1 too."""
+
+
+# The core schema of YAML 1.2.2, section 10.3.2, and merge keys.
+for _tag, _pattern, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", "<<", ["<"]),
+):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), _first
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def dump_settings(settings: dict[str, Any]) -> str:
+    """YAML that `parse_preset` reads as these settings."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse_yaml(text: str) -> Any:
     try:
+        _check_size(text)
         return yaml.load(text, Loader=_Loader)
     except ConfigError:
         raise
@@ -253,6 +325,19 @@ def _parse_yaml(text: str) -> Any:
     except Exception as error:  # bad dates, numbers and nesting raise what Python raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"not valid YAML: {reason}") from None
+
+
+def _check_size(text: str) -> None:
+    """Looks at the text's structure before anything is made of it: libyaml recurses."""
+    count = depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        count += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if count > MAX_VALUES:
+            raise ConfigError(f"not valid YAML: more than {MAX_VALUES:,} values")
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"not valid YAML: nested more than {MAX_DEPTH} deep")
 
 
 def _section(settings: dict, key: str) -> dict[str, Any]:
@@ -297,9 +382,12 @@ def _parse_override(text: str) -> tuple[str, Any]:
             f"known keys: {', '.join(known)}"
         )
     try:
-        return key, _parse_yaml(value)
+        parsed = _parse_yaml(value)
     except ConfigError as error:
         raise ConfigError(f"--set {key}: {error}") from None
+    if key == "name" and isinstance(parsed, (int, float)):
+        return key, value.strip()
+    return key, parsed
 
 
 def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
@@ -316,35 +404,49 @@ def _expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
             if identity in seen:
                 raise ConfigError(f"grid: {key}: {_show.repr(value)} is given twice")
             seen.add(identity)
-    _check_count(math.prod(len(values) for values in grid.values()))
+    for point in _along_the_axes(grid):  # a value that can't be is found before all are tried
+        _cell_at(cell, point)
     cells: dict[str, Cell] = {}
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
-        said = ", ".join(f"{key}={value}" for key, value in point.items())
-        try:
-            made = Cell(**{**cell, **point})
-        except ConfigError as error:
-            raise ConfigError(
-                f"{error} (at the grid point {said})" if grid else str(error)
-            ) from None
+        made = _cell_at(cell, point)
         if made.cell_id in cells:
-            raise ConfigError(f"grid: two points give the same cell; the second is {said}")
+            raise ConfigError(f"grid: two points give the same cell; the second is {_said(point)}")
         cells[made.cell_id] = made
     return tuple(cells.values())
 
 
-def _union(parts: list[tuple[Cell, ...]]) -> tuple[Cell, ...]:
-    """All cells, each once, in the order of their first mention."""
-    cells = tuple({cell.cell_id: cell for part in parts for cell in part}.values())
-    _check_count(len(cells))
-    return cells
+def _along_the_axes(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
+    """The grid's first point, and those that differ from it in one axis."""
+    first = {key: values[0] for key, values in grid.items()}
+    yield first
+    for key, values in grid.items():
+        yield from ({**first, key: value} for value in values[1:])
+
+
+def _cell_at(cell: dict[str, Any], point: dict[str, Any]) -> Cell:
+    try:
+        return Cell(**{**cell, **point})
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (at the grid point {_said(point)})" if point else str(error)
+        ) from None
+
+
+def _said(point: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in point.items())
 
 
 def _check_count(count: int) -> None:
     if count > MAX_CELLS:
         raise ConfigError(
-            f"grid: {count:.3g} cells are too many; at most {MAX_CELLS:,} fit a sweep"
+            f"grid: {_show_count(count)} cells are too many; at most {MAX_CELLS:,} fit a sweep"
         )
+
+
+def _show_count(count: int) -> str:
+    """Axes of many values multiply to what no float holds."""
+    return f"{count:.3g}" if count < 10**15 else f"10^{int(math.log10(count))}"
 
 
 def _check_plain(key: str, value: Any, listed: bool = False) -> None:

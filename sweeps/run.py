@@ -23,28 +23,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from core.config import Cell
+    from sweeps.command import Parser
     from sweeps.config import Sweep
     from sweeps.lease import Lease
     from sweeps.storage import Results
 
-INTERRUPTED = 130  # exit status, as shells have it for Ctrl-C
+INTERRUPTED = 130  # exit status, see sweeps.command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0 if all cells are finished, 1 if some failed or the command
     can't be carried out, 2 for a wrong command line, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(argv)
     for package in ("core", "sweeps", "analysis"):
         if importlib.util.find_spec(package) is None:
             print(f"phasesweep is not installed in this Python ({sys.executable})", file=sys.stderr)
             return 1
     from core.process import as_command
 
-    return as_command(_command)(arguments, argv)
+    return as_command(_command)(argv)
 
 
-def _command(arguments: argparse.Namespace, argv: list[str]) -> int:
+def _command(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
     from core.config import ConfigError
     from sweeps.storage import is_full, may_pass
 
@@ -71,11 +72,11 @@ def _command(arguments: argparse.Namespace, argv: list[str]) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m sweeps.run",
-        description="Train the cells of a sweep that its results lack.",
+def _parser() -> Parser:
+    from sweeps.command import Parser, folder, root
+
+    parser = Parser(
+        prog="phasesweep run", description="Train the cells of a sweep that its results lack."
     )
     add = parser.add_argument
     add("preset", metavar="PRESET", nargs="?", help="a preset's name, or the path of a YAML file")
@@ -87,8 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         help="override a setting; a list, such as seed=[0,1,2], makes an axis of it; "
         "name=NAME keeps the results apart. May be repeated",
     )
-    add("--root", default="results", help="folder or URI for results (default: results)")
-    add("--data-root", default="data", help="folder of the base data sets (default: data)")
+    add("--root", type=root, default="results", help="folder or URI for results (default: results)")
+    add(
+        "--data-root",
+        type=folder,
+        default="data",
+        help="folder of the base data sets (default: data)",
+    )
     add("--pack-size", type=_positive, metavar="N", help="train at most N cells together")
     add("--gpus", type=_positive, metavar="N", help="plan for N GPUs that the cluster will start")
     add("--retry-failed", action="store_true", help="train cells again that failed before")

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.process import as_command
-from sweeps.command import carry_out
+from sweeps.command import carry_out, sweep_parser
 
 if TYPE_CHECKING:
     from core.config import Cell
@@ -26,13 +26,15 @@ RUNNING, MISSING = "running", "missing"
 
 @as_command
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line. Returns 0, or 1 if the path isn't a sweep's."""
-    return carry_out(
-        argv,
-        "python -m sweeps.status",
-        "Show how far a sweep is: finished, failed, running and missing cells.",
-        lambda results: print("\n".join(report(results))),
-    )
+    """Runs the command line. Returns the exit status, see `sweeps.command`."""
+    text = "Show how far a sweep is: finished, failed, running and missing cells."
+    return carry_out(sweep_parser("status", text), _tell, argv)
+
+
+def _tell(path: str) -> None:
+    from sweeps.storage import Results
+
+    print("\n".join(report(Results.at(path))))
 
 
 def report(results: Results) -> list[str]:

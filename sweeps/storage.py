@@ -40,11 +40,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import yaml
 
 from core import schema
 from core.config import Cell, ConfigError
-from sweeps.config import Sweep, check_name, parse_preset
+from sweeps.config import Sweep, check_name, dump_settings, parse_preset
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +87,7 @@ def _column(name: str) -> pa.Field:
 
 
 def _setting(name: str, kind: Any) -> pa.Field:
-    """Column of a setting of Cell."""
-    if typing.get_origin(kind) is tuple:
-        return pa.field(name, pa.list_(pa.string()))
+    """Column of a setting of Cell; `schema.to_column` makes a tuple a text."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     plain = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -339,7 +336,7 @@ class Results:
             curves: schema.CURVES_COLUMNS.
         """
         cell_id = row["cell_id"]
-        row = {**row, "sweep": self.sweep}
+        row = {k: schema.to_column(v) for k, v in row.items()} | {"sweep": self.sweep}
         if isinstance(row.get("versions"), Mapping):
             row["versions"] = json.dumps(row["versions"], sort_keys=True)
         self.write_history(cell_id, history, durable=True)
@@ -349,7 +346,8 @@ class Results:
 
     def write_failure(self, cell: Cell, error: str) -> None:
         """Records that a cell could not be trained, with the reason. It counts as finished."""
-        row = {**cell.to_dict(), "cell_id": cell.cell_id, "sweep": self.sweep}
+        row = {k: schema.to_column(v) for k, v in cell.to_dict().items()}
+        row |= {"cell_id": cell.cell_id, "sweep": self.sweep}
         row |= {"status": schema.FAILED, "error": error}
         self._put(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS), durable=True)
 
@@ -486,7 +484,7 @@ class Results:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Stores the resolved preset, with a checksum in its last line."""
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+        text = dump_settings(settings).encode()
         self._put("sweep.yaml", text + _checksum_line(text), durable=True)
 
     def has_settings(self) -> bool:

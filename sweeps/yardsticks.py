@@ -10,7 +10,6 @@ computed: knowing no task, they do as well there in expectation.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from core import schema
 from core.config import Cell, ConfigError
 from core.process import as_command
+from sweeps.command import Parser, carry_out, folder, sweep_parser
 
 if TYPE_CHECKING:
     import torch
@@ -30,24 +30,19 @@ if TYPE_CHECKING:
 
 @as_command
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns its exit status, 1 if it can't be carried out."""
-    arguments = _parser().parse_args(argv)
-    try:
-        run(arguments.path, arguments.data_root)
-    except (ConfigError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    """Runs the command line. Returns the exit status, see `sweeps.command`."""
+    return carry_out(_parser(), run, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="phasesweep yardsticks",
-        description="Evaluate nearest neighbour, ridge and logistic regression and an MLP on the "
-        "sequences that a sweep's cells are evaluated on.",
+def _parser() -> Parser:
+    parser = sweep_parser(
+        "yardsticks",
+        "Evaluate nearest neighbour, ridge and logistic regression and an MLP on the sequences "
+        "that a sweep's cells are evaluated on.",
     )
-    parser.add_argument("path", help="the sweep's results, a folder or a URI: results/quickstart")
-    parser.add_argument("--data-root", default="data", help="folder of the base data sets")
+    parser.add_argument(
+        "--data-root", type=folder, default="data", help="folder of the base data sets"
+    )
     return parser
 
 

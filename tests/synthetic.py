@@ -106,7 +106,8 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
     chance, length = 1 / cell.num_classes, cell.sequence_length
     status = phase if phase in (schema.DIVERGED, schema.FAILED) else schema.DONE
     row = {
-        **cell.to_dict(), "cell_id": cell.cell_id, "sweep": path.name, "status": status,
+        **{name: schema.to_column(value) for name, value in cell.to_dict().items()},
+        "cell_id": cell.cell_id, "sweep": path.name, "status": status,
         "error": "out of memory" if status == schema.FAILED else None,
         "diverged_at": 17 if status == schema.DIVERGED else None,
         "plateau_steps": float("nan"), "steps_trained": cell.steps,

@@ -65,7 +65,7 @@ def test_impossible_settings_get_one_line_with_key_value_and_what_is_allowed(set
 
 
 def test_what_follows_from_other_settings_is_resolved():
-    cell = Cell(model_size=48, num_heads=3, dataset="CIFAR10", learning_rate="3e-3")
+    cell = Cell(model_size=48, num_heads=3, dataset="CIFAR10", learning_rate=3e-3)
     assert (cell.key_size, cell.image_size, cell.num_classes) == (16, 32, 10)
     assert cell.input_size == 3 * 32 * 32
     assert cell.learning_rate == 3e-3

@@ -356,6 +356,87 @@ def test_too_few_images_for_a_sequence_is_said(tmp_path):
         )
 
 
+@pytest.fixture
+def nothing_is_downloaded(monkeypatch):
+    """What would be downloaded; torchvision's own code up to there."""
+    from torchvision.datasets import cifar, mnist, svhn
+
+    asked = []
+
+    def no_network(*arguments, **options):
+        asked.append(arguments)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", no_network)
+    monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
+    monkeypatch.setattr(svhn, "download_url", no_network)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda data: b"", "is empty"),
+        (lambda data: data[:2], "isn't in the IDX format"),
+        (lambda data: data[:6], "isn't in the IDX format"),
+        (lambda data: data[:-1], "bytes instead of"),
+        (lambda data: data[: len(data) // 2], "bytes instead of"),
+        (lambda data: data + b"x", "bytes instead of"),
+        (lambda data: b"<html>not found</html>", "isn't in the IDX format"),
+    ],
+)
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_damaged_file_of_mnist_is_named(damage, why, file, tmp_path, nothing_is_downloaded):
+    write_mnist_layout(tmp_path, "MNIST")
+    path = tmp_path / "MNIST" / "raw" / file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match="remove what is damaged") as error:
+        load_images(small_cell(dataset="MNIST"), tmp_path, "cpu")
+    assert f"dataset: {path} of MNIST " in str(error.value)
+    assert why in str(error.value)
+    assert "download failed" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert nothing_is_downloaded == []
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("CIFAR10", "cifar-10-batches-py/data_batch_3"), ("SVHN", "train_32x32.mat")],
+)
+def test_a_cut_file_of_the_colour_sets_is_named(
+    size, name, file, colour_root, nothing_is_downloaded
+):
+    os.truncate(colour_root / file, size)
+    with pytest.raises(ConfigError) as error:
+        load_images(small_cell(dataset=name, image_size=8), colour_root, "cpu")
+    assert f"dataset: {colour_root / file} of {name} is {'cut' if size else 'empty'}" in str(
+        error.value
+    )
+    assert nothing_is_downloaded == []
+
+
+def test_a_cut_archive_is_named_where_it_cant_be_fetched(tmp_path, nothing_is_downloaded):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    archive = raw / "train-images-idx3-ubyte.gz"
+    archive.write_bytes(b"\x1f\x8b")
+    with pytest.raises(ConfigError, match="is damaged or not the original") as error:
+        load_images(small_cell(dataset="MNIST"), tmp_path, "cpu")
+    assert f"dataset: {archive} of MNIST" in str(error.value)
+    assert nothing_is_downloaded != []
+
+
+def test_images_and_labels_that_dont_fit_are_said(tmp_path, nothing_is_downloaded):
+    write_mnist_layout(tmp_path, "MNIST")
+    write_mnist_layout(tmp_path / "other", "MNIST", counts=(200, 100))
+    labels = "MNIST/raw/train-labels-idx1-ubyte"
+    (tmp_path / labels).write_bytes((tmp_path / "other" / labels).read_bytes())
+    with pytest.raises(ConfigError, match="300 images, 200 labels"):
+        load_images(small_cell(dataset="MNIST"), tmp_path, "cpu")
+    assert nothing_is_downloaded == []
+
+
 DOWNLOADER = """
 import shutil, sys, time
 from pathlib import Path

@@ -1,6 +1,8 @@
 """Presets: what is accepted expands, everything else is refused in one line that names the key."""
 
+import re
 import string
+import time
 
 import pytest
 import yaml
@@ -96,7 +98,7 @@ def test_overrides_fix_make_and_replace_axes():
         ("", "expected keys"),
         ("[1, 2]", "expected keys"),
         ("cell: {steps: 10", "not valid YAML"),
-        ("cell: {steps: 2001-99-99}", "not valid YAML"),
+        ("cell: {steps: 2001-99-99}", "steps: '2001-99-99' is not a whole number"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
         ("cells: {}", "'cells': unknown key (did you mean cell?)"),
         ("cell: 3", "cell: 3 is not a mapping"),
@@ -106,12 +108,13 @@ def test_overrides_fix_make_and_replace_axes():
         ("grid: [{sed: [0]}]", "'sed': unknown key (did you mean seed?)"),
         ("cell: {model_sise: 3}", "'model_sise': unknown key (did you mean model_size?)"),
         ("grid: {tasks: [3]}", "'tasks': unknown key"),
-        ("grid: {on: [3]}", "True: unknown key"),
+        ("grid: {on: [3]}", "'on': unknown key"),
         ("grid: {seed: 3}", "grid: seed: 3 is not a list"),
         ("grid: {seed: []}", "grid: seed: the list is empty"),
         ("grid: {seed: [1, 1]}", "grid: seed: 1 is given twice"),
-        ("grid: {learning_rate: [1e-3, 0.001]}", "two points give the same cell"),
-        ("grid: {seed: [0], seed: [1]}", "seed: given twice"),
+        ("grid: {learning_rate: [1e-3, 0.001]}", "learning_rate: 0.001 is given twice"),
+        ("grid: {identity_share: [0], identity_steps: [1, 2]}", "two points give the same cell"),
+        ("grid: {seed: [0], seed: [1]}", "'seed': given twice"),
         ("cell: {seed: 1}\ngrid: {seed: [1]}", "seed: both in cell and in grid"),
         ("cell: {steps: 0}", "steps: 0 is out of range"),
         ("cell: {steps: many}", "steps: 'many' is not a whole number"),
@@ -165,6 +168,122 @@ def test_nested_aliases_are_refused_without_being_expanded():
 
 
 @pytest.mark.parametrize(
+    ("said", "key", "meant"),
+    [
+        ("010", "steps", 10),
+        ("0x10", "steps", 16),
+        ("0o10", "steps", 8),
+        ("+3", "steps", 3),
+        ("1e-3", "learning_rate", 1e-3),
+        ("1E+2", "learning_rate", 100.0),
+        ("5.", "learning_rate", 5.0),
+        ("-0.0", "identity_share", 0.0),
+        ("true", "grayscale", True),
+        ("1e3", "steps", "steps: 1000.0 is not a whole number; write 1000"),
+        ("1:32", "steps", "steps: '1:32' is not a whole number"),
+        ("1:32", "learning_rate", "learning_rate: '1:32' is not a number"),
+        ("1_000", "steps", "steps: '1_000' is not a whole number"),
+        ("1_000", "learning_rate", "learning_rate: '1_000' is not a number"),
+        ("0b11", "steps", "steps: '0b11' is not a whole number"),
+        ("'7'", "steps", "steps: '7' is not a whole number"),
+        ("2024-01-02", "steps", "steps: '2024-01-02' is not a whole number"),
+        ("nan", "learning_rate", "learning_rate: 'nan' is not a number"),
+        ("yes", "grayscale", "grayscale: 'yes' is not true or false"),
+        ("off", "stop_when_decided", "stop_when_decided: 'off' is not true or false"),
+    ],
+)
+def test_numbers_are_what_they_look_like(said, key, meant):
+    """As YAML 1.2 reads them; 1.1 makes 8 of 010 and 92 of 1:32. Presets, axes and --set alike."""
+    ways = (
+        lambda: parse(f"cell: {{{key}: {said}}}"),
+        lambda: parse(f"grid: {{{key}: [{said}]}}"),
+        lambda: parse("cell: {}", f"{key}={said}"),
+        lambda: parse("cell: {}", f"{key}=[{said}]"),
+    )
+    for way in ways:
+        if isinstance(meant, str):
+            with pytest.raises(ConfigError, match=f"^(preset: )?{re.escape(meant)}"):
+                way()
+        else:
+            (cell,) = way().cells
+            assert repr(getattr(cell, key)) == repr(meant)
+            assert cell.cell_id == Cell(**{key: meant}).cell_id
+
+
+@pytest.mark.parametrize("name", ["1e3", "0o17", "2024-01-02", "yes", "1_0", "0x1F", "null", "010"])
+def test_names_that_look_like_numbers_stay_as_they_are(name):
+    sweep = parse(f"name: '{name}'\ndescription: '{name}'\ncell: {{steps: 10}}")
+    assert (sweep.name, sweep.description) == (name, name)
+    assert parse(config.dump_settings(sweep.settings)) == sweep
+    assert yaml.safe_load(config.dump_settings(sweep.settings)) == sweep.settings
+    if name != "null":
+        assert parse("cell: {steps: 10}", f"name={name}").name == name
+
+
+def test_merge_keys_are_read():
+    cells = parse("cell: &c {steps: 7, seed: 1}\ngrid: [{<<: {seed: [3]}, model_size: [8]}]").cells
+    assert [(c.steps, c.seed, c.model_size) for c in cells] == [(7, 3, 8)]
+
+
+def merges(levels, width=10):
+    lines = ["m0: &m0 {steps: 1, seed: 2}"]
+    for i in range(1, levels):
+        merged = ",".join([f"*m{i - 1}"] * width)
+        lines.append(f"m{i}: &m{i} {{<<: [{merged}], batch_size: {i}}}")
+    return "\n".join(lines)
+
+
+AXIS = list(range(1, 1001))
+HUGE = 1_000_000_000
+WEAPONS = {
+    "merge keys": (merges(60), "unknown key"),
+    "merge keys of a cell": (f"{merges(60)}\ncell: {{<<: *m59}}", "unknown key"),
+    "unions": (
+        f"grid:\n- {{seed: &s {AXIS}, num_tasks: &n {AXIS[:999]}}}\n"
+        + "- {seed: *s, num_tasks: *n, steps: [1]}\n" * 9,
+        "cells are too many",
+    ),
+    "axes without end": (
+        "grid:\n  seed: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+        + "".join(f"  {key}: *a\n" for key in config.CELL_KEYS if key != "seed"),
+        "cells are too many",
+    ),
+    "the last value of a large grid": (
+        f"grid: {{seed: {AXIS}, num_tasks: {[*AXIS[:998], 0]}}}",
+        "num_tasks: 0 is out of range",
+    ),
+    "many values": ("a: [" + "[]," * 300_000 + "]", "values"),
+    "deep lists": ("[" * 900_000, "deep"),
+    "deep blocks": ("- " * 400_000, "deep"),
+    "deep mappings": ("{a: " * 200_000, "deep"),
+    **{
+        f"{key}: {HUGE}": (f"cell: {{{key}: {HUGE}, warmup_steps: 1}}", f"{key}: {HUGE} ")
+        for key in (
+            *("num_layers", "model_size", "num_heads", "key_size", "mlp_ratio", "image_size"),
+            *("batch_size", "sequence_length", "eval_sequences", "num_classes"),
+        )
+    },
+    "weights": ("cell: {model_size: 65536, num_layers: 1000, key_size: 2}", "allowed: 1e+12"),
+    "numbers of a step": ("cell: {batch_size: 1000000, num_layers: 900}", "allowed: 1e+12"),
+    "projections": ("cell: {image_size: 256, batch_size: 10000}", "allowed: 1e+12"),
+    "evaluations": ("cell: {steps: 2000000000, eval_every: 1}", "eval_every: 1 makes 2000000000"),
+    "a dataset twice": ("cell: {unseen_datasets: [random, random]}", "names a dataset twice"),
+}
+
+
+@pytest.mark.parametrize("weapon", WEAPONS)
+def test_what_would_take_long_is_refused_within_a_second(weapon, tmp_path):
+    text, why = WEAPONS[weapon]
+    before = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+    assert time.process_time() - before < 1.0
+    assert why in str(error.value)
+    assert len(str(error.value)) < 1500
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("override", "names"),
     [
         ("seed", "expected key=value"),
@@ -188,7 +307,7 @@ def test_finding_presets(tmp_path):
     assert load_preset(str(path)).name == "mine"
     with pytest.raises(ConfigError, match=r"'quikstart' is not one of .* \(did you mean quick"):
         load_preset("quikstart")
-    with pytest.raises(ConfigError, match=r"can.t read nowhere.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"can.t read ./nowhere.yaml: No such file"):
         load_preset("./nowhere.yaml")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):

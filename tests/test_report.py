@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -12,7 +13,8 @@ import pandas as pd
 import pytest
 
 from analysis import reference, report
-from sweeps import cli
+from sweeps import cli, config
+from sweeps.config import load_preset
 from tests.synthetic import BASE, make_results
 
 
@@ -97,8 +99,59 @@ def test_half_finished_without_settings_elsewhere(sweep, tmp_path, capsys, monke
     assert not (sweep / "report.html").exists()
 
 
+def test_out_may_be_a_folder_and_nothing_else_is_left(sweep, tmp_path, capsys):
+    (tmp_path / "out_old").mkdir()
+    assert report.main([str(sweep), "--out", str(tmp_path / "out_old")]) == 0
+    assert report.main([str(sweep), "--out", f"{tmp_path}/new/"]) == 0
+    for name in ("out_old", "new"):
+        assert [p.name for p in (tmp_path / name).iterdir()] == ["report.html"]
+    (tmp_path / "blocked" / "report.html").mkdir(parents=True)
+    assert report.main([str(sweep), "--out", f"{tmp_path}/blocked"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [p.name for p in (tmp_path / "blocked").iterdir()] == ["report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blocked", "new", "out_old", "s"]
+
+
+def rerun_command(page):
+    return shlex.split(re.search(r"phasesweep (run .*)$", html.unescape(page), re.M)[1])
+
+
+@pytest.mark.parametrize("place", ["{}/s", "{}/s/", "s", "s/.", "renamed"])
+def test_the_rerun_command_runs(place, tmp_path, monkeypatch, capsys):
+    cells = make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
+    settings = load_preset("quickstart", ["name=s"]).settings
+    (tmp_path / "s" / "sweep.yaml").write_text(config.dump_settings(settings))
+    if place == "renamed":
+        (tmp_path / "s").rename(tmp_path / "renamed")
+    monkeypatch.chdir(tmp_path)
+    command = rerun_command(report.render(place.format(tmp_path)))
+    assert cli.main([*command, "--dry-run"]) == 0
+    where = tmp_path / ("renamed" if place == "renamed" else "s")
+    assert f"results: {where}\n" in capsys.readouterr().out
+    assert len(cells) == 4
+
+
+@pytest.mark.parametrize("parameters", ["", "?scheme=http&endpoint_override={}&region=us-east-1"])
+def test_the_rerun_command_runs_from_a_bucket(parameters, s3, tmp_path, monkeypatch, capsys):
+    client, address = s3
+    if not parameters:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+    make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
+    settings = load_preset("quickstart", ["name=s"]).settings
+    (tmp_path / "s" / "sweep.yaml").write_text(config.dump_settings(settings))
+    for path in (tmp_path / "s").rglob("*.*"):
+        client.upload_file(str(path), "bucket", f"here/{path.relative_to(tmp_path)}")
+    place = f"s3://bucket/here/s{parameters.format(address)}"
+    assert cli.main(["report", place]) == 0
+    page = client.get_object(Bucket="bucket", Key="here/s/report.html")["Body"].read().decode()
+    assert cli.main([*rerun_command(page), "--dry-run"]) == 0
+    assert f"results: {place}\n" in capsys.readouterr().out
+    keys = [o["Key"] for o in client.list_objects_v2(Bucket="bucket")["Contents"]]
+    assert not [key for key in keys if ".tmp" in key or "?" in key]
+
+
 def test_no_result_is_one_line(tmp_path, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert report.main([str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -123,8 +176,9 @@ def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
 
 
 def test_what_a_table_has_not_is_a_dash():
-    assert [report._value(v) for v in (None, float("nan"), pd.NA, 0, 0.25, "x", float("-inf"))] == [
-        "–", "–", "–", "0", "0.250", "x", "-∞",
+    values = (None, float("nan"), pd.NA, 0, 0.25, "x", float("-inf"), -0.0, -0.0001)
+    assert [report._value(v) for v in values] == [
+        "–", "–", "–", "0", "0.250", "x", "-∞", "0.000", "0.000",
     ]  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_a_result_is_read_as_the_readme_says(results):
     assert len(cells) == 1
     first = cells.iloc[0]
     assert (first.cell_id, first.sweep, first.seen_first) == (ID, "sweep", 0.25)
-    assert list(first.unseen_datasets) == ["MNIST"]
+    assert first.unseen_datasets == "MNIST"
     assert set(cells.columns) == {"cell_id", "sweep", *CELL.to_dict(), *schema.CELL_RESULT_COLUMNS}
     counted = duckdb.sql(
         f"select count(*) from read_parquet('{results.local_path}/history/*.parquet')"

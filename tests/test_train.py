@@ -34,7 +34,7 @@ def test_one_cell_trains_without_ray_and_prints_its_metrics():
 
 
 def test_an_impossible_setting_is_one_line(capsys):
-    assert main(["--num-heads", "3"]) == 2
+    assert main(["--num-heads", "3"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: num_heads: 3 heads don't divide model_size 32")
     assert captured.err.count("\n") == 1

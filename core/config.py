@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
+# Revision of the numbers: raised whenever a cell's results change by a bit on the machine that they
+# were made on. Results and checkpoints that don't say theirs are of revision 1.
+NUMERICS = 2
+
 MAX_TASKS = 2**32  # seen tasks are numbered 0 ... MAX_TASKS - 1; unseen ones start there
 
 

@@ -80,4 +80,5 @@ CELL_RESULT_COLUMNS = (
     "wall_seconds",
     "device",
     "versions",
+    "numerics",
 )

@@ -16,7 +16,8 @@ listed is gone. A plain `pd.read_parquet(folder)` or DuckDB knows nothing of thi
   from before or from after; if it listed the folder before and opens files after, it fails with
   "file not found". It never sees a row twice, and misses none, unless listing alone takes it
   longer than LISTING_SECONDS.
-- On an object store, or a file system that can't exchange folders, the merged file appears first,
+- On an object store, a file system that can't exchange folders, or where a table's folder is a
+  link (which stays: its files are merged where they are), the merged file appears first,
   then the small ones are deleted one by one. In between (seconds; after a crash, until the next
   compaction) a plain reader sees rows twice; it never misses one silently: what it listed and is
   gone is an error. Deduplicate by key there, or read with `analysis.load`.
@@ -28,14 +29,15 @@ import ctypes
 import hashlib
 import logging
 import os
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.command import carry_out
+from sweeps.folders import is_text, remove_folder
 
 if TYPE_CHECKING:
     from sweeps.lease import Lease
@@ -87,7 +89,7 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
     if any(folder.exists() for folder in replaced):
         time.sleep(LISTING_SECONDS)
         for folder in replaced:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(str(folder))
     return counts
 
 
@@ -103,10 +105,12 @@ def _compact_table(
     names = results.table_files(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
     if results.local_path:  # left behind by a crash
-        shutil.rmtree(results.local_path / _new(table), ignore_errors=True)
+        _keep_others(results.local_path / _new(table), results.local_path / table)
+        remove_folder(str(results.local_path / _new(table)))
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
-    tables, merged = results.read_tables(table, names, trained, merged=True)
+    flawed: set[str] = set()
+    tables, merged = results.read_tables(table, names, trained, merged=True, flawed=flawed)
     for name in set(names) - merged:  # it keeps a file of its own, which goes before
         tables.pop(name.removesuffix(".parquet"), None)
     ids = sorted(tables)
@@ -116,19 +120,21 @@ def _compact_table(
         digest = hashlib.sha256(" ".join(part).encode()).hexdigest()[:16]
         files[f"compact-{digest}.parquet"] = part
     gone = merged - files.keys()
+    for name in sorted(merged & flawed):  # what is left out of the merged file is kept
+        results.keep_damaged(table, name)
     after = len(names) - len(merged) + len(files)
     check()
-    if results.local_path and _exchange_works(results.local_path):
-        folder = results.local_path / table
-        new = results.local_path / _new(table)
+    folder = results.local_path / table if results.local_path else None
+    if folder and not folder.is_symlink() and _exchange_works(folder.parent):
+        new = folder.parent / _new(table)
         new.mkdir()
         for name, part in files.items():
             results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
-        aside = [path.name for path in folder.glob("_*.damaged")]
-        for name in {*names, *aside} - merged - files.keys():
+        for name in set(names) - merged - files.keys():
             os.link(folder / name, new / name)
         check()
         _exchange(folder, new)
+        _keep_others(new, folder)
         return len(names), after
     for name, part in files.items():
         results.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])
@@ -138,12 +144,24 @@ def _compact_table(
     return len(names), after
 
 
+def _keep_others(old: Path, new: Path) -> None:
+    """Moves what is no file of the table, whatever it is, from a folder that will be removed to the
+    table's; only files in the making stay, of which nobody knows any more."""
+    if old.is_symlink() or not old.is_dir() or not new.is_dir():
+        return
+    for entry in os.scandir(old):
+        unfinished = entry.name.startswith(".") and entry.name.endswith(".tmp")
+        row_file = entry.name.endswith(".parquet") and is_text(entry.name) and entry.is_file()
+        target = new / entry.name
+        if not (unfinished or row_file or os.path.lexists(target)):
+            os.rename(entry.path, target)
+
+
 def _exchange_works(folder: Path) -> bool:
     """Tries it on two empty folders, with a hard link."""
-    a, b = folder / ".exchange-a", folder / ".exchange-b"
+    a = b = None
     try:
-        for made in (a, b):
-            made.mkdir(exist_ok=True)
+        a, b = (Path(tempfile.mkdtemp(prefix=".exchange-", dir=folder)) for _ in range(2))
         (a / "file").write_bytes(b"")
         os.link(a / "file", b / "link")
         _exchange(a, b)
@@ -151,8 +169,9 @@ def _exchange_works(folder: Path) -> bool:
     except (OSError, AttributeError):
         return False
     finally:
-        shutil.rmtree(a, ignore_errors=True)
-        shutil.rmtree(b, ignore_errors=True)
+        for made in (a, b):
+            if made:
+                remove_folder(str(made))
 
 
 def _exchange(a: Path, b: Path) -> None:

@@ -145,7 +145,8 @@ def is_live(lease: dict[str, Any]) -> bool:
         return False
     if lease.get("machine") != _machine():
         return True
-    return lease.get("born") == _born(lease.get("pid", 0))
+    born = lease.get("born")
+    return bool(born) and born == _born(lease.get("pid", 0))
 
 
 def describe(lease: dict[str, Any]) -> str:

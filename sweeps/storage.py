@@ -26,29 +26,47 @@ import os
 import random
 import re
 import secrets
+import stat
 import time
-import types
-import typing
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
 from core import schema
-from core.config import Cell, ConfigError
+from core.config import NUMERICS, Cell, ConfigError
+from sweeps import folders
 from sweeps.config import Sweep, check_name, parse_preset
+from sweeps.folders import shown
+from sweeps.leasefile import parse_lease
+from sweeps.tables import (
+    CELLS,
+    CURVES,
+    HISTORY,
+    SETTINGS,
+    UNREADABLE,
+    YARDSTICKS,
+    concatenate,
+    decode,
+    is_own,
+    sound,
+)
 
 logger = logging.getLogger(__name__)
 
 TABLES = ("history", "curves", "cells")  # in the order in which a cell's are written
+FOLDERS = (*TABLES, "yardsticks", "checkpoints", "logs")
+FILES = ("sweep.yaml", "driver")
+FILES_AT_ONCE = 1000  # whose rows are looked through together
+_STATUS = ("cell_id", "status", "numerics")
 READERS = 16  # files read at once
 LOOKS = 5  # times a folder is listed anew because a listed file is gone
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
@@ -66,54 +84,8 @@ _STAYING = (
 )
 LOST_WORKER = "its worker was lost"  # begins the error of a cell that may not be to blame for it
 T = TypeVar("T")
+_CHECKPOINT = re.compile(r"([0-9]{1,10})(?:\.n([0-9]{1,9}))?\.ckpt")  # step, numerics: 1 if unsaid
 _MAGIC = b"phasesweep checkpoint 1 "
-_INTEGERS = (
-    "step",
-    "steps_trained",
-    "n",
-    "position",
-    "diverged_at",
-    "plateau_steps",
-    "num_parameters",
-    "state_size",
-)
-_TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions", "yardstick")
-
-
-def _column(name: str) -> pa.Field:
-    """Column of a result: a number unless it is listed. Types are fixed; values may be null."""
-    if name in _TEXTS:
-        return pa.field(name, pa.string())
-    return pa.field(name, pa.int64() if name in _INTEGERS else pa.float64())
-
-
-def _setting(name: str, kind: Any) -> pa.Field:
-    """Column of a setting of Cell."""
-    if typing.get_origin(kind) is tuple:
-        return pa.field(name, pa.list_(pa.string()))
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    plain = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    return pa.field(name, plain.get(kind, pa.string()))
-
-
-_hints = typing.get_type_hints(Cell)
-CELLS = pa.schema(
-    [
-        _column("cell_id"),
-        _column("sweep"),
-        *(_setting(f.name, _hints[f.name]) for f in fields(Cell)),
-        *(_column(name) for name in schema.CELL_RESULT_COLUMNS),
-    ]
-)
-HISTORY = pa.schema([_column(name) for name in schema.HISTORY_COLUMNS])
-CURVES = pa.schema([_column(name) for name in schema.CURVES_COLUMNS])
-YARDSTICKS = pa.schema(
-    [
-        _setting(name, _hints[name]) if name in _hints else _column(name)
-        for name in schema.YARDSTICK_COLUMNS
-    ]
-)
 
 
 class Results:
@@ -166,37 +138,31 @@ class Results:
     # --- what is done ---
 
     def finished(self) -> dict[str, str]:
-        """{cell_id: status} of the finished cells. A file that can't be read is logged by name and
-        counts as missing, so that its cell is trained again."""
+        """{cell_id: status} of the finished cells. A file that can't be read, or of which rows make
+        no sense, is logged by name; what is left out of it counts as missing, so that its cells
+        are trained again."""
+        return self.survey()[0]
+
+    def survey(self) -> tuple[dict[str, str], dict[str, int]]:
+        """What `finished` returns, and {cell_id: numerics} of those that are trained."""
         for attempt in range(LOOKS):
             names = sorted(self.table_files("cells"), key=lambda name: (is_own(name), name))
             status: dict[str, str] = {}  # a cell's own file goes before a merged one
+            numerics: dict[str, int] = {}
             try:
-                for found in self._each(self._statuses, names):
-                    status.update(found)
+                for _, rows in self._read_files("cells", names, _STATUS, gone="raise"):
+                    revisions = [1] * rows.num_rows
+                    if "numerics" in rows.column_names:
+                        revisions = pc.fill_null(rows["numerics"], 1).to_pylist()
+                    ids = rows["cell_id"].to_pylist()
+                    status.update(zip(ids, rows["status"].to_pylist(), strict=True))
+                    numerics.update(zip(ids, revisions, strict=True))
                 break
             except FileNotFoundError:  # merged with others since it was listed: look again
                 if attempt == LOOKS - 1:
                     raise
-        return status
-
-    def _statuses(self, name: str) -> dict[str, str]:
-        """{cell_id: status} of a file of the cells table; empty if its content can't be read.
-
-        Raises:
-            OSError: the storage fails, which says nothing about the content.
-        """
-        data = self._get(f"cells/{name}")
-        try:
-            columns = _read_parquet(data, ["cell_id", "status"]).to_pydict()
-            found = dict(zip(columns["cell_id"], columns["status"], strict=True))
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            logger.warning("%s/cells/%s can't be read: %s", self, name, _line(error))
-            return {}
-        if is_own(name) and set(found) != {name.removesuffix(".parquet")}:
-            logger.warning("%s/cells/%s holds other cells than its name says", self, name)
-            return {}
-        return found
+        trained = {id_: n for id_, n in numerics.items() if status[id_] != schema.FAILED}
+        return status, trained
 
     def damaged(self, cell_ids: AbstractSet[str]) -> set[str]:
         """Of these finished cells, those that lack rows in a table, or whose rows can't be read.
@@ -208,32 +174,27 @@ class Results:
         for table in TABLES:
             there: set[str] = set()
             for name, rows in self._read_files(table, self.table_files(table)):
-                ids = set(rows.column("cell_id").to_pylist())
-                own = name.removesuffix(".parquet")
-                there |= ids if not is_own(name) else {own} if ids <= {own} else set()
+                ids = set(rows["cell_id"].to_pylist())
+                there |= {name.removesuffix(".parquet")} if is_own(name) else ids
             lost |= cell_ids - there
         return lost
 
     def is_trained(self, cell_id: str) -> bool:
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
         try:
-            status = self._statuses(f"{cell_id}.parquet").get(cell_id)
-        except FileNotFoundError:
+            [(_, rows)] = self._read_files("cells", [f"{cell_id}.parquet"], _STATUS, gone="raise")
+        except (FileNotFoundError, ValueError):  # not there, not sound
             return False
-        return status in (schema.DONE, schema.DIVERGED)
+        return rows["status"][0].as_py() in (schema.DONE, schema.DIVERGED)
 
-    def read_rows(self, cell_ids: Iterable[str]) -> list[dict[str, Any]]:
+    def read_rows(self, cell_ids: Collection[str]) -> list[dict[str, Any]]:
         """The rows of the cells table for these cells, as far as they are there."""
         rows: list[dict[str, Any]] = []
-        merged: set[str] = set()
-        for cell_id in cell_ids:
-            try:
-                rows += self._read_table(f"cells/{cell_id}.parquet").to_pylist()
-            except FileNotFoundError:
-                merged.add(cell_id)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                logger.warning("%s/cells/%s.parquet: %s", self, cell_id, _line(error))
-                merged.add(cell_id)
+        merged = set(cell_ids)
+        own = [f"{cell_id}.parquet" for cell_id in cell_ids]
+        for name, table in self._read_files("cells", own, gone="skip"):
+            rows += table.to_pylist()
+            merged.discard(name.removesuffix(".parquet"))
         if merged:
             names = [name for name in self.table_files("cells") if not is_own(name)]
             tables, _ = self.read_tables("cells", names, merged)
@@ -247,21 +208,25 @@ class Results:
         return [name for name in self._list(table) if name.endswith(".parquet")]
 
     def read_tables(
-        self, table: str, names: Iterable[str], cell_ids: AbstractSet[str], merged: bool = False
+        self,
+        table: str,
+        names: Iterable[str],
+        cell_ids: AbstractSet[str],
+        merged: bool = False,
+        flawed: set[str] | None = None,
     ) -> tuple[dict[str, pa.Table], set[str]]:
         """({cell_id: its rows} of the cells asked for, the files that hold nothing else). With
-        `merged`, all cells of merged files too. A file that can't be read is logged by name and
-        left out."""
+        `merged`, all cells of merged files too. What can't be read or makes no sense is logged by
+        name and left out; names of such files are added to `flawed`."""
         found: dict[str, pa.Table] = {}
         whole: set[str] = set()
         names = [n for n in names if not is_own(n) or n.removesuffix(".parquet") in cell_ids]
         names.sort(key=lambda name: (is_own(name), name))  # a cell's own file goes before
-        for name, rows in self._read_files(table, names):
-            own, ids = name.removesuffix(".parquet"), rows.column("cell_id").to_pylist()
+        for name, rows in self._read_files(table, names, flawed=flawed):
+            own, ids = name.removesuffix(".parquet"), rows["cell_id"].to_pylist()
             if is_own(name):
-                if set(ids) <= {own}:
-                    found[own] = rows
-                    whole.add(name)
+                found[own] = rows
+                whole.add(name)
                 continue
             starts: dict[str, list[int]] = defaultdict(list)
             for i, cell_id in enumerate(ids):
@@ -273,31 +238,51 @@ class Results:
         return found, whole
 
     def _read_files(
-        self, table: str, names: Sequence[str], column: str = "cell_id"
+        self,
+        table: str,
+        names: Sequence[str],
+        columns: Sequence[str] | None = None,
+        gone: Literal["log", "raise", "skip"] = "log",
+        flawed: set[str] | None = None,
     ) -> Iterator[tuple[str, pa.Table]]:
-        """(name, its rows) of a table's files, in their order. One that is gone, whose content
-        can't be read or that lacks the column is logged by name and left out.
+        """(name, its rows) of a table's files, in their order. One whose content can't be read, and
+        rows that make no sense (`sweeps.tables`), are logged by name and left out.
+
+        Args:
+            columns: only these.
+            gone: what to do about a file that isn't there.
+            flawed: names of files of which something is left out are added to it.
 
         Raises:
             OSError: the storage fails.
         """
+        flawed = set() if flawed is None else flawed
 
         def read(name: str) -> pa.Table | None:
             path, data = f"{table}/{name}", None
             try:
                 data = self._get(path)
-                rows = _read_parquet(data)
-                rows.column(column)
-                return rows
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                if data is None and not isinstance(error, FileNotFoundError):
+                return decode(table, data, columns)
+            except UNREADABLE as error:
+                if data is None and not (isinstance(error, FileNotFoundError) and gone != "raise"):
                     raise
-                logger.warning("%s/%s can't be read: %s", self, path, _line(error))
+                if data is not None or gone == "log":
+                    flawed.add(name)
+                    logger.warning("%s/%s can't be read: %s", self, shown(path), _line(error))
                 return None
 
-        for name, rows in zip(names, self._each(read, names), strict=True):
-            if rows is not None:
-                yield name, rows
+        for start in range(0, len(names), FILES_AT_ONCE):
+            part = names[start : start + FILES_AT_ONCE]
+            read_rows = zip(part, self._each(read, part), strict=True)
+            good, why = sound(table, {name: rows for name, rows in read_rows if rows is not None})
+            for name, reasons in why.items():
+                flawed.add(name)
+                more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+                reason = "; ".join(reasons[:3]) + more
+                logger.warning("%s/%s is left out: %s", self, shown(f"{table}/{name}"), reason)
+            for name in part:
+                if name in good:
+                    yield name, good[name]
 
     def _each(self, read: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
         """read(name) of each, in order; of an object store, which answers late, many at once."""
@@ -310,9 +295,15 @@ class Results:
     def write_merged(self, path: str, tables: Sequence[pa.Table]) -> None:
         """Writes rows of many cells as one file."""
         sink = io.BytesIO()
-        merged = pa.concat_tables(tables, promote_options="permissive")
+        merged, left_out = concatenate(tables)
+        if left_out:
+            logger.warning("%s/%s lacks the columns %s: types differ", self, path, left_out)
         pq.write_table(merged, sink, write_page_checksum=True)
         self._put(path, sink.getvalue(), durable=True)
+
+    def keep_damaged(self, table: str, name: str) -> None:
+        """Copies a file to `_<name>.damaged`, which readers of a folder leave out."""
+        self._put(f"{table}/_{name}.damaged", self._get(f"{table}/{name}"), durable=True)
 
     def delete_table_file(self, table: str, name: str) -> None:
         """Removes a file of a table; none is fine."""
@@ -358,25 +349,26 @@ class Results:
     def read_cells(self) -> tuple[list[Cell], bool]:
         """The finished cells, and whether all files could be read; one that can't be is logged by
         name and left out."""
-        names = self.table_files("cells")
+        flawed: set[str] = set()
         cells: dict[str, Cell] = {}
-        read = 0
-        for _, rows in self._read_files("cells", names):
-            read += 1
-            settings = [f.name for f in fields(Cell) if f.name in rows.column_names]
-            for row in rows.select(settings).to_pylist():
-                cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
+        for name, rows in self._read_files("cells", self.table_files("cells"), flawed=flawed):
+            settings = [key for key in SETTINGS if key in rows.column_names]
+            for row in rows.select([*settings, "cell_id"]).to_pylist():
+                cell_id = row.pop("cell_id")
+                try:
+                    cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
+                except ConfigError as error:  # of another version, or nonsense
+                    flawed.add(name)
+                    path = shown(f"cells/{name}")
+                    logger.warning("%s/%s: %s is left out: %s", self, path, shown(cell_id), error)
+                    continue
                 cells[cell.cell_id] = cell
-        return list(cells.values()), read == len(names)
+        return list(cells.values()), not flawed
 
     def yardstick_keys(self) -> set[str]:
         """Keys of the tables of yardsticks that are stored and can be read."""
-        names = self._list("yardsticks")
-        tables = [name for name in names if name.endswith(".parquet")]
-        return {
-            n.removesuffix(".parquet")
-            for n, _ in self._read_files("yardsticks", tables, "yardstick")
-        }
+        found = self._read_files("yardsticks", self.table_files("yardsticks"))
+        return {name.removesuffix(".parquet") for name, _ in found}
 
     def write_yardsticks(self, key: str, rows: Sequence[dict]) -> None:
         """Stores a table (schema.YARDSTICK_COLUMNS) by its `sweeps.yardsticks.table_key`."""
@@ -397,20 +389,15 @@ class Results:
                     if table == "cells" and name.removesuffix(".parquet") in cell_ids:
                         self._delete(path)
                     continue
-                data = self._get(path)
-                try:
-                    rows = _read_parquet(data)
-                    ids = rows.column("cell_id").to_pylist()
-                except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                    logger.warning("%s/%s can't be read and is set aside: %s", self, path, error)
-                    self._put(f"{table}/_{name}.damaged", data, durable=True)
+                flawed: set[str] = set()
+                good = [rows for _, rows in self._read_files(table, [name], flawed=flawed)]
+                rest = [rows.filter(_not_of(rows, cell_ids)) for rows in good]
+                if flawed:
+                    self.keep_damaged(table, name)
+                if not sum(rows.num_rows for rows in rest):
                     self._delete(path)
-                    continue
-                rest = rows.filter(pa.array([id_ not in cell_ids for id_ in ids], pa.bool_()))
-                if not rest.num_rows:
-                    self._delete(path)
-                elif rest.num_rows < rows.num_rows:
-                    self.write_merged(path, [rest])
+                elif flawed or rest[0].num_rows < good[0].num_rows:
+                    self.write_merged(path, rest)
 
     def remove_results(self, cell_ids: AbstractSet[str]) -> None:
         """Removes all that is stored of these cells."""
@@ -435,52 +422,110 @@ class Results:
         digest = hashlib.sha256(payload).hexdigest().encode()
         folder = f"checkpoints/{state['cell_id']}"
         steps = self._steps(folder)
-        self._put(f"{folder}/{state['step']}.ckpt", _MAGIC + digest + b"\n" + payload, durable=True)
+        self._put(
+            f"{folder}/{_checkpoint_name(state['step'])}",
+            _MAGIC + digest + b"\n" + payload,
+            durable=True,
+        )
         for step in [s for s in steps if s != state["step"]][: -(KEPT_CHECKPOINTS - 1)]:
-            self._delete(f"{folder}/{step}.ckpt")
+            self._delete(f"{folder}/{_checkpoint_name(step)}")
 
-    def read_checkpoint(self, cell_id: str) -> dict[str, Any] | None:
-        """The newest state of the cell that is whole; None if there is none. One that is torn or
-        doesn't match its checksum is logged and skipped. Nothing in it is executed."""
+    def read_checkpoint(
+        self, cell_id: str, check: Callable[[Any], None] = lambda state: None
+    ) -> dict[str, Any] | None:
+        """The newest state of the cell that is whole; None if there is none. One that is torn,
+        doesn't match its checksum, or for which `check` raises ValueError is logged and removed.
+        Those of other numerics aren't looked at. Nothing in it is executed."""
         import torch
 
         folder = f"checkpoints/{cell_id}"
         for step in reversed(self._steps(folder)):
-            path = f"{folder}/{step}.ckpt"
+            path = f"{folder}/{_checkpoint_name(step)}"
             try:
-                head, _, payload = self._get(path).partition(b"\n")
+                data = self._get(path)
+            except OSError as error:  # the one before may be there
+                logger.warning("%s/%s skipped: %s", self, path, _line(error))
+                continue
+            try:
+                head, _, payload = data.partition(b"\n")
                 if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-                    self._delete(path)  # its name would say that there is something to go on from
-                    raise ValueError("torn: its checksum doesn't match; removed")
+                    raise ValueError("torn: its checksum doesn't match")
                 state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
                 if (state["cell_id"], state["step"]) != (cell_id, step):
                     raise ValueError("it belongs to another cell or step")
+                check(state)
                 return state
-            except Exception as error:  # whatever it is, the one before may be good
-                logger.warning("%s/%s skipped: %s", self, path, _line(error))
+            except Exception as error:  # whatever it is: nothing goes on from it
+                self._delete(path)  # its name would say that there is something to go on from
+                logger.warning("%s/%s is removed: %s", self, path, _line(error))
         return None
 
     def checkpoint_steps(self) -> dict[str, int]:
         """{cell_id: step of its newest checkpoint}, by names alone."""
-        steps: dict[str, int] = defaultdict(int)
-        for name in self._list("checkpoints", recursive=True):
-            cell_id, _, file = name.rpartition("/")
-            if file.endswith(".ckpt") and file[:-5].isdigit():
-                steps[cell_id] = max(steps[cell_id], int(file[:-5]))
-        return dict(steps)
+        return {cell_id: step for cell_id, step in self._checkpoints(NUMERICS).items() if step}
+
+    def older_checkpoints(self) -> set[str]:
+        """Cells that have checkpoints of other numerics, and none of this program's."""
+        return self._checkpoints(None).keys() - self._checkpoints(NUMERICS).keys()
 
     def remove_checkpoints(self, cell_id: str) -> None:
         """Removes all checkpoints of the cell; none is fine."""
         folder = f"checkpoints/{cell_id}"
-        if self._exists(folder) or not self._local:
-            for step in self._steps(folder):
-                self._delete(f"{folder}/{step}.ckpt")
-            if self._local:
-                self._fs.delete_dir(f"{self._base}/{folder}")
+        for name in self._list(folder):
+            if _CHECKPOINT.fullmatch(name):
+                self._delete(f"{folder}/{name}")
+        if self._local:
+            with contextlib.suppress(OSError):  # not there, or it holds what isn't ours
+                os.rmdir(f"{self._base}/{folder}")
 
     def _steps(self, folder: str) -> list[int]:
-        names = [name[:-5] for name in self._list(folder) if name.endswith(".ckpt")]
-        return sorted(int(name) for name in names if name.isdigit())
+        """Steps of the checkpoints in a cell's folder, of this program's numerics."""
+        found = map(_step_and_numerics, self._list(folder))
+        return sorted(step for step, numerics in found if numerics == NUMERICS)
+
+    def _checkpoints(self, numerics: int | None) -> dict[str, int]:
+        """{cell_id: greatest step of its checkpoints} of these numerics; None: of all others."""
+        steps: dict[str, int] = {}
+        for path in self._list("checkpoints", recursive=True):
+            cell_id, _, file = path.rpartition("/")
+            step, found = _step_and_numerics(file)
+            if found == numerics or (numerics is None and found not in (0, NUMERICS)):
+                steps[cell_id] = max(steps.get(cell_id, 0), step)
+        return steps
+
+    def clear_way(self, cells: Iterable[Cell]) -> None:
+        """Sets aside what is where files of these cells will be written and can't be overwritten by
+        them: folders in the place of files, files or links in the place of folders. Checkpoints of
+        steps that a cell hasn't got are removed. Each is logged."""
+        if not self._local:
+            return
+        cells_by_id = {cell.cell_id: cell for cell in cells}
+        for table in TABLES:
+            for entry in folders.odd_entries(f"{self._base}/{table}", files=True):
+                if entry.name.removesuffix(".parquet") in cells_by_id:
+                    self._make_way(entry)
+        for entry in folders.odd_entries(f"{self._base}/checkpoints", files=False):
+            if entry.name in cells_by_id:
+                self._make_way(entry)
+        for cell_id, step in self._checkpoints(NUMERICS).items():
+            folder = f"checkpoints/{cell_id}"
+            if cell_id in cells_by_id:
+                for entry in folders.odd_entries(f"{self._base}/{folder}", files=True):
+                    self._make_way(entry)
+                if step > cells_by_id[cell_id].steps:
+                    for step in self._steps(folder):
+                        if step > cells_by_id[cell_id].steps:
+                            path = f"{folder}/{_checkpoint_name(step)}"
+                            logger.warning("%s/%s is removed: no such step", self, path)
+                            self._delete(path)
+
+    def _make_way(self, entry: os.DirEntry) -> None:
+        if entry.is_symlink():  # what it leads to stays
+            os.unlink(entry.path)
+            logger.warning("%s is removed: a link where none can be", shown(entry.path))
+            return
+        aside = folders.set_aside(entry.path)
+        logger.warning("%s is set aside as %s", shown(entry.path), shown(aside))
 
     # --- the sweep ---
 
@@ -490,7 +535,12 @@ class Results:
         self._put("sweep.yaml", text + _checksum_line(text), durable=True)
 
     def has_settings(self) -> bool:
-        """Whether a preset is stored."""
+        """Whether a preset is stored.
+
+        Raises:
+            ConfigError: something in the tree is where it can't be (`check_layout`).
+        """
+        self.check_layout()
         return self._exists("sweep.yaml")
 
     def read_sweep(self) -> Sweep:
@@ -499,6 +549,7 @@ class Results:
         Raises:
             ConfigError: there is none, or it can't be read; one line.
         """
+        self.check_layout()
         try:
             data = self._get("sweep.yaml")
         except OSError as error:
@@ -506,8 +557,31 @@ class Results:
         start = data.rstrip().rfind(b"\n") + 1
         if data[start:] != _checksum_line(data[:start]):
             raise ConfigError(f"{self}/sweep.yaml: damaged or edited: its checksum doesn't match")
-        text = data.decode()
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{self}/sweep.yaml: not UTF-8 text") from None
         return parse_preset(text, default_name=self.sweep, source=f"{self}/sweep.yaml")
+
+    def check_layout(self) -> None:
+        """Raises ConfigError, with a line that says what to do, if a file is where the tree has a
+        folder or the other way round, or links go in circles."""
+        if not self._local:
+            return
+        for name in ("", *FOLDERS, *FILES):
+            path = f"{self._base}/{name}".rstrip("/")
+            try:
+                mode = os.stat(path).st_mode
+            except FileNotFoundError:
+                if os.path.islink(path) and name not in FILES:
+                    raise ConfigError(f"{path} is a link that leads nowhere; remove it") from None
+                continue
+            except OSError as error:
+                raise ConfigError(f"{path}: {error.strerror}; move it away") from None
+            fits = stat.S_ISREG(mode) if name in FILES else stat.S_ISDIR(mode)
+            if not fits:
+                kind = "not a file" if name in FILES else "not a folder"
+                raise ConfigError(f"{path} is {kind}; move it away, and the same command works")
 
     def _why_no_sweep(self, error: OSError) -> str:
         try:
@@ -516,11 +590,15 @@ class Results:
                 return "no such folder"
             if kind == pafs.FileType.File:
                 return "not a folder"
-            below = self._fs.get_file_info(pafs.FileSelector(self._base))
-            presets = [f"{info.path}/sweep.yaml" for info in below if not info.is_file]
-            found = [info for info in self._fs.get_file_info(sorted(presets)) if info.is_file]
+            if self._local:
+                below = [name for name in os.listdir(self._base) if folders.is_text(name)]
+            else:
+                infos = self._fs.get_file_info(pafs.FileSelector(self._base))
+                below = [info.base_name for info in infos if not info.is_file]
+            presets = [f"{self._base}/{name}/sweep.yaml" for name in sorted(below)]
+            found = [info for info in self._fs.get_file_info(presets) if info.is_file]
             if found:
-                names = ", ".join(info.path.split("/")[-2] for info in found[:10])
+                names = ", ".join(shown(info.path.split("/")[-2]) for info in found[:10])
                 return f"not a sweep's folder; it holds the sweeps {names}"
             if isinstance(error, FileNotFoundError):
                 return "not a sweep's folder (it has no sweep.yaml)"
@@ -532,10 +610,9 @@ class Results:
         """{cell_id: seconds since 1970 when a file of it was last written}, by names alone."""
         times: dict[str, float] = defaultdict(float)
         for folder in ("cells", "history", "checkpoints"):
-            for info in self._infos(folder, recursive=folder == "checkpoints"):
-                inside = info.path[len(self._base) + len(folder) + 2 :]
-                cell_id = inside.split("/")[0].removesuffix(".parquet")
-                times[cell_id] = max(times[cell_id], (info.mtime_ns or 0) / 1e9)
+            for path, at in self._infos(folder, recursive=folder == "checkpoints"):
+                cell_id = path.split("/")[0].removesuffix(".parquet")
+                times[cell_id] = max(times[cell_id], at)
         return dict(times)
 
     def claim(self, driver: str, stop: bool = False, retry: bool = False, **details: Any) -> None:
@@ -555,12 +632,9 @@ class Results:
             OSError: the storage fails.
         """
         try:
-            lease = json.loads(self._get("driver", retry))
+            return parse_lease(self._get("driver", retry))
         except FileNotFoundError:
             return None
-        except ValueError:  # empty, or damaged: then nobody can go by it
-            return None
-        return lease if isinstance(lease, dict) and lease.get("driver") else None
 
     def claimed_by(self, driver: str) -> bool:
         """Whether this driver's workers shall go on. A storage that fails for a moment says yes."""
@@ -622,6 +696,8 @@ class Results:
 
     def _get(self, path: str, retry: bool = True) -> bytes:
         def read() -> bytes:
+            if self._local:
+                folders.check_is_file(f"{self._base}/{path}")
             with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
                 return stream.read()
 
@@ -641,9 +717,6 @@ class Results:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        return _read_parquet(self._get(path), columns)
-
     def _delete(self, path: str) -> None:
         def delete() -> None:
             with contextlib.suppress(FileNotFoundError):  # another worker did
@@ -657,15 +730,22 @@ class Results:
 
     def _list(self, folder: str, recursive: bool = False) -> list[str]:
         """Names of the files below a folder, relative to it; empty if there is none."""
-        length = len(f"{self._base}/{folder}/")
-        return [info.path[length:] for info in self._infos(folder, recursive)]
+        return [path for path, _ in self._infos(folder, recursive)]
 
-    def _infos(self, folder: str, recursive: bool = False) -> list[pafs.FileInfo]:
+    def _infos(self, folder: str, recursive: bool = False) -> list[tuple[str, float]]:
+        """(path relative to the folder, seconds since 1970 when it was last written) of the files
+        in it, and in its folders if `recursive`; empty if there is none."""
         base = f"{self._base}/{folder}"
-        selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-        look = functools.partial(self._fs.get_file_info, selector)
-        infos = self._patiently(look, f"listing {folder}")
-        return [info for info in infos if info.is_file and not info.base_name.startswith(".")]
+
+        def look() -> list[tuple[str, float]]:
+            if self._local:
+                return folders.list_files(base, logger.warning, 2 if recursive else 1)
+            selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
+            infos = self._fs.get_file_info(selector)
+            files = (i for i in infos if i.is_file and not i.base_name.startswith("."))
+            return [(i.path[len(base) + 1 :], (i.mtime_ns or 0) / 1e9) for i in files]
+
+        return self._patiently(look, f"listing {folder}")
 
 
 def resolve_root(root: str) -> str:
@@ -691,15 +771,19 @@ def _without_secret(text: str) -> str:
     return re.sub(r"(secret_key|access_key|password|token)=[^&\s]*", r"\1=***", text)
 
 
-def is_own(name: str) -> bool:
-    """Whether a table's file holds one cell, by which it is named, and isn't a merged one."""
-    return not name.startswith("compact-")
+def _checkpoint_name(step: int) -> str:
+    return f"{step}.n{NUMERICS}.ckpt"
 
 
-def _read_parquet(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Raises pa.ArrowException, OSError or ValueError where it isn't what was written."""
-    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        return file.read(columns=columns, use_threads=False)  # a third of read_table's time
+def _step_and_numerics(name: str) -> tuple[int, int]:
+    """What a checkpoint's name says; (0, 0) if it is none."""
+    match = _CHECKPOINT.fullmatch(name)
+    return (int(match[1]), int(match[2] or 1)) if match else (0, 0)
+
+
+def _not_of(rows: pa.Table, cell_ids: AbstractSet[str]) -> pa.ChunkedArray:
+    """Which rows are of other cells than these."""
+    return pc.invert(pc.is_in(rows["cell_id"], pa.array(cell_ids, pa.string())))
 
 
 def _checksum_line(data: bytes) -> bytes:
@@ -714,4 +798,4 @@ def _parquet(rows: Sequence[dict], table_schema: pa.Schema) -> bytes:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return shown(" ".join(str(error).split()))[:300] or type(error).__name__

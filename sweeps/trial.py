@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,6 +27,7 @@ import torch
 from ray import tune
 from ray._private import state as ray_state
 
+from core.checkpoint import check_state
 from core.config import Cell, ConfigError
 from core.graph import out_of_memory
 from core.trainer import PackTrainer
@@ -214,7 +216,7 @@ class PackTrial(tune.Trainable):
             if self._results.is_trained(cell.cell_id):
                 self._steps_done[cell.cell_id] = cell.steps
                 continue
-            state = self._results.read_checkpoint(cell.cell_id)
+            state = self._results.read_checkpoint(cell.cell_id, partial(check_state, cell))
             if state is not None and state["step"]:  # else it is as good as none
                 self._states[cell.cell_id] = state
             self._steps_done[cell.cell_id] = state["step"] if state else 0

@@ -161,8 +161,8 @@ def tables(results: Results) -> dict[str, pd.DataFrame]:
     """The sweep's tables, every file of them, in one order, less what may differ."""
     found = {}
     for name, keys in KEYS.items():
-        files = [results._read_table(f"{name}/{file}") for file in results.table_files(name)]
-        table = pd.concat([file.to_pandas() for file in files])
+        files = results._read_files(name, results.table_files(name))
+        table = pd.concat([rows.to_pandas() for _, rows in files])
         assert not table.duplicated(keys).any(), f"{name}: a row is there twice"
         table = table.drop(columns=MAY_DIFFER & set(table))
         found[name] = table.sort_values(keys, ignore_index=True)

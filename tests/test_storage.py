@@ -46,7 +46,9 @@ def curves():
 
 
 def row(cell=CELL, **values):
-    return {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, **values}
+    statistics = dict.fromkeys(schema.statistics_columns(schema.SPLITS), 0.5)
+    numbers = {"chance": 0.1, "n": 512, **statistics}
+    return {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, **numbers, **values}
 
 
 def state(step, cell_id=ID):
@@ -168,7 +170,7 @@ def test_checkpoints_come_back_and_the_last_two_are_kept(results):
         results.write_checkpoint(state(step))
     assert results.checkpoint_steps() == {ID: 100}
     results.write_checkpoint(state(200))
-    assert files(results, f"checkpoints/{ID}") == ["100.ckpt", "200.ckpt"]
+    assert files(results, f"checkpoints/{ID}") == ["100.n2.ckpt", "200.n2.ckpt"]
     read = results.read_checkpoint(ID)
     assert torch.equal(read.pop("w"), state(200).pop("w"))
     assert read == {k: v for k, v in state(200).items() if k != "w"}
@@ -181,12 +183,12 @@ def test_checkpoints_come_back_and_the_last_two_are_kept(results):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damage, caplog):
     results.write_checkpoint(state(5))
     results.write_checkpoint(state(10))
-    path = results.local_path / f"checkpoints/{ID}/10.ckpt"
+    path = results.local_path / f"checkpoints/{ID}/10.n2.ckpt"
     data = path.read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     results.write_checkpoint(state(10, cell_id="0" * 16))
-    other = (results.local_path / f"checkpoints/{'0' * 16}/10.ckpt").read_bytes()
+    other = (results.local_path / f"checkpoints/{'0' * 16}/10.n2.ckpt").read_bytes()
     path.write_bytes(
         {
             "empty": b"",
@@ -198,7 +200,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damag
     )
     with caplog.at_level(logging.WARNING):
         assert results.read_checkpoint(ID)["step"] == 5
-    assert f"checkpoints/{ID}/10.ckpt skipped" in caplog.text
+    assert f"checkpoints/{ID}/10.n2.ckpt is removed" in caplog.text
 
 
 class Trap:
@@ -213,7 +215,7 @@ def test_nothing_in_a_checkpoint_is_executed(results, dump):
     dump({"cell_id": ID, "step": 5, "x": Trap()}, buffer)
     payload = buffer.getvalue()
     digest = storage.hashlib.sha256(payload).hexdigest().encode()
-    results._put(f"checkpoints/{ID}/5.ckpt", storage._MAGIC + digest + b"\n" + payload)
+    results._put(f"checkpoints/{ID}/5.n2.ckpt", storage._MAGIC + digest + b"\n" + payload)
     assert results.read_checkpoint(ID) is None
     assert not os.path.exists("/tmp/phasesweep-trap")
 

@@ -113,7 +113,7 @@ def test_a_torn_checkpoint_costs_its_cell_one_interval(tmp_path, undisturbed, ea
     made, results = start(tmp_path)
     made.step()
     made.step()
-    torn = results.local_path / f"checkpoints/{CELLS[1].cell_id}/20.ckpt"
+    torn = results.local_path / f"checkpoints/{CELLS[1].cell_id}/20.n2.ckpt"
     torn.write_bytes(torn.read_bytes()[:-1])
     again, _ = start(tmp_path)
     assert len(run(again)) == 1 + 2  # the others from step 20, then this one from step 10

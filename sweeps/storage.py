@@ -144,7 +144,12 @@ class Results:
         return self.survey()[0]
 
     def survey(self) -> tuple[dict[str, str], dict[str, int]]:
-        """What `finished` returns, and {cell_id: numerics} of those that are trained."""
+        """What `finished` returns, and {cell_id: numerics} of those that are trained.
+
+        Raises:
+            ConfigError: something in the tree is where it can't be (`check_layout`).
+        """
+        self.check_layout()
         for attempt in range(LOOKS):
             names = sorted(self.table_files("cells"), key=lambda name: (is_own(name), name))
             status: dict[str, str] = {}  # a cell's own file goes before a merged one
@@ -349,6 +354,7 @@ class Results:
     def read_cells(self) -> tuple[list[Cell], bool]:
         """The finished cells, and whether all files could be read; one that can't be is logged by
         name and left out."""
+        self.check_layout()
         flawed: set[str] = set()
         cells: dict[str, Cell] = {}
         for name, rows in self._read_files("cells", self.table_files("cells"), flawed=flawed):
@@ -535,12 +541,7 @@ class Results:
         self._put("sweep.yaml", text + _checksum_line(text), durable=True)
 
     def has_settings(self) -> bool:
-        """Whether a preset is stored.
-
-        Raises:
-            ConfigError: something in the tree is where it can't be (`check_layout`).
-        """
-        self.check_layout()
+        """Whether a preset is stored."""
         return self._exists("sweep.yaml")
 
     def read_sweep(self) -> Sweep:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from core import schema
-from core.config import Cell, ConfigError
+from core.config import NUMERICS, Cell, ConfigError
 from sweeps import storage
 from sweeps.storage import Results
 
@@ -47,7 +47,7 @@ def curves():
 
 def row(cell=CELL, **values):
     statistics = dict.fromkeys(schema.statistics_columns(schema.SPLITS), 0.5)
-    numbers = {"chance": 0.1, "n": 512, **statistics}
+    numbers = {"chance": 0.1, "n": 512, "numerics": NUMERICS, **statistics}
     return {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, **numbers, **values}
 
 

@@ -18,6 +18,7 @@ from core import schema
 
 Path = str | os.PathLike[str]
 
+HALF_TRAINED = "checkpoints"  # folder of what unfinished cells have
 COMPACT = "compact-"  # a merged file, `compact-*.parquet`; all others hold one cell, <cell_id>
 THREADS = 8  # that fetch files: on remote filesystems that is waiting. One decodes: many threads
 # that decode small files wait for each other.
@@ -116,6 +117,8 @@ def _load(path: Path, table: str, columns: tuple[str, ...]) -> pd.DataFrame:
     filesystem, folder = open_folder(path)
     for attempt in (1, 2, 3):
         names = _parquet_names(filesystem, folder, path, table)
+        if table == "history":
+            names += _half_trained(filesystem, folder)
         try:
             parts = _read_all(filesystem, folder, names)
             break
@@ -144,6 +147,17 @@ def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: st
     return sorted(f"{table}/{n}" for n in names if n.endswith(".parquet") and n[0] not in "._")
 
 
+def _half_trained(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Histories of unfinished cells, `checkpoints/<cell_id>/history.parquet`."""
+    selector = fs.FileSelector(f"{folder}/{HALF_TRAINED}", allow_not_found=True, recursive=True)
+    try:
+        entries = filesystem.get_file_info(selector)
+    except OSError:
+        return []
+    paths = (entry.path for entry in entries if entry.base_name == "history.parquet")
+    return sorted(path[len(folder) + 1 :] for path in paths)
+
+
 def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
     try:
         entries = filesystem.get_file_info(fs.FileSelector(folder))
@@ -152,7 +166,7 @@ def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
     except OSError as error:
         return _one_line(error)
     folders = [e.path for e in entries if e.type == fs.FileType.Directory]
-    if f"{folder}/history" in folders:
+    if {f"{folder}/history", f"{folder}/{HALF_TRAINED}"} & set(folders):
         return "no finished cells yet"
     inside = filesystem.get_file_info([f"{name}/cells" for name in sorted(folders)])
     sweeps = [e.path.split("/")[-2] for e in inside if e.type == fs.FileType.Directory]
@@ -168,11 +182,13 @@ def _read_all(filesystem: fs.FileSystem, folder: str, names: list[str]) -> dict[
         FileNotFoundError: a file is gone since it was listed.
     """
 
-    def fetch(name: str) -> bytes | OSError:
+    def fetch(name: str) -> bytes | OSError | None:
         try:
             with filesystem.open_input_file(f"{folder}/{name}") as file:
                 return file.read()
         except FileNotFoundError:
+            if name.startswith(HALF_TRAINED):
+                return None
             raise
         except OSError as error:
             return error
@@ -180,6 +196,8 @@ def _read_all(filesystem: fs.FileSystem, folder: str, names: list[str]) -> dict[
     tables = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for name, content in zip(names, pool.map(fetch, names), strict=True):
+            if content is None:  # its cell is finished by now
+                continue
             try:
                 tables[name] = _decode(content)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -206,7 +224,8 @@ def _has_columns(name: str, table: pa.Table, columns: Iterable[str]) -> bool:
 def _concatenate(parts: dict[str, pa.Table]) -> pd.DataFrame:
     """One frame of all parts; a column that some lack is null there.
 
-    A cell's rows come from one file: its own if there is one, else the last merged one.
+    A cell's rows come from one file: its own if there is one, else the last merged one, else what
+    it had half-trained.
     """
     unified, fitting = pa.schema([]), {}
     for name, part in parts.items():
@@ -215,8 +234,12 @@ def _concatenate(parts: dict[str, pa.Table]) -> pd.DataFrame:
             fitting[name] = part
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             _warn_skipped(name, f"it doesn't fit the files before it: {_one_line(error)}")
-    own = {name: not os.path.basename(name).startswith(COMPACT) for name in fitting}
-    names = sorted(fitting, key=lambda name: (own[name], name))
+
+    def rank_of(name: str) -> tuple[bool, bool, str]:
+        own = not os.path.basename(name).startswith(COMPACT)
+        return not name.startswith(HALF_TRAINED), own, name
+
+    names = sorted(fitting, key=rank_of)
     alike = all(fitting[n].schema.equals(unified) for n in names)
     promote: Literal["none", "permissive"] = "none" if alike else "permissive"  # which is slow
     frame = pa.concat_tables([fitting[n] for n in names], promote_options=promote).to_pandas()

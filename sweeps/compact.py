@@ -83,17 +83,12 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
             raise OSError(f"{results}: another driver has taken over")
 
     counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
-    replaced = [results.local_path / _new(table) for table in TABLES] if results.local_path else []
+    replaced = [results.own_folder / table for table in TABLES] if results.own_folder else []
     if any(folder.exists() for folder in replaced):
         time.sleep(LISTING_SECONDS)
         for folder in replaced:
             shutil.rmtree(folder, ignore_errors=True)
     return counts
-
-
-def _new(table: str) -> str:
-    """Where a merged table is made, and after the exchange the one before lies."""
-    return f".{table}.compact"
 
 
 def _compact_table(
@@ -102,8 +97,6 @@ def _compact_table(
     """Files before and after."""
     names = results.table_files(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
-    if results.local_path:  # left behind by a crash
-        shutil.rmtree(results.local_path / _new(table), ignore_errors=True)
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
     tables, merged = results.read_tables(table, names, trained, merged=True)
@@ -118,12 +111,13 @@ def _compact_table(
     gone = merged - files.keys()
     after = len(names) - len(merged) + len(files)
     check()
-    if results.local_path and _exchange_works(results.local_path):
-        folder = results.local_path / table
-        new = results.local_path / _new(table)
+    own_folder = results.own_folder  # in which nothing can be exchanged once the lease is lost
+    if results.local_path and own_folder and _exchange_works(results.local_path):
+        folder, new = results.local_path / table, own_folder / table
         new.mkdir()
         for name, part in files.items():
-            results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
+            path = new.relative_to(results.local_path) / name
+            results.write_merged(path.as_posix(), [tables[id_] for id_ in part])
         aside = [path.name for path in folder.glob("_*.damaged")]
         for name in {*names, *aside} - merged - files.keys():
             os.link(folder / name, new / name)

@@ -76,8 +76,8 @@ class Files(Protocol):
 
     local_path: Path | None
 
-    def is_exclusive(self, path: str, data: bytes) -> bool:
-        """Whether `create` and `swap` are exact. `path` is there, ours, and holds `data`."""
+    conditional: bool
+    """Whether `create` and `swap` are exact."""
 
     def read(self, path: str) -> tuple[bytes, Version]: ...
 
@@ -138,6 +138,8 @@ def open_files(root: str, sweep: str) -> Files:
 class LocalFiles:
     """On a file system."""
 
+    conditional = True
+
     def __init__(self, base: str):
         self._base = base
         self._writing: str | None = None
@@ -145,9 +147,6 @@ class LocalFiles:
 
     def use(self, driver: str) -> None:
         self._writing = f"{self._base}/{WRITING}/{driver}"
-
-    def is_exclusive(self, path: str, data: bytes) -> bool:
-        return True
 
     def fence(self, driver: str) -> None:
         """The others' folders are moved away, each in one step, and then removed."""
@@ -324,22 +323,12 @@ class ObjectFiles:
         import obstore
 
         self._obs = obstore
-        self._conditional = True  # as far as is known
+        self.conditional = True  # as far as is known
         try:
             self._store, inside = _open_store(root)
         except (obstore.exceptions.BaseError, ValueError, OSError) as error:
             raise ConfigError(_line(error)) from None
         self._base = f"{inside}/{sweep}".lstrip("/")
-
-    def is_exclusive(self, path: str, data: bytes) -> bool:
-        """Tries a condition that isn't met: some stores know none, some don't heed them."""
-        if self._conditional:
-            try:
-                self.create(path, data, durable=False)
-                self._conditional = False
-            except FileExistsError:
-                pass
-        return self._conditional
 
     def use(self, driver: str) -> None:
         pass
@@ -380,11 +369,11 @@ class ObjectFiles:
     def _put_if(self, path: str, data: bytes, mode: Any) -> Any:
         put = self._obs.put
         with self._telling():
-            if self._conditional:
+            if self.conditional:
                 try:
                     return put(self._store, self._key(path), data, mode=mode, use_multipart=False)
                 except (NotImplementedError, self._obs.exceptions.NotSupportedError):
-                    self._conditional = False
+                    self.conditional = False
             return put(self._store, self._key(path), data)
 
     def delete(self, path: str) -> None:
@@ -550,12 +539,10 @@ class ArrowFiles:
     `create` and `swap` look first, and then write."""
 
     local_path: Path | None = None
+    conditional = False
 
     def __init__(self, filesystem: pafs.FileSystem, base: str):
         self._fs, self._base = filesystem, base
-
-    def is_exclusive(self, path: str, data: bytes) -> bool:
-        return False
 
     def use(self, driver: str) -> None:
         pass

@@ -81,6 +81,10 @@ class Lease:
 
     def _acquire(self) -> None:
         with _locked(self.results) as locked:
+            try:
+                exclusive = locked and self.results.claims_are_exclusive()
+            except OSError as error:
+                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
             before, version = self.results.read_claim(retry=True)
             if before and is_live(before):
                 raise ConfigError(f"{self.results} is being run: {describe(before)}")
@@ -90,9 +94,8 @@ class Lease:
                 now = self.results.read_lease(retry=True) or {}
                 raise ConfigError(f"{self.results} is being run: {describe(now)}") from None
             except OSError as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConfigError(f"root: can't write to {self.results}: {reason}") from None
-        if not (locked and self.results.claims_are_exclusive()):
+                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
+        if not exclusive:
             print(
                 f"note: {self.results} is on a storage without locks and conditional writes: it "
                 "can't keep two commands from starting in the same second",
@@ -191,6 +194,10 @@ def _number(lease: dict[str, Any], name: str) -> float:
     value = lease.get(name)
     number = float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
     return number if math.isfinite(number) else 0.0
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _shown(value: Any) -> str:

@@ -27,6 +27,7 @@ import logging
 import math
 import random
 import re
+import secrets
 import time
 import types
 import typing
@@ -608,8 +609,7 @@ class Results:
             self._patiently(lambda: self._files.fence(driver), "taking over", retry)
             self._files.use(driver)
         lease = {"driver": driver, "stop": stop, **details}
-        self._lease = json.dumps(lease).encode()
-        self._swap_lease(self._lease, replaces, retry)
+        self._swap_lease(json.dumps(lease).encode(), replaces, retry)
         self.driver, self._claim_seen = driver, time.monotonic()
 
     def release(self, replaces: Version = None) -> None:
@@ -627,10 +627,21 @@ class Results:
         self._patiently(swap, "writing driver", retry)
 
     def claims_are_exclusive(self) -> bool:
-        """Whether the storage sees to it that of two that claim at once only one succeeds. To be
-        asked by who has just claimed the sweep."""
-        look = lambda: self._files.is_exclusive("driver", self._lease)  # noqa: E731
-        return self._patiently(look, "writing driver")
+        """Whether the storage sees to it that of two that claim at once only one succeeds. Some
+        object stores know no conditions, others don't heed them: one is tried that isn't met."""
+        if self._files.conditional and not self.local_path:
+            path = f".conditions-{secrets.token_hex(8)}"
+            create = lambda: self._files.create(path, b"", durable=False)  # noqa: E731
+            self._put(path, b"")
+            try:
+                self._patiently(create, f"writing {path}")
+                self._files.conditional = False
+            except FileExistsError:
+                pass
+            except StorageError:
+                self._files.conditional = False
+            self._delete(path)
+        return self._files.conditional
 
     def read_lease(self, retry: bool = False) -> dict[str, Any] | None:
         """What `claim` wrote last; None if nobody has claimed the sweep, or it was released.

@@ -16,6 +16,7 @@ from sweeps import folders, tables
 
 Path = str | os.PathLike[str]
 
+HALF_TRAINED = "checkpoints"  # folder of what unfinished cells have
 THREADS = 8  # that fetch files: on remote filesystems that is waiting. One decodes: many threads
 # that decode small files wait for each other.
 
@@ -119,19 +120,20 @@ def _load(path: Path, table: str, columns: tuple[str, ...]) -> pd.DataFrame:
     for attempt in (1, 2, 3):
         names = _parquet_names(filesystem, folder, path, table)
         try:
-            parts = _read_all(filesystem, folder, table, names, columns)
+            parts = _read_all(filesystem, f"{folder}/{table}", table, names, columns)
             break
         except FileNotFoundError as error:  # merged into a compact file since we looked: look again
             if attempt == 3:
                 raise ResultsError(f"{path}: files vanish while being read: {error}") from error
-    parts, why = tables.sound(table, parts)
-    for name, reasons in why.items():
-        _warn_skipped(f"{table}/{name}", "; ".join(reasons[:3]))
-    if not parts:
+    parts = dict(sorted(parts.items(), key=lambda item: (tables.is_own(item[0]), item[0])))
+    ranked = list(parts.values())
+    if table == "history":
+        ranked = [*_half_trained(filesystem, folder, columns), *ranked]
+    if not ranked:
         if names and table != "yardsticks":
             raise ResultsError(f"{path}/{table}: none of {len(names)} Parquet files can be used")
         return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
-    return _concatenate(table, parts)
+    return _concatenate(table, ranked)
 
 
 def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: str) -> list[str]:
@@ -153,6 +155,26 @@ def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: st
     return sorted(n for n in found if n.endswith(".parquet") and n[0] not in "._")
 
 
+def _half_trained(
+    filesystem: fs.FileSystem, folder: str, columns: tuple[str, ...]
+) -> list[pa.Table]:
+    """Histories of unfinished cells, `checkpoints/<cell_id>/history.parquet`."""
+    below = f"{folder}/{HALF_TRAINED}"
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            paths = [path for path, _ in folders.list_files(below, _warn, depth=2)]
+        else:
+            selector = fs.FileSelector(below, allow_not_found=True, recursive=True)
+            infos = filesystem.get_file_info(selector)
+            paths = [info.path[len(below) + 1 :] for info in infos]
+    except OSError:
+        return []
+    ids = sorted(path.removesuffix("/history.parquet") for path in paths if path.count("/") == 1)
+    names = [f"{id_}/history.parquet" for id_ in ids if f"{id_}/history.parquet" in paths]
+    found = _read_all(filesystem, below, "history", names, columns, gone=True)
+    return list(found.values())
+
+
 def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
@@ -165,7 +187,7 @@ def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
         return "no such folder"
     except OSError as error:
         return _one_line(error)
-    if f"{folder}/history" in below:
+    if {f"{folder}/history", f"{folder}/{HALF_TRAINED}"} & set(below):
         return "no finished cells yet"
     inside = filesystem.get_file_info([f"{name}/cells" for name in below])
     sweeps = [e.path.split("/")[-2] for e in inside if e.type == fs.FileType.Directory]
@@ -180,49 +202,57 @@ def _read_all(
     table: str,
     names: list[str],
     columns: tuple[str, ...],
+    gone: bool = False,
 ) -> dict[str, pa.Table]:
-    """Tables by file name. Unreadable files are warned about and left out.
+    """Rows of a table by file name. What can't be read or makes no sense is warned about and left
+    out. `gone`: so is what is gone since it was listed, without a word.
 
     Raises:
         FileNotFoundError: a file is gone since it was listed.
     """
 
-    def fetch(name: str) -> bytes | OSError:
+    def fetch(name: str) -> bytes | OSError | None:
         try:
-            with filesystem.open_input_file(f"{folder}/{table}/{name}") as file:
+            with filesystem.open_input_file(f"{folder}/{name}") as file:
                 return file.read()
         except FileNotFoundError:
+            if gone:
+                return None
             raise
         except OSError as error:
             return error
 
-    found = {}
+    shown = f"{os.path.basename(folder)}/{{}}".format
+    found: dict[str, pa.Table] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for name, content in zip(names, pool.map(fetch, names), strict=True):
             try:
                 if isinstance(content, OSError):
                     raise content
-                found[name] = tables.decode(table, content, required=columns)
+                if content is not None:
+                    found[name] = tables.decode(table, content, required=columns)
             except tables.UNREADABLE as error:
-                _warn_skipped(f"{table}/{name}", _one_line(error))
+                _warn_skipped(shown(name), _one_line(error))
+    found, why = tables.sound(table, found)
+    for name, reasons in why.items():
+        _warn_skipped(shown(name), "; ".join(reasons[:3]))
     return found
 
 
-def _concatenate(table: str, parts: dict[str, pa.Table]) -> pd.DataFrame:
+def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
     """One frame of all parts; a column that some lack is null there.
 
-    A cell's rows come from one file: its own if there is one, else the last merged one.
+    A cell's rows come from one part, the last one that has some: its own file if there is one, else
+    the last merged one, else what it had half-trained.
     """
-    names = sorted(parts, key=lambda name: (tables.is_own(name), name))
-    whole, left_out = tables.concatenate([parts[name] for name in names])
+    whole, left_out = tables.concatenate(parts)
     if left_out:
-        _warn_skipped(
-            f"columns of {table}", f"types differ: {', '.join(map(folders.shown, left_out))}"
-        )
+        names = ", ".join(map(folders.shown, left_out))
+        _warn_skipped(f"columns of {table}", f"types differ: {names}")
     frame = whole.to_pandas()
     if "cell_id" not in frame:
         return frame
-    rank = pd.Series(np.repeat(np.arange(len(names)), [parts[n].num_rows for n in names]))
+    rank = pd.Series(np.repeat(np.arange(len(parts)), [part.num_rows for part in parts]))
     return frame[rank == rank.groupby(frame["cell_id"]).transform("max")]
 
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeps.command import carry_out
-from sweeps.folders import is_text, remove_folder
+from sweeps.folders import remove_folder
 
 if TYPE_CHECKING:
     from sweeps.lease import Lease
@@ -85,17 +85,12 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
             raise OSError(f"{results}: another driver has taken over")
 
     counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
-    replaced = [results.local_path / _new(table) for table in TABLES] if results.local_path else []
+    replaced = [results.own_folder / table for table in TABLES] if results.own_folder else []
     if any(folder.exists() for folder in replaced):
         time.sleep(LISTING_SECONDS)
         for folder in replaced:
             remove_folder(str(folder))
     return counts
-
-
-def _new(table: str) -> str:
-    """Where a merged table is made, and after the exchange the one before lies."""
-    return f".{table}.compact"
 
 
 def _compact_table(
@@ -104,9 +99,6 @@ def _compact_table(
     """Files before and after."""
     names = results.table_files(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
-    if results.local_path:  # left behind by a crash
-        _keep_others(results.local_path / _new(table), results.local_path / table)
-        remove_folder(str(results.local_path / _new(table)))
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
     flawed: set[str] = set()
@@ -125,16 +117,18 @@ def _compact_table(
     after = len(names) - len(merged) + len(files)
     check()
     folder = results.local_path / table if results.local_path else None
-    if folder and not folder.is_symlink() and _exchange_works(folder.parent):
-        new = folder.parent / _new(table)
+    own_folder = results.own_folder  # in which nothing can be exchanged once the lease is lost
+    if folder and own_folder and _is_plain(folder) and _exchange_works(folder.parent):
+        new = own_folder / table
         new.mkdir()
         for name, part in files.items():
-            results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
-        for name in set(names) - merged - files.keys():
-            os.link(folder / name, new / name)
+            path = new.relative_to(folder.parent) / name
+            results.write_merged(path.as_posix(), [tables[id_] for id_ in part])
+        for name in {entry.name for entry in os.scandir(folder)} - merged - files.keys():
+            if not name.endswith(".tmp"):  # of a crash
+                os.link(folder / name, new / name, follow_symlinks=False)
         check()
         _exchange(folder, new)
-        _keep_others(new, folder)
         return len(names), after
     for name, part in files.items():
         results.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])
@@ -144,17 +138,12 @@ def _compact_table(
     return len(names), after
 
 
-def _keep_others(old: Path, new: Path) -> None:
-    """Moves what is no file of the table, whatever it is, from a folder that will be removed to the
-    table's; only files in the making stay, of which nobody knows any more."""
-    if old.is_symlink() or not old.is_dir() or not new.is_dir():
-        return
-    for entry in os.scandir(old):
-        unfinished = entry.name.startswith(".") and entry.name.endswith(".tmp")
-        row_file = entry.name.endswith(".parquet") and is_text(entry.name) and entry.is_file()
-        target = new / entry.name
-        if not (unfinished or row_file or os.path.lexists(target)):
-            os.rename(entry.path, target)
+def _is_plain(folder: Path) -> bool:
+    """Whether everything in a folder can be linked into another: it is no link itself, to keep as
+    it is, and holds no folders."""
+    return not folder.is_symlink() and not any(
+        entry.is_dir(follow_symlinks=False) for entry in os.scandir(folder)
+    )
 
 
 def _exchange_works(folder: Path) -> bool:

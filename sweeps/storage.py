@@ -2,26 +2,29 @@
 
     <root>/<sweep>/sweep.yaml                       the preset, resolved
     <root>/<sweep>/cells/<cell_id>.parquet          written last: the cell is finished
-    <root>/<sweep>/history/<cell_id>.parquet        all evaluations so far, rewritten at each
+    <root>/<sweep>/history/<cell_id>.parquet        all its evaluations
     <root>/<sweep>/curves/<cell_id>.parquet         accuracy by position, at the end
     <root>/<sweep>/yardsticks/<key>.parquet         known algorithms on the same sequences
     <root>/<sweep>/checkpoints/<cell_id>/<step>.ckpt
+    <root>/<sweep>/checkpoints/<cell_id>/history.parquet    its evaluations so far
     <root>/<sweep>/driver                           who is running the sweep now
 
 A name is determined by what it holds, and a file appears whole or not at all, so that writing
-twice is harmless: a retry can't double a row and a reader never meets half a file.
+twice is harmless: a retry can't double a row and a reader never meets half a file. A cell's files
+in the tables are written once, when it is finished, and never replaced: what comes late, from a
+worker that was held up or whose sweep is another driver's by now, finds them (`sweeps.files`).
 Root is a path, or a URI of a file system that pyarrow knows (s3://, gs://, file://, hdfs://).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import hashlib
 import io
+import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -33,11 +36,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import yaml
 
@@ -45,12 +47,23 @@ from core import schema
 from core.config import NUMERICS, Cell, ConfigError
 from sweeps import folders
 from sweeps.config import Sweep, check_name, parse_preset
+from sweeps.files import (
+    WRITING,
+    Changed,
+    ClaimLost,
+    Info,
+    Refused,
+    StorageError,
+    Version,
+    open_files,
+)
 from sweeps.folders import shown
 from sweeps.leasefile import parse_lease
 from sweeps.tables import (
     CELLS,
     CURVES,
     HISTORY,
+    SCHEMAS,
     SETTINGS,
     UNREADABLE,
     YARDSTICKS,
@@ -72,19 +85,17 @@ LOOKS = 5  # times a folder is listed anew because a listed file is gone
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
 RETRY_SECONDS = 60.0  # for which a failing storage is tried again ...
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 10.0  # ... after such pauses
+STORE_TRIES = 6  # what an object store fails at, whose client has repeated it already ...
+REFUSED_TRIES = 4  # ... or refuses
+CLAIM_AGE_SECONDS = 5.0  # for which a look at the lease lets writes to an object store begin
 _PASSING = {
     *(errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT),
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ENETDOWN),
-    *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EREMOTEIO),
+    *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EREMOTEIO, errno.ENOTCONN),
 }
-_STAYING = (
-    "ACCESS_DENIED|Forbidden|NO_SUCH|NOT_FOUND|not found|INVALID|SIGNATURE|UNRECOGNIZED_CLIENT"
-    "|MISSING_AUTHENTICATION|VALIDATION|HTTP status 40[0134]"
-    "|HTTP response code: 40[0134]|Path does not exist|not a directory|anonymous"
-)
 LOST_WORKER = "its worker was lost"  # begins the error of a cell that may not be to blame for it
 T = TypeVar("T")
-_CHECKPOINT = re.compile(r"([0-9]{1,10})(?:\.n([0-9]{1,9}))?\.ckpt")  # step, numerics: 1 if unsaid
+_CHECKPOINT = re.compile(r"([0-9]{1,10})(?:\.n([0-9]{1,9}))?\.ckpt")  # step, numerics (none: 1)
 _MAGIC = b"phasesweep checkpoint 1 "
 
 
@@ -94,24 +105,25 @@ class Results:
     Args:
         root: a path or a URI, the folder that holds sweeps.
         sweep: the sweep's name.
+        driver: whose worker writes; its writes fail once the sweep is another driver's. None:
+            what writes has no part in running the sweep, or will `claim` it.
 
     Raises:
-        ConfigError: the name could leave the root, or pyarrow can't use the URI.
+        ConfigError: the name could leave the root, or the URI can't be used.
     """
 
-    def __init__(self, root: str, sweep: str):
+    def __init__(self, root: str, sweep: str, driver: str | None = None):
         check_name(sweep)
         self.root, self.sweep = resolve_root(root), sweep
-        if "://" in self.root:
-            try:
-                self._fs, base = pafs.FileSystem.from_uri(self.root)
-            except (pa.ArrowException, ValueError, OSError) as error:
-                why = _without_secret(f"{root}: {_line(error)}")
-                raise ConfigError(f"root: can't use {why}") from None
-        else:
-            self._fs, base = pafs.LocalFileSystem(), self.root
-        self._base = f"{base.rstrip('/')}/{sweep}"
-        self._local = isinstance(self._fs, pafs.LocalFileSystem)
+        try:
+            self._files = open_files(self.root, sweep)
+        except ConfigError as error:
+            why = _without_secret(f"{root}: {error}")
+            raise ConfigError(f"root: can't use {why}") from None
+        self.driver = driver
+        self._claim_seen = -math.inf  # when the lease was last seen to be this driver's
+        if driver:
+            self._files.use(driver)
 
     @classmethod
     def at(cls, path: str) -> Results:
@@ -133,7 +145,14 @@ class Results:
     @property
     def local_path(self) -> Path | None:
         """The tree's folder on this machine's file system, if that is where it is."""
-        return Path(self._base) if self._local else None
+        return self._files.local_path
+
+    @property
+    def own_folder(self) -> Path | None:
+        """On a file system, a hidden folder of the driver that has the sweep, with the means of
+        `sweeps.files`: it is gone once another driver takes over."""
+        folder = self.local_path
+        return folder / WRITING / self.driver if folder and self.driver else None
 
     # --- what is done ---
 
@@ -170,19 +189,44 @@ class Results:
         return status, trained
 
     def damaged(self, cell_ids: AbstractSet[str]) -> set[str]:
-        """Of these finished cells, those that lack rows in a table, or whose rows can't be read.
-        What can't be read is logged by name."""
+        """Of these finished cells, those whose rows in some table can't be read or aren't all
+        there: evaluations of all splits up to the last step, all positions of all splits. What
+        can't be read is logged by name."""
         return self._lacking(cell_ids) and self._lacking(cell_ids)  # maybe merged since listed
 
     def _lacking(self, cell_ids: AbstractSet[str]) -> set[str]:
-        lost: set[str] = set()
-        for table in TABLES:
-            there: set[str] = set()
-            for name, rows in self._read_files(table, self.table_files(table)):
-                ids = set(rows["cell_id"].to_pylist())
-                there |= {name.removesuffix(".parquet")} if is_own(name) else ids
-            lost |= cell_ids - there
-        return lost
+        settings = ["unseen_datasets", "eval_every", "steps_trained", "sequence_length"]
+        cells = {row["cell_id"]: row for row in self._keys("cells", settings).to_pylist()}
+        history = _shapes(self._keys("history", ["split", "step"]), "step")
+        curves = _shapes(self._keys("curves", ["split", "position"]), "position")
+
+        def is_whole(cell_id: str) -> bool:
+            if not (cell_id in cells and cell_id in history and cell_id in curves):
+                return False
+            datasets, every, steps, length = (cells[cell_id][name] for name in settings)
+            splits = len(schema.SPLITS) + len(datasets or ())
+            evaluations = math.ceil(steps / every) if steps and every else 1
+            fits = history[cell_id].is_whole(splits, steps, evaluations)
+            return fits and curves[cell_id].is_whole(splits, length, length)
+
+        return {cell_id for cell_id in cell_ids if not is_whole(cell_id)}
+
+    def _keys(self, table: str, columns: Sequence[str]) -> pa.Table:
+        """cell_id and these columns of a table's rows, each cell's from one file."""
+        wanted = ["cell_id", *columns]
+        parts: list[pa.Table] = []
+        seen: set[str] = set()
+        names = sorted(self.table_files(table), key=lambda name: (not is_own(name), name))
+        for _, rows in self._read_files(table, names):
+            part = rows.select(wanted)
+            ids = set(part["cell_id"].to_pylist())
+            if not seen.isdisjoint(ids):  # a cell's own file goes before a merged one
+                part = part.filter(_not_of(part, seen))
+            seen |= ids
+            parts.append(part)
+        if not parts:
+            return pa.schema([SCHEMAS[table].field(name) for name in wanted]).empty_table()
+        return pa.concat_tables(parts)
 
     def is_trained(self, cell_id: str) -> bool:
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
@@ -291,7 +335,7 @@ class Results:
 
     def _each(self, read: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
         """read(name) of each, in order; of an object store, which answers late, many at once."""
-        if self._local:
+        if self.local_path:
             yield from map(read, names)
             return
         with ThreadPoolExecutor(READERS) as pool:
@@ -316,18 +360,16 @@ class Results:
 
     # --- rows ---
 
-    def write_history(self, cell_id: str, rows: Sequence[dict], durable: bool = False) -> None:
-        """Replaces the cell's history by `rows`, all evaluations so far (schema.HISTORY_COLUMNS).
-
-        `durable` waits until the disk has it: worth it once, when the cell is finished.
-        """
-        self._put(f"history/{cell_id}.parquet", _parquet(rows, HISTORY), durable)
+    def write_history(self, cell_id: str, rows: Sequence[dict]) -> None:
+        """Stores an unfinished cell's evaluations so far (schema.HISTORY_COLUMNS)."""
+        self._put(f"checkpoints/{cell_id}/history.parquet", _parquet(rows, HISTORY))
 
     def write_result(
         self, row: dict[str, Any], history: Sequence[dict], curves: Sequence[dict]
     ) -> None:
         """Finishes a cell: its history, its curves, then its row of the cells table, by which it
-        counts as finished. Its checkpoints are removed.
+        counts as finished. What is there already stays as it is: it says the same. The cell's
+        checkpoints are removed.
 
         Args:
             row: every field of Cell, cell_id, and schema.CELL_RESULT_COLUMNS as far as known.
@@ -338,16 +380,16 @@ class Results:
         row = {**row, "sweep": self.sweep}
         if isinstance(row.get("versions"), Mapping):
             row["versions"] = json.dumps(row["versions"], sort_keys=True)
-        self.write_history(cell_id, history, durable=True)
-        self._put(f"curves/{cell_id}.parquet", _parquet(curves, CURVES), durable=True)
-        self._put(f"cells/{cell_id}.parquet", _parquet([row], CELLS), durable=True)
+        self._create(f"history/{cell_id}.parquet", _parquet(history, HISTORY))
+        self._create(f"curves/{cell_id}.parquet", _parquet(curves, CURVES))
+        self._create(f"cells/{cell_id}.parquet", _parquet([row], CELLS))
         self.remove_checkpoints(cell_id)
 
     def write_failure(self, cell: Cell, error: str) -> None:
         """Records that a cell could not be trained, with the reason. It counts as finished."""
         row = {**cell.to_dict(), "cell_id": cell.cell_id, "sweep": self.sweep}
         row |= {"status": schema.FAILED, "error": error}
-        self._put(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS), durable=True)
+        self._create(f"cells/{cell.cell_id}.parquet", _parquet([row], CELLS))
 
     # --- yardsticks ---
 
@@ -385,14 +427,14 @@ class Results:
         self._delete(f"yardsticks/{key}.parquet")
 
     def reopen(self, cell_ids: AbstractSet[str]) -> None:
-        """Makes these cells count as missing once it returns, before they are trained: their rows
-        of the cells table go, and what merged files hold of them. A merged file that can't be read
-        is set aside as `_<name>.damaged`, which readers of a folder leave out."""
+        """Makes these cells count as missing once it returns, before they are trained: their
+        tables' files go, and what merged files hold of them. A merged file that can't be read is
+        set aside as `_<name>.damaged`, which readers of a folder leave out."""
         for table in reversed(TABLES):
             for name in self.table_files(table):
                 path = f"{table}/{name}"
                 if is_own(name):
-                    if table == "cells" and name.removesuffix(".parquet") in cell_ids:
+                    if name.removesuffix(".parquet") in cell_ids:
                         self._delete(path)
                     continue
                 flawed: set[str] = set()
@@ -408,10 +450,6 @@ class Results:
     def remove_results(self, cell_ids: AbstractSet[str]) -> None:
         """Removes all that is stored of these cells."""
         self.reopen(cell_ids)
-        for table in TABLES:
-            for name in self.table_files(table):
-                if name.removesuffix(".parquet") in cell_ids:
-                    self._delete(f"{table}/{name}")
         for cell_id in cell_ids:
             self.remove_checkpoints(cell_id)
 
@@ -449,8 +487,7 @@ class Results:
             path = f"{folder}/{_checkpoint_name(step)}"
             try:
                 data = self._get(path)
-            except OSError as error:  # the one before may be there
-                logger.warning("%s/%s skipped: %s", self, path, _line(error))
+            except FileNotFoundError:  # the one before may be there
                 continue
             try:
                 head, _, payload = data.partition(b"\n")
@@ -477,12 +514,9 @@ class Results:
     def remove_checkpoints(self, cell_id: str) -> None:
         """Removes all checkpoints of the cell; none is fine."""
         folder = f"checkpoints/{cell_id}"
-        for name in self._list(folder):
-            if _CHECKPOINT.fullmatch(name):
-                self._delete(f"{folder}/{name}")
-        if self._local:
-            with contextlib.suppress(OSError):  # not there, or it holds what isn't ours
-                os.rmdir(f"{self._base}/{folder}")
+        self._patiently(
+            lambda: self._files.delete_folder(folder), f"deleting {folder}", writes=True
+        )
 
     def _steps(self, folder: str) -> list[int]:
         """Steps of the checkpoints in a cell's folder, of this program's numerics."""
@@ -503,27 +537,25 @@ class Results:
         """Sets aside what is where files of these cells will be written and can't be overwritten by
         them: folders in the place of files, files or links in the place of folders. Checkpoints of
         steps that a cell hasn't got are removed. Each is logged."""
-        if not self._local:
+        if not self.local_path:
             return
         cells_by_id = {cell.cell_id: cell for cell in cells}
         for table in TABLES:
-            for entry in folders.odd_entries(f"{self._base}/{table}", files=True):
+            for entry in folders.odd_entries(f"{self.local_path}/{table}", files=True):
                 if entry.name.removesuffix(".parquet") in cells_by_id:
                     self._make_way(entry)
-        for entry in folders.odd_entries(f"{self._base}/checkpoints", files=False):
+        for entry in folders.odd_entries(f"{self.local_path}/checkpoints", files=False):
             if entry.name in cells_by_id:
                 self._make_way(entry)
-        for cell_id, step in self._checkpoints(NUMERICS).items():
+        for cell_id, cell in cells_by_id.items():
             folder = f"checkpoints/{cell_id}"
-            if cell_id in cells_by_id:
-                for entry in folders.odd_entries(f"{self._base}/{folder}", files=True):
-                    self._make_way(entry)
-                if step > cells_by_id[cell_id].steps:
-                    for step in self._steps(folder):
-                        if step > cells_by_id[cell_id].steps:
-                            path = f"{folder}/{_checkpoint_name(step)}"
-                            logger.warning("%s/%s is removed: no such step", self, path)
-                            self._delete(path)
+            for entry in folders.odd_entries(f"{self.local_path}/{folder}", files=True):
+                self._make_way(entry)
+            for step in self._steps(folder):
+                if step > cell.steps:
+                    path = f"{folder}/{_checkpoint_name(step)}"
+                    logger.warning("%s/%s is removed: no such step", self, path)
+                    self._delete(path)
 
     def _make_way(self, entry: os.DirEntry) -> None:
         if entry.is_symlink():  # what it leads to stays
@@ -567,10 +599,10 @@ class Results:
     def check_layout(self) -> None:
         """Raises ConfigError, with a line that says what to do, if a file is where the tree has a
         folder or the other way round, or links go in circles."""
-        if not self._local:
+        if not self.local_path:
             return
         for name in ("", *FOLDERS, *FILES):
-            path = f"{self._base}/{name}".rstrip("/")
+            path = f"{self.local_path}/{name}".rstrip("/")
             try:
                 mode = os.stat(path).st_mode
             except FileNotFoundError:
@@ -586,21 +618,17 @@ class Results:
 
     def _why_no_sweep(self, error: OSError) -> str:
         try:
-            kind = self._fs.get_file_info(self._base).type
-            if kind == pafs.FileType.NotFound:
+            kind = self._files.kind("")
+            if kind is None:
                 return "no such folder"
-            if kind == pafs.FileType.File:
+            if kind == "file":
                 return "not a folder"
-            if self._local:
-                below = [name for name in os.listdir(self._base) if folders.is_text(name)]
-            else:
-                infos = self._fs.get_file_info(pafs.FileSelector(self._base))
-                below = [info.base_name for info in infos if not info.is_file]
-            presets = [f"{self._base}/{name}/sweep.yaml" for name in sorted(below)]
-            found = [info for info in self._fs.get_file_info(presets) if info.is_file]
+            names = sorted(n for n in self._files.folders("") if not n.startswith("."))
+            found = [n for n in names if self._files.kind(f"{n}/sweep.yaml") == "file"]
             if found:
-                names = ", ".join(shown(info.path.split("/")[-2]) for info in found[:10])
-                return f"not a sweep's folder; it holds the sweeps {names}"
+                return (
+                    f"not a sweep's folder; it holds the sweeps {', '.join(map(shown, found[:10]))}"
+                )
             if isinstance(error, FileNotFoundError):
                 return "not a sweep's folder (it has no sweep.yaml)"
         except OSError as second:
@@ -611,20 +639,72 @@ class Results:
         """{cell_id: seconds since 1970 when a file of it was last written}, by names alone."""
         times: dict[str, float] = defaultdict(float)
         for folder in ("cells", "history", "checkpoints"):
-            for path, at in self._infos(folder, recursive=folder == "checkpoints"):
-                cell_id = path.split("/")[0].removesuffix(".parquet")
-                times[cell_id] = max(times[cell_id], at)
+            for info in self._infos(folder, recursive=folder == "checkpoints"):
+                cell_id = info.path.split("/")[0].removesuffix(".parquet")
+                times[cell_id] = max(times[cell_id], info.modified)
         return dict(times)
 
-    def claim(self, driver: str, stop: bool = False, retry: bool = False, **details: Any) -> None:
-        """Says that this driver runs the sweep from now on. Workers of another one stop, and with
-        `stop` its own ones too. `sweeps.lease` decides who may."""
-        lease = {"driver": driver, "stop": stop, **details}
-        self._put("driver", json.dumps(lease).encode(), retry=retry)
+    # --- whose it is ---
 
-    def release(self) -> None:
-        """Says that nobody runs the sweep: its workers checkpoint and stop."""
-        self._put("driver", b"")
+    def claim(
+        self,
+        driver: str,
+        replaces: Version = None,
+        *,
+        stop: bool = False,
+        retry: bool = False,
+        **details: Any,
+    ) -> None:
+        """Says that this driver runs the sweep from now on. Workers of another one stop, and with
+        `stop` its own ones too. `sweeps.lease` decides who may.
+
+        Args:
+            driver: its id.
+            replaces: what `read_claim` gave, where claims are told apart by versions.
+            stop, details: what else the lease says.
+            retry: whether a storage that fails is tried again.
+
+        Raises:
+            Changed: the lease isn't the one to be replaced.
+            OSError: the storage fails.
+        """
+        if driver != self.driver:
+            self._patiently(lambda: self._files.fence(driver), "taking over", retry)
+            self._files.use(driver)
+        lease = {"driver": driver, "stop": stop, **details}
+        self._swap_lease(json.dumps(lease).encode(), replaces, retry)
+        self.driver, self._claim_seen = driver, time.monotonic()
+
+    def release(self, replaces: Version = None) -> None:
+        """Says that nobody runs the sweep: its workers checkpoint and stop. Raises as `claim`."""
+        self._swap_lease(b"", replaces, retry=False)
+
+    def _swap_lease(self, data: bytes, replaces: Version, retry: bool) -> None:
+        def swap() -> None:
+            try:
+                self._files.swap("driver", data, replaces)
+            except Changed:
+                if self._files.read("driver")[0] != data:  # else only the answer was lost
+                    raise
+
+        self._patiently(swap, "writing driver", retry)
+
+    def claims_are_exclusive(self) -> bool:
+        """Whether the storage sees to it that of two that claim at once only one succeeds. Some
+        object stores know no conditions, others don't heed them: one is tried that isn't met."""
+        if self._files.conditional and not self.local_path:
+            path = f".conditions-{secrets.token_hex(8)}"
+            create = lambda: self._files.create(path, b"", durable=False)  # noqa: E731
+            self._put(path, b"")
+            try:
+                self._patiently(create, f"writing {path}")
+                self._files.conditional = False
+            except FileExistsError:
+                pass
+            except StorageError:
+                self._files.conditional = False
+            self._delete(path)
+        return self._files.conditional
 
     def read_lease(self, retry: bool = False) -> dict[str, Any] | None:
         """What `claim` wrote last; None if nobody has claimed the sweep, or it was released.
@@ -632,10 +712,20 @@ class Results:
         Raises:
             OSError: the storage fails.
         """
+        return self.read_claim(retry)[0]
+
+    def read_claim(self, retry: bool = False) -> tuple[dict[str, Any] | None, Version]:
+        """The lease as `read_lease` gives it, and its version."""
         try:
-            return parse_lease(self._get("driver", retry))
+            data, version = self._patiently(
+                lambda: self._files.read("driver"), "reading driver", retry
+            )
         except FileNotFoundError:
-            return None
+            return None, None
+        lease = parse_lease(data)
+        if lease and lease["driver"] == self.driver:
+            self._claim_seen = time.monotonic()
+        return lease, version
 
     def claimed_by(self, driver: str) -> bool:
         """Whether this driver's workers shall go on. A storage that fails for a moment says yes."""
@@ -663,90 +753,66 @@ class Results:
 
     # --- files ---
 
-    def _put(self, path: str, data: bytes, durable: bool = False, retry: bool = True) -> None:
+    def _put(self, path: str, data: bytes, durable: bool = False) -> None:
         """Makes `path` hold `data`, at once for every reader."""
-        self._patiently(lambda: self._put_once(path, data, durable), f"writing {path}", retry)
+        write = lambda: self._files.write(path, data, durable)  # noqa: E731
+        self._patiently(write, f"writing {path}", writes=True)
 
-    def _put_once(self, path: str, data: bytes, durable: bool) -> None:
-        target = f"{self._base}/{path}"
-        if not self._local:
-
-            def upload() -> None:
-                with self._fs.open_output_stream(target) as stream:  # seen once it is closed,
-                    stream.write(data)  # so nothing may come in between: no signal does in a thread
-
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(upload).result()
-            return
-        folder, _, name = target.rpartition("/")
-        # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
-        temporary = f"{folder}/.{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    def _create(self, path: str, data: bytes) -> None:
+        """Makes `path` hold `data`, unless there is such a file: then that stays."""
+        create = lambda: self._files.create(path, data, durable=True)  # noqa: E731
         try:
-            if not os.path.isdir(folder):
-                os.makedirs(folder, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+            self._patiently(create, f"writing {path}", writes=True)
+        except FileExistsError:
+            logger.info("%s/%s is there already", self, path)
 
-    def _get(self, path: str, retry: bool = True) -> bytes:
-        def read() -> bytes:
-            if self._local:
-                folders.check_is_file(f"{self._base}/{path}")
-            with self._fs.open_input_stream(f"{self._base}/{path}") as stream:
-                return stream.read()
+    def _get(self, path: str) -> bytes:
+        return self._patiently(lambda: self._files.read(path)[0], f"reading {path}")
 
-        return self._patiently(read, f"reading {path}", retry)
+    def _patiently(
+        self, action: Callable[[], T], what: str, retry: bool = True, writes: bool = False
+    ) -> T:
+        """What the action returns. It is tried again while the storage fails in a way that may
+        pass, after pauses that grow and are partly random, for RETRY_SECONDS at most. What
+        `writes` is not tried, nor tried again, once the sweep is another driver's.
 
-    def _patiently(self, action: Callable[[], T], what: str, retry: bool = True) -> T:
-        """What the action returns; it is tried again for RETRY_SECONDS while the storage fails in
-        a way that may pass, after pauses that grow and are partly random."""
+        Raises:
+            ClaimLost: it is.
+            OSError: the storage still fails.
+        """
         end, pause = time.monotonic() + RETRY_SECONDS, FIRST_PAUSE_SECONDS
-        while True:
+        for tries in itertools.count(1):
+            if writes:
+                self._check_claim(tries)
             try:
                 return action()
-            except OSError as error:
-                if not (retry and may_pass(error, self._local) and time.monotonic() < end):
+            except StorageError as error:
+                if not (retry and may_pass(error, tries) and time.monotonic() < end):
                     raise
                 logger.warning("%s: %s: %s; tried again", self, what, _line(error))
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        raise AssertionError
+
+    def _check_claim(self, tries: int) -> None:
+        """Before a write. On a file system the write itself fails (`sweeps.files`)."""
+        fresh = time.monotonic() - self._claim_seen < CLAIM_AGE_SECONDS and tries == 1
+        if self.driver and not self.local_path and not fresh and self.taken_from(self.driver):
+            raise ClaimLost(f"{self}: another driver has taken over")
 
     def _delete(self, path: str) -> None:
-        def delete() -> None:
-            with contextlib.suppress(FileNotFoundError):  # another worker did
-                self._fs.delete_file(f"{self._base}/{path}")
-
-        self._patiently(delete, f"deleting {path}")
+        self._patiently(lambda: self._files.delete(path), f"deleting {path}", writes=True)
 
     def _exists(self, path: str) -> bool:
-        look = functools.partial(self._fs.get_file_info, f"{self._base}/{path}")
-        return self._patiently(look, f"looking for {path}").type != pafs.FileType.NotFound
+        look = lambda: self._files.kind(path)  # noqa: E731
+        return self._patiently(look, f"looking for {path}") is not None
 
     def _list(self, folder: str, recursive: bool = False) -> list[str]:
         """Names of the files below a folder, relative to it; empty if there is none."""
-        return [path for path, _ in self._infos(folder, recursive)]
+        return [info.path for info in self._infos(folder, recursive)]
 
-    def _infos(self, folder: str, recursive: bool = False) -> list[tuple[str, float]]:
-        """(path relative to the folder, seconds since 1970 when it was last written) of the files
-        in it, and in its folders if `recursive`; empty if there is none."""
-        base = f"{self._base}/{folder}"
-
-        def look() -> list[tuple[str, float]]:
-            if self._local:
-                return folders.list_files(base, logger.warning, 2 if recursive else 1)
-            selector = pafs.FileSelector(base, allow_not_found=True, recursive=recursive)
-            infos = self._fs.get_file_info(selector)
-            files = (i for i in infos if i.is_file and not i.base_name.startswith("."))
-            return [(i.path[len(base) + 1 :], (i.mtime_ns or 0) / 1e9) for i in files]
-
-        return self._patiently(look, f"listing {folder}")
+    def _infos(self, folder: str, recursive: bool = False) -> list[Info]:
+        return self._patiently(lambda: self._files.infos(folder, recursive), f"listing {folder}")
 
 
 def resolve_root(root: str) -> str:
@@ -754,12 +820,12 @@ def resolve_root(root: str) -> str:
     return root if "://" in root else str(Path(root).expanduser().absolute())
 
 
-def may_pass(error: OSError, local: bool) -> bool:
-    """Whether it may go well if it is tried again. A file system says by number what is wrong;
-    object stores by words alone, and there only what is certain to stay is not tried again."""
+def may_pass(error: StorageError, tries: int) -> bool:
+    """Whether what failed so many times may go well if it is tried again. A file system says by
+    number what is wrong, an object store's client by kind."""
     if error.errno is not None:
         return error.errno in _PASSING
-    return not local and not re.search(_STAYING, str(error), re.IGNORECASE)
+    return tries < (REFUSED_TRIES if isinstance(error, Refused) else STORE_TRIES)
 
 
 def is_full(error: OSError) -> bool:
@@ -770,6 +836,36 @@ def is_full(error: OSError) -> bool:
 def _without_secret(text: str) -> str:
     text = re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1:***@", text)
     return re.sub(r"(secret_key|access_key|password|token)=[^&\s]*", r"\1=***", text)
+
+
+class _Shape(NamedTuple):
+    """How a cell's rows of history or curves are laid out: how many there are, the last and the
+    number of steps or positions, and the number of splits."""
+
+    rows: int
+    last: int
+    points: int
+    splits: int
+
+    def is_whole(self, splits: int, last: int | None, points: int | None) -> bool:
+        """Whether each of at least so many splits has all of at least so many points."""
+        return (
+            self.rows == self.points * self.splits
+            and self.splits >= splits
+            and self.points >= (points or 1)
+            and self.last == (last or self.last)
+        )
+
+
+def _shapes(keys: pa.Table, point: str) -> dict[str, _Shape]:
+    """{cell_id: the shape of its rows}, `point` being "step" or "position"."""
+    how = [(point, "count"), (point, "max"), (point, "count_distinct"), ("split", "count_distinct")]
+    grouped = keys.group_by("cell_id").aggregate(how)
+    columns = (grouped.column(f"{name}_{kind}").to_pylist() for name, kind in how)
+    return {
+        cell_id: _Shape(*values)
+        for cell_id, *values in zip(grouped.column("cell_id").to_pylist(), *columns, strict=True)
+    }
 
 
 def _checkpoint_name(step: int) -> str:

@@ -200,7 +200,8 @@ def sound(
 
     Args:
         table: one of SCHEMAS.
-        parts: from `decode`, by the files' names without their folder.
+        parts: from `decode`, by the files' names in the table's folder; <cell_id>/<any> is a file
+            of that cell too.
     """
     if not parts:
         return {}, {}
@@ -231,7 +232,7 @@ def sound(
                     good[name] = rows
     if owner:
         for name in [name for name in good if is_own(name)]:
-            rows, cell_id = good[name], name.removesuffix(".parquet")
+            rows, cell_id = good[name], name.split("/")[0].removesuffix(".parquet")
             if pc.any(pc.not_equal(rows[owner], cell_id)).as_py() or (
                 table == "cells" and rows.num_rows != 1
             ):

@@ -32,6 +32,7 @@ from core.config import Cell, ConfigError
 from core.graph import out_of_memory
 from core.trainer import PackTrainer
 from sweeps.files import ClaimLost, StorageError
+from sweeps.folders import check_is_file
 from sweeps.plan import Pack
 from sweeps.storage import Results, is_full
 
@@ -356,6 +357,8 @@ def _log_to(path: os.PathLike) -> None:
     """Sends this process' log to a file, made when there is something to say."""
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.exists(path):
+            check_is_file(os.fspath(path))
         handler = logging.FileHandler(path, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for name in ("core", "sweeps"):

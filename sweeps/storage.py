@@ -121,6 +121,7 @@ class Results:
             why = _without_secret(f"{root}: {error}")
             raise ConfigError(f"root: can't use {why}") from None
         self.driver = driver
+        self._told: set[str] = set()
         self._claim_seen = -math.inf  # when the lease was last seen to be this driver's
         if driver:
             self._files.use(driver)
@@ -317,7 +318,7 @@ class Results:
                     raise
                 if data is not None or gone == "log":
                     flawed.add(name)
-                    logger.warning("%s/%s can't be read: %s", self, shown(path), _line(error))
+                    self._tell(f"{shown(path)} can't be read: {_line(error)}")
                 return None
 
         for start in range(0, len(names), FILES_AT_ONCE):
@@ -328,10 +329,16 @@ class Results:
                 flawed.add(name)
                 more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
                 reason = "; ".join(reasons[:3]) + more
-                logger.warning("%s/%s is left out: %s", self, shown(f"{table}/{name}"), reason)
+                self._tell(f"{shown(f'{table}/{name}')} is left out: {reason}")
             for name in part:
                 if name in good:
                     yield name, good[name]
+
+    def _tell(self, line: str) -> None:
+        """Logs what is wrong with a file, once, however often it is read."""
+        if line not in self._told:
+            self._told.add(line)
+            logger.warning("%s/%s", self, line)
 
     def _each(self, read: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
         """read(name) of each, in order; of an object store, which answers late, many at once."""

@@ -357,6 +357,8 @@ def _log_to(path: os.PathLike) -> None:
     """Sends this process' log to a file, made when there is something to say."""
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.islink(path):  # whose end somebody else has chosen
+            os.unlink(path)
         if os.path.exists(path):
             check_is_file(os.fspath(path))
         handler = logging.FileHandler(path, delay=True)

@@ -71,6 +71,7 @@ from sweeps.tables import (
     decode,
     is_own,
     sound,
+    statuses,
 )
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,6 @@ TABLES = ("history", "curves", "cells")  # in the order in which a cell's are wr
 FOLDERS = (*TABLES, "yardsticks", "checkpoints", "logs")
 FILES = ("sweep.yaml", "driver")
 FILES_AT_ONCE = 1000  # whose rows are looked through together
-_STATUS = ("cell_id", "status", "numerics")
 READERS = 16  # files read at once
 LOOKS = 5  # times a folder is listed anew because a listed file is gone
 KEPT_CHECKPOINTS = 2  # of a cell: a torn one costs an interval, not the cell
@@ -175,19 +175,30 @@ class Results:
             status: dict[str, str] = {}  # a cell's own file goes before a merged one
             numerics: dict[str, int] = {}
             try:
-                for _, rows in self._read_files("cells", names, _STATUS, gone="raise"):
-                    revisions = [1] * rows.num_rows
-                    if "numerics" in rows.column_names:
-                        revisions = pc.fill_null(rows["numerics"], 1).to_pylist()
-                    ids = rows["cell_id"].to_pylist()
-                    status.update(zip(ids, rows["status"].to_pylist(), strict=True))
-                    numerics.update(zip(ids, revisions, strict=True))
+                for found in self._each(self._statuses, names):
+                    for cell_id, (said, revision) in found.items():
+                        status[cell_id], numerics[cell_id] = said, revision
                 break
             except FileNotFoundError:  # merged with others since it was listed: look again
                 if attempt == LOOKS - 1:
                     raise
         trained = {id_: n for id_, n in numerics.items() if status[id_] != schema.FAILED}
         return status, trained
+
+    def _statuses(self, name: str) -> dict[str, tuple[str, int]]:
+        """{cell_id: (status, numerics)} of a file of the cells table; what can't be is left out.
+
+        Raises:
+            OSError: the storage fails, which says nothing about the content.
+        """
+        data = self._get(f"cells/{name}")
+        try:
+            found, why = statuses(name, decode("cells", data, ("cell_id", "status", "numerics")))
+        except UNREADABLE as error:
+            found, why = {}, _line(error)
+        if why:
+            self._tell(f"{shown(f'cells/{name}')} is left out: {why}")
+        return found
 
     def damaged(self, cell_ids: AbstractSet[str]) -> set[str]:
         """Of these finished cells, those whose rows in some table can't be read or aren't all
@@ -232,10 +243,10 @@ class Results:
     def is_trained(self, cell_id: str) -> bool:
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
         try:
-            [(_, rows)] = self._read_files("cells", [f"{cell_id}.parquet"], _STATUS, gone="raise")
-        except (FileNotFoundError, ValueError):  # not there, not sound
+            said, _ = self._statuses(f"{cell_id}.parquet").get(cell_id, (None, 0))
+        except FileNotFoundError:
             return False
-        return rows["status"][0].as_py() in (schema.DONE, schema.DIVERGED)
+        return said in (schema.DONE, schema.DIVERGED)
 
     def read_rows(self, cell_ids: Collection[str]) -> list[dict[str, Any]]:
         """The rows of the cells table for these cells, as far as they are there."""
@@ -291,15 +302,13 @@ class Results:
         self,
         table: str,
         names: Sequence[str],
-        columns: Sequence[str] | None = None,
-        gone: Literal["log", "raise", "skip"] = "log",
+        gone: Literal["log", "skip"] = "log",
         flawed: set[str] | None = None,
     ) -> Iterator[tuple[str, pa.Table]]:
         """(name, its rows) of a table's files, in their order. One whose content can't be read, and
         rows that make no sense (`sweeps.tables`), are logged by name and left out.
 
         Args:
-            columns: only these.
             gone: what to do about a file that isn't there.
             flawed: names of files of which something is left out are added to it.
 
@@ -312,9 +321,9 @@ class Results:
             path, data = f"{table}/{name}", None
             try:
                 data = self._get(path)
-                return decode(table, data, columns)
+                return decode(table, data)
             except UNREADABLE as error:
-                if data is None and not (isinstance(error, FileNotFoundError) and gone != "raise"):
+                if data is None and not isinstance(error, FileNotFoundError):
                     raise
                 if data is not None or gone == "log":
                     flawed.add(name)

@@ -174,7 +174,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
             patched.setattr(os, broken, fail)
             with pytest.raises(OSError, match="No space"):
                 results.write_checkpoint(state(5) | {"more": 1})
-    assert files(results, f"checkpoints/{ID}") == ["5.ckpt"]
+    assert files(results, f"checkpoints/{ID}") == ["5.n2.ckpt"]
     assert "more" not in results.read_checkpoint(ID)
 
 

@@ -36,7 +36,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -252,10 +252,22 @@ class Results:
         """The rows of the cells table for these cells, as far as they are there."""
         rows: list[dict[str, Any]] = []
         merged = set(cell_ids)
-        own = [f"{cell_id}.parquet" for cell_id in cell_ids]
-        for name, table in self._read_files("cells", own, gone="skip"):
-            rows += table.to_pylist()
-            merged.discard(name.removesuffix(".parquet"))
+        for cell_id in cell_ids:
+            name = f"{cell_id}.parquet"
+            try:
+                table = decode("cells", self._get(f"cells/{name}"))
+                found, why = statuses(name, table)
+            except FileNotFoundError:
+                continue
+            except StorageError:
+                raise
+            except UNREADABLE as error:
+                found, why = {}, _line(error)
+            if why:
+                self._tell(f"{shown(f'cells/{name}')} is left out: {why}")
+            if found:
+                rows += table.to_pylist()
+                merged.discard(cell_id)
         if merged:
             names = [name for name in self.table_files("cells") if not is_own(name)]
             tables, _ = self.read_tables("cells", names, merged)
@@ -302,14 +314,12 @@ class Results:
         self,
         table: str,
         names: Sequence[str],
-        gone: Literal["log", "skip"] = "log",
         flawed: set[str] | None = None,
     ) -> Iterator[tuple[str, pa.Table]]:
         """(name, its rows) of a table's files, in their order. One whose content can't be read, and
         rows that make no sense (`sweeps.tables`), are logged by name and left out.
 
         Args:
-            gone: what to do about a file that isn't there.
             flawed: names of files of which something is left out are added to it.
 
         Raises:
@@ -325,9 +335,8 @@ class Results:
             except UNREADABLE as error:
                 if data is None and not isinstance(error, FileNotFoundError):
                     raise
-                if data is not None or gone == "log":
-                    flawed.add(name)
-                    self._tell(f"{shown(path)} can't be read: {_line(error)}")
+                flawed.add(name)
+                self._tell(f"{shown(path)} can't be read: {_line(error)}")
                 return None
 
         for start in range(0, len(names), FILES_AT_ONCE):

@@ -57,6 +57,7 @@ KEYS = {
     "curves": ["cell_id", "split", "position"],
 }
 SECONDS = 60  # that a case may take, or it hangs
+ERROR = r"(error|report|(phasesweep|python -m) [\w.]+): "  # begins a line that ends a command
 MAY_DIFFER = ["wall_seconds", "versions"]
 TREE = "results/tiny"
 
@@ -144,9 +145,7 @@ class Fuzzer:
         assert "Traceback" not in said, said
         assert all(c.isprintable() or c == "\n" for c in said), repr(said)
         if ended:
-            errors = [
-                line for line in said.split("\n") if re.match(r"(error|phasesweep \w+): ", line)
-            ]
+            errors = [line for line in said.split("\n") if re.match(ERROR, line)]
             assert len(errors) == 1, said
         return ended, said
 

@@ -152,6 +152,8 @@ class LocalFiles:
         """The others' folders are moved away, each in one step, and then removed."""
         folder = f"{self._base}/{WRITING}"
         with _telling():
+            if os.path.islink(folder):  # not ours: what it leads to stays
+                os.unlink(folder)
             os.makedirs(f"{folder}/{driver}", exist_ok=True)
             for name in set(os.listdir(folder)) - {driver}:
                 gone = f"{folder}/{name}"
@@ -159,7 +161,8 @@ class LocalFiles:
                     gone = f"{folder}/.{secrets.token_hex(8)}"
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(f"{folder}/{name}", gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                with contextlib.suppress(OSError):  # what is left over goes next time
+                    _remove_tree(gone)
 
     def read(self, path: str) -> tuple[bytes, Version]:
         with _telling(), open(f"{self._base}/{path}", "rb") as file:
@@ -245,10 +248,7 @@ class LocalFiles:
                     self._check_ours(target)
                     gone = target
             with contextlib.suppress(FileNotFoundError):
-                if os.path.isdir(gone) and not os.path.islink(gone):
-                    shutil.rmtree(gone)
-                else:
-                    os.unlink(gone)
+                _remove_tree(gone)
 
     def infos(self, folder: str, recursive: bool) -> list[Info]:
         found: list[Info] = []
@@ -288,12 +288,22 @@ def _telling() -> Iterator[None]:
     except (FileNotFoundError, FileExistsError, ClaimLost, StorageError):
         raise
     except OSError as error:
-        raise StorageError(*error.args, error.filename) from error
+        if error.errno is None:
+            raise StorageError(_line(error)) from error
+        raise StorageError(error.errno, error.strerror, error.filename) from error
 
 
 def _is_text(name: str) -> bool:
     """Whether a name can be shown and written down. Ours can."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _remove_tree(path: str) -> None:
+    """A file, a link, or a folder with what is in it; what links lead to stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _link(temporary: str, target: str) -> None:

@@ -92,7 +92,8 @@ class Chaos:
 
     def start(self, root: str, disturbed: bool) -> subprocess.Popen:
         """The command a user types, in a process group of its own."""
-        environment = {**os.environ, "RAY_ADDRESS": "local"}  # whatever else runs here
+        # Whatever else runs here, it is neither joined nor waited for.
+        environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
         if disturbed:
             path = f"{SITE}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
             environment |= {"PYTHONPATH": path, "CHAOS_SEED": f"{self.seed} {self.runs}"}

@@ -212,3 +212,21 @@ def test_expired_credentials_are_one_line(store, monkeypatch, tmp_path):
     assert "\n" not in report["config_error"]
     monkeypatch.undo()
     assert results.finished() == {}
+
+
+def test_what_links_lead_to_stays(tmp_path):
+    """Taking over removes other drivers' folders, and nothing outside of the tree."""
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "folder" / "file").write_text("mine")
+    results = Results(str(tmp_path), "sweep")
+    results.claim("first")
+    (tmp_path / "sweep" / files.WRITING / "other").symlink_to(outside)
+    Results(str(tmp_path), "sweep").claim("second")
+    writing = tmp_path / "sweep" / files.WRITING
+    assert [path.name for path in writing.iterdir()] == ["second"]
+    (writing / "second").rmdir()
+    writing.rmdir()
+    writing.symlink_to(outside)
+    Results(str(tmp_path), "sweep").claim("third")
+    assert (outside / "folder" / "file").read_text() == "mine"

@@ -185,26 +185,21 @@ class LocalFiles:
         # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
         temporary = f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         with _telling():
-            if self._writing is None:
+            if not os.path.isdir(folder):
+                self._check_ours(path)
                 os.makedirs(folder, exist_ok=True)
+            try:
+                made_in = self._writing or folder
+                self._write_by(f"{made_in}/{temporary}", target, data, durable, move)
+            except FileNotFoundError as error:
+                self._check_ours(path)  # else a folder went meanwhile, and can be made again
+                raise StorageError(errno.EAGAIN, error.strerror, error.filename) from error
+            except OSError as error:
+                if error.errno != errno.EXDEV or self._writing is None:
+                    raise
+                # The folder is linked to another file system, to which nothing can be moved.
+                self._check_ours(path)
                 self._write_by(f"{folder}/{temporary}", target, data, durable, move)
-                return
-            for attempt in (1, 2):
-                try:
-                    self._write_by(f"{self._writing}/{temporary}", target, data, durable, move)
-                    return
-                except FileNotFoundError:
-                    self._check_ours(path)
-                    if attempt == 2:
-                        raise
-                    os.makedirs(folder, exist_ok=True)
-                except OSError as error:
-                    if error.errno != errno.EXDEV or attempt == 2:
-                        raise
-                    # The folder is linked to another file system, to which nothing can be moved.
-                    self._check_ours(path)
-                    self._write_by(f"{folder}/{temporary}", target, data, durable, move)
-                    return
 
     def _check_ours(self, path: str) -> None:
         if self._writing and not os.path.isdir(self._writing):

@@ -153,6 +153,8 @@ class LocalFiles:
         """The others' folders are moved away, each in one step, and then removed."""
         folder = f"{self._base}/{WRITING}"
         with _telling():
+            if os.path.islink(folder):  # not ours: what it leads to stays
+                os.unlink(folder)
             os.makedirs(f"{folder}/{driver}", exist_ok=True)
             for name in set(os.listdir(folder)) - {driver}:
                 gone = f"{folder}/{name}"
@@ -160,7 +162,8 @@ class LocalFiles:
                     gone = f"{folder}/.{secrets.token_hex(8)}"
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(f"{folder}/{name}", gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                with contextlib.suppress(OSError):  # what is left over goes next time
+                    _remove_tree(gone)
 
     def read(self, path: str) -> tuple[bytes, Version]:
         with _telling():
@@ -185,26 +188,21 @@ class LocalFiles:
         # A dot in front: neither `*.parquet` nor pyarrow's and pandas' folder readers see it.
         temporary = f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         with _telling():
-            if self._writing is None:
+            if not os.path.isdir(folder):
+                self._check_ours(path)
                 os.makedirs(folder, exist_ok=True)
+            try:
+                made_in = self._writing or folder
+                self._write_by(f"{made_in}/{temporary}", target, data, durable, move)
+            except FileNotFoundError as error:
+                self._check_ours(path)  # else a folder went meanwhile, and can be made again
+                raise StorageError(errno.EAGAIN, error.strerror, error.filename) from error
+            except OSError as error:
+                if error.errno != errno.EXDEV or self._writing is None:
+                    raise
+                # The folder is linked to another file system, to which nothing can be moved.
+                self._check_ours(path)
                 self._write_by(f"{folder}/{temporary}", target, data, durable, move)
-                return
-            for attempt in (1, 2):
-                try:
-                    self._write_by(f"{self._writing}/{temporary}", target, data, durable, move)
-                    return
-                except FileNotFoundError:
-                    self._check_ours(path)
-                    if attempt == 2:
-                        raise
-                    os.makedirs(folder, exist_ok=True)
-                except OSError as error:
-                    if error.errno != errno.EXDEV or attempt == 2:
-                        raise
-                    # The folder is linked to another file system, to which nothing can be moved.
-                    self._check_ours(path)
-                    self._write_by(f"{folder}/{temporary}", target, data, durable, move)
-                    return
 
     def _check_ours(self, path: str) -> None:
         if self._writing and not os.path.isdir(self._writing):
@@ -248,10 +246,7 @@ class LocalFiles:
                     self._check_ours(target)
                     gone = target
             with contextlib.suppress(FileNotFoundError):
-                if os.path.isdir(gone) and not os.path.islink(gone):
-                    shutil.rmtree(gone)
-                else:
-                    os.unlink(gone)
+                _remove_tree(gone)
 
     def infos(self, folder: str, recursive: bool) -> list[Info]:
         with _telling():
@@ -279,7 +274,17 @@ def _telling() -> Iterator[None]:
     except (FileNotFoundError, FileExistsError, ClaimLost, StorageError):
         raise
     except OSError as error:
-        raise StorageError(*error.args, error.filename) from error
+        if error.errno is None:
+            raise StorageError(_line(error)) from error
+        raise StorageError(error.errno, error.strerror, error.filename) from error
+
+
+def _remove_tree(path: str) -> None:
+    """A file, a link, or a folder with what is in it; what links lead to stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _link(temporary: str, target: str) -> None:

@@ -45,7 +45,6 @@ PRESET = {
 SITE = Path(__file__).parent / "chaos_site"
 LEASE_SECONDS = 8.0
 PATIENCE = 120.0  # seconds that a command may take to end: Ray starts for up to 30
-STARTING = 8.0  # seconds that a command takes before it trains, on an idle machine
 FATES = {  # and how often they are chosen
     "a worker killed": 3,
     "all workers killed": 1,
@@ -87,12 +86,14 @@ class Chaos:
         self.runs = 0
         self.problems: list[str] = []
         self.outputs: dict[int, Path] = {}  # of the commands
+        self.starting = self.undisturbed = 8.0  # seconds until it trains, and until it is done
         self._log = folder / "kills"
         self._log.touch()
 
     def start(self, root: str, disturbed: bool) -> subprocess.Popen:
         """The command a user types, in a process group of its own."""
-        environment = {**os.environ, "RAY_ADDRESS": "local"}  # whatever else runs here
+        # Whatever else runs here, it is neither joined nor waited for.
+        environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
         if disturbed:
             path = f"{SITE}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
             environment |= {"PYTHONPATH": path, "CHAOS_SEED": f"{self.seed} {self.runs}"}
@@ -118,16 +119,32 @@ class Chaos:
             self.killed[f"in a write ({moment})"] = number
         return self.killed.total()
 
-    def disturb(self, kills: int, undisturbed: float) -> None:
-        """Runs the command, which takes so many seconds, until there were that many events."""
-        names, weights = list(FATES), list(FATES.values())
+    def measure(self, root: Path) -> bool:
+        """Runs the command undisturbed, to see how long it takes. Returns whether it was done."""
+        began = time.monotonic()
+        run = self.start(str(root), disturbed=False)
+        while not self._pass(run, 0.2):
+            if not (root / "chaos" / "checkpoints").exists():
+                self.starting = time.monotonic() - began
+        self.undisturbed = time.monotonic() - began
+        if run.returncode:
+            print(self.outputs[run.pid].read_text(), file=sys.stderr)
+        return run.returncode == 0
+
+    def disturb(self, kills: int) -> None:
+        """Runs the command until there were that many events."""
+        deck: list[str] = []
         while self.count() < kills:
             run = self.start(self.root, disturbed=True)
-            fate = self.chance.choices(names, weights)[0]
+            if not deck:  # each comes as often as it should
+                deck = [fate for fate, times in FATES.items() for _ in range(times)]
+                self.chance.shuffle(deck)
+            fate = deck.pop()
             if self.chance.random() < 0.2:
-                wait = self.chance.uniform(0.5, STARTING)
+                wait = self.chance.uniform(0.5, self.starting)
             else:  # while it trains
-                wait = self.chance.uniform(STARTING, max(2 * STARTING, 0.6 * undisturbed))
+                most = max(2 * self.starting, min(60.0, 0.6 * self.undisturbed))
+                wait = self.chance.uniform(self.starting, most)
             self._pass(run, wait)
             if run.poll() is None:
                 self._meet(run, fate)
@@ -189,10 +206,10 @@ class Chaos:
         with stopped(pids):
             time.sleep(LEASE_SECONDS + 1)
             second = self.start(self.root, disturbed=True)
-            self._pass(second, self.chance.uniform(1, 2 * STARTING))
+            self._pass(second, self.chance.uniform(1, 2 * self.starting))
         if not self._pass(run, PATIENCE):
             self.problems.append(f"{fate}: the command runs on though another has taken over")
-        self._pass(second, self.chance.uniform(0, STARTING))
+        self._pass(second, self.chance.uniform(0, self.starting))
         for pid in [second.pid, *descendants(second.pid)]:
             kill(pid)
         self._end(second)
@@ -268,15 +285,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = {"steps": steps, "image_size": arguments.image_size}
         chaos = Chaos(folder, arguments.seed, root, **settings)
 
-        began = time.monotonic()
-        run = chaos.start(str(folder / "undisturbed"), disturbed=False)
-        if run.wait():
-            print(chaos.outputs[run.pid].read_text(), file=sys.stderr)
+        if not chaos.measure(folder / "undisturbed"):
             return 1
-        undisturbed = time.monotonic() - began
-        print(f"undisturbed: {undisturbed:.0f} s", flush=True)
+        print(f"undisturbed: {chaos.undisturbed:.0f} s", flush=True)
         began = time.monotonic()
-        chaos.disturb(arguments.kills, undisturbed)
+        chaos.disturb(arguments.kills)
         chaos.finish()
         seconds = time.monotonic() - began
         if store:
@@ -293,8 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"| {what} | {number} |")
         print(f"| events survived | {count} |")
         print(f"| runs of the command | {chaos.runs - 1} |")
-        print(f"| seconds, undisturbed | {undisturbed:.0f} |")
-        print(f"| seconds lost | {seconds - undisturbed:.0f} |")
+        print(f"| seconds, undisturbed | {chaos.undisturbed:.0f} |")
+        print(f"| seconds lost | {seconds - chaos.undisturbed:.0f} |")
         if store:
             faults = ", ".join(f"{number} {what}" for what, number in sorted(store.counts.items()))
             print(f"| requests to S3 | {store.requests} |")

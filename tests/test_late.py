@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 import threading
 import time
 
@@ -212,3 +213,47 @@ def test_expired_credentials_are_one_line(store, monkeypatch, tmp_path):
     assert "\n" not in report["config_error"]
     monkeypatch.undo()
     assert results.finished() == {}
+
+
+def test_what_links_lead_to_stays(tmp_path):
+    """Taking over removes other drivers' folders, and nothing outside of the tree."""
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "folder" / "file").write_text("mine")
+    results = Results(str(tmp_path), "sweep")
+    results.claim("first")
+    (tmp_path / "sweep" / files.WRITING / "other").symlink_to(outside)
+    Results(str(tmp_path), "sweep").claim("second")
+    writing = tmp_path / "sweep" / files.WRITING
+    assert [path.name for path in writing.iterdir()] == ["second"]
+    (writing / "second").rmdir()
+    writing.rmdir()
+    writing.symlink_to(outside)
+    Results(str(tmp_path), "sweep").claim("third")
+    assert (outside / "folder" / "file").read_text() == "mine"
+
+
+def test_a_folder_linked_to_another_file_system(tmp_path):
+    try:
+        elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
+    except OSError:
+        pytest.skip("there is none")
+    with elsewhere as folder:
+        if os.stat(folder).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("it is the same")
+        (tmp_path / "sweep").mkdir()
+        for table in (*storage.TABLES, "checkpoints"):
+            (tmp_path / "sweep" / table).symlink_to(folder)
+        worker = Results(str(tmp_path), "sweep")
+        worker.claim("first")
+        worker.write_checkpoint(state(250, ID))
+        worker._create("cells/a.parquet", b"x")
+        worker._create("cells/a.parquet", b"y")
+        worker._delete("cells/a.parquet")
+        worker.remove_checkpoints(ID)
+        assert os.listdir(folder) == []
+        Results(str(tmp_path), "sweep").claim("second")
+        for late in (LATE["checkpoint"], LATE["failure"], lambda w: w._delete("cells/a.parquet")):
+            with pytest.raises(ClaimLost):
+                late(worker)
+        assert all(not names for _, _, names in os.walk(folder))

@@ -1,7 +1,6 @@
 """One driver a sweep: the second is told, a dead one is succeeded, workers obey only theirs."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,8 @@ from sweeps import run
 from sweeps.files import Changed
 from sweeps.lease import acquire, is_live
 from sweeps.storage import Results
+from tests import lease_races
+from tests.s3 import failing_s3
 
 PRESET = "cell: {steps: 10, warmup_steps: 5, image_size: 4}\ngrid: {seed: [0, 1]}\n"
 
@@ -132,29 +133,15 @@ def test_a_dead_process_of_this_machine_expires_at_once(tmp_path):
     acquire(results).release()
 
 
-def contend(root, barrier, queue):
-    barrier.wait()
-    try:
-        acquire(Results(root, "sweep"))
-        queue.put("mine")
-    except ConfigError as error:
-        queue.put(str(error))
-    barrier.wait()  # the owner stays alive until all have tried
-
-
-def test_of_many_that_start_together_one_gets_it(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, queue = context.Barrier(6), context.Queue()
-    processes = [
-        context.Process(target=contend, args=(str(tmp_path), barrier, queue)) for _ in range(6)
-    ]
-    for process in processes:
-        process.start()
-    answers = [queue.get(timeout=30) for _ in processes]
-    for process in processes:
-        process.join()
-    assert answers.count("mine") == 1
-    assert all("is being run: by process" in a for a in answers if a != "mine")
+@pytest.mark.parametrize("where", ["path", "store"])
+def test_of_those_that_start_together_one_gets_it(tmp_path, where):
+    """`python -m tests.lease_races` does it a thousand times."""
+    if where == "path":
+        found = lease_races.owners(str(tmp_path), races=4, processes=3)
+    else:
+        with failing_s3(0.5, faults=("slow",), slow_seconds=0.2):
+            found = lease_races.owners("s3://bucket/races", races=4, processes=3)
+    assert [len(drivers) for drivers in found] == [1] * 4
 
 
 def test_the_command_says_it_in_one_line_and_touches_nothing(tmp_path, capsys):

@@ -102,3 +102,21 @@ def test_custom_endpoints_come_from_the_environment(name, s3, monkeypatch):
     results.write_yardsticks("a", [])
     filesystem, inside = open_folder("s3://bucket/here/sweep")
     assert filesystem.get_file_info(f"{inside}/yardsticks/a.parquet").is_file
+
+
+def test_credentials_come_from_a_profile_too(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3[1]}")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    for name, content in (
+        ("AWS_SHARED_CREDENTIALS_FILE", "[lab]\naws_access_key_id=k\naws_secret_access_key=s\n"),
+        ("AWS_CONFIG_FILE", "[profile lab]\nregion = eu-west-1\n"),
+    ):
+        (tmp_path / name).write_text(content)
+        monkeypatch.setenv(name, str(tmp_path / name))
+    results = Results("s3://bucket/here", "sweep")
+    results.write_yardsticks("a", [])
+    assert results._list("yardsticks") == ["a.parquet"]
+    settings = results._files._store.config
+    assert (settings["region"], settings["access_key_id"]) == ("eu-west-1", "k")

@@ -68,11 +68,11 @@ def patch_files(module):
     module.LocalFiles._write_by = staticmethod(local)
 
     def disturbed(put):
-        def putting(self, path, data, *rest):
+        def putting(self, path, data, *rest, **more):
             moment = choose(path, ["under way", "in place"])
             if moment == "under way":
                 threading.Timer(random.uniform(0, 0.02), die, (path, moment)).start()
-            answer = put(self, path, data, *rest)
+            answer = put(self, path, data, *rest, **more)
             if moment == "in place":
                 die(path, moment)
             return answer

@@ -825,6 +825,10 @@ class Results:
         if self.driver and not self.local_path and not fresh and self.taken_from(self.driver):
             raise ClaimLost(f"{self}: another driver has taken over")
 
+    def _read_table(self, path: str) -> pa.Table:
+        """The rows of `<table>/<name>`. Raises `sweeps.tables.UNREADABLE`."""
+        return decode(path.partition("/")[0], self._get(path))
+
     def _delete(self, path: str) -> None:
         self._patiently(lambda: self._files.delete(path), f"deleting {path}", writes=True)
 

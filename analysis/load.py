@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from core import schema
+from sweeps import folders, tables
 
 Path = str | os.PathLike[str]
 
-COMPACT = "compact-"  # a merged file, `compact-*.parquet`; all others hold one cell, <cell_id>
+HALF_TRAINED = "checkpoints"  # folder of what unfinished cells have
 THREADS = 8  # that fetch files: on remote filesystems that is waiting. One decodes: many threads
 # that decode small files wait for each other.
 
@@ -55,8 +53,23 @@ def load_cells(path: Path) -> pd.DataFrame:
     frame = _load(path, "cells", CELL_COLUMNS)
     if frame.empty:
         raise ResultsError(f"{path}: no finished cells yet")
+    _warn_of_numerics(path, frame)
     order = ["architecture", "model_size", "num_tasks", "seed", "cell_id"]
     return frame.sort_values(order, ignore_index=True)
+
+
+def _warn_of_numerics(path: Path, cells: pd.DataFrame) -> None:
+    """Cells of several revisions (`core.config.NUMERICS`) in one figure are worth a word."""
+    if "numerics" not in cells:
+        return
+    trained = cells.loc[cells["status"] != schema.FAILED, "numerics"]
+    counts = trained.fillna(1).astype(int).value_counts().sort_index()
+    if len(counts) > 1:
+        parts = ", ".join(f"{count} of revision {revision}" for revision, count in counts.items())
+        _warn(
+            f"{path}: cells of different numerics are shown together ({parts}); `phasesweep run` "
+            "with --other-numerics renew trains the others anew"
+        )
 
 
 def load_history(path: Path) -> pd.DataFrame:
@@ -82,17 +95,7 @@ def load_yardsticks(path: Path) -> pd.DataFrame:
 
     Empty if `phasesweep yardsticks` hasn't run. Arguments and errors as for `load_cells`.
     """
-    filesystem, folder = open_folder(path)
-    names = _parquet_names(filesystem, folder, path, "yardsticks")
-    columns = schema.YARDSTICK_COLUMNS
-    parts = {
-        name: part
-        for name, part in _read_all(filesystem, folder, names).items()
-        if _has_columns(name, part, columns)
-    }
-    if not parts:
-        return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
-    frame = pa.concat_tables(parts.values(), promote_options="permissive").to_pandas()
+    frame = _load(path, "yardsticks", schema.YARDSTICK_COLUMNS)
     order = [*schema.YARDSTICK_SETTINGS, "split", "yardstick", "position"]
     return frame.sort_values(order, ignore_index=True)
 
@@ -117,116 +120,149 @@ def _load(path: Path, table: str, columns: tuple[str, ...]) -> pd.DataFrame:
     for attempt in (1, 2, 3):
         names = _parquet_names(filesystem, folder, path, table)
         try:
-            parts = _read_all(filesystem, folder, names)
+            parts = _read_all(filesystem, f"{folder}/{table}", table, names, columns)
             break
         except FileNotFoundError as error:  # merged into a compact file since we looked: look again
             if attempt == 3:
                 raise ResultsError(f"{path}: files vanish while being read: {error}") from error
-    parts = {name: part for name, part in parts.items() if _has_columns(name, part, columns)}
-    if not parts:
-        if names:
+    parts = dict(sorted(parts.items(), key=lambda item: (tables.is_own(item[0]), item[0])))
+    ranked = list(parts.values())
+    if table == "history":
+        ranked = [*_half_trained(filesystem, folder, columns), *ranked]
+    if not ranked:
+        if names and table != "yardsticks":
             raise ResultsError(f"{path}/{table}: none of {len(names)} Parquet files can be used")
         return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
-    return _concatenate(parts)
+    return _concatenate(table, ranked)
 
 
 def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: str) -> list[str]:
-    """Files of a table as `<table>/<name>`, sorted; those in the making (`.` or `_`) left out."""
+    """A table's files, sorted; those in the making (`.` or `_`) left out."""
     try:
-        entries = filesystem.get_file_info(fs.FileSelector(f"{folder}/{table}"))
+        if isinstance(filesystem, fs.LocalFileSystem):
+            found = [name for name, _ in folders.list_files(f"{folder}/{table}", _warn)]
+            if not found and not os.path.isdir(f"{folder}/{table}"):
+                raise FileNotFoundError
+        else:
+            entries = filesystem.get_file_info(fs.FileSelector(f"{folder}/{table}"))
+            found = [entry.base_name for entry in entries]
     except FileNotFoundError:
         if table != "cells":
             return []
         raise ResultsError(f"{path}: {_why_no_cells(filesystem, folder)}") from None
-    except (NotADirectoryError, OSError) as error:
+    except OSError as error:
         raise ResultsError(f"{path}: {_one_line(error)}") from error
-    names = (entry.base_name for entry in entries)
-    return sorted(f"{table}/{n}" for n in names if n.endswith(".parquet") and n[0] not in "._")
+    return sorted(n for n in found if n.endswith(".parquet") and n[0] not in "._")
+
+
+def _half_trained(
+    filesystem: fs.FileSystem, folder: str, columns: tuple[str, ...]
+) -> list[pa.Table]:
+    """Histories of unfinished cells, `checkpoints/<cell_id>/history.parquet`."""
+    below = f"{folder}/{HALF_TRAINED}"
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            paths = [path for path, _ in folders.list_files(below, _warn, depth=2)]
+        else:
+            selector = fs.FileSelector(below, allow_not_found=True, recursive=True)
+            infos = filesystem.get_file_info(selector)
+            paths = [info.path[len(below) + 1 :] for info in infos]
+    except OSError:
+        return []
+    ids = sorted(path.removesuffix("/history.parquet") for path in paths if path.count("/") == 1)
+    names = [f"{id_}/history.parquet" for id_ in ids if f"{id_}/history.parquet" in paths]
+    found = _read_all(filesystem, below, "history", names, columns, gone=True)
+    return list(found.values())
 
 
 def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
     try:
-        entries = filesystem.get_file_info(fs.FileSelector(folder))
+        if isinstance(filesystem, fs.LocalFileSystem):
+            entries = [e.path for e in os.scandir(folder) if e.is_dir()]
+            below = sorted(name for name in entries if folders.is_text(name))
+        else:
+            infos = filesystem.get_file_info(fs.FileSelector(folder))
+            below = sorted(e.path for e in infos if e.type == fs.FileType.Directory)
     except FileNotFoundError:
         return "no such folder"
     except OSError as error:
         return _one_line(error)
-    folders = [e.path for e in entries if e.type == fs.FileType.Directory]
-    if f"{folder}/history" in folders:
+    if {f"{folder}/history", f"{folder}/{HALF_TRAINED}"} & set(below):
         return "no finished cells yet"
-    inside = filesystem.get_file_info([f"{name}/cells" for name in sorted(folders)])
+    inside = filesystem.get_file_info([f"{name}/cells" for name in below])
     sweeps = [e.path.split("/")[-2] for e in inside if e.type == fs.FileType.Directory]
     if sweeps:
         return f"not a sweep's folder; it holds the sweeps {', '.join(sweeps)}"
     return "not a sweep's folder (it has no folder named cells)"
 
 
-def _read_all(filesystem: fs.FileSystem, folder: str, names: list[str]) -> dict[str, pa.Table]:
-    """Tables by file name. Unreadable files are warned about and left out.
+def _read_all(
+    filesystem: fs.FileSystem,
+    folder: str,
+    table: str,
+    names: list[str],
+    columns: tuple[str, ...],
+    gone: bool = False,
+) -> dict[str, pa.Table]:
+    """Rows of a table by file name. What can't be read or makes no sense is warned about and left
+    out. `gone`: so is what is gone since it was listed, without a word.
 
     Raises:
         FileNotFoundError: a file is gone since it was listed.
     """
 
-    def fetch(name: str) -> bytes | OSError:
+    def fetch(name: str) -> bytes | OSError | None:
         try:
             with filesystem.open_input_file(f"{folder}/{name}") as file:
                 return file.read()
         except FileNotFoundError:
+            if gone:
+                return None
             raise
         except OSError as error:
             return error
 
-    tables = {}
+    shown = f"{os.path.basename(folder)}/{{}}".format
+    found: dict[str, pa.Table] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for name, content in zip(names, pool.map(fetch, names), strict=True):
             try:
-                tables[name] = _decode(content)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                _warn_skipped(name, _one_line(error))
-    return tables
+                if isinstance(content, OSError):
+                    raise content
+                if content is not None:
+                    found[name] = tables.decode(table, content, required=columns)
+            except tables.UNREADABLE as error:
+                _warn_skipped(shown(name), _one_line(error))
+    found, why = tables.sound(table, found)
+    for name, reasons in why.items():
+        _warn_skipped(shown(name), "; ".join(reasons[:3]))
+    return found
 
 
-def _decode(content: bytes | OSError) -> pa.Table:
-    """The table of a Parquet file's content. Raises what `content` is if it couldn't be read."""
-    if isinstance(content, OSError):
-        raise content
-    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-    return file.read(use_threads=False)
-
-
-def _has_columns(name: str, table: pa.Table, columns: Iterable[str]) -> bool:
-    found = set(table.column_names)
-    missing = [column for column in columns if column not in found]
-    if missing:
-        _warn_skipped(name, f"it lacks the columns {', '.join(missing)}")
-    return not missing
-
-
-def _concatenate(parts: dict[str, pa.Table]) -> pd.DataFrame:
+def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
     """One frame of all parts; a column that some lack is null there.
 
-    A cell's rows come from one file: its own if there is one, else the last merged one.
+    A cell's rows come from one part, the last one that has some: its own file if there is one, else
+    the last merged one, else what it had half-trained.
     """
-    unified, fitting = pa.schema([]), {}
-    for name, part in parts.items():
-        try:
-            unified = pa.unify_schemas([unified, part.schema], promote_options="permissive")
-            fitting[name] = part
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            _warn_skipped(name, f"it doesn't fit the files before it: {_one_line(error)}")
-    own = {name: not os.path.basename(name).startswith(COMPACT) for name in fitting}
-    names = sorted(fitting, key=lambda name: (own[name], name))
-    alike = all(fitting[n].schema.equals(unified) for n in names)
-    promote: Literal["none", "permissive"] = "none" if alike else "permissive"  # which is slow
-    frame = pa.concat_tables([fitting[n] for n in names], promote_options=promote).to_pandas()
-    rank = pd.Series(np.repeat(np.arange(len(names)), [fitting[n].num_rows for n in names]))
+    whole, left_out = tables.concatenate(parts)
+    if left_out:
+        names = ", ".join(map(folders.shown, left_out))
+        _warn_skipped(f"columns of {table}", f"types differ: {names}")
+    frame = whole.to_pandas()
+    if "cell_id" not in frame:
+        return frame
+    rank = pd.Series(np.repeat(np.arange(len(parts)), [part.num_rows for part in parts]))
     return frame[rank == rank.groupby(frame["cell_id"]).transform("max")]
 
 
 def _warn_skipped(name: str, why: str) -> None:
-    warnings.warn(f"skipped {name}: {why}", ResultsWarning, stacklevel=2)
+    _warn(f"skipped {folders.shown(name)}: {why}")
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, ResultsWarning, stacklevel=3)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return folders.shown(" ".join(str(error).split())) or type(error).__name__

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from pyarrow import fs
 
 from analysis import command, compare, experiments, load, phase_plot, phases, transitions
 from core import schema
 from core.process import as_command
-from sweeps import places
+from sweeps import folders, places
 from sweeps.command import Parser, place, sweep_parser
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def _settings(path: str) -> str | None:
     """The stored preset as text; None if there is none."""
     filesystem, folder = load.open_folder(path)
     try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            folders.check_is_file(f"{folder}/{SETTINGS}")
         with filesystem.open_input_stream(f"{folder}/{SETTINGS}") as file:
             return file.read().decode(errors="replace")
     except (FileNotFoundError, OSError):

@@ -14,6 +14,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 MAX_NUMBERS = 10**12  # of a model, of a step: what no device holds
 MAX_EVALUATIONS = 10**5  # of a cell: its history is kept in memory
+# Revision of the numbers: raised whenever a cell's results change by a bit on the machine that they
+# were made on. Results and checkpoints that don't say theirs are of revision 1.
+NUMERICS = 2
+
 MAX_TASKS = 2**32  # seen tasks are numbered 0 ... MAX_TASKS - 1; unseen ones start there
 
 

@@ -81,6 +81,7 @@ CELL_RESULT_COLUMNS = (
     "wall_seconds",
     "device",
     "versions",
+    "numerics",
 )
 
 

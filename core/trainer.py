@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from core import cost, schema
 from core.architectures import ARCHITECTURES
-from core.config import Cell, ConfigError, grouped, pack_key, stack_key, stream_key
+from core.config import NUMERICS, Cell, ConfigError, grouped, pack_key, stack_key, stream_key
 from core.data import load_images
 from core.fate import decided
 from core.graph import Repeated
@@ -26,6 +25,7 @@ from core.native import check
 from core.operations import cross_entropy
 from core.sampler import DRAW_STEPS, Draw, Sampler
 from core.stack import Stack
+from core.version import own_version
 
 
 class PackTrainer:
@@ -204,6 +204,7 @@ class PackTrainer:
             {
                 "cell_id": cell.cell_id,
                 "step": self.step,
+                "numerics": NUMERICS,
                 **state,
                 "wall_seconds": seconds,
                 "history": [dict(row) for row in rows],
@@ -249,6 +250,7 @@ class PackTrainer:
             "n": self.cell.eval_sequences,
             "device": device_name(self.device),
             "versions": _versions(),
+            "numerics": NUMERICS,
         }
         results = []
         for r, cell in enumerate(self.cells):
@@ -297,8 +299,4 @@ def device_name(device: torch.device) -> str:
 
 
 def _versions() -> str:
-    try:
-        own = metadata.version("phasesweep")
-    except metadata.PackageNotFoundError:  # run from a checkout that isn't installed
-        own = "checkout"
-    return f"phasesweep {own}, torch {torch.__version__}"
+    return f"phasesweep {own_version()}, torch {torch.__version__}"

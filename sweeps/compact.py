@@ -16,7 +16,8 @@ listed is gone. A plain `pd.read_parquet(folder)` or DuckDB knows nothing of thi
   from before or from after; if it listed the folder before and opens files after, it fails with
   "file not found". It never sees a row twice, and misses none, unless listing alone takes it
   longer than LISTING_SECONDS.
-- On an object store, or a file system that can't exchange folders, the merged file appears first,
+- On an object store, a file system that can't exchange folders, or where a table's folder is a
+  link (which stays: its files are merged where they are), the merged file appears first,
   then the small ones are deleted one by one. In between (seconds; after a crash, until the next
   compaction) a plain reader sees rows twice; it never misses one silently: what it listed and is
   gone is an error. Deduplicate by key there, or read with `analysis.load`.
@@ -28,8 +29,8 @@ import ctypes
 import hashlib
 import logging
 import os
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING
 
 from core.process import as_command
 from sweeps.command import carry_out, sweep_parser
+from sweeps.folders import remove_folder
 
 if TYPE_CHECKING:
     from sweeps.lease import Lease
@@ -87,17 +89,12 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
             raise OSError(f"{results}: another driver has taken over")
 
     counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
-    replaced = [results.local_path / _new(table) for table in TABLES] if results.local_path else []
+    replaced = [results.own_folder / table for table in TABLES] if results.own_folder else []
     if any(folder.exists() for folder in replaced):
         time.sleep(LISTING_SECONDS)
         for folder in replaced:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(str(folder))
     return counts
-
-
-def _new(table: str) -> str:
-    """Where a merged table is made, and after the exchange the one before lies."""
-    return f".{table}.compact"
 
 
 def _compact_table(
@@ -106,11 +103,10 @@ def _compact_table(
     """Files before and after."""
     names = results.table_files(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
-    if results.local_path:  # left behind by a crash
-        shutil.rmtree(results.local_path / _new(table), ignore_errors=True)
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
-    tables, merged = results.read_tables(table, names, trained, merged=True)
+    flawed: set[str] = set()
+    tables, merged = results.read_tables(table, names, trained, merged=True, flawed=flawed)
     for name in set(names) - merged:  # it keeps a file of its own, which goes before
         tables.pop(name.removesuffix(".parquet"), None)
     ids = sorted(tables)
@@ -120,17 +116,21 @@ def _compact_table(
         digest = hashlib.sha256(" ".join(part).encode()).hexdigest()[:16]
         files[f"compact-{digest}.parquet"] = part
     gone = merged - files.keys()
+    for name in sorted(merged & flawed):  # what is left out of the merged file is kept
+        results.keep_damaged(table, name)
     after = len(names) - len(merged) + len(files)
     check()
-    if results.local_path and _exchange_works(results.local_path):
-        folder = results.local_path / table
-        new = results.local_path / _new(table)
+    folder = results.local_path / table if results.local_path else None
+    own_folder = results.own_folder  # in which nothing can be exchanged once the lease is lost
+    if folder and own_folder and _is_plain(folder) and _exchange_works(folder.parent):
+        new = own_folder / table
         new.mkdir()
         for name, part in files.items():
-            results.write_merged(f"{new.name}/{name}", [tables[id_] for id_ in part])
-        aside = [path.name for path in folder.glob("_*.damaged")]
-        for name in {*names, *aside} - merged - files.keys():
-            os.link(folder / name, new / name)
+            path = new.relative_to(folder.parent) / name
+            results.write_merged(path.as_posix(), [tables[id_] for id_ in part])
+        for name in {entry.name for entry in os.scandir(folder)} - merged - files.keys():
+            if not name.endswith(".tmp"):  # of a crash
+                os.link(folder / name, new / name, follow_symlinks=False)
         check()
         _exchange(folder, new)
         return len(names), after
@@ -142,12 +142,19 @@ def _compact_table(
     return len(names), after
 
 
+def _is_plain(folder: Path) -> bool:
+    """Whether everything in a folder can be linked into another: it is no link itself, to keep as
+    it is, and holds no folders."""
+    return not folder.is_symlink() and not any(
+        entry.is_dir(follow_symlinks=False) for entry in os.scandir(folder)
+    )
+
+
 def _exchange_works(folder: Path) -> bool:
     """Tries it on two empty folders, with a hard link."""
-    a, b = folder / ".exchange-a", folder / ".exchange-b"
+    a = b = None
     try:
-        for made in (a, b):
-            made.mkdir(exist_ok=True)
+        a, b = (Path(tempfile.mkdtemp(prefix=".exchange-", dir=folder)) for _ in range(2))
         (a / "file").write_bytes(b"")
         os.link(a / "file", b / "link")
         _exchange(a, b)
@@ -155,8 +162,9 @@ def _exchange_works(folder: Path) -> bool:
     except (OSError, AttributeError):
         return False
     finally:
-        shutil.rmtree(a, ignore_errors=True)
-        shutil.rmtree(b, ignore_errors=True)
+        for made in (a, b):
+            if made:
+                remove_folder(str(made))
 
 
 def _exchange(a: Path, b: Path) -> None:

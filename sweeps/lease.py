@@ -6,39 +6,45 @@ driver that died without a word is dead EXPIRE_SECONDS after its last renewal, o
 driver on the same machine, which can see that the process is gone. Clocks of machines that share a
 sweep may differ by a few seconds, not by a minute.
 
-Two drivers that start at the same moment: on a file system, a lock on the sweep's folder
-lets one look and write before the other looks. An object store has no such lock, and pyarrow gives
-no compare-and-swap; there a driver writes, waits SETTLE_SECONDS, and looks again: of two that
-wrote, only the one that wrote last finds its own name. That leaves a gap: a driver that looked
-before the other wrote, and whose own write takes longer than SETTLE_SECONDS to arrive. Then both
-begin; the first finds at its workers' next look (sweeps.trial.REMOTE_CLAIM_SECONDS) that the sweep
-is not its own any more, and its workers stop without writing. As results are deterministic in name
-and content, even this doubles no row.
+Two drivers that start at the same moment: on a file system, a lock on the sweep's folder lets one
+look and write before the other looks. In an object store a lease is replaced only if it is still
+the one that was read (a conditional put): of two that read the same, the store lets one write.
+Where a storage can do neither, a driver says so when it starts, writes, waits SETTLE_SECONDS, and
+looks again: of two that wrote, only the one that wrote last finds its own name, unless a write took
+longer than that.
+
+A driver that was held up, and finds another one's lease when it goes on, has lost the sweep. What
+its workers still write doesn't land: see `sweeps.files`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from core.config import ConfigError
+from sweeps.files import Changed, ClaimLost, Version
 from sweeps.storage import Results
 
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 10.0  # between renewals
 EXPIRE_SECONDS = 60.0  # after the last renewal a lease is over
-SETTLE_SECONDS = 2.0  # on an object store, between writing a lease and believing it
-# After taking over a lease that nobody released: what the workers of the one before may take to
-# notice, on a file system and on an object store (sweeps.trial.CLAIM_SECONDS, twice).
-GRACE_SECONDS, REMOTE_GRACE_SECONDS = 2.0, 10.0
+SETTLE_SECONDS = 2.0  # where two may claim at once, between writing a lease and believing it
+CLOCK_SECONDS = 600.0  # by which a clock may be ahead, and its lease still be one
+LOCK_SECONDS = 10.0  # that another process may hold the lock on a file system
+# After taking over a lease in an object store that nobody released: what the workers of the one
+# before may take to notice (sweeps.trial.REMOTE_CLAIM_SECONDS, twice), so that none trains in vain.
+GRACE_SECONDS = 10.0
 
 
 class Lease:
@@ -46,7 +52,7 @@ class Lease:
 
     Attributes:
         driver: the driver's id; workers train as long as the lease carries it.
-        ready_at: time.time() from which workers may write: those of a driver before have noticed.
+        ready_at: time.time() from which workers may start: those of a driver before have noticed.
         lost: whether another driver has taken over.
     """
 
@@ -74,26 +80,36 @@ class Lease:
             self._thread.join()
 
     def _acquire(self) -> None:
-        with _locked(self.results):
-            before = self.results.read_lease(retry=True)
+        with _locked(self.results) as locked:
+            try:
+                exclusive = locked and self.results.claims_are_exclusive()
+            except OSError as error:
+                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
+            before, version = self.results.read_claim(retry=True)
             if before and is_live(before):
                 raise ConfigError(f"{self.results} is being run: {describe(before)}")
             try:
-                self._write(retry=True)
+                self._write(version, retry=True)
+            except Changed:
+                now = self.results.read_lease(retry=True) or {}
+                raise ConfigError(f"{self.results} is being run: {describe(now)}") from None
             except OSError as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConfigError(f"root: can't write to {self.results}: {reason}") from None
-        if self.results.local_path is None:
+                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
+        if not exclusive:
+            print(
+                f"note: {self.results} is on a storage without locks and conditional writes: it "
+                "can't keep two commands from starting in the same second",
+                file=sys.stderr,
+            )
             time.sleep(SETTLE_SECONDS)
             now = self.results.read_lease(retry=True) or {}
             if now.get("driver") != self.driver:
                 raise ConfigError(f"{self.results} is being run: {describe(now)}")
-        if before:
-            remote = self.results.local_path is None
-            self.ready_at = time.time() + (REMOTE_GRACE_SECONDS if remote else GRACE_SECONDS)
+        if before and self.results.local_path is None:
+            self.ready_at = time.time() + GRACE_SECONDS
         self._thread.start()
 
-    def _write(self, retry: bool = False) -> None:
+    def _write(self, replaces: Version, retry: bool = False) -> None:
         details = {
             "host": platform.node(),
             "machine": _machine(),
@@ -102,7 +118,7 @@ class Lease:
             "since": self._since,
             "expires": time.time() + EXPIRE_SECONDS,
         }
-        self.results.claim(self.driver, stop=self._stopping, retry=retry, **details)
+        self.results.claim(self.driver, replaces, stop=self._stopping, retry=retry, **details)
 
     def _renew(self) -> None:
         """The only writer once the lease is ours."""
@@ -113,19 +129,27 @@ class Lease:
             pause, released = RENEW_SECONDS, self._released
             try:
                 with _locked(self.results):
-                    now = self.results.read_lease()
+                    now, version = self.results.read_claim()
                     if now is not None and now["driver"] != self.driver:
-                        self.lost = True
-                        logger.error("%s was taken over: %s", self.results, describe(now))
+                        self._lose(describe(now))
                     elif released:
-                        self.results.release()
+                        self.results.release(version)
                     else:
-                        self._write()
+                        self._write(version)
+            except ClaimLost:
+                self._lose("its folder is gone")
+            except Changed:  # the answer to a write was lost, or another driver's came between
+                self._wake.set()
+                continue
             except (OSError, ConfigError) as error:
                 logger.warning("%s: the lease can't be renewed: %s", self.results, error)
                 pause = RENEW_SECONDS / 5
             if released:
                 return
+
+    def _lose(self, why: str) -> None:
+        self.lost = True
+        logger.error("%s was taken over: %s", self.results, why)
 
 
 def acquire(results: Results) -> Lease:
@@ -140,30 +164,58 @@ def acquire(results: Results) -> Lease:
 
 
 def is_live(lease: dict[str, Any]) -> bool:
-    """Whether the driver of this lease (`Results.read_lease`) is to be taken for alive."""
-    if time.time() > lease.get("expires", 0.0):
+    """Whether the driver of this lease (`Results.read_lease`) is to be taken for alive. What no
+    driver writes, such as an end in a year's time, is no sign of life."""
+    left = _number(lease, "expires") - time.time()
+    if not 0 <= left <= EXPIRE_SECONDS + CLOCK_SECONDS:
         return False
     if lease.get("machine") != _machine():
         return True
-    return lease.get("born") == _born(lease.get("pid", 0))
+    born = lease.get("born")
+    return bool(born) and born == _born(lease.get("pid", 0))
 
 
 def describe(lease: dict[str, Any]) -> str:
     """One line: by whom, since when, and when it expires."""
-    until = lease.get("expires", 0.0) - time.time()
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(lease.get("since", 0.0)))
+    left = max(0.0, _number(lease, "expires") - time.time())
+    try:
+        local = time.localtime(_number(lease, "since"))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", local)
+    except (OverflowError, ValueError, OSError):
+        since = "?"
+    pid, host = (_shown(lease.get(name, "?")) for name in ("pid", "host"))
     return (
-        f"by process {lease.get('pid', '?')} on {lease.get('host', '?')} since {since}; "
-        f"unless renewed, its lease expires in {max(0.0, until):.0f} s"
+        f"by process {pid} on {host} since {since}; unless renewed, its lease expires in "
+        f"{left:.0f} s"
     )
 
 
+def _number(lease: dict[str, Any], name: str) -> float:
+    value = lease.get(name)
+    number = float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _shown(value: Any) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(value)[:100])
+
+
 @contextlib.contextmanager
-def _locked(results: Results) -> Iterator[None]:
-    """On a file system: no other driver is in here meanwhile."""
+def _locked(results: Results) -> Iterator[bool]:
+    """On a file system: no other driver is in here meanwhile. Gives whether that is so, or needn't
+    be, as in an object store.
+
+    Raises:
+        ConfigError: nothing can be written there, or another process holds the lock and doesn't
+            go on.
+    """
     folder = results.local_path
     if folder is None:
-        yield
+        yield True
         return
     import fcntl
 
@@ -174,11 +226,28 @@ def _locked(results: Results) -> Iterator[None]:
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"root: can't write to {results}: {reason}") from None
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: as on an object store
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+        yield _lock(results, lambda: fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB))
     finally:
         os.close(opened)
+
+
+def _lock(results: Results, lock: Callable[[], None]) -> bool:
+    """Whether it could be locked; a file system may have no locks."""
+    latest = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            lock()
+            return True
+        except BlockingIOError:
+            if time.monotonic() > latest:
+                holder = describe(results.read_lease() or {})
+                raise ConfigError(
+                    f"{results} is being run: {holder}. That process holds the lock on the folder "
+                    "and doesn't go on: continue it, or end it"
+                ) from None
+        except OSError:
+            return False
+        time.sleep(0.02)
 
 
 def _machine() -> str:

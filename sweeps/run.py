@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _command(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from core.config import ConfigError
+    from sweeps.files import StorageError
     from sweeps.storage import is_full, may_pass
 
     try:
@@ -63,8 +64,10 @@ def _command(argv: list[str]) -> int:
         what = " ".join(str(error).split()) or type(error).__name__
         if is_full(error):
             what += ". Free some space, and the same command continues"
-        elif may_pass(error, local="://" not in arguments.root):
+        elif isinstance(error, StorageError) and may_pass(error, tries=1):
             what += ". The same command continues"
+        elif isinstance(error, StorageError):
+            what += ". Once that is mended, the same command continues"
         print(f"error: {what}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -104,6 +107,14 @@ def _parser() -> Parser:
         help="remove what is stored of these cells of the grid and train them anew: beginnings of "
         "cell_ids, or settings that they have, such as num_tasks=64,seed=1",
     )
+    add(
+        "--other-numerics",
+        choices=("refuse", "keep", "renew"),
+        default="refuse",
+        help="what to do about results in the folder whose numerics aren't this program's, before "
+        "others are trained: renew trains those of the grid anew, keep leaves them beside the new "
+        "ones, refuse (default) ends with a line",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -125,6 +136,7 @@ def _list_presets() -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from core.config import NUMERICS
     from sweeps.config import load_preset, select_cells
     from sweeps.storage import Results
 
@@ -132,15 +144,19 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     sweep = load_preset(arguments.preset, arguments.set)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
-    status, damaged = _whole(results)
+    status, damaged, numerics = _whole(results)
     if damaged:
         print(
             f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
             file=sys.stderr,
         )
     stored = _say_what_changed(sweep, results, status)
+    others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
+    forced += others if arguments.other_numerics == "renew" else []
     kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
     missing = _missing(sweep, results, kept, arguments.retry_failed)
+    left = {c.cell_id: numerics[c.cell_id] for c in others if c.cell_id in kept}
+    _tell_numerics(results, left, missing, arguments.other_numerics == "refuse")
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
@@ -191,14 +207,52 @@ def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) ->
     return True
 
 
-def _whole(results: Results) -> tuple[dict[str, str], set[str]]:
+def _tell_numerics(
+    results: Results, others: dict[str, int], missing: list[Cell], refuse: bool
+) -> None:
+    """Says which results and checkpoints are of other numerics than this program's.
+
+    Args:
+        others: {cell_id: numerics} of finished cells of the grid that will stay.
+        missing: what will be trained.
+        refuse: whether it may not be trained beside them.
+
+    Raises:
+        ConfigError: it is refused, with what can be done instead.
+    """
+    from core.config import NUMERICS, ConfigError
+
+    if others:
+        revisions = ", ".join(map(str, sorted(set(others.values()))))
+        line = (
+            f"{results}: {len(others)} finished cells are of numerics {revisions}, this program's "
+            f"are {NUMERICS}: the same settings give other last digits"
+        )
+        if missing and refuse:
+            raise ConfigError(
+                f"{line}; to train {len(missing)} more, give --other-numerics renew (these are "
+                "trained anew), --other-numerics keep (they stay beside the new ones), or "
+                "--set name=NAME (a folder of its own)"
+            )
+        print(line, file=sys.stderr)
+    older = results.older_checkpoints() & {cell.cell_id for cell in missing}
+    if older:
+        print(
+            f"{results}: checkpoints of {len(older)} cells are of other numerics than {NUMERICS}; "
+            "these cells are trained from their first step",
+            file=sys.stderr,
+        )
+
+
+def _whole(results: Results) -> tuple[dict[str, str], set[str], dict[str, int]]:
     """({cell_id: status} of finished cells, ids of those left out of it because rows of them are
-    lost). These count as missing: trained again, they are as they were."""
+    lost, {cell_id: numerics} of the trained ones). Those left out count as missing: trained again,
+    they are as they were."""
     from core import schema
 
-    status = results.finished()
+    status, numerics = results.survey()
     damaged = results.damaged({id_ for id_, s in status.items() if s != schema.FAILED})
-    return {id_: s for id_, s in status.items() if id_ not in damaged}, damaged
+    return {id_: s for id_, s in status.items() if id_ not in damaged}, damaged, numerics
 
 
 def _missing(
@@ -230,6 +284,7 @@ def _train(
     missing_ids = {cell.cell_id for cell in missing}
     before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
     results.check_writable()
+    results.clear_way(missing)
     results.reopen(missing_ids)
     results.write_settings(sweep.settings)
     log = _log_file(results)
@@ -285,12 +340,13 @@ def _without_force(argv: list[str]) -> list[str]:
 def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
     """Says what became of all cells, and what to do next."""
     from core import schema
+    from sweeps.folders import shown
 
     failed = [c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
     missing = sum(cell.cell_id not in status for cell in sweep.cells)
     for row in results.read_rows(failed[:10]):
         where = ", ".join(f"{key}={row[key]}" for key in sweep.axes)
-        print(f"failed: {row['cell_id']} ({where}): {row['error']}", file=sys.stderr)
+        print(f"failed: {row['cell_id']} ({where}): {shown(str(row['error']))}", file=sys.stderr)
     if failed:
         lost = len(_missing(sweep, results, status, False)) - missing
         again = "the same command" if lost == len(failed) else "--retry-failed"

@@ -44,13 +44,17 @@ def report(results: Results) -> list[str]:
         ConfigError: there is no sweep at this place.
     """
     from core import schema
+    from core.config import NUMERICS
+    from sweeps.folders import shown
     from sweeps.lease import describe, is_live
 
     sweep = results.read_sweep()
-    finished = results.finished()
+    finished, numerics = results.survey()
     lease = results.read_lease()
     live = lease is not None and is_live(lease)
-    steps = results.checkpoint_steps()
+    last = {cell.cell_id: cell.steps for cell in sweep.cells}
+    found = results.checkpoint_steps().items()
+    steps = {id_: step for id_, step in found if step <= last.get(id_, step)}
     touched = results.touched() if live else {}
     states = {}
     for cell in sweep.cells:
@@ -68,9 +72,14 @@ def report(results: Results) -> list[str]:
     others = len(finished.keys() - states.keys())
     if others:
         lines.append(f"{others} more results in the folder are not part of this grid.")
+    older = sum(numerics.get(cell.cell_id, NUMERICS) != NUMERICS for cell in sweep.cells)
+    if older:
+        lines.append(
+            f"{older} finished cells are of other numerics than this program's, {NUMERICS}."
+        )
     failed = [c.cell_id for c in sweep.cells if states[c.cell_id] == schema.FAILED]
     for row in results.read_rows(failed[:3]):
-        lines.append(f"failed: {row['cell_id']}: {row['error']}")
+        lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
     if len(failed) > 3:
         lines.append(f"... and {len(failed) - 3} more failed")
     if live and lease:

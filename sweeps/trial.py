@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,12 +27,15 @@ import torch
 from ray import tune
 from ray._private import state as ray_state
 
+from core.checkpoint import check_state
 from core.config import Cell, ConfigError
 from core.graph import out_of_memory
 from core.trainer import PackTrainer
+from sweeps.files import ClaimLost, StorageError
+from sweeps.folders import check_is_file
 from sweeps.plan import Pack
 from sweeps.software import difference, installed
-from sweeps.storage import Results, is_full, may_pass
+from sweeps.storage import Results, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +75,7 @@ class PackTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
         self._job = job
-        self._results = Results(job.root, job.sweep)
+        self._results = Results(job.root, job.sweep, job.driver)
         self._in_step = self._leaving = False
         self._wrong = difference(job.software, installed()) if job.software else ""
         if job.device == "cpu":
@@ -103,8 +107,8 @@ class PackTrial(tune.Trainable):
         done: no more to do. stopped: because the sweep isn't this driver's any more.
         fraction: share of all steps of all its cells that is done.
         finished: ids of the cells finished by this call. training_seconds: time spent training and
-        evaluating in this call. config_error: one line, where the data can't be had, the disk is
-        full, or the machine has other software: no pack can go on.
+        evaluating in this call. config_error: one line, where the data can't be had, the storage
+        fails, or the machine has other software: no pack can go on.
 
         Where the node is to go (a spot notice, a drain, SIGTERM), it doesn't return: the process
         ends once there are checkpoints.
@@ -114,24 +118,30 @@ class PackTrial(tune.Trainable):
             report = self._step()
         except Exception as error:
             self._unsaved = False  # it may be half of a step: what isn't written is trained again
-            if not isinstance(error, OSError):
-                raise
-            if may_pass(error, local=self._results.local_path is not None):
-                logger.exception("the storage fails, which is no cell's fault: leaving")
-                sys.exit(1)
-            if not is_full(error):
+            if not isinstance(error, (ClaimLost, StorageError)):
                 raise
             self._trainer = None
             self._todo = []
-            report = self._report(
-                config_error=f"{self._results}: the disk is full ({error.strerror}). No finished "
-                "cell is lost; free some space, and the same command continues"
-            )
+            if isinstance(error, ClaimLost):
+                logger.warning("leaving: %s", error)
+                self._claimed = False
+                report = self._report(stopped=True)
+            else:
+                logger.exception("the storage fails, which is no cell's fault: leaving")
+                report = self._report(config_error=self._what_fails(error))
         finally:
             self._in_step = False
         if self._leaving:
             self._go()
         return report
+
+    def _what_fails(self, error: StorageError) -> str:
+        """One line."""
+        line = " ".join(str(error).split()) or type(error).__name__
+        after = "No finished cell is lost; the same command continues"
+        if is_full(error):
+            return f"{self._results}: the disk is full ({error.strerror}). {after}, with more space"
+        return f"{self._results}: the storage fails: {line}. {after}"
 
     def _step(self) -> dict[str, Any]:
         self._check_claim()
@@ -190,9 +200,11 @@ class PackTrial(tune.Trainable):
         """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
         write."""
         if self._unsaved and not self._results.taken_from(self._job.driver):
-            self._write_checkpoints(
-                [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
-            )
+            states = [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
+            try:
+                self._write_checkpoints(states)
+            except (ClaimLost, StorageError) as error:  # what isn't written is trained again
+                logger.warning("no checkpoints: %s", error)
 
     def _report(
         self,
@@ -220,7 +232,7 @@ class PackTrial(tune.Trainable):
             if self._results.is_trained(cell.cell_id):
                 self._steps_done[cell.cell_id] = cell.steps
                 continue
-            state = self._results.read_checkpoint(cell.cell_id)
+            state = self._results.read_checkpoint(cell.cell_id, partial(check_state, cell))
             if state is not None and state["step"]:  # else it is as good as none
                 self._states[cell.cell_id] = state
             self._steps_done[cell.cell_id] = state["step"] if state else 0
@@ -351,6 +363,10 @@ def _log_to(path: os.PathLike) -> None:
     """Sends this process' log to a file, made when there is something to say."""
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.islink(path):  # whose end somebody else has chosen
+            os.unlink(path)
+        if os.path.exists(path):
+            check_is_file(os.fspath(path))
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         for name in ("core", "sweeps"):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from core import schema
-from core.config import Cell, ConfigError
+from core.config import NUMERICS, Cell, ConfigError
 from core.process import as_command
 from sweeps.command import Parser, carry_out, folder, sweep_parser
 
@@ -95,6 +95,7 @@ def table_key(cell: Cell, split: str) -> str:
 
     settings: dict[str, Any] = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
     settings |= {"split": split, "n": cell.eval_sequences, "constants": CONSTANTS}
+    settings["numerics"] = NUMERICS
     canonical = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import schema
-from core.config import Cell
+from core.config import NUMERICS, Cell
 
 Truth = Callable[[Cell], str]  # the phase of a cell; or "diverged", "failed", "missing"
 
@@ -114,6 +114,7 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
         "num_parameters": 12 * cell.num_layers * cell.model_size**2,
         "state_size": cell.num_layers * length * 2 * cell.num_heads * cell.key_size,
         "chance": chance, "n": n, "wall_seconds": 1.0, "device": "cpu", "versions": "{}",
+        "numerics": NUMERICS,
     }  # fmt: skip
     history: dict[str, list] = {column: [] for column in schema.HISTORY_COLUMNS}
     curves: dict[str, list] = {column: [] for column in schema.CURVES_COLUMNS}

@@ -1,4 +1,4 @@
-"""A few kills at random moments; `python -m tests.chaos` does many."""
+"""A few events at random moments; `python -m tests.chaos` does many."""
 
 import pytest
 
@@ -12,7 +12,14 @@ def test_a_few_kills(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
+def test_a_driver_and_trees_stopped_until_others_took_over(capsys):
+    assert chaos.main(["--kills", "8", "--seed", "11", "--steps", "12000"]) == 0
+    assert "cells checked: 12, none lost, none twice" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_few_kills_over_a_failing_s3(capsys):
     pytest.importorskip("moto.server")
     assert chaos.main(["--kills", "5", "--seed", "5", "--steps", "8000", "--s3"]) == 0

@@ -14,10 +14,9 @@ import torch
 from analysis import load, phase_plot
 from core.trainer import PackTrainer
 from sweeps import compact, driver, run, status, storage, yardsticks
-from sweeps.plan import Pack
 from sweeps.storage import TABLES, Results
-from sweeps.trial import Job, PackTrial
 from tests.conftest import small_cell
+from tests.tree_fuzzer import train_here
 
 CELLS = [small_cell(num_tasks=n) for n in (1, 4)]
 HALF = small_cell(num_tasks=16)
@@ -83,17 +82,6 @@ cell: {image_size: 4, num_classes: 5, sequence_length: 8, model_size: 8, key_siz
   steps: 20, warmup_steps: 5, eval_every: 10, eval_sequences: 24}
 grid: {num_tasks: [1, 4]}
 """
-
-
-def train_here(results, cells, *, lease, data_root, **more):
-    """`driver.train` without Ray: in this process, one pack."""
-    made = object.__new__(PackTrial)
-    packs = [Pack(tuple(cells), 0, 1.0)]
-    made.setup({"pack": 0}, Job(results.root, results.sweep, lease.driver, data_root, "cpu", packs))
-    while not made.step()["done"]:
-        pass
-    made.cleanup()
-    return driver.Outcome(wall_seconds=1.0, workers=1)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from sweeps import driver, run
 from sweeps.config import describe_change, parse_preset, select_cells
 from sweeps.driver import Outcome
 from sweeps.storage import Results
-from tests.test_storage import history, row, state
+from tests.test_storage import complete, state
 
 TEXT = """
 cell: {steps: 10, warmup_steps: 5, image_size: 8}
@@ -62,7 +62,7 @@ def test_forced_cells_are_removed_and_trained(tmp_path, monkeypatch, capsys):
     results, cells = Results(str(tmp_path), "sweep"), sweep().cells
     results.write_settings(sweep().settings)
     for cell in cells:
-        results.write_result(row(cell), history(cell_id=cell.cell_id), [])
+        results.write_result(*complete(cell))
     results.write_checkpoint(state(5, cells[3].cell_id))
     command = [str(tmp_path / "sweep.yaml"), "--root", str(tmp_path), "--set", "seed=[0,1,2]"]
     trained = []

@@ -2,10 +2,12 @@
 
 import errno
 import logging
+import os
 
 import pytest
 
 from sweeps import storage
+from sweeps.files import Refused, StorageError
 from sweeps.storage import Results, may_pass
 from tests import test_trial
 
@@ -17,8 +19,8 @@ def results(tmp_path, monkeypatch):
 
 
 def failing(times, *error):
-    """os.replace that fails at first."""
-    replace, left = storage.os.replace, [times]
+    """os.replace or os.link that fails at first."""
+    replace, left = os.replace, [times]
 
     def replacing(*paths):
         left[0] -= 1
@@ -30,49 +32,58 @@ def failing(times, *error):
 
 
 def test_it_is_tried_again_and_logged(results, monkeypatch, caplog):
-    monkeypatch.setattr(storage.os, "replace", failing(3, errno.EIO, "Input/output error"))
+    monkeypatch.setattr(os, "replace", failing(3, errno.EIO, "Input/output error"))
     with caplog.at_level(logging.WARNING):
         results.write_history("a", [])
-    assert len(list(results.local_path.glob("history/*"))) == 1
-    assert caplog.text.count("writing history/a.parquet: [Errno 5] Input/output error") == 3
+    assert len(list(results.local_path.glob("checkpoints/a/*"))) == 1
+    assert caplog.text.count("writing checkpoints/a/history.parquet: [Errno 5] Input/output") == 3
 
 
 def test_not_for_ever(results, monkeypatch):
     monkeypatch.setattr(storage, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(storage.os, "replace", failing(10**9, errno.EIO, "Input/output error"))
+    monkeypatch.setattr(os, "replace", failing(10**9, errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
         results.write_history("a", [])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
 def test_not_what_will_not_pass(results, monkeypatch, number):
-    monkeypatch.setattr(storage.os, "replace", failing(1, number, "no"))
+    monkeypatch.setattr(os, "replace", failing(1, number, "no"))
     with pytest.raises(OSError, match="no"):
         results.write_history("a", [])
 
 
 @pytest.mark.parametrize(
-    ("passes", "text"),
+    ("tries", "error"),
     [
-        (True, "AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 28, Timeout"),
-        (True, "AWS Error INTERNAL_FAILURE during GetObject operation: (HTTP status 500)"),
-        (True, "AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate."),
-        (True, "AWS Error SERVICE_UNAVAILABLE during ListObjectsV2 operation"),
-        (False, "AWS Error ACCESS_DENIED during PutObject operation: Access Denied."),
-        (False, "AWS Error NO_SUCH_BUCKET during PutObject operation: no such bucket"),
-        (False, "AWS Error INVALID_ACCESS_KEY_ID during PutObject operation"),
+        (1, StorageError(errno.EIO, "x")),
+        (99, StorageError(errno.ESTALE, "x")),
+        (storage.STORE_TRIES - 1, StorageError("status 500")),
+        (1, Refused("status 403")),
     ],
 )
-def test_what_object_stores_say(passes, text):
-    assert may_pass(OSError(text), local=False) is passes
-    assert not may_pass(OSError(text), local=True)
+def test_what_may_pass(tries, error):
+    assert may_pass(error, tries)
+
+
+@pytest.mark.parametrize(
+    ("tries", "error"),
+    [
+        (1, StorageError(errno.EROFS, "x")),
+        (storage.STORE_TRIES, StorageError("status 500")),
+        (storage.REFUSED_TRIES, Refused("status 403")),
+    ],
+)
+def test_what_will_not(tries, error):
+    assert not may_pass(error, tries)
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, monkeypatch):
     made, results = test_trial.start(tmp_path)
     with monkeypatch.context() as patched:
-        full = failing(10**9, errno.ENOSPC, "No space left on device")
-        patched.setattr(storage.os, "replace", full)
+        for name in ("replace", "link"):
+            full = failing(10**9, errno.ENOSPC, "No space left on device")
+            patched.setattr(os, name, full)
         reports = test_trial.run(made)
     assert reports[-1]["done"]
     assert "the disk is full (No space left on device)" in reports[-1]["config_error"]
@@ -88,6 +99,24 @@ def test_custom_endpoints_come_from_the_environment(name, s3, monkeypatch):
 
     monkeypatch.setenv(name, f"http://{s3[1]}")
     results = Results("s3://bucket/here", "sweep")
-    results.write_history("a", [])
+    results.write_yardsticks("a", [])
     filesystem, inside = open_folder("s3://bucket/here/sweep")
-    assert filesystem.get_file_info(f"{inside}/history/a.parquet").is_file
+    assert filesystem.get_file_info(f"{inside}/yardsticks/a.parquet").is_file
+
+
+def test_credentials_come_from_a_profile_too(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3[1]}")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    for name, content in (
+        ("AWS_SHARED_CREDENTIALS_FILE", "[lab]\naws_access_key_id=k\naws_secret_access_key=s\n"),
+        ("AWS_CONFIG_FILE", "[profile lab]\nregion = eu-west-1\n"),
+    ):
+        (tmp_path / name).write_text(content)
+        monkeypatch.setenv(name, str(tmp_path / name))
+    results = Results("s3://bucket/here", "sweep")
+    results.write_yardsticks("a", [])
+    assert results._list("yardsticks") == ["a.parquet"]
+    settings = results._files._store.config
+    assert (settings["region"], settings["access_key_id"]) == ("eu-west-1", "k")

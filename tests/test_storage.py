@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from analysis.load import load_history
 from core import schema
-from core.config import Cell, ConfigError
-from sweeps import storage
+from core.config import NUMERICS, Cell, ConfigError
+from sweeps import compact, storage
+from sweeps.lease import acquire
 from sweeps.storage import Results
 
 CELL = Cell(steps=10, unseen_datasets=("MNIST",), image_size=8)
@@ -46,7 +48,22 @@ def curves():
 
 
 def row(cell=CELL, **values):
-    return {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, **values}
+    statistics = dict.fromkeys(schema.statistics_columns(schema.SPLITS), 0.5)
+    numbers = {"chance": 0.1, "n": 512, "numerics": NUMERICS, **statistics}
+    return {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, **numbers, **values}
+
+
+def complete(cell):
+    """What a trained cell is finished with: its row, its history, its curves."""
+    steps = [*range(cell.eval_every, cell.steps, cell.eval_every), cell.steps]
+    splits = [*schema.SPLITS, *(f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)]
+    told = {"cell_id": cell.cell_id, "n": 9, **dict.fromkeys(schema.HISTORY_COLUMNS[3:-1], 0.5)}
+    rows = [{**told, "step": k, "split": s} for k in steps for s in splits]
+    told = {"cell_id": cell.cell_id, "n": 9, "accuracy": 0.5, "accuracy_se": 0.1}
+    points = [
+        {**told, "split": s, "position": 1 + t} for s in splits for t in range(cell.sequence_length)
+    ]
+    return row(cell, steps_trained=cell.steps), rows, points
 
 
 def state(step, cell_id=ID):
@@ -95,25 +112,44 @@ def test_types_do_not_depend_on_what_is_null(results):
     assert results.read_rows([other.cell_id, "missing"])[0]["error"] == "it broke"
 
 
-def test_writing_again_replaces(results):
-    for _ in range(3):
-        results.write_history(ID, history())
-        results.write_result(row(), history(), curves())
-    assert len(pd.read_parquet(results.local_path / "cells")) == 1
+def test_what_is_finished_is_never_replaced(results):
+    results.write_result(row(wall_seconds=1.0), history(), curves())
+    results.write_checkpoint(state(5))
+    results.write_result(row(wall_seconds=2.0), history((5,)), curves()[:1])
+    results.write_failure(CELL, "it broke")
+    assert pd.read_parquet(results.local_path / "cells").wall_seconds.tolist() == [1.0]
     assert len(pd.read_parquet(results.local_path / "history")) == 6
+    assert len(pd.read_parquet(results.local_path / "curves")) == 2
     assert files(results, "cells") == [f"{ID}.parquet"]
+    assert files(results, "checkpoints") == []
+
+
+def half_trained(results):
+    return results.local_path / f"checkpoints/{ID}/history.parquet"
+
+
+def test_the_history_of_an_unfinished_cell_is_replaced(results):
+    for steps in ((5,), (5, 10)):
+        results.write_history(ID, history(steps))
+    assert len(pd.read_parquet(half_trained(results))) == 6
+    assert len(load_history(str(results))) == 6
+    assert files(results, "history") == []
+    results.write_result(row(), history((5, 10, 15)), curves())
+    assert not half_trained(results).exists()
+    results.write_history(ID, history((5,)))  # late
+    assert len(load_history(str(results))) == 9
 
 
 def test_a_cell_is_finished_only_once_everything_of_it_is_there(results, monkeypatch):
     results.write_checkpoint(state(5))
-    put = results._put
+    create = results._create
 
-    def fail_at_cells(path, data, durable=False):
+    def fail_at_cells(path, data):
         if path.startswith("cells/"):
             raise OSError("disk full")
-        put(path, data, durable)
+        create(path, data)
 
-    monkeypatch.setattr(results, "_put", fail_at_cells)
+    monkeypatch.setattr(results, "_create", fail_at_cells)
     with pytest.raises(OSError, match="disk full"):
         results.write_result(row(), history(), curves())
     assert results.finished() == {}
@@ -128,18 +164,18 @@ def test_a_cell_is_finished_only_once_everything_of_it_is_there(results, monkeyp
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     results = Results(str(tmp_path), "sweep")
-    results.write_history(ID, history())
+    results.write_checkpoint(state(5))
     for broken in ("fsync", "replace"):
         with monkeypatch.context() as patched:
 
             def fail(*args):
                 raise OSError(28, "No space left on device")
 
-            patched.setattr(storage.os, broken, fail)
+            patched.setattr(os, broken, fail)
             with pytest.raises(OSError, match="No space"):
-                results.write_history(ID, history((1, 2, 3, 4)), durable=True)
-    assert files(results, "history") == [f"{ID}.parquet"]
-    assert len(pd.read_parquet(results.local_path / "history")) == 6
+                results.write_checkpoint(state(5) | {"more": 1})
+    assert files(results, f"checkpoints/{ID}") == ["5.n2.ckpt"]
+    assert "more" not in results.read_checkpoint(ID)
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
@@ -155,8 +191,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(200):
-            assert len(pd.read_parquet(results.local_path / "history")) in (3, 6, 600)
+        for _ in range(50):
+            assert len(load_history(str(results))) in (3, 6, 600)
     finally:
         stop.set()
         writer.join()
@@ -168,7 +204,7 @@ def test_checkpoints_come_back_and_the_last_two_are_kept(results):
         results.write_checkpoint(state(step))
     assert results.checkpoint_steps() == {ID: 100}
     results.write_checkpoint(state(200))
-    assert files(results, f"checkpoints/{ID}") == ["100.ckpt", "200.ckpt"]
+    assert files(results, f"checkpoints/{ID}") == ["100.n2.ckpt", "200.n2.ckpt"]
     read = results.read_checkpoint(ID)
     assert torch.equal(read.pop("w"), state(200).pop("w"))
     assert read == {k: v for k, v in state(200).items() if k != "w"}
@@ -181,12 +217,12 @@ def test_checkpoints_come_back_and_the_last_two_are_kept(results):
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damage, caplog):
     results.write_checkpoint(state(5))
     results.write_checkpoint(state(10))
-    path = results.local_path / f"checkpoints/{ID}/10.ckpt"
+    path = results.local_path / f"checkpoints/{ID}/10.n2.ckpt"
     data = path.read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
     results.write_checkpoint(state(10, cell_id="0" * 16))
-    other = (results.local_path / f"checkpoints/{'0' * 16}/10.ckpt").read_bytes()
+    other = (results.local_path / f"checkpoints/{'0' * 16}/10.n2.ckpt").read_bytes()
     path.write_bytes(
         {
             "empty": b"",
@@ -198,7 +234,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damag
     )
     with caplog.at_level(logging.WARNING):
         assert results.read_checkpoint(ID)["step"] == 5
-    assert f"checkpoints/{ID}/10.ckpt skipped" in caplog.text
+    assert f"checkpoints/{ID}/10.n2.ckpt is removed" in caplog.text
 
 
 class Trap:
@@ -213,7 +249,7 @@ def test_nothing_in_a_checkpoint_is_executed(results, dump):
     dump({"cell_id": ID, "step": 5, "x": Trap()}, buffer)
     payload = buffer.getvalue()
     digest = storage.hashlib.sha256(payload).hexdigest().encode()
-    results._put(f"checkpoints/{ID}/5.ckpt", storage._MAGIC + digest + b"\n" + payload)
+    results._put(f"checkpoints/{ID}/5.n2.ckpt", storage._MAGIC + digest + b"\n" + payload)
     assert results.read_checkpoint(ID) is None
     assert not os.path.exists("/tmp/phasesweep-trap")
 
@@ -296,6 +332,47 @@ def test_a_results_tree_of_an_object_store(s3):
     assert results.checkpoint_steps() == {}
     keys = [o["Key"] for o in client.list_objects_v2(Bucket="bucket")["Contents"]]
     assert f"here/sweep/cells/{ID}.parquet" in keys
+
+
+LONG = Cell(steps=1000, image_size=8)
+LAYOUTS = {
+    "as it is": (lambda rows: rows, lambda points: points),
+    "the last evaluation": (lambda rows: rows[:-3], lambda points: points),
+    "an evaluation in between": (lambda rows: rows[:3] + rows[6:], lambda points: points),
+    "a row": (lambda rows: rows[:4] + rows[5:], lambda points: points),
+    "a split": (lambda rows: [r for r in rows if r["split"] != "seen"], lambda points: points),
+    "all evaluations": (lambda rows: [], lambda points: points),
+    "a position": (lambda rows: rows, lambda points: points[:-1]),
+    "the last positions": (
+        lambda rows: rows,
+        lambda points: [p for p in points if p["position"] < LONG.sequence_length],
+    ),
+    "a curve": (lambda rows: rows, lambda points: points[: -LONG.sequence_length]),
+}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("lost", LAYOUTS)
+def test_tables_that_lack_rows_are_found(tmp_path, monkeypatch, lost, merged):
+    monkeypatch.setattr(compact, "LISTING_SECONDS", 0.0)
+    results = Results(str(tmp_path), "sweep")
+    for cell in (CELL, LONG):
+        made, rows, points = complete(cell)
+        if cell == LONG:
+            shorten_rows, shorten_points = LAYOUTS[lost]
+            rows, points = shorten_rows(rows), shorten_points(points)
+        results.write_result(made, rows, points)
+    if merged:
+        lease = acquire(results)
+        compact.compact(results, lease)
+        lease.release()
+    ids = {CELL.cell_id, LONG.cell_id}
+    damaged = results.damaged(ids)
+    assert damaged == (set() if lost == "as it is" else {LONG.cell_id})
+    results.reopen(damaged)
+    assert results.finished().keys() == ids - damaged
+    results.write_result(*complete(LONG))
+    assert results.damaged(ids) == set()
 
 
 def test_the_readme_lists_every_column():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from core import schema
 from core.config import Cell, ConfigError
-from sweeps import trial
+from sweeps import storage, trial
 from sweeps.plan import Pack
 from sweeps.storage import Results
 from sweeps.trial import Job, PackTrial
@@ -113,7 +114,7 @@ def test_a_torn_checkpoint_costs_its_cell_one_interval(tmp_path, undisturbed, ea
     made, results = start(tmp_path)
     made.step()
     made.step()
-    torn = results.local_path / f"checkpoints/{CELLS[1].cell_id}/20.ckpt"
+    torn = results.local_path / f"checkpoints/{CELLS[1].cell_id}/20.n2.ckpt"
     torn.write_bytes(torn.read_bytes()[:-1])
     again, _ = start(tmp_path)
     assert len(run(again)) == 1 + 2  # the others from step 20, then this one from step 10
@@ -206,15 +207,28 @@ def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
     assert results.checkpoint_steps() == {}
 
 
-def test_a_storage_that_fails_for_long_is_no_cells_fault(tmp_path, monkeypatch):
+SICK = [errno.EROFS, errno.EACCES, errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EPERM]
+
+
+@pytest.mark.parametrize("number", SICK, ids=errno.errorcode.get)
+def test_a_sick_storage_is_no_cells_fault(tmp_path, monkeypatch, undisturbed, number):
     def fail(*arguments):
-        raise OSError(errno.ESTALE, "Stale file handle")
+        raise OSError(number, os.strerror(number), "there")
 
     made, results = start(tmp_path)
-    monkeypatch.setattr(Results, "write_result", fail)
-    with pytest.raises(SystemExit):
-        run(made)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "RETRY_SECONDS", 0.01)
+        for name in ("replace", "link", "rename"):
+            patched.setattr(os, name, fail)
+        report = run(made)[-1]
+        made.cleanup()
+    assert os.strerror(number) in report["config_error"]
+    assert report["config_error"].endswith("the same command continues")
+    assert "\n" not in report["config_error"]
     assert results.finished() == {}
+    again, _ = start(tmp_path)
+    run(again)
+    assert_same(results, undisturbed)
 
 
 def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):

@@ -1,8 +1,9 @@
 """Loaded by every Python of a chaos run, through PYTHONPATH: the program knows nothing of it.
 
-Checkpoints and history are written far more often than they would be, and now and then a process
-dies inside a write, by SIGKILL: half of the file written, or all of it but not in its place, or
-just after. When, depends on CHAOS_SEED, the file's name, and how often it was written.
+Checkpoints and history are written far more often than they would be, leases are over sooner, and
+now and then a process dies inside a write, by SIGKILL: half of the file written, or all of it but
+not in its place, or just after; or it is held there for longer than a lease. When, depends on
+CHAOS_SEED, the file's name, and how often it was written.
 """
 
 import importlib.machinery
@@ -10,6 +11,8 @@ import os
 import random
 import signal
 import sys
+import threading
+import time
 from collections import Counter
 
 
@@ -18,38 +21,73 @@ def patch_trial(module):
     module.CHECKPOINT_SHARE = 1.0
 
 
-def patch_storage(module):
-    results, counts = module.Results, Counter()
-    put_once = results._put_once
+def patch_lease(module):
+    module.EXPIRE_SECONDS, module.RENEW_SECONDS = float(os.environ["CHAOS_LEASE"]), 1.0
+
+
+def patch_files(module):
+    module.REQUEST_SECONDS = module.REQUEST_RETRY_SECONDS = 4.0
+    counts = Counter()
+
+    def log(path, moment):
+        with open(os.environ["CHAOS_LOG"], "a") as file:
+            file.write(f"{moment} {path}\n")
 
     def die(path, moment):
-        with open(os.environ["CHAOS_LOG"], "a") as log:
-            log.write(f"{moment} {path}\n")
+        log(path, moment)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def put(self, path, data, durable):
+    def choose(path, moments):
+        """What is to happen in this write; mostly nothing."""
         counts[path] += 1
         chance = random.Random(f"{os.environ['CHAOS_SEED']} {path} {counts[path]}")
-        if chance.random() >= float(os.environ["CHAOS_SHARE"]):
-            return put_once(self, path, data, durable)
-        moment = chance.choice(["half written", "not in place", "in place"])
+        share = float(os.environ["CHAOS_SHARE"])
+        return chance.choice(moments) if chance.random() < share else None
+
+    write_by = module.LocalFiles._write_by
+
+    def local(temporary, target, data, durable, move):
+        moment = choose(target, ["half written", "not in place", "in place", "held"])
+
+        def moving(source, place):
+            if moment == "not in place":
+                die(target, moment)
+            if moment == "held":
+                log(target, moment)
+                time.sleep(float(os.environ["CHAOS_LEASE"]) + 2)
+            move(source, place)
+
+        if moment == "half written":
+            with open(temporary, "wb") as file:
+                file.write(data[: len(data) // 2])
+            die(target, moment)
+        write_by(temporary, target, data, durable, moving)
         if moment == "in place":
-            put_once(self, path, data, durable)
-        elif self.local_path is None:  # an object that is uploaded half
-            stream = self._fs.open_output_stream(f"{self._base}/{path}")
-            stream.write(data[: len(data) // 2])
-            stream.flush()
-        else:
-            folder, _, name = f"{self._base}/{path}".rpartition("/")
-            os.makedirs(folder, exist_ok=True)
-            with open(f"{folder}/.{name}.{os.getpid()}.tmp", "wb") as file:
-                file.write(data[: len(data) // 2] if moment == "half written" else data)
-        die(path, moment)
+            die(target, moment)
 
-    results._put_once = put
+    module.LocalFiles._write_by = staticmethod(local)
+
+    def disturbed(put):
+        def putting(self, path, data, *rest, **more):
+            moment = choose(path, ["under way", "in place"])
+            if moment == "under way":
+                threading.Timer(random.uniform(0, 0.02), die, (path, moment)).start()
+            answer = put(self, path, data, *rest, **more)
+            if moment == "in place":
+                die(path, moment)
+            return answer
+
+        return putting
+
+    for name in ("write", "create", "swap"):
+        setattr(module.ObjectFiles, name, disturbed(getattr(module.ObjectFiles, name)))
 
 
-PATCHES = {"sweeps.trial": patch_trial, "sweeps.storage": patch_storage}
+PATCHES = {
+    "sweeps.trial": patch_trial,
+    "sweeps.lease": patch_lease,
+    "sweeps.files": patch_files,
+}
 
 
 class Finder:

@@ -158,6 +158,7 @@ def _load_raw(
     return x_NxCxHxW, 255, y_N
 
 
+@lru_cache(maxsize=2)
 def _load_digits(train: bool) -> tuple[Tensor, int, Tensor]:
     """scikit-learn's 8 x 8 digits, a fifth of each class held out."""
     from sklearn.datasets import load_digits

@@ -257,10 +257,35 @@ def test_a_diverged_replica_is_frozen_and_its_neighbours_dont_change(device):
     assert rows[0]["diverged_at"] is None
 
 
-def test_a_learning_rate_that_explodes_is_recorded_as_diverged():
-    cells = [small_cell(learning_rate=rate, steps=40, eval_every=40) for rate in (3e-3, 1e38)]
-    rows = [row for row, _ in train(cells).results()]
+@pytest.mark.parametrize("kernels", ["own", "plain"])
+@pytest.mark.parametrize(("rate", "steps"), [(1e38, 40), (3e38, 1), (1e30, 60)])
+def test_a_learning_rate_that_explodes_is_recorded_as_diverged(rate, steps, kernels, monkeypatch):
+    """Even where the loss was a number at every step: weights or moments aren't."""
+    if kernels == "plain":
+        monkeypatch.setattr(native, "library", lambda: None)
+    cells = [
+        small_cell(learning_rate=r, steps=steps, eval_every=steps, warmup_steps=0)
+        for r in (3e-3, rate)
+    ]
+    trainer = train(cells)
+    rows = [row for row, _ in trainer.results()]
     assert [row["status"] for row in rows] == [schema.DONE, schema.DIVERGED]
+    assert math.isnan(rows[1]["seen_last"])
+    assert 0 <= rows[1]["diverged_at"] <= steps
+    assert without_time(train(cells[:1]).results()) == without_time(trainer.results()[:1])
+
+
+def test_a_loss_that_is_no_number_at_an_evaluation_is_a_divergence():
+    cells = [small_cell(seed=s) for s in range(2)]
+    trainer = PackTrainer(cells)
+    trainer.train(10)
+    with torch.no_grad():  # finite weights whose products aren't
+        trainer.stacks[0].theta_RxP[1] = 1e30
+    trainer.step, trainer.history = 20, [[], []]
+    trainer._evaluate()
+    rows = [row for row, _ in trainer.results()]
+    assert [row["status"] for row in rows] == [schema.DONE, schema.DIVERGED]
+    assert rows[1]["diverged_at"] == 20
 
 
 def test_adam_is_torchs_adam():

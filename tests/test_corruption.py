@@ -15,6 +15,7 @@ from analysis import load, phase_plot
 from core.trainer import PackTrainer
 from sweeps import compact, driver, run, status, storage, yardsticks
 from sweeps.storage import TABLES, Results
+from sweeps.tables import UNREADABLE, decode
 from tests.conftest import small_cell
 from tests.tree_fuzzer import train_here
 
@@ -117,6 +118,14 @@ def tables(root):
     }
 
 
+def reads_as(table, saved, damaged):
+    """Whether what a table's file holds is as it was: only its footer's statistics may be hit."""
+    try:
+        return table in TABLES and decode(table, damaged).equals(decode(table, saved))
+    except UNREADABLE:
+        return False
+
+
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped"])
 def test_the_same_command_repairs_every_file(tmp_path, command, caplog, how, merged):
@@ -135,7 +144,10 @@ def test_the_same_command_repairs_every_file(tmp_path, command, caplog, how, mer
         assert command(status.main, root)[0] == (path.name == "sweep.yaml")
         exit_status, said = command.run()
         assert exit_status == 0, (path, said)
-        if path.parent.name in TABLES:
+        if how == "flipped" and reads_as(path.parent.name, saved, damage(saved, how)):
+            assert "Nothing to do" in said
+            path.write_bytes(saved)
+        elif path.parent.name in TABLES:
             assert path.name in caplog.text
             assert "of 2 cells to train" in said
         else:

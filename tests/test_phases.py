@@ -219,10 +219,10 @@ def test_lists_among_the_settings_and_several_architectures(tmp_path):
     make_results(tmp_path / "s", (8,), (1, 16), (0, 1))
     cells = load_cells(tmp_path / "s")
     twice = pd.concat(
-        [cells, cells.assign(unseen_datasets=[np.array(["MNIST"])] * 4),
+        [cells, cells.assign(unseen_datasets="MNIST"),
          cells.assign(architecture="lstm")], ignore_index=True,
     )  # fmt: skip
     conditions = phases.split_conditions(twice)
     assert [tuple(c.values()) for c, _ in conditions] == [
-        ("lstm", ()), ("transformer", ()), ("transformer", ("MNIST",))
+        ("lstm", ""), ("transformer", ""), ("transformer", "MNIST")
     ]  # fmt: skip

@@ -62,7 +62,7 @@ def block(p: dict[str, Tensor], i: int, h_RxBxSxD: Tensor, cell: Cell, stride: i
         H,
         stride,
     )
-    o = product(o.view(R, B * Q, H * K), p[f"{i}.out"]).view(R, B, Q, D)
+    o = product(o.reshape(R, B * Q, H * K), p[f"{i}.out"]).view(R, B, Q, D)
     return h_RxBxSxD[:, :, ::stride] + o
 
 

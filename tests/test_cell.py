@@ -32,7 +32,7 @@ from core.config import (
         ({"grayscale": 1}, "grayscale: 1 is not true or false"),
         ({"model_size": 30, "num_heads": 4}, "num_heads: 4 heads don't divide model_size 30"),
         ({"key_size": 3}, "key_size: 3 is odd"),
-        ({"model_size": 1, "num_heads": 1}, "model_size: 1 is out of range; allowed: 2 or more"),
+        ({"model_size": 1, "num_heads": 1}, "model_size: 1 is out of range; allowed: 2 to 65536"),
         ({"architecture": "mlp", "model_size": 1}, "model_size: 1 is out of range"),
         (
             {"architecture": "fast_weights", "key_size": 1},
@@ -42,7 +42,7 @@ from core.config import (
             {"architecture": "linear_attention", "model_size": 16, "num_heads": 8},
             "key_size: 2 \\(of 8 heads, model_size 16\\) leaves linear_attention no memory",
         ),
-        ({"mup_base_width": -1}, "mup_base_width: -1 is out of range; allowed: 0 or more"),
+        ({"mup_base_width": -1}, "mup_base_width: -1 is out of range; allowed: 0 to 65536"),
         ({"num_classes": 11}, "num_classes: 11 is out of range; allowed: 2 to 10"),
         ({"num_tasks": MAX_TASKS + 1}, "num_tasks: 4294967297 is out of range"),
         ({"num_tasks": 0}, "num_tasks: 0 is out of range"),

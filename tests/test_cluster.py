@@ -78,7 +78,7 @@ def one_line(capsys, pattern):
 def test_a_note_of_a_ray_that_is_gone_costs_no_time(noted, capsys):
     address, started = nobody(), time.monotonic()
     assert noted(address) is None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     one_line(capsys, rf"Ray at {address} \(so says .*/ray_current_cluster\) is not used: nothing ")
 
 

@@ -181,7 +181,7 @@ def launch(preset, root, *arguments):
 
 def training_workers(path, process, count=1):
     """Ids of the workers once `count` of them train."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         logs = [p for p in path.glob("logs/worker-*.log") if "training" in p.read_text()]
         if len(logs) >= count:
@@ -205,7 +205,7 @@ def interrupt(preset, root, number):
     training_workers(root / "tiny", process)
     time.sleep(0.5)
     os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == run.INTERRUPTED, (out, err)
     assert "Stopped. This continues: python -m sweeps.run" in out
     assert "Traceback" not in out + err
@@ -219,6 +219,7 @@ def test_interrupted_and_continued(one_ray, preset, tmp_path, undisturbed):
     assert not list((tmp_path / "tiny").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_a_node_that_is_to_leave_checkpoints_too(one_ray, preset, tmp_path):
     interrupt(preset, tmp_path, signal.SIGTERM)
 
@@ -227,7 +228,7 @@ def test_a_killed_worker_is_replaced(one_ray, preset, tmp_path, undisturbed):
     process = launch(preset, tmp_path, *LONG)
     (first, *_) = training_workers(tmp_path / "tiny", process)
     os.kill(first, signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, (out, err)
     assert_same(tmp_path / "tiny", undisturbed)
 
@@ -236,7 +237,7 @@ def test_a_killed_driver_and_the_same_command_again(one_ray, preset, tmp_path, u
     process = launch(preset, tmp_path, *LONG)
     training_workers(tmp_path / "tiny", process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert main(preset, tmp_path, *LONG) == 0
     assert_same(tmp_path / "tiny", undisturbed)
 
@@ -251,9 +252,9 @@ def test_a_dead_raylet_ends_the_command_and_the_same_command_continues(
     below = descendants(process.pid)
     assert sum(kill(pid) for pid, name in below.items() if "raylet/raylet" in name) == 1
     started = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert "error: Ray has died (raylet). The same command continues" in err
     assert "Traceback" not in out + err
     assert main(preset, tmp_path, *LONG) == 0
@@ -265,7 +266,7 @@ def test_a_dead_raylet_ends_the_command_and_the_same_command_continues(
 
 def command(*arguments, cwd=None, python=(sys.executable,), script=("-m", "sweeps.run")):
     return subprocess.run(
-        [*python, *script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60
+        [*python, *script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
     )
 
 

@@ -44,7 +44,7 @@ def run(folder, *arguments):
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=280,
+        timeout=900,
     )
     return done.returncode, done.stdout + done.stderr
 

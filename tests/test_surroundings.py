@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from sweeps.storage import Results
 from tests.namespaces import NOBODY, needs_nobody
 from tests.test_cluster import nobody
@@ -14,6 +16,8 @@ from tests.test_run import PRESET
 NAMELESS = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @needs_nobody
 def test_a_run_ends_well(short_folder, tmp_path):
     """A user without name, home and locale, a note of a Ray that is gone, an empty RAY_ADDRESS, one

@@ -58,6 +58,7 @@ def _setting(name: str, kind: Any) -> pa.Field:
 
 _hints = typing.get_type_hints(Cell)
 SETTINGS = tuple(f.name for f in dataclasses.fields(Cell))
+_LISTS = tuple(name for name in SETTINGS if typing.get_origin(_hints[name]) is tuple)
 CELLS = pa.schema(
     [
         _column("cell_id"),
@@ -177,9 +178,9 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     elif pa.types.is_string(field.type):
         fits = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         fits = fits or pa.types.is_string(kind)
-        if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):  # of earlier versions
-            texts = [schema.to_column(value) for value in column.to_pylist()]
-            column, fits = pa.chunked_array([texts], pa.string()), True
+        listed = pa.types.is_list(kind) and pa.types.is_string(kind.value_type)
+        if field.name in _LISTS and listed:  # as earlier versions wrote what `to_column` joins
+            column, fits = pc.binary_join(column, ","), True
     else:
         fits = kind.equals(field.type)
     if not fits:

@@ -1,0 +1,49 @@
+"""The quickstart's results that come with the project are computed here again, to the bit."""
+
+import platform
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core import native, schema
+from core.config import Cell
+from core.trainer import PackTrainer
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "quickstart"
+_OTHERS = ("wall_seconds", "versions", "sweep")  # columns that differ between runs
+
+pytestmark = [
+    pytest.mark.skipif(native.library() is None, reason="no C compiler here"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="promised on x86-64 only"),
+]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "model_size == 4 and num_tasks in (1, 4096)",
+        pytest.param("num_tasks in (1, 64, 4096)", marks=pytest.mark.slow),
+    ],
+)
+def test_the_reference_results_are_computed_again_bit_for_bit(chosen):
+    expected = pd.read_parquet(REFERENCE / "cells").query(chosen)
+    settings = [name for name in expected.columns if name in Cell.__dataclass_fields__]
+    cells = [Cell(**row) for row in expected[settings].to_dict("records")]
+    assert [cell.cell_id for cell in cells] == list(expected["cell_id"])
+    for size in expected["model_size"].unique():
+        trainer = PackTrainer([cell for cell in cells if cell.model_size == size])
+        while not trainer.finished:
+            trainer.advance()
+        for row, curves in trainer.results():
+            row = {name: schema.to_column(value) for name, value in row.items()}
+            [want] = expected[expected["cell_id"] == row["cell_id"]].to_dict("records")
+            for name in set(row) - set(_OTHERS):
+                same = row[name] == want[name] or (row[name] is None and pd.isna(want[name]))
+                assert same, f"{name}: {row[name]!r} instead of {want[name]!r}"
+            stored = pd.read_parquet(
+                REFERENCE / "curves", filters=[("cell_id", "==", row["cell_id"])]
+            )
+            stored = stored.sort_values(["split", "position"])
+            ours = pd.DataFrame(curves).sort_values(["split", "position"])
+            assert list(ours["accuracy"]) == list(stored["accuracy"])

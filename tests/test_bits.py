@@ -60,6 +60,7 @@ def test_neither_the_registers_length_nor_the_compilers_zeal_shows(flags, tmp_pa
     assert check.bits() == ours
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiler_that_takes_liberties_is_told_of(tmp_path, monkeypatch, caplog):
     made = tmp_path / "kernels.so"

@@ -16,6 +16,7 @@ from sweeps.storage import Results
 from tests.processes import descendants, kill
 from tests.test_run import PRESET, assert_same, launch
 
+SHORT = ("--set", "steps=1500", "--set", "eval_every=250")
 LONG = ("--set", "steps=4000", "--set", "eval_every=250")
 SITE = Path(__file__).parent / "chaos_site"  # with it, workers write checkpoints every 0.3 s
 
@@ -45,17 +46,16 @@ def preset(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster, preset, tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    finish(launch(preset, root, *LONG))
-    return root / "tiny"
-
-
 def finish(process):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, (out, err)
     assert "Traceback" not in out + err
+
+
+def check(preset, folder, settings):
+    """The folder's sweep is that of an undisturbed run."""
+    finish(launch(preset, folder / "undisturbed", *settings))
+    assert_same(folder / "tiny", folder / "undisturbed" / "tiny")
 
 
 def training(root, process, count=2):
@@ -92,10 +92,8 @@ def steps_of_checkpoints(root):
     return Results(str(root), "tiny").checkpoint_steps()
 
 
-def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(
-    cluster, preset, undisturbed, tmp_path
-):
-    process = launch(preset, tmp_path, *LONG)
+def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(cluster, preset, tmp_path):
+    process = launch(preset, tmp_path, *SHORT)
     worker = min(training(tmp_path, process))
     node = node_of(cluster, worker)
     before = steps_of_checkpoints(tmp_path)
@@ -104,13 +102,13 @@ def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(
     cluster.remove_node(node, allow_graceful=False)
     cluster.add_node(num_cpus=1)
     finish(process)
-    assert_same(tmp_path / "tiny", undisturbed)
+    check(preset, tmp_path, SHORT)
     (again,) = starts(tmp_path)[2:]
     assert again[1] >= min(before.values()) > 0
 
 
 @pytest.mark.slow
-def test_workers_and_nodes_that_are_to_go_leave_checkpoints(cluster, preset, undisturbed, tmp_path):
+def test_workers_and_nodes_that_are_to_go_leave_checkpoints(cluster, preset, tmp_path):
     process = launch(preset, tmp_path, *LONG)
     workers = training(tmp_path, process)
     told, drained = sorted(workers)
@@ -128,6 +126,6 @@ def test_workers_and_nodes_that_are_to_go_leave_checkpoints(cluster, preset, und
     cluster.remove_node(node)  # Ray ends a node that is to go once it is idle
     cluster.add_node(num_cpus=1)
     finish(process)
-    assert_same(tmp_path / "tiny", undisturbed)
+    check(preset, tmp_path, LONG)
     assert Counter(cells for cells, _ in starts(tmp_path)) == {4: 4}
     assert all(step > 0 for _, step in starts(tmp_path)[2:])

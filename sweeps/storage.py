@@ -635,7 +635,8 @@ class Results:
                     raise ConfigError(f"{path} is a link that leads nowhere; remove it") from None
                 continue
             except OSError as error:
-                raise ConfigError(f"{path}: {error.strerror}; move it away") from None
+                why = f"root: can't look at {path}: {error.strerror}; move it away"
+                raise ConfigError(why) from None
             fits = stat.S_ISREG(mode) if name in FILES else stat.S_ISDIR(mode)
             if not fits:
                 kind = "not a file" if name in FILES else "not a folder"

@@ -232,7 +232,10 @@ class Fuzzer:
 
     def _follow(self, said: str) -> None:
         """Does what the line says can be done."""
-        if match := re.search(r"error: (/.*?)(:| is (not )?a )[^/]*(move it away|remove it)", said):
+        if match := re.search(
+            r"error: (?:root: can't look at )?(/.*?)(:| is (not )?a )[^/]*(move it away|remove it)",
+            said,
+        ):
             path = Path(match[1])
             assert TREE in str(path), said
             path.rename(path.with_name(f"away-{path.name}"))

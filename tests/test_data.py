@@ -293,6 +293,7 @@ for size in (9, 30):  # of 8, 28 and 28 pixels
 """
 
 
+@pytest.mark.slow
 def test_images_are_the_same_whatever_the_vector_width_and_the_number_of_threads(tmp_path):
     write_mnist_layout(tmp_path, "MNIST", counts=(3000, 500))
     started = [

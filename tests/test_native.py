@@ -89,6 +89,7 @@ def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path)
     assert "no CPU kernels, plain PyTorch instead" in run.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_kernels_are_built_once_and_whole(tmp_path):
     code = "from core import native; assert native.library() is not None"
@@ -101,6 +102,7 @@ def test_the_kernels_are_built_once_and_whole(tmp_path):
     assert built.stat().st_mtime_ns == changed
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_nobody
 def test_a_compiler_with_options_and_no_home(tmp_path):

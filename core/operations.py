@@ -65,8 +65,8 @@ def plain_layer_norm(x: Tensor) -> Tensor:
 def cross_entropy(logits_RxBxTxC: Tensor, y_RxBxT: Tensor) -> Tensor:
     """Of each prediction, nats: R x B x T, float32."""
     logits, y = logits_RxBxTxC.flatten(0, 2), y_RxBxT.flatten()
-    loss = native.CrossEntropy.apply(logits, y) if native.serves(logits) else None
-    return (plain_cross_entropy(logits, y) if loss is None else loss).view(y_RxBxT.shape)
+    function = native.CrossEntropy.apply if native.serves(logits) else plain_cross_entropy
+    return function(logits, y).view(y_RxBxT.shape)
 
 
 def plain_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ BIN := .venv/bin
 .PHONY: quickstart test test-slow lint lock clean
 
 quickstart: .venv/installed
-	$(BIN)/phasesweep run quickstart
-	$(BIN)/phasesweep plot results/quickstart
+	$(BIN)/metaphase run quickstart
+	$(BIN)/metaphase plot results/quickstart
 
 test: .venv/installed lint
 	$(BIN)/pytest -m "not slow"
@@ -23,7 +23,7 @@ lint: .venv/installed
 # The environment, from the lock file: the same versions everywhere.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "phasesweep needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..."; exit 1; }
+	    { echo "metaphase needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .

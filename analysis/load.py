@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
-from core import schema
-from sweeps import folders, tables
+from metaphase.core import schema
+from metaphase.sweeps.store import folders, tables
 
 Path = str | os.PathLike[str]
 
@@ -59,7 +59,7 @@ def load_cells(path: Path) -> pd.DataFrame:
 
 
 def _warn_of_numerics(path: Path, cells: pd.DataFrame) -> None:
-    """Cells of several revisions (`core.config.NUMERICS`) in one figure are worth a word."""
+    """Cells of several revisions (`core.cell.NUMERICS`) in one figure are worth a word."""
     if "numerics" not in cells:
         return
     trained = cells.loc[cells["status"] != schema.FAILED, "numerics"]
@@ -67,7 +67,7 @@ def _warn_of_numerics(path: Path, cells: pd.DataFrame) -> None:
     if len(counts) > 1:
         parts = ", ".join(f"{count} of revision {revision}" for revision, count in counts.items())
         _warn(
-            f"{path}: cells of different numerics are shown together ({parts}); `phasesweep run` "
+            f"{path}: cells of different numerics are shown together ({parts}); `metaphase run` "
             "with --other-numerics renew trains the others anew"
         )
 
@@ -93,7 +93,7 @@ def load_curves(path: Path) -> pd.DataFrame:
 def load_yardsticks(path: Path) -> pd.DataFrame:
     """Known algorithms on the cells' sequences, `core.schema.YARDSTICK_COLUMNS`.
 
-    Empty if `phasesweep yardsticks` hasn't run. Arguments and errors as for `load_cells`.
+    Empty if `metaphase yardsticks` hasn't run. Arguments and errors as for `load_cells`.
     """
     frame = _load(path, "yardsticks", schema.YARDSTICK_COLUMNS)
     order = [*schema.YARDSTICK_SETTINGS, "split", "yardstick", "position"]

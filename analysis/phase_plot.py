@@ -1,6 +1,6 @@
 """Classify a sweep's cells, draw its figures and print its phase map:
 
-    python -m analysis.phase_plot results/quickstart
+    python -m metaphase.analysis.phase_plot results/quickstart
 
 writes `phases.csv` (a row a cell) and `figures/` into the sweep's folder. A half-finished sweep
 gives a half-filled map.
@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import command, experiments, load, phases, transitions
-from core import schema
-from core.process import as_command
-from sweeps import places
-from sweeps.command import Parser, place, sweep_parser
+from metaphase.analysis import load
+from metaphase.analysis.commands import options
+from metaphase.analysis.questions import experiments
+from metaphase.analysis.statistics import phases, transitions
+from metaphase.core import schema
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import Parser, place, sweep_parser
+from metaphase.sweeps.store import places
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +46,7 @@ UNFINISHED, MISSING, SPLIT = "x", ".", "*"
 @as_command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return command.main(_parser(), run, argv)
+    return options.main(_parser(), run, argv)
 
 
 def run(path: str, format: str, delta: float, confidence: float, out: str | None) -> None:
@@ -61,7 +64,7 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
 
     out = out or path
     rows = classified[["cell_id", *(k for k in CSV_COLUMNS if k != "cell_id"), *_extra(conditions)]]
-    command.write_file(out, "phases.csv", rows.to_csv(index=False).encode())
+    options.write_file(out, "phases.csv", rows.to_csv(index=False).encode())
     names = []
     for condition, cells in conditions:
         found = transitions.estimate_transitions(cells)
@@ -70,13 +73,13 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
             continue
         print(describe(cells, found, condition), end="\n\n")
         makers = figures(cells, curves, found, condition, delta, yardsticks)
-        names += list(draw_all(out, makers, command.suffix(condition), format))
+        names += list(draw_all(out, makers, options.suffix(condition), format))
     files = ["phases.csv"]
     for experiment in experiments.find(classified, history, yardsticks):
         if experiment.text:
             print(experiment.text, end="\n\n")
         csv = experiment.table.to_csv(index=False).encode()
-        command.write_file(out, f"{experiment.name}.csv", csv)
+        options.write_file(out, f"{experiment.name}.csv", csv)
         files.append(f"{experiment.name}.csv")
         if experiment.figure is not None:
             names += list(draw_all(out, {experiment.name: experiment.figure}, "", format))
@@ -95,9 +98,9 @@ def figures(
     yardsticks: pd.DataFrame | None = None,
 ) -> dict[str, Callable[[], Figure]]:
     """The figures that one condition has results for, by name; drawn when they are called."""
-    from analysis import plots  # here, so that a wrong path is told at once
+    from metaphase.analysis.figures import plots  # here, so that a wrong path is told at once
 
-    title = ", ".join([str(cells["sweep"].iloc[0]), *command.words(condition)])
+    title = ", ".join([str(cells["sweep"].iloc[0]), *options.words(condition)])
     finished = cells[cells["status"] == schema.DONE]
     makers = {"phase_map": lambda: plots.phase_map_figure(cells, found, title)}
     if len(finished):
@@ -114,12 +117,12 @@ def draw_all(
     """Write figures to `<out>/figures/`; yields their file names."""
     import matplotlib as mpl
 
-    from analysis import style
+    from metaphase.analysis.figures import style
 
     with mpl.rc_context(style.RC):
         for name, make in makers.items():
-            data = command.figure_bytes(make(), format)
-            command.write_file(places.inside(out, "figures"), f"{name}{suffix}.{format}", data)
+            data = options.figure_bytes(make(), format)
+            options.write_file(places.inside(out, "figures"), f"{name}{suffix}.{format}", data)
             yield f"{name}{suffix}.{format}"
 
 
@@ -134,7 +137,7 @@ def describe(
     if unfinished:
         counts.append(f"{unfinished} of these diverged or failed")
     seeds = cells["seed"].nunique()
-    words = command.words(condition or {})
+    words = options.words(condition or {})
     return "\n".join(
         [
             f"{', '.join([str(cells['sweep'].iloc[0]), *words])}: {len(cells)} cells, "
@@ -161,9 +164,9 @@ def text_map(points: pd.DataFrame) -> list[str]:
     powers = all(n & (n - 1) == 0 for n in tasks)
     heads = [str(n.bit_length() - 1 if powers else n) for n in map(int, tasks)]
     width = max(2, *map(len, heads)) + 1
-    margin = max(len(command.power(s)) for s in sizes)
+    margin = max(len(options.power(s)) for s in sizes)
     lines = [
-        f"{command.power(size):>{margin}} |"
+        f"{options.power(size):>{margin}} |"
         + "".join(f"{marks.get((size, n), MISSING):<2}".rjust(width) for n in tasks).rstrip()
         for size in sizes
     ]
@@ -185,7 +188,7 @@ def text_transitions(found: pd.DataFrame) -> list[str]:
     lines = [f"number of tasks where a phase begins ({transitions.CONFIDENCE:.0%} interval)"]
     for size, rows in found.groupby("model_size", sort=True):
         parts = [f"{row['begins']} {_begins(row)}" for row in rows.to_dict("records")]
-        lines.append(f"  model size {command.power(float(str(size)))}: {', '.join(parts)}")
+        lines.append(f"  model size {options.power(float(str(size)))}: {', '.join(parts)}")
     return lines
 
 
@@ -209,7 +212,7 @@ def _extra(conditions: list[tuple[dict[str, object], pd.DataFrame]]) -> list[str
 def _parser() -> Parser:
     parser = sweep_parser("plot", "Classify a sweep's cells and draw its phase diagrams.")
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
-    command.add_phase_options(parser)
+    options.add_phase_options(parser)
     parser.add_argument("--out", type=place, help="write there instead of into the sweep's folder")
     return parser
 

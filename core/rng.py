@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from core import native
+from metaphase.core.kernels import cpu
 
 # Table 2 of the paper: Philox4x32 with 7 rounds is the fastest that passes all of BigCrush.
 ROUNDS = 7
@@ -108,11 +108,11 @@ def normal_matrix(
     Args:
         seed, low, high: int64, broadcasting to the shape `batch`.
     """
-    if seed.device.type != "cpu" or native.library() is None:
+    if seed.device.type != "cpu" or cpu.library() is None:
         return plain_normal_matrix(seed, stream, rows, columns, low, high).mul_(scale)
     words = torch.broadcast_tensors(*(torch.as_tensor(word) for word in (seed, low, high)))
     seed_M, low_M, high_M = (word.flatten() for word in words)
-    entries = native.normals(seed_M, low_M, high_M, stream, rows, columns, scale)
+    entries = cpu.normals(seed_M, low_M, high_M, stream, rows, columns, scale)
     return entries.view(*words[0].shape, rows, columns)
 
 

@@ -45,7 +45,8 @@ HISTORY_COLUMNS = (
 )
 CURVES_COLUMNS = ("cell_id", "split", "position", "accuracy", "accuracy_se", "n")
 
-# The settings that evaluation sequences of new tasks depend on, and so do `core.yardsticks`.
+# The settings that evaluation sequences of new tasks depend on, and so do
+# `core.evaluation.yardsticks`.
 YARDSTICK_SETTINGS = (
     "dataset",
     "image_size",
@@ -65,7 +66,7 @@ YARDSTICK_COLUMNS = (
     "n",
 )
 
-# Columns of the cells table beside every field of `core.config.Cell`.
+# Columns of the cells table beside every field of `core.cell.Cell`.
 CELL_RESULT_COLUMNS = (
     "status",
     "error",
@@ -87,5 +88,5 @@ CELL_RESULT_COLUMNS = (
 
 def to_column(value: object) -> object:
     """A setting as its column holds it: a list of names is one text, "MNIST,KMNIST", by which any
-    reader can compare, group and drop duplicates. `core.config.Cell` takes it as it is."""
+    reader can compare, group and drop duplicates. `core.cell.Cell` takes it as it is."""
     return ",".join(value) if isinstance(value, (list, tuple)) else value

@@ -1,6 +1,7 @@
-"""Trains one cell without Ray and prints its metrics: `python -m core.train --model-size 32 ...`.
+"""Trains one cell without Ray and prints its metrics: `python -m metaphase.core.train --model-size
+32 ...`.
 
-Every setting of `core.config.Cell` is an option.
+Every setting of `core.cell.Cell` is an option.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from core.config import Cell, ConfigError
-from core.process import as_command
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.process import as_command
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,7 +29,7 @@ def _folder(text: str) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
     """Command line -> the cell and the other options. Raises ConfigError on an impossible cell."""
-    parser = _Parser(prog="python -m core.train", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="python -m metaphase.core.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
     parser.add_argument("--data-root", type=_folder, default="data", help="folder of the data sets")
     hints = get_type_hints(Cell)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cell, arguments = parse(argv)
         import torch
 
-        from core.trainer import PackTrainer
+        from metaphase.core.training.trainer import PackTrainer
 
         device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
         trainer = PackTrainer([cell], device=device, data_root=arguments.data_root)

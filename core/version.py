@@ -9,8 +9,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-DISTRIBUTION = "phasesweep"
-_PACKAGE = Path(__file__).parent
+DISTRIBUTION = "metaphase"
+_PACKAGE = Path(__file__).resolve().parent
 GIT_SECONDS = 10.0  # that git may take
 
 

@@ -1,23 +1,35 @@
-"""The command `phasesweep`: its words lead to the modules' own main functions."""
+"""The command `metaphase`: its words lead to the modules' own main functions."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-from core.config import ConfigError
-from core.process import as_command
-from sweeps import places
-from sweeps.command import WRONG
+from metaphase.core.cell import ConfigError
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import WRONG
+from metaphase.sweeps.store import places
 
 COMMANDS = {  # word: (module with a main(argv), what it does)
-    "run": ("sweeps.run", "train the cells of a preset that are missing in its results"),
-    "status": ("sweeps.status", "show how far a sweep is: finished, running, missing cells"),
-    "yardsticks": ("sweeps.yardsticks", "run known learning algorithms on the same sequences"),
-    "compact": ("sweeps.compact", "merge a results folder's many small files into few"),
-    "plot": ("analysis.phase_plot", "draw the phase diagrams of a results folder"),
-    "report": ("analysis.report", "write one HTML page with a sweep's figures and numbers"),
-    "compare": ("analysis.compare", "put a sweep beside the paper's numbers"),
+    "run": ("metaphase.sweeps.run", "train the cells of a preset that are missing in its results"),
+    "status": (
+        "metaphase.sweeps.commands.status",
+        "show how far a sweep is: finished, running, missing cells",
+    ),
+    "yardsticks": (
+        "metaphase.sweeps.commands.yardsticks",
+        "run known learning algorithms on the same sequences",
+    ),
+    "compact": (
+        "metaphase.sweeps.commands.compact",
+        "merge a results folder's many small files into few",
+    ),
+    "plot": ("metaphase.analysis.phase_plot", "draw the phase diagrams of a results folder"),
+    "report": (
+        "metaphase.analysis.commands.report",
+        "write one HTML page with a sweep's figures and numbers",
+    ),
+    "compare": ("metaphase.analysis.published.compare", "put a sweep beside the paper's numbers"),
 }
 
 
@@ -34,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return module.main(argv[1:])
     words = "\n".join(f"  {word:12}{text}" for word, (_, text) in COMMANDS.items())
-    usage = f"usage: phasesweep COMMAND ...\n\n{words}\n\n`phasesweep COMMAND --help` says more."
+    usage = f"usage: metaphase COMMAND ...\n\n{words}\n\n`metaphase COMMAND --help` says more."
     if argv and argv[0] in ("-h", "--help"):
         print(usage)
         return 0

@@ -1,8 +1,8 @@
 """Trains the cells of a sweep that its results lack.
 
-    python -m sweeps.run quickstart
-    python -m sweeps.run quickstart --set model_size=[64,128] --set name=wider
-    python -m sweeps.run ./my-sweep.yaml --root s3://bucket/results
+    python -m metaphase.sweeps.run quickstart
+    python -m metaphase.sweeps.run quickstart --set model_size=[64,128] --set name=wider
+    python -m metaphase.sweeps.run ./my-sweep.yaml --root s3://bucket/results
 
 Whatever stopped it, the same command goes on where it was. Works as a lone script too, as
 `ray submit` uses it: all else comes from the installed package.
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from core.config import Cell
-    from sweeps.command import Parser
-    from sweeps.config import Sweep
-    from sweeps.lease import Lease
-    from sweeps.storage import Results
+    from metaphase.core.cell import Cell
+    from metaphase.sweeps.commands.parser import Parser
+    from metaphase.sweeps.preset import Sweep
+    from metaphase.sweeps.store.lease import Lease
+    from metaphase.sweeps.store.results import Results
 
-INTERRUPTED = 130  # exit status, see sweeps.command
+INTERRUPTED = 130  # exit status, see sweeps.commands.parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,18 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     for package in ("core", "sweeps", "analysis"):
         if importlib.util.find_spec(package) is None:
-            print(f"phasesweep is not installed in this Python ({sys.executable})", file=sys.stderr)
+            print(f"metaphase is not installed in this Python ({sys.executable})", file=sys.stderr)
             return 1
-    from core.process import as_command
+    from metaphase.core.process import as_command
 
     return as_command(_command)(argv)
 
 
 def _command(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    from core.config import ConfigError
-    from sweeps.files import StorageError
-    from sweeps.storage import is_full, may_pass
+    from metaphase.core.cell import ConfigError
+    from metaphase.sweeps.store.files import StorageError
+    from metaphase.sweeps.store.results import is_full, may_pass
 
     try:
         if arguments.list:
@@ -76,10 +76,10 @@ def _command(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    from sweeps.command import Parser, folder, root
+    from metaphase.sweeps.commands.parser import Parser, folder, root
 
     parser = Parser(
-        prog="phasesweep run", description="Train the cells of a sweep that its results lack."
+        prog="metaphase run", description="Train the cells of a sweep that its results lack."
     )
     add = parser.add_argument
     add("preset", metavar="PRESET", nargs="?", help="a preset's name, or the path of a YAML file")
@@ -127,7 +127,7 @@ def _positive(text: str) -> int:
 
 
 def _list_presets() -> int:
-    from sweeps.config import list_presets, load_preset
+    from metaphase.sweeps.preset import list_presets, load_preset
 
     for name in list_presets():
         sweep = load_preset(name)
@@ -136,9 +136,9 @@ def _list_presets() -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from core.config import NUMERICS
-    from sweeps.config import load_preset, select_cells
-    from sweeps.storage import Results
+    from metaphase.core.cell import NUMERICS
+    from metaphase.sweeps.preset import load_preset, select_cells
+    from metaphase.sweeps.store.results import Results
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.dry_run:
         _dry_run(sweep, results, missing, arguments.pack_size)
         return 0
-    from sweeps.lease import acquire
+    from metaphase.sweeps.store.lease import acquire
 
     if not missing:
         if not stored:
@@ -185,8 +185,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> bool:
     """Prints in what the preset differs from the stored one, and what this means. Returns whether
     there is a stored one that can be read."""
-    from core.config import ConfigError
-    from sweeps.config import describe_change
+    from metaphase.core.cell import ConfigError
+    from metaphase.sweeps.preset import describe_change
 
     if not results.has_settings():
         return False
@@ -220,7 +220,7 @@ def _tell_numerics(
     Raises:
         ConfigError: it is refused, with what can be done instead.
     """
-    from core.config import NUMERICS, ConfigError
+    from metaphase.core.cell import NUMERICS, ConfigError
 
     if others:
         revisions = ", ".join(map(str, sorted(set(others.values()))))
@@ -248,7 +248,7 @@ def _whole(results: Results) -> tuple[dict[str, str], set[str], dict[str, int]]:
     """({cell_id: status} of finished cells, ids of those left out of it because rows of them are
     lost, {cell_id: numerics} of the trained ones). Those left out count as missing: trained again,
     they are as they were."""
-    from core import schema
+    from metaphase.core import schema
 
     status, numerics = results.survey()
     damaged = results.damaged({id_ for id_, s in status.items() if s != schema.FAILED})
@@ -260,8 +260,8 @@ def _missing(
 ) -> list[Cell]:
     """Cells to train: those without a result, and failed ones if asked for, or if their worker
     was lost, which may happen to any cell."""
-    from core import schema
-    from sweeps.storage import LOST_WORKER
+    from metaphase.core import schema
+    from metaphase.sweeps.store.results import LOST_WORKER
 
     failed = {c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED}
     if failed and not retry_failed:
@@ -291,7 +291,7 @@ def _train(
     print(
         f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}", flush=True
     )
-    from sweeps import driver  # Ray and torch take seconds
+    from metaphase.sweeps.execution import driver  # Ray and torch take seconds
 
     driver.log_to(log)
     outcome = driver.train(
@@ -321,7 +321,7 @@ def _train(
         return 1
     if outcome.interrupted:
         again = shlex.join(_without_force(argv))
-        print(f"Stopped. This continues: python -m sweeps.run {again}")
+        print(f"Stopped. This continues: python -m metaphase.sweeps.run {again}")
         return INTERRUPTED
     return _conclude(sweep, results, status)
 
@@ -339,8 +339,8 @@ def _without_force(argv: list[str]) -> list[str]:
 
 def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
     """Says what became of all cells, and what to do next."""
-    from core import schema
-    from sweeps.folders import shown
+    from metaphase.core import schema
+    from metaphase.sweeps.store.folders import shown
 
     failed = [c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
     missing = sum(cell.cell_id not in status for cell in sweep.cells)
@@ -354,15 +354,15 @@ def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
     if missing:
         print(f"{missing} cells are missing; the same command continues", file=sys.stderr)
     print(f"Results: {results}")
-    print(f"Next: phasesweep plot {shlex.quote(str(results))}")
+    print(f"Next: metaphase plot {shlex.quote(str(results))}")
     return 1 if failed or missing else 0
 
 
 def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
     """Prints what would be trained, by its shapes."""
-    from core.config import grouped, stack_key
-    from core.cost import flops_per_step, num_parameters
-    from sweeps.plan import local_workers, plan
+    from metaphase.core.cell import grouped, stack_key
+    from metaphase.core.training.cost import flops_per_step, num_parameters
+    from metaphase.sweeps.planning.packs import local_workers, plan
 
     steps = results.checkpoint_steps()
     workers = local_workers()
@@ -400,7 +400,7 @@ def _disk_bytes(cell: Cell) -> float:
 
 def _log_file(results: Results) -> Path:
     folder = results.local_path
-    folder = folder / "logs" if folder else Path(tempfile.mkdtemp(prefix="phasesweep-log-"))
+    folder = folder / "logs" if folder else Path(tempfile.mkdtemp(prefix="metaphase-log-"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"run-{time.strftime('%Y%m%d-%H%M%S')}.log"
 

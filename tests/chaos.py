@@ -31,7 +31,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from sweeps.storage import Results
+from metaphase.sweeps.store.results import Results
 from tests.processes import descendants, kill
 
 PRESET = {
@@ -103,7 +103,7 @@ class Chaos:
         path = self.folder / f"output-{self.runs}"
         with path.open("w") as output:
             run = subprocess.Popen(
-                [sys.executable, "-m", "sweeps.run", str(self.preset), "--root", root],
+                [sys.executable, "-m", "metaphase.sweeps.run", str(self.preset), "--root", root],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

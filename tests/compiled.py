@@ -23,8 +23,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from core import blocks, tasks
-from core.kernels import attention, mlp, projection
+from metaphase.core.architectures import blocks
+from metaphase.core.kernels.cuda import attention, mlp, projection
+from metaphase.core.tasks import projected_images
 
 SHARED_BYTES = 232_448  # of a program, at most, on sm_90 (CUDA programming guide, table 30)
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
@@ -108,7 +109,7 @@ def projections(X: int, T: int, precision: projection.Precision) -> Iterator[tup
     for name, source in (
         ("drawn", {"seed_G": seed}),
         ("table", {"table_UxMxXxX": table, "row_G": seed}),
-        ("noise", {"seed_G": seed, "noise": tasks.noise_table(X, 12)}),
+        ("noise", {"seed_G": seed, "noise": projected_images.noise_table(X, 12)}),
     ):
 
         def call(source=source):

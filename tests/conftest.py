@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import Cell
+from metaphase.core.cell import Cell
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: core.kernels

@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from core.config import ConfigError
-from sweeps.lease import acquire
-from sweeps.storage import Results
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
 
 
 def race(root: str, races: int, barrier: Any, queue: Any) -> None:

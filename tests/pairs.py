@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from core.architectures import ARCHITECTURES
-from core.config import Cell, ConfigError
-from core.trainer import PackTrainer
+from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.training.trainer import PackTrainer
 
 
 def random_cells(draw: random.Random) -> list[Cell]:

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core import schema
-from core.config import NUMERICS, Cell
+from metaphase.core import schema
+from metaphase.core.cell import NUMERICS, Cell
 
 Truth = Callable[[Cell], str]  # the phase of a cell; or "diverged", "failed", "missing"
 

@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import generalization, load, phase_plot, plots, report, style
-from analysis import yardsticks as yards
-from analysis.phases import classify
-from core import schema
-from sweeps.storage import Results
+from metaphase.analysis import load, phase_plot
+from metaphase.analysis.commands import report
+from metaphase.analysis.figures import plots, style
+from metaphase.analysis.questions import generalization
+from metaphase.analysis.questions import yardsticks as yards
+from metaphase.analysis.statistics.phases import classify
+from metaphase.core import schema
+from metaphase.sweeps.store.results import Results
 from tests.synthetic import BASE, make_results
 from tests.test_plots import VISION, seen_lab
 
@@ -23,7 +26,7 @@ ACCURACY = {"nearest_neighbour": 0.6, "ridge": 0.5, "logistic": 0.55, "mlp": 0.5
 
 
 def rows(cell, split="unseen", shift=0.0, n=512):
-    """A table as `phasesweep yardsticks` stores it, straight lines from 0.2 on."""
+    """A table as `metaphase yardsticks` stores it, straight lines from 0.2 on."""
     settings = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
     T = cell.sequence_length
     return [

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from core import cost, memory, model, native
-from core.architectures import ARCHITECTURES, lstm
-from core.config import ARCHITECTURE_SETTINGS
-from core.data import load_images
-from core.sampler import Sampler
-from core.stack import Stack
+from metaphase.core.architectures import ARCHITECTURES, lstm, memory, model
+from metaphase.core.cell import ARCHITECTURE_SETTINGS
+from metaphase.core.datasets.images import load_images
+from metaphase.core.kernels import cpu
+from metaphase.core.tasks.sampler import Sampler
+from metaphase.core.training import cost
+from metaphase.core.training.stack import Stack
 from tests.conftest import small_cell
 from tests.decoding import decode
 from tests.test_model import examples, stacked_model
@@ -114,7 +115,7 @@ def test_cost_counts_parameters_and_operations(architecture, token_format, monke
     cell = small_cell(architecture=architecture, token_format=token_format, num_layers=3)
     p = stacked_model(cell, dtype=torch.float32)
     assert cost.num_parameters(cell) == sum(t[0].numel() for t in p.values())
-    monkeypatch.setattr(native, "library", lambda: None)  # it can't see into our kernels
+    monkeypatch.setattr(cpu, "library", lambda: None)  # it can't see into our kernels
     x, y = examples(cell, R=1, B=cell.batch_size, dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         one = {name: t[:1].detach().requires_grad_() for name, t in p.items()}
@@ -226,8 +227,8 @@ def test_a_model_of_width_two_predicts_one_of_two_things(variant):
 
 @pytest.mark.parametrize("architecture", ["fast_weights", "linear_attention"])
 def test_a_memory_of_one_number_would_be_dead(architecture, monkeypatch):
-    """Why `core.config` refuses it: no gradient reaches what makes and reads it."""
-    monkeypatch.setattr("core.config.LEAST_KEY_SIZE", {})
+    """Why `core.cell` refuses it: no gradient reaches what makes and reads it."""
+    monkeypatch.setattr("metaphase.core.cell.LEAST_KEY_SIZE", {})
     for key_size in (1, 3):
         cell = small_cell(architecture=architecture, key_size=key_size, num_layers=1)
         p, (x, y) = stacked_model(cell), examples(cell)

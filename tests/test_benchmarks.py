@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import torch
 
-from core import schema
-from core.config import Cell
-from core.trainer import PackTrainer
-from sweeps.config import load_preset
-from sweeps.plan import Workers, plan
-from sweeps.storage import Results
+from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps.planning.packs import Workers, plan
+from metaphase.sweeps.preset import load_preset
+from metaphase.sweeps.store.results import Results
 from tests.benchmarks import precision, throughput, without_ray
 from tests.benchmarks.baselines import EagerCell, PlainTransformer
 from tests.benchmarks.throughput import PAPER, QUICKSTART

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from analysis.bimodality import dip, dip_test
+from metaphase.analysis.statistics.bimodality import dip, dip_test
 
 
 def by_linear_programs(x: np.ndarray) -> float:

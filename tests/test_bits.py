@@ -11,15 +11,15 @@ import sys
 import pytest
 import torch
 
-from core import memory, native, operations
-from core.architectures import ARCHITECTURES, lstm
-from core.native import build, check
-from core.stack import plain_adam
-from core.trainer import PackTrainer
+from metaphase.core.architectures import ARCHITECTURES, lstm, memory
+from metaphase.core.kernels import cpu, operations
+from metaphase.core.kernels.cpu import build, check
+from metaphase.core.training.stack import plain_adam
+from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 from tests.pairs import try_pair
 
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
 
 
 def test_random_cells_alone_equal_the_same_in_a_pack_bit_for_bit():
@@ -56,7 +56,7 @@ def test_neither_the_registers_length_nor_the_compilers_zeal_shows(flags, tmp_pa
     subprocess.run(command, check=True, capture_output=True)
     ours = check.bits()
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(native, "library", lambda: other)
+    monkeypatch.setattr(cpu, "library", lambda: other)
     assert check.bits() == ours
 
 
@@ -71,7 +71,7 @@ def test_a_compiler_that_takes_liberties_is_told_of(tmp_path, monkeypatch, caplo
     command = ["cc", "-shared", "-o", made, *tmp_path.glob("*.o"), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(native, "library", lambda: other)
+    monkeypatch.setattr(cpu, "library", lambda: other)
     check.warn_once.cache_clear()
     try:
         PackTrainer([small_cell()])
@@ -141,10 +141,10 @@ def assert_twins(ours, twin, tensors, within=3e-6):
 def test_products_of_any_strides(m, k, n):
     a, b = torch.randn(3, k, m).mT, torch.randn(3, n + 2, k)[:, 1:-1].mT
     assert_twins(operations.product, torch.bmm, [a, b])
-    ours = native.multiply(a, b)
+    ours = cpu.multiply(a, b)
     torch.testing.assert_close(ours.double(), a.double() @ b.double(), rtol=1e-5, atol=1e-4)
-    assert torch.equal(native.multiply(a[1:2], b[1:2]), ours[1:2])
-    assert torch.equal(native.multiply(b.mT, a.mT), ours.mT)  # the terms in the same order
+    assert torch.equal(cpu.multiply(a[1:2], b[1:2]), ours[1:2])
+    assert torch.equal(cpu.multiply(b.mT, a.mT), ours.mT)  # the terms in the same order
 
 
 @needs_compiler
@@ -216,7 +216,7 @@ def test_adam():
     }
     tensors[3][1, 5] = 3e38  # whose square is no number
     ours, twin = ([t.clone() for t in tensors] for _ in range(2))
-    finite_R, twin_R = native.adam(*ours, **options), plain_adam(*twin, **options)
+    finite_R, twin_R = cpu.adam(*ours, **options), plain_adam(*twin, **options)
     assert finite_R.tolist() == twin_R.tolist() == [True, False, True, True]
     for a, b in zip(ours, twin, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)

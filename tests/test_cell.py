@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from core.config import (
+from metaphase.core.cell import (
     MAX_TASKS,
     OF_MODEL,
     PER_REPLICA,
@@ -116,7 +116,7 @@ def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
 
 def test_identity_is_the_same_on_every_machine():
     assert Cell().cell_id == Cell.from_dict(Cell().to_dict()).cell_id
-    code = "from core.config import Cell; print(Cell(num_tasks=7).cell_id)"
+    code = "from metaphase.core.cell import Cell; print(Cell(num_tasks=7).cell_id)"
     for hash_seed in ("0", "1"):
         out = subprocess.run(
             [sys.executable, "-c", code],
@@ -150,8 +150,7 @@ def test_cells_are_grouped_in_their_order():
 
 
 def test_the_configuration_needs_neither_torch_nor_ray():
-    code = (
-        "import sys, core.config, core.schema; print('torch' in sys.modules, 'ray' in sys.modules)"
-    )
+    modules = "metaphase.core.cell, metaphase.core.schema"
+    code = f"import sys, {modules}; print('torch' in sys.modules, 'ray' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

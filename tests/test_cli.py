@@ -1,6 +1,6 @@
-"""`phasesweep`: its words lead to the modules' main functions, everything else gets the usage."""
+"""`metaphase`: its words lead to the modules' main functions, everything else gets the usage."""
 
-from sweeps import cli
+from metaphase.sweeps import cli
 
 
 def test_run_is_the_module_of_that_name(capsys):
@@ -10,8 +10,8 @@ def test_run_is_the_module_of_that_name(capsys):
 
 def test_usage(capsys):
     assert cli.main(["--help"]) == 0
-    assert "usage: phasesweep" in capsys.readouterr().out
+    assert "usage: metaphase" in capsys.readouterr().out
     assert cli.main([]) == 2
-    assert "usage: phasesweep" in capsys.readouterr().err
+    assert "usage: metaphase" in capsys.readouterr().err
     assert cli.main(["rnu"]) == 2
     assert "'rnu' is not one of run, status, " in capsys.readouterr().err

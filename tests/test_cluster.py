@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ConfigError
-from sweeps import cluster
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps.execution import cluster
 from tests.processes import kill
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=1", "--block")

@@ -134,7 +134,7 @@ def test_a_real_launch(home, tmp_path):
         assert len(pd.read_parquet(root / "submit" / "cells")) == 64
 
         address = f"http://127.0.0.1:{dashboard}"
-        command = ["python", "-m", "sweeps.run", *arguments, *SOME, "--set", "name=job"]
+        command = ["python", "-m", "metaphase.sweeps.run", *arguments, *SOME, "--set", "name=job"]
         job = ("ray", "job", "submit", "--working-dir", str(ROOT / "sweeps"), "--", *command)
         output = run(*job, RAY_ADDRESS=address)
         assert "4 of 4 cells are finished" in output

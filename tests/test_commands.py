@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from core.config import ConfigError
-from sweeps import cli, places
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps import cli
+from metaphase.sweeps.store import places
 from tests.synthetic import make_results
 
 ON_A_SWEEP = ("status", "compact", "yardsticks", "plot", "report", "compare")
 ROOT = Path(__file__).parent.parent
 
 
-def phasesweep(*arguments, cwd=None, **environment):
+def metaphase(*arguments, cwd=None, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "sweeps.cli", *map(str, arguments)],
+        [sys.executable, "-m", "metaphase.sweeps.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -163,7 +164,7 @@ def test_one_mistake_has_one_line_and_one_status(capsys, tmp_path, monkeypatch):
 
 def test_every_command_is_called_what_it_is(capsys):
     for word in cli.COMMANDS:
-        assert in_process(capsys, word, "--help")[1].startswith(f"usage: phasesweep {word} ")
+        assert in_process(capsys, word, "--help")[1].startswith(f"usage: metaphase {word} ")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

@@ -8,14 +8,15 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from analysis.load import load_cells, load_curves, load_history
-from core import schema
-from core.config import Cell
-from sweeps import cli, compact
-from sweeps import lease as leases
-from sweeps.config import parse_preset
-from sweeps.lease import acquire
-from sweeps.storage import Results
+from metaphase.analysis.load import load_cells, load_curves, load_history
+from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.sweeps import cli
+from metaphase.sweeps.commands import compact
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store import lease as leases
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
 from tests.test_storage import curves, history, row
 
 TEXT = "cell: {warmup_steps: 5, image_size: 8}\ngrid: {steps: [10, 11, 12, 13, 14, 15, 16, 17]}\n"

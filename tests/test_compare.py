@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import compare, compare_figure2, reference
-from analysis.load import CELL_COLUMNS, ResultsError, load_cells, load_curves
-from analysis.phases import GENERALIZING, UNTRAINED
-from core import schema
-from core.config import DATASETS
+from metaphase.analysis.load import CELL_COLUMNS, ResultsError, load_cells, load_curves
+from metaphase.analysis.published import compare, figure2, reference
+from metaphase.analysis.statistics.phases import GENERALIZING, UNTRAINED
+from metaphase.core import schema
+from metaphase.core.cell import DATASETS
 from tests.synthetic import BASE, make_results
 
 MNIST = replace(BASE, dataset="MNIST", num_classes=10)
@@ -58,7 +58,7 @@ def test_the_reference_agrees_with_itself(tmp_path, capsys):
     assert compare.main([str(path), "--reference", "kirsch2022-figure2"]) == 0
     points = pd.read_csv(path / "compare-kirsch2022-figure2.csv")
     assert len(points) == 234
-    assert compare_figure2.mean_absolute_difference(points)["both"] == pytest.approx(0, abs=1e-12)
+    assert figure2.mean_absolute_difference(points)["both"] == pytest.approx(0, abs=1e-12)
     assert (points["regime_paper"] == points["regime_ours"]).all()
     shifts = pd.read_csv(path / "compare-kirsch2022-figure2-transitions.csv")
     inside = np.isfinite(shifts["paper"])
@@ -75,8 +75,8 @@ def test_the_reference_agrees_with_itself(tmp_path, capsys):
 @pytest.mark.parametrize("shift", [-3, -1, 2, 5])
 def test_a_shift_is_found(tmp_path, shift):
     path = write_reference(tmp_path / "s", shift)
-    points = compare_figure2.compare_points(load_cells(path))
-    shifts = compare_figure2.compare_transitions(points)
+    points = figure2.compare_points(load_cells(path))
+    shifts = figure2.compare_transitions(points)
     inside = np.isfinite(shifts["paper"]) & np.isfinite(shifts["ours"])
     large = inside & (shifts["model_size"] >= 16)
     assert large.sum() == 12
@@ -84,7 +84,7 @@ def test_a_shift_is_found(tmp_path, shift):
     assert shifts.loc[large, "low"].to_numpy() == pytest.approx(shift, abs=0.15)
     onset = large & (shifts["measure"] == "onset")
     assert shifts.loc[onset, "low"].to_numpy() == pytest.approx(shift, abs=1e-9)
-    assert compare_figure2.mean_absolute_difference(points)["unseen"] > 0.01
+    assert figure2.mean_absolute_difference(points)["unseen"] > 0.01
 
 
 def test_shifts_have_an_interval_over_seeds(tmp_path):
@@ -95,19 +95,19 @@ def test_shifts_have_an_interval_over_seeds(tmp_path):
     pq.write_table(pa.concat_tables(files), tmp_path / "s" / "cells" / "compact-0.parquet")
     cells = load_cells(tmp_path / "s")
     cells = cells[cells["num_tasks"] >= 8]  # where all three seeds have results
-    points = compare_figure2.compare_points(cells)
-    errors = compare_figure2.seed_errors(cells, points).set_index(["model_size", "measure"])
+    points = figure2.compare_points(cells)
+    errors = figure2.seed_errors(cells, points).set_index(["model_size", "measure"])
     assert errors.loc[(256, "onset"), "seeds"] == 3
     half = 4.302653 * 1 / np.sqrt(3)  # t of 2 degrees of freedom; seeds at shifts 1, 2 and 3
     assert errors.loc[(256, "onset"), "half_width"] == pytest.approx(half, rel=1e-6)
     assert errors.loc[(2, "onset"), "half_width"] != errors.loc[(2, "onset"), "half_width"]  # NaN
-    shifts = compare_figure2.compare_transitions(points).merge(
+    shifts = figure2.compare_transitions(points).merge(
         errors.reset_index(), on=["model_size", "measure"]
     )
     row = shifts[(shifts["model_size"] == 256) & (shifts["measure"] == "onset")].iloc[0]
-    assert compare_figure2.shift_text(row.to_dict()).endswith("± 2.5")
+    assert figure2.shift_text(row.to_dict()).endswith("± 2.5")
     one = cells[cells["seed"] == 1]
-    assert compare_figure2.seed_errors(one, points)["half_width"].isna().all()
+    assert figure2.seed_errors(one, points)["half_width"].isna().all()
 
 
 def test_settings_that_differ_are_told(tmp_path, capsys):
@@ -122,40 +122,40 @@ def test_settings_that_differ_are_told(tmp_path, capsys):
 
 def test_not_reached_gives_a_bound(tmp_path):
     path = write_reference(tmp_path / "s", shift=14)  # onset near 2^26 at width 512
-    points = compare_figure2.compare_points(load_cells(path))
-    shifts = compare_figure2.compare_transitions(points).set_index(["model_size", "measure"])
+    points = figure2.compare_points(load_cells(path))
+    shifts = figure2.compare_transitions(points).set_index(["model_size", "measure"])
     row = shifts.loc[(512, "onset")]
     assert row["ours"] == np.inf
     assert row["high"] == np.inf
     assert 11 <= row["low"] <= 14  # a true statement about 14
-    assert compare_figure2.shift_text(row.to_dict()) == f"> {row['low']:+.1f}"
-    assert compare_figure2.shift_text({"paper": np.inf, "ours": np.inf}) == "neither"
-    assert compare_figure2.shift_text({"paper": np.nan, "ours": np.nan}) == "neither"
+    assert figure2.shift_text(row.to_dict()) == f"> {row['low']:+.1f}"
+    assert figure2.shift_text({"paper": np.inf, "ours": np.inf}) == "neither"
+    assert figure2.shift_text({"paper": np.nan, "ours": np.nan}) == "neither"
     no_rise = {"paper": 12.0, "ours": np.nan, "low": -np.inf, "high": np.inf}
-    assert compare_figure2.shift_text(no_rise) == "unknown"
+    assert figure2.shift_text(no_rise) == "unknown"
     below = {"paper": 12.0, "ours": -np.inf, "low": -np.inf, "high": -12.0}
-    assert compare_figure2.shift_text(below) == "< -12.0"
+    assert figure2.shift_text(below) == "< -12.0"
 
 
 def test_crossing():
     x, y = np.arange(4.0), np.array([0.1, 0.3, 0.1, 0.5])
-    assert compare_figure2.crossing(x, y, 0.2) == pytest.approx(2.25)  # the last time it rises
-    assert compare_figure2.crossing(x, y, 0.6) == np.inf
-    assert compare_figure2.crossing(x, y, 0.05) == -np.inf
+    assert figure2.crossing(x, y, 0.2) == pytest.approx(2.25)  # the last time it rises
+    assert figure2.crossing(x, y, 0.6) == np.inf
+    assert figure2.crossing(x, y, 0.05) == -np.inf
 
 
 def test_regimes():
-    regimes = compare_figure2.regime([0.9, 0.9, 0.1], [0.9, 0.1, 0.1], 0.1, 0.05)
-    assert list(regimes) == [GENERALIZING, compare_figure2.SEEN_ONLY, UNTRAINED]
+    regimes = figure2.regime([0.9, 0.9, 0.1], [0.9, 0.1, 0.1], 0.1, 0.05)
+    assert list(regimes) == [GENERALIZING, figure2.SEEN_ONLY, UNTRAINED]
 
 
 def test_a_coarse_half_finished_grid_uses_the_points_in_common(tmp_path):
     path = write_reference(
         tmp_path / "s", sizes=(64, 512), keep=lambda size, k: k % 2 == 0 and (size == 64 or k < 9)
     )
-    points = compare_figure2.compare_points(load_cells(path))
+    points = figure2.compare_points(load_cells(path))
     assert len(points) == 13 + 5
-    shifts = compare_figure2.compare_transitions(points).set_index(["model_size", "measure"])
+    shifts = figure2.compare_transitions(points).set_index(["model_size", "measure"])
     assert shifts.loc[(64, "half"), "low"] == pytest.approx(0, abs=1e-9)
     assert shifts.loc[(512, "half"), "largest"] == 8
 
@@ -163,7 +163,7 @@ def test_a_coarse_half_finished_grid_uses_the_points_in_common(tmp_path):
 def test_nothing_in_common(tmp_path, capsys):
     make_results(tmp_path / "s", (6,), (3, 5))
     with pytest.raises(ResultsError, match="no grid point in common"):
-        compare_figure2.compare_points(load_cells(tmp_path / "s"))
+        figure2.compare_points(load_cells(tmp_path / "s"))
     assert compare.main([str(tmp_path / "s")]) == 1
     assert "no grid point in common" in capsys.readouterr().err
     assert compare.main([str(tmp_path / "nowhere")]) == 1

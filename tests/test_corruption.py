@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import load, phase_plot
-from core.trainer import PackTrainer
-from sweeps import compact, driver, run, status, storage, yardsticks
-from sweeps.storage import TABLES, Results
-from sweeps.tables import UNREADABLE, decode
+from metaphase.analysis import load, phase_plot
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps import run
+from metaphase.sweeps.commands import compact, status, yardsticks
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.results import TABLES, Results
+from metaphase.sweeps.store.tables import UNREADABLE, decode
 from tests.conftest import small_cell
 from tests.tree_fuzzer import train_here
 

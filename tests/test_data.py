@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core import data, glyphs
-from core.config import Cell, ConfigError
-from core.data import load_images
-from core.trainer import PackTrainer
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.datasets import glyphs, images
+from metaphase.core.datasets.images import load_images
+from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -64,9 +64,9 @@ def write_cifar_layout(root, per_batch=40, seed=0):
     folder.mkdir(parents=True)
     stored = {}
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        data = generator.integers(0, 256, (per_batch, 3 * 32 * 32), dtype=np.uint8)
+        images = generator.integers(0, 256, (per_batch, 3 * 32 * 32), dtype=np.uint8)
         labels = [int(i) % 10 for i in range(per_batch)]
-        stored[name] = pickle.dumps({"data": data, "labels": labels})
+        stored[name] = pickle.dumps({"data": images, "labels": labels})
     stored["batches.meta"] = pickle.dumps({"label_names": [str(i) for i in range(10)]})
     for name, content in stored.items():
         (folder / name).write_bytes(content)
@@ -137,14 +137,14 @@ def test_trained_on_colour_tested_on_all(colour_root, base):
 def test_colour_layouts_are_read_as_images(colour_root):
     with (colour_root / "cifar-10-batches-py" / "test_batch").open("rb") as file:
         planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
-    x, white, _ = data._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
+    x, white, _ = images._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x, torch.from_numpy(planes))
 
     from scipy.io import loadmat
 
     stored = loadmat(colour_root / "test_32x32.mat")
-    x, white, y = data._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
+    x, white, y = images._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1))
     assert y.tolist() == [label % 10 for label in stored["y"][:, 0].tolist()]
@@ -160,7 +160,7 @@ def test_trained_on_grey_tested_on_colour(colour_root):
         colour_root,
         "cpu",
     )
-    whole, white, labels = data._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
+    whole, white, labels = images._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
     mean = (whole / white).mean(dim=1).flatten(1)
     expected = ((mean - mean.mean()) / mean.std())[labels.argsort(stable=True)]
     torch.testing.assert_close(grey.train.x_NxX, expected, rtol=0, atol=1e-4)
@@ -217,7 +217,7 @@ def test_torchvision_layout_works_without_a_download(tmp_path):
 def test_resizing_is_torchs_average_pooling_and_bilinear_interpolation(side, size):
     pixels = torch.randint(0, 256, (7, 3, side, side), generator=torch.Generator().manual_seed(0))
     for channels in (1, 3):
-        ours = data.resized(pixels.to(torch.uint8), 255, channels, size) / data.ONE
+        ours = images.resized(pixels.to(torch.uint8), 255, channels, size) / images.ONE
         plain = pixels.double() / 255
         if channels == 1:
             plain = plain.mean(dim=1, keepdim=True)
@@ -225,14 +225,14 @@ def test_resizing_is_torchs_average_pooling_and_bilinear_interpolation(side, siz
             theirs = F.adaptive_avg_pool2d(plain, size)
         else:
             theirs = F.interpolate(plain, size=(size, size), mode="bilinear")
-        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.5001 / data.ONE)
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.5001 / images.ONE)
 
 
 def test_mean_and_deviation_are_exact():
     """To the last place, of numbers whose squares a float32 sum would lose."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(60_000, 65_536, (2500, 2, 3, 3), generator=generator, dtype=torch.int32)
-    for channel, (mean, deviation) in enumerate(data.mean_and_deviation(x)):
+    for channel, (mean, deviation) in enumerate(images.mean_and_deviation(x)):
         numbers = [Fraction(n) for n in x[:, channel].flatten().tolist()]
         exact = sum(numbers) / len(numbers)
         variance = sum((n - exact) ** 2 for n in numbers) / (len(numbers) - 1)
@@ -280,7 +280,7 @@ def test_images_that_are_all_blank_are_said(tmp_path):
 
 FINGERPRINT = """
 import hashlib, sys, torch
-from core.data import load_images
+from metaphase.core.datasets.images import load_images
 from tests.conftest import small_cell
 
 torch.set_num_threads(int(sys.argv[1]))
@@ -378,11 +378,11 @@ def nothing_is_downloaded(monkeypatch):
     ("damage", "why"),
     [
         (lambda data: b"", "is empty"),
-        (lambda data: data[:2], "isn't in the IDX format"),
-        (lambda data: data[:6], "isn't in the IDX format"),
-        (lambda data: data[:-1], "bytes instead of"),
-        (lambda data: data[: len(data) // 2], "bytes instead of"),
-        (lambda data: data + b"x", "bytes instead of"),
+        (lambda data: images[:2], "isn't in the IDX format"),
+        (lambda data: images[:6], "isn't in the IDX format"),
+        (lambda data: images[:-1], "bytes instead of"),
+        (lambda data: images[: len(images) // 2], "bytes instead of"),
+        (lambda data: images + b"x", "bytes instead of"),
         (lambda data: b"<html>not found</html>", "isn't in the IDX format"),
     ],
 )
@@ -442,7 +442,7 @@ DOWNLOADER = """
 import shutil, sys, time
 from pathlib import Path
 from torchvision import datasets
-from core.data import load_images
+from metaphase.core.datasets.images import load_images
 from tests.conftest import small_cell
 
 source, root = map(Path, sys.argv[1:])

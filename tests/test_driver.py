@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from sweeps import driver
-from sweeps.driver import Interrupt
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.execution.driver import Interrupt
 
 
 @pytest.fixture

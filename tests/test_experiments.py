@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from analysis import experiments, generalization, phase_plot, report, style
-from analysis.load import load_cells, load_history
-from analysis.phases import classify
+from metaphase.analysis import phase_plot
+from metaphase.analysis.commands import report
+from metaphase.analysis.figures import style
+from metaphase.analysis.load import load_cells, load_history
+from metaphase.analysis.questions import experiments, generalization
+from metaphase.analysis.statistics.phases import classify
 from tests.synthetic import make_results
 
 

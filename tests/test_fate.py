@@ -1,7 +1,7 @@
 import pytest
 
-from core import fate
-from core.trainer import PackTrainer
+from metaphase.core.training import early_stopping
+from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -39,7 +39,7 @@ GENERALIZES, PLATEAU, SOLVED, MIXED = (
     ],
 )
 def test_the_rule(evaluations, expected):
-    assert fate.decided(history(*evaluations), num_classes=5) is expected
+    assert early_stopping.decided(history(*evaluations), num_classes=5) is expected
 
 
 def test_a_decided_cell_leaves_its_pack_and_changes_no_other():

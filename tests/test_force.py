@@ -2,11 +2,12 @@
 
 import pytest
 
-from core.config import ConfigError
-from sweeps import driver, run
-from sweeps.config import describe_change, parse_preset, select_cells
-from sweeps.driver import Outcome
-from sweeps.storage import Results
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps import run
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.execution.driver import Outcome
+from metaphase.sweeps.preset import describe_change, parse_preset, select_cells
+from metaphase.sweeps.store.results import Results
 from tests.test_storage import complete, state
 
 TEXT = """
@@ -81,7 +82,7 @@ def test_forced_cells_are_removed_and_trained(tmp_path, monkeypatch, capsys):
     assert {(c.num_tasks, c.seed) for c in trained} == {(64, 1), (1, 2), (64, 2)}
     assert "  + grid: seed: [0, 1, 2]\n4 cells stay, 2 are new; 0 results in" in out
     assert "Removed what was stored of 1 cells" in out
-    assert f"This continues: python -m sweeps.run {command[0]}" in out
+    assert f"This continues: python -m metaphase.sweeps.run {command[0]}" in out
     assert "--force" not in out
     assert run.main([*command[:3], "--force", "seed=9"]) == 1
     assert len(results.finished()) == 3

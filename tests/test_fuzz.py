@@ -9,8 +9,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.config import Cell, ConfigError
-from sweeps.config import load_preset
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.sweeps.preset import load_preset
 
 KEYS = [f.name for f in fields(Cell)]
 numbers = st.one_of(

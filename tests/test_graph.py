@@ -12,10 +12,10 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from core import blocks, memory, tasks
-from core.architectures import ARCHITECTURES
-from core.operations import cross_entropy
-from core.trainer import PackTrainer
+from metaphase.core.architectures import ARCHITECTURES, blocks, memory
+from metaphase.core.kernels.operations import cross_entropy
+from metaphase.core.tasks import projected_images
+from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 
 
@@ -39,7 +39,10 @@ def on_a_pretended_gpu(value, mode, seen=None):
         return type(value)(on_a_pretended_gpu(item, mode, seen) for item in value)
     if isinstance(value, torch.device):
         return torch.device(device)
-    if type(value).__module__.startswith("core.") and type(value).__module__ != "core.config":
+    if (
+        type(value).__module__.startswith("core.")
+        and type(value).__module__ != "metaphase.core.cell"
+    ):
         twin = seen[id(value)] = copy.copy(value)
         for name, item in vars(value).items():
             object.__setattr__(twin, name, on_a_pretended_gpu(item, mode, seen))
@@ -97,7 +100,7 @@ def test_a_step_before_its_gradient_reads_nothing_back_and_stays_on_the_gpu(mode
 def test_a_whole_step_reads_nothing_back(monkeypatch):
     """With gradients, which need a device that is there or none at all: `meta`."""
     trainer = PackTrainer(pack())
-    monkeypatch.setitem(tasks._AT_ONCE, "meta", tasks._AT_ONCE["cuda"])
+    monkeypatch.setitem(projected_images._AT_ONCE, "meta", projected_images._AT_ONCE["cuda"])
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
     pretended = on_a_pretended_gpu(trainer, None)
     before = [buffer._version for stack in pretended.stacks for buffer in stack.buffers()]

@@ -11,12 +11,13 @@ import sys
 import pytest
 import torch
 
-from core import blocks, tasks
+from metaphase.core.architectures import blocks
+from metaphase.core.tasks import projected_images
 
 pytest.importorskip("triton")
 
-from core.kernels import attention, mlp
-from core.kernels.projection import Tiles, image_table, project
+from metaphase.core.kernels.cuda import attention, mlp
+from metaphase.core.kernels.cuda.projection import Tiles, image_table, project
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter knows no tf32, and cuts to bf16 where GPUs round.
@@ -78,7 +79,7 @@ SHAPES = [(1, 1), (2, 17), (16, 8), (37, 19), (64, 100), (66, 130)]
 @pytest.mark.parametrize(("size", "T"), SHAPES)
 def test_drawn_projections_are_their_twin(size, T, precision):
     s = Sequences(size, T)
-    expected = s.expected(tasks.projections(s.seed[:, None], s.task, size))
+    expected = s.expected(projected_images.projections(s.seed[:, None], s.task, size))
     for images in (s.images, image_table(s.images, precision), s.images.T.contiguous().T):
         y = s.project(images, seed_G=s.seed, precision=precision)
         assert error(y, expected) < TOLERANCE[precision]
@@ -87,7 +88,7 @@ def test_drawn_projections_are_their_twin(size, T, precision):
 @pytest.mark.parametrize("tiles", [Tiles(16, 16), Tiles(128, 64), Tiles(32, 128, 8, 2)])
 def test_projections_dont_depend_on_the_tiles(tiles):
     s = Sequences(70, 9)
-    expected = s.expected(tasks.projections(s.seed[:, None], s.task, s.size))
+    expected = s.expected(projected_images.projections(s.seed[:, None], s.task, s.size))
     y = s.project(seed_G=s.seed, precision="fp32", tiles=tiles)
     assert error(y, expected) < TOLERANCE["fp32"]
 
@@ -97,7 +98,7 @@ def test_entries_drawn_are_those_of_the_twin_one_by_one():
     s = Sequences(33, 33, B=2)
     s.images = torch.eye(33, device=DEVICE)
     s.index = torch.arange(33, device=DEVICE).expand(2, 2, 33)
-    a = tasks.projections(s.seed[:, None], s.task, 33)
+    a = projected_images.projections(s.seed[:, None], s.task, 33)
     y = s.project(seed_G=s.seed, precision="fp32")
     assert (y.transpose(2, 3) - a).abs().max() < 3e-5
     assert error(y.transpose(2, 3), a.double()) < 1e-6
@@ -120,8 +121,8 @@ def test_tabled_projections_are_their_twin(size, T, dtype):
 @pytest.mark.parametrize(("size", "T"), SHAPES)
 def test_noise_projections_are_their_twin(size, T, precision):
     s = Sequences(size, T)
-    noise = tasks.noise_table(size, 11, DEVICE)
-    expected = s.expected(tasks.noise_projections(s.seed[:, None], s.task, size, noise))
+    noise = projected_images.noise_table(size, 11, DEVICE)
+    expected = s.expected(projected_images.noise_projections(s.seed[:, None], s.task, size, noise))
     y = s.project(seed_G=s.seed, noise=noise, precision=precision)
     assert error(y, expected) < TOLERANCE[precision]
 
@@ -130,7 +131,7 @@ def test_the_largest_seeds_and_tasks_are_drawn_right():
     s = Sequences(8, 4, B=4)
     s.seed = torch.tensor([0, 2**32 - 1], device=DEVICE)
     s.task = torch.tensor([[0, 2**32 - 1, 2**32, 2**63 - 1]] * 2, device=DEVICE)
-    expected = s.expected(tasks.projections(s.seed[:, None], s.task, 8))
+    expected = s.expected(projected_images.projections(s.seed[:, None], s.task, 8))
     assert error(s.project(seed_G=s.seed, precision="fp32"), expected) < TOLERANCE["fp32"]
 
 

@@ -8,12 +8,14 @@ import time
 
 import pytest
 
-from core.config import Cell
-from sweeps import compact, files, storage
-from sweeps import lease as leases
-from sweeps.files import ClaimLost
-from sweeps.lease import acquire
-from sweeps.storage import Results
+from metaphase.core.cell import Cell
+from metaphase.sweeps.commands import compact
+from metaphase.sweeps.store import files
+from metaphase.sweeps.store import lease as leases
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.files import ClaimLost
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
 from tests.s3 import failing_s3
 from tests.test_storage import complete, state
 
@@ -164,7 +166,7 @@ def test_a_merge_that_was_held_up_takes_nothing_away(tmp_path, monkeypatch):
 def test_who_holds_the_lock_and_does_not_go_on_is_named(tmp_path, monkeypatch):
     import fcntl
 
-    from core.config import ConfigError
+    from metaphase.core.cell import ConfigError
 
     monkeypatch.setattr(leases, "LOCK_SECONDS", 0.1)
     results = Results(str(tmp_path), "sweep")

@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from core.config import ConfigError
-from sweeps import lease as leases
-from sweeps import run
-from sweeps.files import Changed
-from sweeps.lease import acquire, is_live
-from sweeps.storage import Results
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps import run
+from metaphase.sweeps.store import lease as leases
+from metaphase.sweeps.store.files import Changed
+from metaphase.sweeps.store.lease import acquire, is_live
+from metaphase.sweeps.store.results import Results
 from tests import lease_races
 from tests.s3 import failing_s3
 
@@ -112,8 +112,8 @@ def test_a_damaged_lease_is_none(results, content):
 def test_a_dead_process_of_this_machine_expires_at_once(tmp_path):
     code = f"""if True:
         import time
-        from sweeps.lease import acquire
-        from sweeps.storage import Results
+        from metaphase.sweeps.store.lease import acquire
+        from metaphase.sweeps.store.results import Results
         acquire(Results({str(tmp_path)!r}, "sweep"))
         print("mine", flush=True)
         time.sleep(60)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import load
-from core import schema
-from core.config import Cell
+from metaphase.analysis import load
+from metaphase.core import schema
+from metaphase.core.cell import Cell
 from tests.synthetic import make_results
 
 
@@ -31,7 +31,7 @@ def rewrite(path, **changes):
 
 
 def test_synthetic_results_have_the_columns_that_workers_write(sweep):
-    from sweeps import storage
+    from metaphase.sweeps.store import results as storage
 
     for table, columns in (
         ("cells", storage.CELLS.names),

@@ -11,8 +11,8 @@ from tests.processes import descendants, sockets, tcp
 
 CODE = """
 import ray
-from sweeps.cluster import ray_running
-from sweeps.scratch import scratch_folder
+from metaphase.sweeps.execution.cluster import ray_running
+from metaphase.sweeps.execution.scratch import scratch_folder
 from tests.test_loopback import listening
 with scratch_folder() as scratch, ray_running(scratch):
     ray.get(ray.remote(lambda: 0).remote())  # a worker, too

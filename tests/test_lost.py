@@ -4,12 +4,13 @@ import types
 
 import pytest
 
-from core import schema
-from sweeps import driver, run
-from sweeps.config import parse_preset
-from sweeps.plan import Pack
-from sweeps.progress import _last_error
-from sweeps.storage import LOST_WORKER, Results
+from metaphase.core import schema
+from metaphase.sweeps import run
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.execution.progress import _last_error
+from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store.results import LOST_WORKER, Results
 from tests.test_storage import history, row, state
 
 TEXT = "cell: {steps: 10, warmup_steps: 5, image_size: 8}\ngrid: {seed: [0, 1, 2, 3, 4, 5]}\n"

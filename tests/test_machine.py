@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import machine
+from metaphase.sweeps.planning import hardware
 from tests.namespaces import OWN_MOUNTS, needs_mounts, python
 
 HELD = "import sys; from sweeps import machine; input(); print(machine.cores(), machine.memory())"
@@ -31,7 +31,7 @@ def group():
                 if VERSION_2:
                     with contextlib.suppress(OSError):
                         (folder / "cgroup.subtree_control").write_text(f"+{controller}")
-                folder /= f"phasesweep-test-{os.getpid()}-{number}"
+                folder /= f"metaphase-test-{os.getpid()}-{number}"
                 folder.mkdir()
                 made.append(folder)
                 for name, text in limits.items():
@@ -70,7 +70,7 @@ def test_affinity_decides_the_workers_of_a_run_and_of_a_dry_run(tmp_path):
     preset = tmp_path / "tiny.yaml"
     preset.write_text("cell: {steps: 10}\ngrid: {seed: [0, 1, 2, 3]}\n")
     one = ("taskset", "-c", str(min(os.sched_getaffinity(0))))
-    done = python("-m", "sweeps.run", str(preset), "--dry-run", prefix=one)
+    done = python("-m", "metaphase.sweeps.run", str(preset), "--dry-run", prefix=one)
     assert ", as for 1 x c" in done.stdout, done.stderr
     done = python("-c", "from sweeps import machine; print(machine.cores())", prefix=one)
     assert done.stdout == "1\n"
@@ -88,7 +88,7 @@ def test_quotas_of_outer_control_groups_count(group):
 
 
 def test_a_part_of_a_core_counts_as_one(group):
-    if machine.cores() >= 2:
+    if hardware.cores() >= 2:
         assert group("cpu", quota(1.5))[0] == 2
 
 
@@ -100,7 +100,7 @@ def test_limits_of_control_groups_decide_memory(group):
 FAKED = """
 set -e
 at=$(awk '$0 ~ / - cgroup2 / {print $5; exit}' /proc/self/mountinfo)
-group="$at/phasesweep-test-$$"
+group="$at/metaphase-test-$$"
 mkdir "$group"
 trap 'umount "$group"; echo $$ > "$at/cgroup.procs"; rmdir "$group"' EXIT
 echo $$ > "$group/cgroup.procs"

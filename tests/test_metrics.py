@@ -3,7 +3,7 @@ import math
 import numpy as np
 import torch
 
-from core.metrics import split_metrics
+from metaphase.core.evaluation.metrics import split_metrics
 
 
 def test_statistics_are_means_over_sequences_with_their_errors():

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from core import blocks, model
-from core.architectures import ARCHITECTURES
-from core.parameters import Spec, buffer_size, initialize, rates, views
-from core.stack import Stack
+from metaphase.core.architectures import ARCHITECTURES, blocks, model
+from metaphase.core.architectures.parameters import Spec, buffer_size, initialize, rates, views
+from metaphase.core.training.stack import Stack
 from tests.conftest import small_cell
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import blocks, native, rng, tasks
-from core.native import build
+from metaphase.core import rng
+from metaphase.core.architectures import blocks
+from metaphase.core.kernels import cpu
+from metaphase.core.kernels.cpu import build
+from metaphase.core.tasks import projected_images
 from tests.namespaces import NOBODY, needs_nobody, python
 
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
 
 
 @needs_compiler
@@ -60,7 +63,7 @@ def exact_projections(seed_M, task_M, size):
 def test_projections_are_their_plain_twins_and_more_exact(size):
     seed_M = torch.randint(2**32, (40,))
     task_M = torch.randint(2**62, (40,))
-    ours = tasks.projections(seed_M, task_M, size).double()
+    ours = projected_images.projections(seed_M, task_M, size).double()
     exact = exact_projections(seed_M, task_M, size)
     halves = (task_M & 0xFFFFFFFF, task_M >> 32)
     plain = (
@@ -70,7 +73,7 @@ def test_projections_are_their_plain_twins_and_more_exact(size):
     assert error < 1.5e-6  # entries are up to 5.8 times their deviation
     assert error < 2 * plain_error
     # whatever they are drawn beside, and from tensors of any layout
-    some = tasks.projections(seed_M[::7], task_M[::7], size).double()
+    some = projected_images.projections(seed_M[::7], task_M[::7], size).double()
     assert torch.equal(some, ours[::7])
 
 
@@ -96,7 +99,7 @@ def test_the_kernels_are_built_once_and_whole(tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    [built] = (tmp_path / "phasesweep").iterdir()
+    [built] = (tmp_path / "metaphase").iterdir()
     changed = built.stat().st_mtime_ns
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert built.stat().st_mtime_ns == changed
@@ -117,7 +120,7 @@ def test_a_compiler_with_options_and_no_home(tmp_path):
         [cache] = tmp_path.iterdir()
         [built] = cache.iterdir()
         times.append(built.stat().st_mtime_ns)
-    assert cache.name == "phasesweep-kernels-54321"
+    assert cache.name == "metaphase-kernels-54321"
     assert cache.stat().st_mode & 0o777 == 0o700
     assert times[0] == times[1]
 
@@ -125,11 +128,11 @@ def test_a_compiler_with_options_and_no_home(tmp_path):
 def test_a_folder_that_others_can_write_is_not_loaded_from(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    cache = tmp_path / f"phasesweep-kernels-{os.geteuid()}"
+    cache = tmp_path / f"metaphase-kernels-{os.geteuid()}"
     cache.mkdir()
     for mode, taken in ((0o777, []), (0o700, [cache])):
         cache.chmod(mode)
-        assert list(build._caches()) == [Path("/proc/nowhere/phasesweep"), *taken]
+        assert list(build._caches()) == [Path("/proc/nowhere/metaphase"), *taken]
 
 
 @pytest.mark.parametrize("compiler", ["false", "'unclosed", "/proc/missing"])
@@ -138,4 +141,4 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path, monkeypatch, compiler):
     monkeypatch.setenv("CC", compiler)
     with pytest.raises(OSError):  # noqa: PT011
         build._build()
-    assert not list(tmp_path.glob("phasesweep/*"))
+    assert not list(tmp_path.glob("metaphase/*"))

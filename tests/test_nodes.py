@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from sweeps.storage import Results
+from metaphase.sweeps.store.results import Results
 from tests.processes import descendants, kill
 from tests.test_run import PRESET, assert_same, launch
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import phase_plot
-from analysis.load import load_cells
-from analysis.phases import classify
-from core.config import Cell
+from metaphase.analysis import phase_plot
+from metaphase.analysis.load import load_cells
+from metaphase.analysis.statistics.phases import classify
+from metaphase.core.cell import Cell
 from tests.synthetic import make_results
 
 REPOSITORY = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import phases
-from analysis.load import ResultsError, load_cells
+from metaphase.analysis.load import ResultsError, load_cells
+from metaphase.analysis.statistics import phases
 from tests import synthetic
 from tests.synthetic import make_results
 
@@ -41,7 +41,7 @@ def test_simulated_cells_get_their_phase(tmp_path, phase):
 
 
 def test_synthetic_statistics_are_those_of_the_meta_trainer():
-    from core.metrics import split_metrics
+    from metaphase.core.evaluation.metrics import split_metrics
 
     correct = np.random.default_rng(0).random((50, 24)) < 0.4
     metrics = split_metrics(

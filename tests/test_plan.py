@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import Cell, pack_key, stack_key, stream_key
-from core.cost import normals_per_step, pack_bytes
-from sweeps.config import load_preset
-from sweeps.plan import MEMORY_SHARE, Workers, gpu_workers, makespan, plan
+from metaphase.core.cell import Cell, pack_key, stack_key, stream_key
+from metaphase.core.training.cost import normals_per_step, pack_bytes
+from metaphase.sweeps.planning.packs import MEMORY_SHARE, Workers, gpu_workers, makespan, plan
+from metaphase.sweeps.preset import load_preset
 
 QUICKSTART = load_preset("quickstart").cells
 

@@ -12,10 +12,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from analysis import plots, style
-from analysis.load import ResultsError, load_cells, load_curves
-from analysis.phases import PHASES, classify
-from analysis.transitions import estimate_transitions
+from metaphase.analysis.figures import plots, style
+from metaphase.analysis.load import ResultsError, load_cells, load_curves
+from metaphase.analysis.statistics.phases import PHASES, classify
+from metaphase.analysis.statistics.transitions import estimate_transitions
 from tests.synthetic import make_results
 
 

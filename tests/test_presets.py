@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import Cell, ConfigError
-from sweeps import config
-from sweeps.config import list_presets, load_preset, parse_preset
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.sweeps import preset
+from metaphase.sweeps.preset import list_presets, load_preset, parse_preset
 
 SMALL = """
 name: small
@@ -155,7 +155,7 @@ def test_nested_aliases_are_refused_without_being_expanded():
     )
     with pytest.raises(ConfigError, match="unknown key"):
         parse(bomb)
-    keys = ["seed", "steps", "num_tasks", "dataset", *config.CELL_KEYS]
+    keys = ["seed", "steps", "num_tasks", "dataset", *preset.CELL_KEYS]
     lines = [f"  {keys[0]}: &a0 [x, x]"]
     lines += [f"  k{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     with pytest.raises(ConfigError):
@@ -214,8 +214,8 @@ def test_numbers_are_what_they_look_like(said, key, meant):
 def test_names_that_look_like_numbers_stay_as_they_are(name):
     sweep = parse(f"name: '{name}'\ndescription: '{name}'\ncell: {{steps: 10}}")
     assert (sweep.name, sweep.description) == (name, name)
-    assert parse(config.dump_settings(sweep.settings)) == sweep
-    assert yaml.safe_load(config.dump_settings(sweep.settings)) == sweep.settings
+    assert parse(preset.dump_settings(sweep.settings)) == sweep
+    assert yaml.safe_load(preset.dump_settings(sweep.settings)) == sweep.settings
     if name != "null":
         assert parse("cell: {steps: 10}", f"name={name}").name == name
 
@@ -245,7 +245,7 @@ WEAPONS = {
     ),
     "axes without end": (
         "grid:\n  seed: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
-        + "".join(f"  {key}: *a\n" for key in config.CELL_KEYS if key != "seed"),
+        + "".join(f"  {key}: *a\n" for key in preset.CELL_KEYS if key != "seed"),
         "cells are too many",
     ),
     "the last value of a large grid": (
@@ -312,7 +312,7 @@ def test_finding_presets(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_preset(str(path))
-    path.write_bytes(b"#" * (config.MAX_PRESET_BYTES + 1))
+    path.write_bytes(b"#" * (preset.MAX_PRESET_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than"):
         load_preset(str(path))
 
@@ -327,7 +327,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=4,
 )
-keys = st.sampled_from(config.CELL_KEYS) | st.text(string.ascii_letters, max_size=5)
+keys = st.sampled_from(preset.CELL_KEYS) | st.text(string.ascii_letters, max_size=5)
 presets = st.fixed_dictionaries(
     {},
     optional={

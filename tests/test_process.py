@@ -10,7 +10,7 @@ import pytest
 
 from tests.namespaces import NOBODY, needs_nobody, python
 
-LIST = (sys.executable, "-m", "sweeps.run", "--list")
+LIST = (sys.executable, "-m", "metaphase.sweeps.run", "--list")
 
 
 def test_a_reader_that_is_gone_ends_nothing():
@@ -39,7 +39,7 @@ def test_other_encodings_get_all_that_they_can_write(encoding):
     code = "print('1 \\u00b1 2 \\u2192 \\u221e') or 0"
     done = python(
         "-c",
-        f"from core.process import as_command; as_command(lambda: {code})()",
+        f"from metaphase.core.process import as_command; as_command(lambda: {code})()",
         PYTHONIOENCODING=encoding,
         LC_ALL="C",
         PYTHONCOERCECLOCALE="0",
@@ -53,7 +53,7 @@ def test_other_encodings_get_all_that_they_can_write(encoding):
 @needs_nobody
 def test_who_has_no_home_and_no_name_gets_them():
     code = (
-        "import getpass, pathlib; from core.process import prepare; prepare(); "
+        "import getpass, pathlib; from metaphase.core.process import prepare; prepare(); "
         "print(pathlib.Path.home(), getpass.getuser()); import ray.tune"
     )
     nothing = dict.fromkeys(("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"))
@@ -63,7 +63,7 @@ def test_who_has_no_home_and_no_name_gets_them():
 
 def test_the_end_of_the_terminal_ends_neither_the_process_nor_what_it_starts():
     code = (
-        "import subprocess, sys; from core.process import outlived\n"
+        "import subprocess, sys; from metaphase.core.process import outlived\n"
         "with outlived():\n"
         "    child = subprocess.Popen(['sleep', '60'])\n"
         "    print(child.pid, flush=True)\n"

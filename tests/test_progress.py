@@ -4,12 +4,12 @@ import types
 
 import pytest
 
-from core import schema
-from core.config import Cell
-from sweeps import progress
-from sweeps.plan import Pack
-from sweeps.progress import Progress
-from sweeps.storage import Results
+from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.sweeps.execution import progress
+from metaphase.sweeps.execution.progress import Progress
+from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.store.results import Results
 
 CELLS = [Cell(seed=seed, steps=100) for seed in range(4)]
 

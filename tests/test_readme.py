@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from analysis.phases import GENERALIZING, MEMORIZING
+from metaphase.analysis.statistics.phases import GENERALIZING, MEMORIZING
 from tests.synthetic import make_results
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -49,7 +49,7 @@ def test_the_duckdb_query_runs(quickstart_results):
 
 
 def test_the_printed_preset_is_one(tmp_path):
-    from sweeps.config import load_preset
+    from metaphase.sweeps.preset import load_preset
 
     [text] = blocks("yaml")
     path = tmp_path / "my-sweep.yaml"
@@ -58,9 +58,13 @@ def test_the_printed_preset_is_one(tmp_path):
 
 
 def test_the_printed_commands_are_known():
-    """Every `phasesweep` and `python -m` command of the README parses."""
-    for command in re.findall(r"^(phasesweep \S+|python -m \S+)", "\n".join(blocks("sh")), re.M):
+    """Every `metaphase` and `python -m` command of the README parses."""
+    for command in re.findall(r"^(metaphase \S+|python -m \S+)", "\n".join(blocks("sh")), re.M):
         program = command.split()
-        arguments = ["-m", "sweeps.cli", program[1]] if program[0] == "phasesweep" else program[1:3]
+        arguments = (
+            ["-m", "metaphase.sweeps.cli", program[1]]
+            if program[0] == "metaphase"
+            else program[1:3]
+        )
         run = subprocess.run([sys.executable, *arguments, "--help"], capture_output=True, text=True)
         assert run.returncode == 0, command

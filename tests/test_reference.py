@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from core import model
-from core.config import Cell, ConfigError
-from core.parameters import buffer_size, initialize, views
-from core.sampler import Batch
-from core.stack import Stack, cross_entropy
+from metaphase.core.architectures import model
+from metaphase.core.architectures.parameters import buffer_size, initialize, views
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.tasks.sampler import Batch
+from metaphase.core.training.stack import Stack, cross_entropy
 from tests import reference
 
 ARCHITECTURES = ("transformer", "lstm", "fast_weights", "linear_attention", "mlp")

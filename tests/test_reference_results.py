@@ -6,15 +6,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core import native, schema
-from core.config import Cell
-from core.trainer import PackTrainer
+from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.core.kernels import cpu
+from metaphase.core.training.trainer import PackTrainer
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "quickstart"
 _OTHERS = ("wall_seconds", "versions", "sweep")  # columns that differ between runs
 
 pytestmark = [
-    pytest.mark.skipif(native.library() is None, reason="no C compiler here"),
+    pytest.mark.skipif(cpu.library() is None, reason="no C compiler here"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="promised on x86-64 only"),
 ]
 

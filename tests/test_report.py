@@ -12,9 +12,10 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from analysis import reference, report
-from sweeps import cli, config
-from sweeps.config import load_preset
+from metaphase.analysis.commands import report
+from metaphase.analysis.published import reference
+from metaphase.sweeps import cli, preset
+from metaphase.sweeps.preset import load_preset
 from tests.synthetic import BASE, make_results
 
 
@@ -77,7 +78,7 @@ def test_a_page_with_all_figures_inside(sweep, capsys):
     plain = html.unescape(text)
     assert "2^4 | M" in plain  # the text map
     assert "number of tasks where a phase begins" in plain
-    assert f"phasesweep run {sweep}/sweep.yaml --root {sweep.parent}" in plain
+    assert f"metaphase run {sweep}/sweep.yaml --root {sweep.parent}" in plain
 
 
 def test_everything_is_escaped(sweep):
@@ -95,7 +96,7 @@ def test_half_finished_without_settings_elsewhere(sweep, tmp_path, capsys, monke
     text = (tmp_path / "page.html").read_text()
     Page(text)
     assert "7 in training" in text
-    assert "phasesweep run" not in text
+    assert "metaphase run" not in text
     assert not (sweep / "report.html").exists()
 
 
@@ -113,14 +114,14 @@ def test_out_may_be_a_folder_and_nothing_else_is_left(sweep, tmp_path, capsys):
 
 
 def rerun_command(page):
-    return shlex.split(re.search(r"phasesweep (run .*)$", html.unescape(page), re.M)[1])
+    return shlex.split(re.search(r"metaphase (run .*)$", html.unescape(page), re.M)[1])
 
 
 @pytest.mark.parametrize("place", ["{}/s", "{}/s/", "s", "s/.", "renamed"])
 def test_the_rerun_command_runs(place, tmp_path, monkeypatch, capsys):
     cells = make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
     settings = load_preset("quickstart", ["name=s"]).settings
-    (tmp_path / "s" / "sweep.yaml").write_text(config.dump_settings(settings))
+    (tmp_path / "s" / "sweep.yaml").write_text(preset.dump_settings(settings))
     if place == "renamed":
         (tmp_path / "s").rename(tmp_path / "renamed")
     monkeypatch.chdir(tmp_path)
@@ -138,7 +139,7 @@ def test_the_rerun_command_runs_from_a_bucket(parameters, s3, tmp_path, monkeypa
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
     make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
     settings = load_preset("quickstart", ["name=s"]).settings
-    (tmp_path / "s" / "sweep.yaml").write_text(config.dump_settings(settings))
+    (tmp_path / "s" / "sweep.yaml").write_text(preset.dump_settings(settings))
     for path in (tmp_path / "s").rglob("*.*"):
         client.upload_file(str(path), "bucket", f"here/{path.relative_to(tmp_path)}")
     place = f"s3://bucket/here/s{parameters.format(address)}"

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from sweeps import storage
-from sweeps.files import Refused, StorageError
-from sweeps.storage import Results, may_pass
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.files import Refused, StorageError
+from metaphase.sweeps.store.results import Results, may_pass
 from tests import test_trial
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
 def test_custom_endpoints_come_from_the_environment(name, s3, monkeypatch):
-    from analysis.load import open_folder
+    from metaphase.analysis.load import open_folder
 
     monkeypatch.setenv(name, f"http://{s3[1]}")
     results = Results("s3://bucket/here", "sweep")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from core import rng
+from metaphase.core import rng
 
 # Random123's known answers (kat_vectors): rounds, counter, key, result.
 KNOWN_ANSWERS = [

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 import ray
 
-from core import schema
-from core.trainer import PackTrainer
-from sweeps import driver, run
-from sweeps.config import load_preset
-from sweeps.storage import Results
+from metaphase.core import schema
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps import run
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.preset import load_preset
+from metaphase.sweeps.store.results import Results
 from tests.processes import descendants, kill
 
 PRESET = """
@@ -90,7 +91,7 @@ def test_a_sweep_end_to_end(one_ray, preset, tmp_path, capsys):
     assert re.search(r"8 of 8 cells to train", out)
     assert re.search(r"8 of 8 cells are finished: .*\d+ \w+ing|untrained", out)
     assert re.search(r"s on 2 workers, \d+% of it training and evaluating", out)
-    assert f"Next: phasesweep plot {tmp_path}/tiny" in out
+    assert f"Next: metaphase plot {tmp_path}/tiny" in out
     path = tmp_path / "tiny"
     cells = tables(path)["cells"]
     assert (cells.status == schema.DONE).all()
@@ -167,7 +168,7 @@ def test_data_that_cannot_be_had_ends_the_run_in_one_line(one_ray, preset, tmp_p
 
 def launch(preset, root, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "sweeps.run", preset, "--root", str(root), *arguments],
+        [sys.executable, "-m", "metaphase.sweeps.run", preset, "--root", str(root), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -203,7 +204,7 @@ def interrupt(preset, root, number):
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == run.INTERRUPTED, (out, err)
-    assert "Stopped. This continues: python -m sweeps.run" in out
+    assert "Stopped. This continues: python -m metaphase.sweeps.run" in out
     assert "Traceback" not in out + err
     assert Results(str(root), "tiny").checkpoint_steps()
 
@@ -263,7 +264,7 @@ def test_a_dead_raylet_ends_the_command_and_the_same_command_continues(
 # --- the command line ---
 
 
-def command(*arguments, cwd=None, python=(sys.executable,), script=("-m", "sweeps.run")):
+def command(*arguments, cwd=None, python=(sys.executable,), script=("-m", "metaphase.sweeps.run")):
     return subprocess.run(
         [*python, *script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
     )
@@ -308,7 +309,7 @@ def test_it_works_as_a_lone_script(tmp_path):
     assert "quickstart" in command("--list", cwd=tmp_path, script=script).stdout
     bare = command("--list", cwd=tmp_path, script=script, python=(sys.executable, "-S"))
     assert bare.returncode == 1
-    assert bare.stderr == f"phasesweep is not installed in this Python ({sys.executable})\n"
+    assert bare.stderr == f"metaphase is not installed in this Python ({sys.executable})\n"
 
 
 def test_roots_that_cannot_be_used_are_refused_in_one_line(preset, tmp_path):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from scipy import stats
 
-from core import inputs, schema
-from core.data import Images, load_images
-from core.sampler import Sampler, _earlier_equals
-from core.tasks import FIRST_UNSEEN, permutations, projections
+from metaphase.core import schema
+from metaphase.core.datasets.images import Images, load_images
+from metaphase.core.tasks import inputs
+from metaphase.core.tasks.projected_images import FIRST_UNSEEN, permutations, projections
+from metaphase.core.tasks.sampler import Sampler, _earlier_equals
 from tests.conftest import small_cell
 
 CELLS = [
@@ -256,7 +257,7 @@ def test_cells_that_share_a_stream_get_the_inputs_they_would_have_alone():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("room", [0, 10, 10**6])
 def test_the_kernel_gives_the_plain_inputs(device, precision, room, monkeypatch):
-    projection = pytest.importorskip("core.kernels.projection")
+    projection = pytest.importorskip("metaphase.core.kernels.cuda.projection")
     if device.type == "cpu" and not projection.INTERPRETED.value:
         pytest.skip("Triton isn't interpreted")
     cells = [

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.scratch import SOCKET_BYTES, scratch_folder
+from metaphase.sweeps.execution.scratch import SOCKET_BYTES, scratch_folder
 from tests.namespaces import OWN_MOUNTS, needs_mounts, python
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
 # A run: its folder, a process that writes into it, and one that reads from there.
 RUN = """
 import subprocess, sys, time
-from sweeps.scratch import scratch_folder
+from metaphase.sweeps.execution.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "r").mkdir()
     (folder / "r" / "read").write_text("x")
@@ -87,11 +87,11 @@ def test_what_lives_stays(start):
 
 
 def test_what_is_not_ours_stays(short_folder, start, tmp_path):
-    (short_folder / "phasesweep-kernels-0").mkdir()
-    (short_folder / "phasesweep-notes").write_text("")
+    (short_folder / "metaphase-kernels-0").mkdir()
+    (short_folder / "metaphase-notes").write_text("")
     (tmp_path / "lock").write_text("")
-    (short_folder / "phasesweep-link").symlink_to(tmp_path)
-    foreign = short_folder / "phasesweep-foreign1"
+    (short_folder / "metaphase-link").symlink_to(tmp_path)
+    foreign = short_folder / "metaphase-foreign1"
     foreign.mkdir()
     (foreign / "lock").write_text("")
     if os.geteuid() == 0:
@@ -120,7 +120,7 @@ def test_a_long_path_is_passed_over(tmp_path, monkeypatch):
 def test_where_nothing_can_be_written_one_line_says_what_to_set():
     read_only = " && ".join(f"mount -t tmpfs -o ro none {p}" for p in ("/tmp", "/var/tmp"))
     code = (
-        "from sweeps.scratch import scratch_folder\n"
+        "from metaphase.sweeps.execution.scratch import scratch_folder\n"
         "try: scratch_folder().__enter__()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import cli
-from sweeps.config import load_preset
-from sweeps.storage import Results
+from metaphase.sweeps import cli
+from metaphase.sweeps.preset import load_preset
+from metaphase.sweeps.store.results import Results
 from tests.s3 import BUCKET, failing_s3
 from tests.synthetic import make_results
 
@@ -69,17 +69,26 @@ def carry_out_everything(folder, root):
     place = f"{root}/s"
     said = []
     for expected, *arguments in (
-        (0, "sweeps.cli", "run", folder / "p.yaml", "--root", root, "--dry-run"),
-        (0, "sweeps.cli", "run", folder / "p.yaml", "--root", root),
-        (0, "sweeps.cli", "run", folder / "p.yaml", "--root", root),
-        (0, "sweeps.cli", "status", place),
-        (0, "sweeps.cli", "yardsticks", place),
-        (0, "sweeps.cli", "plot", place),
-        (0, "sweeps.cli", "report", place),
-        (0, "sweeps.cli", "compact", place),
-        (0, "sweeps.cli", "compare", place),
-        (1, "sweeps.cli", "status", f"{root}/nowhere"),
-        (1, "sweeps.cli", "run", folder / "p.yaml", "--root", root, "--set", "dataset=KMNIST"),
+        (0, "metaphase.sweeps.cli", "run", folder / "p.yaml", "--root", root, "--dry-run"),
+        (0, "metaphase.sweeps.cli", "run", folder / "p.yaml", "--root", root),
+        (0, "metaphase.sweeps.cli", "run", folder / "p.yaml", "--root", root),
+        (0, "metaphase.sweeps.cli", "status", place),
+        (0, "metaphase.sweeps.cli", "yardsticks", place),
+        (0, "metaphase.sweeps.cli", "plot", place),
+        (0, "metaphase.sweeps.cli", "report", place),
+        (0, "metaphase.sweeps.cli", "compact", place),
+        (0, "metaphase.sweeps.cli", "compare", place),
+        (1, "metaphase.sweeps.cli", "status", f"{root}/nowhere"),
+        (
+            1,
+            "metaphase.sweeps.cli",
+            "run",
+            folder / "p.yaml",
+            "--root",
+            root,
+            "--set",
+            "dataset=KMNIST",
+        ),
     ):
         status, out = run(folder, *arguments)
         assert status == expected, out

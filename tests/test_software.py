@@ -10,26 +10,28 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from sweeps.software import difference, installed
-from sweeps.storage import Results
+from metaphase.sweeps.execution.software import difference, installed
+from metaphase.sweeps.store.results import Results
 from tests.test_run import PRESET
 
 
 def test_what_differs_is_said_in_words():
     here = installed()
-    assert here.keys() == {"phasesweep", "torch"}
+    assert here.keys() == {"metaphase", "torch"}
     assert difference(here, here) == ""
     assert difference({}, here) == ""  # as on the driver's machine
-    assert difference(here, {"torch": here["torch"]}) == "lacks phasesweep"
+    assert difference(here, {"torch": here["torch"]}) == "lacks metaphase"
     assert difference({"torch": "2.9.1"}, {"torch": "2.8.0"}) == "has torch 2.8.0 (here 2.9.1)"
-    both = difference(here, {"phasesweep": "0123"})
-    assert both.startswith("has another phasesweep (source 0123, here ")
+    both = difference(here, {"metaphase": "0123"})
+    assert both.startswith("has another metaphase (source 0123, here ")
     assert both.endswith(" and lacks torch")
 
 
 def test_the_package_s_version_is_its_source(tmp_path):
     root = Path(__file__).parent.parent
-    code = "from sweeps.software import installed; print(installed()['phasesweep'])"
+    code = (
+        "from metaphase.sweeps.execution.software import installed; print(installed()['metaphase'])"
+    )
 
     def version():
         done = subprocess.run(
@@ -43,10 +45,10 @@ def test_the_package_s_version_is_its_source(tmp_path):
                 copy = tmp_path / path.relative_to(root)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
-    assert version() == installed()["phasesweep"]
+    assert version() == installed()["metaphase"]
     with (tmp_path / "core" / "rng.py").open("a") as file:
         file.write("\n")
-    assert version() != installed()["phasesweep"]
+    assert version() != installed()["metaphase"]
 
 
 @pytest.fixture
@@ -82,7 +84,14 @@ def test_a_machine_without_the_package_is_named(bare, tmp_path, monkeypatch):
     join = [bare, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, "--block"]
 
     def launch():  # from elsewhere than the checkout, which workers would find
-        command = [sys.executable, "-m", "sweeps.run", str(preset), "--root", str(tmp_path)]
+        command = [
+            sys.executable,
+            "-m",
+            "metaphase.sweeps.run",
+            str(preset),
+            "--root",
+            str(tmp_path),
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=tmp_path, **pipes)
 
@@ -104,7 +113,7 @@ def test_a_machine_without_the_package_is_named(bare, tmp_path, monkeypatch):
 
         out, err = launch().communicate(timeout=400)
         need = "error: the cluster's machines need the same software as this one: "
-        assert said(err) == [f"{need}127.0.0.1 lacks phasesweep"]
+        assert said(err) == [f"{need}127.0.0.1 lacks metaphase"]
         assert Results(str(tmp_path), "tiny").finished() == {}
     finally:
         if node:

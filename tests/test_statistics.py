@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import phases
+from metaphase.analysis.statistics import phases
 from tests.benchmarks import statistics
 
 DOCS = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text()

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from core import schema
-from sweeps import cli, status
-from sweeps.config import parse_preset
-from sweeps.lease import acquire
-from sweeps.storage import Results
+from metaphase.core import schema
+from metaphase.sweeps import cli
+from metaphase.sweeps.commands import status
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
 from tests.test_storage import history, row, state
 
 TEXT = """

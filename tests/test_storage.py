@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from analysis.load import load_history
-from core import schema
-from core.config import NUMERICS, Cell, ConfigError
-from sweeps import compact, storage
-from sweeps.lease import acquire
-from sweeps.storage import Results
+from metaphase.analysis.load import load_history
+from metaphase.core import schema
+from metaphase.core.cell import NUMERICS, Cell, ConfigError
+from metaphase.sweeps.commands import compact
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
 
 CELL = Cell(steps=10, unseen_datasets=("MNIST",), image_size=8)
 ID = CELL.cell_id
@@ -239,7 +240,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damag
 
 class Trap:
     def __reduce__(self):
-        return (os.mkdir, ("/tmp/phasesweep-trap",))
+        return (os.mkdir, ("/tmp/metaphase-trap",))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -251,7 +252,7 @@ def test_nothing_in_a_checkpoint_is_executed(results, dump):
     digest = storage.hashlib.sha256(payload).hexdigest().encode()
     results._put(f"checkpoints/{ID}/5.n2.ckpt", storage._MAGIC + digest + b"\n" + payload)
     assert results.read_checkpoint(ID) is None
-    assert not os.path.exists("/tmp/phasesweep-trap")
+    assert not os.path.exists("/tmp/metaphase-trap")
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", "truncated", "other"])
@@ -305,7 +306,7 @@ def test_secrets_of_a_uri_are_not_shown():
 
 
 def test_settings_are_a_preset_again(results):
-    from sweeps.config import load_preset
+    from metaphase.sweeps.preset import load_preset
 
     sweep = load_preset("quickstart", ["name=sweep", "seed=3"])
     results.write_settings(sweep.settings)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sweeps.storage import Results
+from metaphase.sweeps.store.results import Results
 from tests.namespaces import NOBODY, needs_nobody
 from tests.test_cluster import nobody
 from tests.test_run import PRESET
@@ -35,7 +35,7 @@ def test_a_run_ends_well(short_folder, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in NAMELESS} | odd
     environment |= {"RAY_TMPDIR": str(short_folder), "RAY_ADDRESS": "", "RAY_worker_niceness": "0"}
     one = ("taskset", "-c", str(min(os.sched_getaffinity(0))))
-    command = (sys.executable, "-m", "sweeps.run", str(preset), "--root", str(tmp_path))
+    command = (sys.executable, "-m", "metaphase.sweeps.run", str(preset), "--root", str(tmp_path))
     process = subprocess.Popen(
         [*NOBODY, *one, *command, "--set", "steps=400"],
         env=environment,

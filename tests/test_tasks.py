@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from core.tasks import (
+from metaphase.core.tasks.projected_images import (
     FIRST_UNSEEN,
     SeenTasks,
     noise_overlap,

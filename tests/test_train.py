@@ -1,13 +1,13 @@
 import subprocess
 import sys
 
-from core.train import main
+from metaphase.core.train import main
 from tests.conftest import small_cell
 
 
 def arguments_of(**settings):
     """The options that differ from the defaults, as a user would type them."""
-    from core.config import Cell
+    from metaphase.core.cell import Cell
 
     changed = {
         k: v for k, v in small_cell(**settings).to_dict().items() if v != Cell().to_dict()[k]
@@ -17,7 +17,7 @@ def arguments_of(**settings):
 
 def test_one_cell_trains_without_ray_and_prints_its_metrics():
     code = (
-        "import sys; from core.train import main; status = main(sys.argv[1:]); "
+        "import sys; from metaphase.core.train import main; status = main(sys.argv[1:]); "
         "assert 'ray' not in sys.modules; sys.exit(status)"
     )
     out = subprocess.run(

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.load import load_cells
-from analysis.phases import PHASES, classify
-from analysis.transitions import (
+from metaphase.analysis.load import load_cells
+from metaphase.analysis.statistics.phases import PHASES, classify
+from metaphase.analysis.statistics.transitions import (
     ABOVE,
     BELOW,
     INSIDE,

@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from analysis import load
-from core import version
-from core.checkpoint import check_state
-from core.config import NUMERICS
-from core.trainer import PackTrainer
-from sweeps import compact, status, tables
-from sweeps.leasefile import AHEAD_SECONDS, parse_lease
-from sweeps.storage import Results
+from metaphase.analysis import load
+from metaphase.core import version
+from metaphase.core.cell import NUMERICS
+from metaphase.core.training.checkpoint import check_state
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps.commands import compact, status
+from metaphase.sweeps.store import tables
+from metaphase.sweeps.store.leasefile import AHEAD_SECONDS, parse_lease
+from metaphase.sweeps.store.results import Results
 from tests.tree_fuzzer import CELLS, Fuzzer, in_process
 
 

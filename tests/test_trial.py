@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from core import schema
-from core.config import Cell, ConfigError
-from sweeps import storage, trial
-from sweeps.plan import Pack
-from sweeps.storage import Results
-from sweeps.trial import Job, PackTrial
+from metaphase.core import schema
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.sweeps.execution import worker
+from metaphase.sweeps.execution.worker import Job, PackTrial
+from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.results import Results
 
 CELLS = tuple(
     Cell(
@@ -80,9 +81,9 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def eager(monkeypatch):
     """Writes history and checkpoints at every evaluation."""
-    monkeypatch.setattr(trial, "HISTORY_SECONDS", 0.0)
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trial, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(worker, "HISTORY_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1e9)
 
 
 def test_it_reports_progress_and_finishes_its_cells(tmp_path):
@@ -184,7 +185,7 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
 ):
     made, results = start(tmp_path)
     if asked == "while it evaluated":
-        monkeypatch.setattr(trial, "CLAIM_SECONDS", 0.0)
+        monkeypatch.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, after the evaluation
         monkeypatch.setattr(Results, "claimed_by", lambda self, driver: next(answers))
     assert made.step()["stopped"] == (asked != "after")
@@ -199,7 +200,7 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
 def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
     made, results = start(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "CLAIM_SECONDS", 0.0)
+        patched.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, False, False])  # at the call, at step 0
         patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
@@ -234,7 +235,7 @@ def test_a_sick_storage_is_no_cells_fault(tmp_path, monkeypatch, undisturbed, nu
 def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
     made, results = start(tmp_path)
     made.step()
-    monkeypatch.setattr(trial.PackTrainer, "_evaluate", lambda self: 1 / 0)
+    monkeypatch.setattr(worker.PackTrainer, "_evaluate", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made.step()
     made.cleanup()
@@ -247,7 +248,7 @@ def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
     run(whole)
     made, results = start(tmp_path / "stopped", cells)
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "CLAIM_SECONDS", 0.0)
+        patched.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, later
         patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
@@ -265,9 +266,9 @@ def test_another_drivers_trial_trains_nothing(tmp_path):
 
 
 def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(trial, "CHECKPOINT_LATEST_SECONDS", 0.0)
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trial, "CHECKPOINT_SHARE", 1.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_LATEST_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1.0)
     made, results = start(tmp_path)
     run(made)
     assert_same(results, undisturbed)
@@ -284,14 +285,14 @@ def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkey
 def test_a_pack_too_large_for_the_memory_is_halved(
     tmp_path, undisturbed, eager, monkeypatch, error
 ):
-    real = trial.PackTrainer.advance
+    real = worker.PackTrainer.advance
 
     def advance(self, should_stop=None):
         if len(self.cells) > 1 and self.step >= 10:
             raise error
         return real(self, should_stop)
 
-    monkeypatch.setattr(trial.PackTrainer, "advance", advance)
+    monkeypatch.setattr(worker.PackTrainer, "advance", advance)
     made, results = start(tmp_path)
     run(made)
     assert_same(results, undisturbed)
@@ -301,7 +302,7 @@ def test_one_cell_too_large_is_an_error(tmp_path, monkeypatch):
     def advance(self, should_stop=None):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trial.PackTrainer, "advance", advance)
+    monkeypatch.setattr(worker.PackTrainer, "advance", advance)
     made, _ = start(tmp_path, CELLS[:1])
     with pytest.raises(torch.OutOfMemoryError):
         run(made)
@@ -311,7 +312,7 @@ def test_data_that_cannot_be_had_is_reported_not_raised(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConfigError("dataset: no network")
 
-    monkeypatch.setattr(trial, "PackTrainer", refuse)
+    monkeypatch.setattr(worker, "PackTrainer", refuse)
     made, results = start(tmp_path)
     report = made.step()
     assert report["done"]

@@ -12,11 +12,12 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from core import schema, yardsticks
-from core.data import load_images
-from core.sampler import Sampler
-from sweeps import yardsticks as command
-from sweeps.storage import Results
+from metaphase.core import schema
+from metaphase.core.datasets.images import load_images
+from metaphase.core.evaluation import yardsticks
+from metaphase.core.tasks.sampler import Sampler
+from metaphase.sweeps.commands import yardsticks as command
+from metaphase.sweeps.store.results import Results
 from tests.conftest import small_cell
 from tests.synthetic import make_results
 

@@ -37,13 +37,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from analysis import load, phase_plot, phases, report
-from core.config import NUMERICS
-from sweeps import compact, driver, lease, run, status, storage, yardsticks
-from sweeps.config import parse_preset
-from sweeps.plan import Pack
-from sweeps.storage import Results
-from sweeps.trial import Job, PackTrial
+from metaphase.analysis import load, phase_plot
+from metaphase.analysis.commands import report
+from metaphase.analysis.statistics import phases
+from metaphase.core.cell import NUMERICS
+from metaphase.sweeps import run
+from metaphase.sweeps.commands import compact, status, yardsticks
+from metaphase.sweeps.execution import driver
+from metaphase.sweeps.execution.worker import Job, PackTrial
+from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store import lease
+from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store.results import Results
 
 PRESET = """
 cell: {image_size: 2, num_classes: 3, sequence_length: 4, model_size: 4, num_heads: 1, key_size: 4,
@@ -57,7 +63,7 @@ KEYS = {
     "curves": ["cell_id", "split", "position"],
 }
 SECONDS = 60  # that a case may take, or it hangs
-ERROR = r"(error|report|(phasesweep|python -m) [\w.]+): "  # begins a line that ends a command
+ERROR = r"(error|report|(metaphase|python -m) [\w.]+): "  # begins a line that ends a command
 MAY_DIFFER = ["wall_seconds", "versions"]
 TREE = "results/tiny"
 
@@ -120,7 +126,7 @@ class Fuzzer:
         assert self.call(yardsticks.main, self._tree(name))[0] == 0
         results = Results.at(str(self._tree(name)))
         results.write_settings(parse_preset(PRESET, default_name="tiny").settings)
-        from core.trainer import PackTrainer
+        from metaphase.core.training.trainer import PackTrainer
 
         half = PackTrainer([CELLS[2]])
         half.advance()

@@ -1,7 +1,7 @@
 """Sequence models, each a module of pure functions over stacked parameters.
 
 To add one: a module with the functions of `Architecture`, an entry in `ARCHITECTURES`, its name in
-`core.config.Architecture` and the settings it uses in `core.config.ARCHITECTURE_SETTINGS`.
+`core.cell.Architecture` and the settings it uses in `core.cell.ARCHITECTURE_SETTINGS`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from core.config import Cell
-from core.parameters import Spec
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Architecture:
 
 
 # They import the names above.
-from core.architectures import fast_weights, linear_attention, lstm, mlp, transformer  # noqa: E402
+from metaphase.core.architectures import fast_weights, linear_attention, lstm, mlp, transformer  # noqa: E402
 
 
 def _architecture(module: ModuleType, has_context: bool = True) -> Architecture:

@@ -15,11 +15,10 @@ import math
 
 from torch import Tensor
 
-from core import memory
-from core.architectures import lstm
-from core.config import Cell
-from core.operations import layer_norm
-from core.parameters import Spec
+from metaphase.core.architectures import lstm, memory
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell
+from metaphase.core.kernels.operations import layer_norm
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:

@@ -1,7 +1,7 @@
 """A stack of LSTM layers (Hochreiter and Schmidhuber 1997; forget gates: Gers et al. 2000; the
 equations of torch.nn.LSTM), replica-stacked.
 
-`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.native`),
+`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`),
 elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
 instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core import native
-from core.config import Cell
-from core.operations import add_rows, product
-from core.parameters import Spec
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell
+from metaphase.core.kernels import cpu
+from metaphase.core.kernels.operations import add_rows, product
 
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
 # Zaremba and Sutskever 2015, section 5).
@@ -71,8 +71,8 @@ def scan(a_RxBxSx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
         a: what the input adds before the activations (o, i, f halved, then the content g).
         w: recurrent weights, columns in the same order and halved too.
     """
-    if native.serves(a_RxBxSx4D):
-        return native.LSTM.apply(a_RxBxSx4D, w_RxDx4D)
+    if cpu.serves(a_RxBxSx4D):
+        return cpu.LSTM.apply(a_RxBxSx4D, w_RxDx4D)
     return plain_scan(a_RxBxSx4D, w_RxDx4D)
 
 

@@ -10,9 +10,9 @@ import math
 
 from torch import Tensor
 
-from core.blocks import mlp
-from core.config import Cell
-from core.parameters import Spec
+from metaphase.core.architectures.blocks import mlp
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:

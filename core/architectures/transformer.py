@@ -11,10 +11,10 @@ import math
 
 from torch import Tensor
 
-from core.blocks import Attention, attention, mlp
-from core.config import Cell
-from core.operations import add_rows
-from core.parameters import Spec
+from metaphase.core.architectures.blocks import Attention, attention, mlp
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell
+from metaphase.core.kernels.operations import add_rows
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:

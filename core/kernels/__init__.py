@@ -1,5 +1,1 @@
-"""Triton kernels for CUDA GPUs. Each has a plain PyTorch twin elsewhere in core that defines it.
-
-Imported only where used, because Triton is there only where PyTorch for GPUs is. With
-TRITON_INTERPRET=1 in the environment before Triton is imported they run, slowly, on the CPU.
-"""
+"""Kernels of our own, for the CPU (C) and for CUDA (Triton), each beside its plain twin."""

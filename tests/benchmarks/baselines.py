@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import Cell
-from core.data import load_images
+from metaphase.core.cell import Cell
+from metaphase.core.datasets.images import load_images
 
 TABLE_BYTES = 2 * 2**30
 
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class PlainTransformer(nn.Module):
-    """The model of core.model with learned positions, for one cell."""
+    """The model of core.architectures.model with learned positions, for one cell."""
 
     def __init__(self, cell: Cell, spelled_out: bool = False) -> None:
         super().__init__()

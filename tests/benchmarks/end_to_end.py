@@ -27,7 +27,7 @@ def train_cell(config: dict) -> None:
     import torch.nn.functional as F
     from ray import tune
 
-    from core.config import Cell
+    from metaphase.core.cell import Cell
     from tests.benchmarks.baselines import EagerCell, Tasks
 
     torch.set_num_threads(1)
@@ -82,7 +82,7 @@ def ours(preset: Path) -> float:
     root = tempfile.mkdtemp()
     try:
         started = time.perf_counter()
-        command = [sys.executable, "-m", "sweeps.run", str(preset), "--root", root]
+        command = [sys.executable, "-m", "metaphase.sweeps.run", str(preset), "--root", root]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - started
     finally:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints both times and their ratio."""
     import yaml
 
-    from sweeps.config import load_preset
+    from metaphase.sweeps.preset import load_preset
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--preset", default="quickstart")

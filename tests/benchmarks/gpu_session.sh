@@ -32,14 +32,14 @@ for part in $parts; do
     kernels) run kernels 300 "$python" -m tests.benchmarks.kernels ;;
     small)
         run small 240 "$python" -m tests.benchmarks.throughput --seconds 1
-        PHASESWEEP_FUSED=1 run small-fused 120 "$python" -m tests.benchmarks.throughput \
+        METAPHASE_FUSED=1 run small-fused 120 "$python" -m tests.benchmarks.throughput \
             --methods d --seconds 1
         ;;
     paper-*)
         batch=${part#paper-}
         run "$part" 320 "$python" -m tests.benchmarks.throughput --shapes paper \
             --batch-size "$batch" --widths 2 16 64 256 512 --methods acd --seconds 0.7
-        PHASESWEEP_FUSED=1 run "$part-fused" 200 "$python" -m tests.benchmarks.throughput \
+        METAPHASE_FUSED=1 run "$part-fused" 200 "$python" -m tests.benchmarks.throughput \
             --shapes paper --batch-size "$batch" --methods d --seconds 0.5
         ;;
     phases)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core import blocks, tasks
+from metaphase.core.architectures import blocks
+from metaphase.core.tasks import projected_images
 from tests.benchmarks.throughput import Timer, ceilings
 
 T, HEADS, KEY_SIZE, MLP_RATIO = 100, 8, 32, 4  # the paper's cells
@@ -95,7 +96,7 @@ def relative_error(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 def projections(
     batch: int, precision: str, rate: float, bandwidth: float, device: torch.device
 ) -> Iterator[Row]:
-    from core.kernels.projection import Tiles, image_table, project
+    from metaphase.core.kernels.cuda.projection import Tiles, image_table, project
 
     choices = [
         Tiles(rows, columns, warps, stages)
@@ -110,12 +111,16 @@ def projections(
         task = torch.randint(TABLE_TASKS, (1, batch), device=device)
         seed, row = torch.tensor([7], device=device), torch.tensor([0], device=device)
         numbers = torch.arange(TABLE_TASKS, device=device).split(32)
-        table = torch.cat([tasks.projections(seed, part, size).to(dtype) for part in numbers])[None]
-        noise = tasks.noise_table(size, NOISE_BITS, device)
+        table = torch.cat(
+            [projected_images.projections(seed, part, size).to(dtype) for part in numbers]
+        )[None]
+        noise = projected_images.noise_table(size, NOISE_BITS, device)
         some = slice(0, min(batch, 64))  # for which the twins are computed, in float64
         x = images[index[:, some]].double()
-        a = tasks.projections(seed[:, None], task[:, some], size).double()
-        a_noise = tasks.noise_projections(seed[:, None], task[:, some], size, noise).double()
+        a = projected_images.projections(seed[:, None], task[:, some], size).double()
+        a_noise = projected_images.noise_projections(
+            seed[:, None], task[:, some], size, noise
+        ).double()
         raw = images.to(dtype)
 
         def gathered(table=table, raw=raw, index=index, task=task) -> Tensor:
@@ -202,7 +207,7 @@ def parameters(R: int, device: torch.device, *shapes: tuple[int, int]) -> list[T
 def attention_blocks(
     width: int, batch: int, R: int, precision: str, rate: float, bandwidth: float, device
 ) -> Iterator[Row]:
-    from core.kernels.attention import Tiles, fused_attention, supports
+    from metaphase.core.kernels.cuda.attention import Tiles, fused_attention, supports
 
     shape, HK = blocks.Attention(T, HEADS, KEY_SIZE), HEADS * KEY_SIZE
     h = torch.randn(R, batch * T, width, device=device).requires_grad_()
@@ -234,7 +239,7 @@ def attention_blocks(
 def mlp_blocks(
     width: int, batch: int, R: int, precision: str, rate: float, bandwidth: float, device
 ) -> Iterator[Row]:
-    from core.kernels.mlp import Tiles, fused_mlp
+    from metaphase.core.kernels.cuda.mlp import Tiles, fused_mlp
 
     M = MLP_RATIO * width
     h = torch.randn(R, batch * T, width, device=device).requires_grad_()

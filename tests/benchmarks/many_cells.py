@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.config import Cell
-from sweeps.config import Sweep, parse_preset
-from sweeps.storage import Results
+from metaphase.core.cell import Cell
+from metaphase.sweeps.preset import Sweep, parse_preset
+from metaphase.sweeps.store.results import Results
 
 PRESET = """
 cell: {{steps: 1000, image_size: 8}}
@@ -86,10 +86,13 @@ def main(argv: list[str] | None = None) -> None:
             elif i % 3 == 1:
                 half_train(results, cell)
         print(f"{len(sweep.cells)} cells, {third} finished, {third} half-trained", flush=True)
-        run = ("sweeps.run", str(preset), "--root", folder)
+        run = ("metaphase.sweeps.run", str(preset), "--root", folder)
         rows = [
             ("plan (run --dry-run)", measure(*run, "--dry-run")),
-            ("status, a third finished", measure("sweeps.status", f"{folder}/many")),
+            (
+                "status, a third finished",
+                measure("metaphase.sweeps.commands.status", f"{folder}/many"),
+            ),
         ]
         for i, cell in enumerate(sweep.cells):
             if i % 3:
@@ -97,10 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         written = time.perf_counter() - started
         rows += [
             ("nothing to do (run)", measure(*run)),
-            ("status, all finished", measure("sweeps.status", f"{folder}/many")),
-            ("compact", measure("sweeps.compact", f"{folder}/many")),
+            ("status, all finished", measure("metaphase.sweeps.commands.status", f"{folder}/many")),
+            ("compact", measure("metaphase.sweeps.commands.compact", f"{folder}/many")),
             ("nothing to do, compacted", measure(*run)),
-            ("status, compacted", measure("sweeps.status", f"{folder}/many")),
+            ("status, compacted", measure("metaphase.sweeps.commands.status", f"{folder}/many")),
         ]
         assert "Nothing to do" in rows[2][1][2]
         assert f"{len(sweep.cells)}" in rows[3][1][2]

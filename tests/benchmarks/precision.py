@@ -18,14 +18,14 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from analysis.phases import classify
-from core.config import Cell, grouped, stack_key
-from core.trainer import PackTrainer
+from metaphase.analysis.statistics.phases import classify
+from metaphase.core.cell import Cell, grouped, stack_key
+from metaphase.core.training.trainer import PackTrainer
 from tests.benchmarks.throughput import QUICKSTART
 
 
 def quickstart() -> list[Cell]:
-    """The preset's cells, for machines that lack what sweeps.config needs."""
+    """The preset's cells, for machines that lack what sweeps.preset needs."""
     training = {"warmup_steps": 100, "steps": 1000, "eval_every": 500, "eval_sequences": 1024}
     grid = itertools.product((4, 8, 16, 32), (1, 4, 16, 64, 128, 256, 1024, 4096), (0, 1))
     return [
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cells: Sequence[Cell] = quickstart()
     if arguments.preset:
-        from sweeps.config import load_preset
+        from metaphase.sweeps.preset import load_preset
 
         cells = load_preset(arguments.preset).cells
     cells = [c for c in cells if not arguments.widths or c.model_size in arguments.widths]

@@ -30,10 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as root:
             preset = Path(root) / "preset.yaml"
             preset.write_text(yaml.safe_dump(_preset(count, arguments.steps)))
-            command = [sys.executable, "-m", "sweeps.run", str(preset), "--root", root]
+            command = [sys.executable, "-m", "metaphase.sweeps.run", str(preset), "--root", root]
             run = _seconds(command)
             planning = _seconds([*command, "--dry-run"])
-            plot = _seconds([sys.executable, "-m", "analysis.phase_plot", f"{root}/scaling"])
+            plot = _seconds(
+                [sys.executable, "-m", "metaphase.analysis.phase_plot", f"{root}/scaling"]
+            )
         print(
             f"{count:>6} {run:>8.1f} {run / count:>8.3f} {planning:>11.1f} {plot:>8.1f}", flush=True
         )

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import experiments, phases, transitions
-from core import schema
+from metaphase.analysis.questions import experiments
+from metaphase.analysis.statistics import phases, transitions
+from metaphase.core import schema
 
 WIDTH = 10  # positions that `last` averages: the last tenth of 100
 
@@ -197,7 +198,7 @@ def simulated_cells(
 
 
 def confusion(times: int, n: int) -> pd.DataFrame:
-    """How cells of known phases are called, with the defaults of `analysis.phases`."""
+    """How cells of known phases are called, with the defaults of `analysis.statistics.phases`."""
     rng, rows = np.random.default_rng(5), []
     for phase in phases.PHASES:
         for effect in (0.0,) if phase == phases.UNTRAINED else (0.07, 0.1, 0.2):

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
-from core import cost
-from core.config import Cell
-from core.trainer import DRAW_STEPS, PackTrainer, device_name
+from metaphase.core.cell import Cell
+from metaphase.core.training import cost
+from metaphase.core.training.trainer import DRAW_STEPS, PackTrainer, device_name
 from tests.benchmarks.baselines import EagerCell, VmapPack
 
 FIGURE2_STEPS, FIGURE2_TASK_COUNTS = 30_000, 26  # 234 cells = 9 widths x 26 task counts
@@ -59,7 +59,7 @@ MNIST: dict[str, Any] = {  # mnist-small's cell, with more tasks than a table ha
     "learning_rate": 3e-3,
     "num_tasks": 2**25,
 }
-QUICKSTART: dict[str, Any] = {  # the preset's cell, for machines that lack what sweeps.config needs
+QUICKSTART: dict[str, Any] = {  # the preset's cell, for machines that lack what sweeps.preset needs
     "image_size": 4,
     "num_classes": 5,
     "sequence_length": 16,
@@ -103,7 +103,7 @@ class Timer:
 def ceilings(device: torch.device, precision: str, timer: Timer) -> tuple[float, float]:
     """Operations a second of large matrix products on random data in this precision, and bytes a
     second (read plus written) of a large copy."""
-    from core.trainer import _products
+    from metaphase.core.training.trainer import _products
 
     n = 8192 if device.type == "cuda" else 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -189,7 +189,7 @@ def shared(cell: Cell, processes: int, device: torch.device, seconds: float) -> 
 
 def planned_replicas(cell: Cell, device: torch.device) -> int:
     """Pack size that the planner chooses for a column of the grid on one such device."""
-    from sweeps.plan import local_workers, plan
+    from metaphase.sweeps.planning.packs import local_workers, plan
 
     cells = [replace(cell, num_tasks=2**k) for k in range(FIGURE2_TASK_COUNTS)]
     workers = replace(local_workers(), count=1)

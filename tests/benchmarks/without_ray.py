@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.without_ray figure2-small --seconds 540
 
-Results are the same tree that `phasesweep run` writes; the same command trains what is missing.
+Results are the same tree that `metaphase run` writes; the same command trains what is missing.
 Unlike there, a pack that isn't finished when the time is over starts again.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.config import Cell
-from core.trainer import PackTrainer
-from sweeps.config import load_preset
-from sweeps.plan import local_workers, plan
-from sweeps.storage import Results
+from metaphase.core.cell import Cell
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps.planning.packs import local_workers, plan
+from metaphase.sweeps.preset import load_preset
+from metaphase.sweeps.store.results import Results
 
 
 def main(argv: Sequence[str] | None = None) -> int:

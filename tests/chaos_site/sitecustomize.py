@@ -84,9 +84,9 @@ def patch_files(module):
 
 
 PATCHES = {
-    "sweeps.trial": patch_trial,
-    "sweeps.lease": patch_lease,
-    "sweeps.files": patch_files,
+    "metaphase.sweeps.execution.worker": patch_trial,
+    "metaphase.sweeps.store.lease": patch_lease,
+    "metaphase.sweeps.store.files": patch_files,
 }
 
 

@@ -1,0 +1,1 @@
+"""Commands that read results trees, and the options that all of them share."""

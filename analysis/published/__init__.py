@@ -1,0 +1,1 @@
+"""Values that papers report, and comparisons with them."""

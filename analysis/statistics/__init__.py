@@ -1,0 +1,1 @@
+"""Phases, transitions and tests: tables from tables, nothing drawn."""

@@ -1,0 +1,92 @@
+"""What an evaluation says about a split: accuracies within sequences, with their errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaphase.core import schema
+from metaphase.core.kernels.operations import row_means
+
+LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
+
+# Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
+# call it a plateau). We say that one has left at the first step where a moving average of its
+# training loss is below (1 - PLATEAU_MARGIN) ln(num_classes). The average starts at ln(num_classes)
+# and a new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
+PLATEAU_MARGIN = 0.05
+PLATEAU_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """Of one split, for R replicas over n sequences of T predictions; float64 on the CPU.
+
+    Attributes:
+        loss_R: mean cross-entropy, nats.
+        statistics_R: `schema.STATISTICS` by name, each (mean_R, standard error_R).
+        accuracy_RxT, accuracy_se_RxT: by position.
+        n: sequences.
+    """
+
+    loss_R: Tensor
+    statistics_R: dict[str, tuple[Tensor, Tensor]]
+    accuracy_RxT: Tensor
+    accuracy_se_RxT: Tensor
+    n: int
+
+    def row(self, r: int) -> dict[str, Any]:
+        """Replica r's loss and statistics, with the history table's column names."""
+        row: dict[str, Any] = {"loss": self.loss_R[r].item()}
+        for name, (mean_R, error_R) in self.statistics_R.items():
+            row |= {name: mean_R[r].item(), f"{name}_se": error_R[r].item()}
+        return row | {"n": self.n}
+
+    def curve(self, r: int) -> list[dict[str, Any]]:
+        """Replica r's accuracy by position, from 1, with the curves table's column names."""
+        points = zip(self.accuracy_RxT[r].tolist(), self.accuracy_se_RxT[r].tolist(), strict=True)
+        return [
+            {"position": t, "accuracy": accuracy, "accuracy_se": error, "n": self.n}
+            for t, (accuracy, error) in enumerate(points, start=1)
+        ]
+
+
+def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor) -> SplitMetrics:
+    """Reduces losses (nats) and correctness of E sequences; a diverged replica's are all NaN.
+
+    A standard error is that of a mean over sequences: sample deviation / sqrt(E). The improvement
+    is taken within each sequence, so what first and last share cancels in its error.
+    """
+    E, T = correct_RxExT.shape[1:]
+    width = math.ceil(LAST_SHARE * T)
+    # Whole numbers of correct predictions, so sums are exact and no order of summation shows.
+    correct = correct_RxExT.cpu().long()
+    first_RxE = correct[:, :, 0]
+    last_RxE = correct[:, :, T - width :].sum(dim=2)
+
+    def mean_and_error(count_RxE: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        total, squares = count_RxE.sum(dim=1).double(), (count_RxE**2).sum(dim=1).double()
+        variance = (squares - total**2 / E) / (E - 1) / scale**2
+        mean, error = total / E / scale, (variance.clamp(min=0.0) / E).sqrt()
+        return _blank(mean, diverged_R), _blank(error, diverged_R)
+
+    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct, 1)
+    return SplitMetrics(
+        loss_R=_blank(row_means(loss_RxExT.cpu().flatten(1)), diverged_R),
+        statistics_R={
+            schema.FIRST: mean_and_error(first_RxE, 1),
+            schema.LAST: mean_and_error(last_RxE, width),
+            schema.IMPROVEMENT: mean_and_error(last_RxE - width * first_RxE, width),
+        },
+        accuracy_RxT=accuracy_RxT,
+        accuracy_se_RxT=accuracy_se_RxT,
+        n=E,
+    )
+
+
+def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:
+    return torch.where(diverged_R.view(-1, *[1] * (t.dim() - 1)), math.nan, t)

@@ -1,0 +1,106 @@
+"""Builds the CPU's kernels with the C compiler at hand, when they are first used.
+
+The built file is kept in the user's cache, named by all that went into it; where the home can't be
+written, among the temporary files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
+_FLAGS = [
+    *("-O3", "-std=gnu11", "-fopenmp-simd", "-fPIC", "-shared"),
+    "-ffp-contract=off",  # which sums are fused is said in the code, as it decides the last bits
+    "-fno-math-errno",  # else a loop with a square root isn't vectorized
+]
+# The first of these that the compiler takes.
+_FOR_THIS_CPU: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
+_SECONDS = 300  # a compiler that takes longer is given up
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The built kernels, or None where they can't be built."""
+    if os.environ.get("METAPHASE_NATIVE") == "0":
+        return None
+    try:
+        kernels = ctypes.CDLL(str(_build()))
+        kernels.attention_kept.restype = ctypes.c_int64
+        return kernels
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("no CPU kernels, plain PyTorch instead: %s", error)
+        return None
+
+
+def _build() -> Path:
+    try:  # it may come with options, or behind ccache
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise OSError(f"CC: {error}") from None
+    cpu = platform.processor() + platform.machine()
+    if os.path.exists("/proc/cpuinfo"):  # -march=native means another thing on another machine
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu += "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    code = b"".join(source.read_bytes() for source in _SOURCES + _HEADERS)
+    key = hashlib.sha256(code + repr((compiler, cpu, _FLAGS)).encode())
+    name = f"kernels-{key.hexdigest()[:16]}.so"
+    for cache in _caches():
+        if (cache / name).exists():
+            return cache / name
+        try:
+            folder = tempfile.TemporaryDirectory(dir=cache)
+        except OSError:  # it can't be written
+            continue
+        with folder:
+            made = Path(folder.name) / "making.so"
+            _compile(compiler, made)
+            os.replace(made, cache / name)  # whole or not at all, whoever else builds it now
+        return cache / name
+    raise OSError("no folder for them can be written; set XDG_CACHE_HOME to one")
+
+
+def _compile(compiler: list[str], made: Path) -> None:
+    for number, extra in enumerate(_FOR_THIS_CPU, start=1):
+        command = [*compiler, *_FLAGS, *extra, "-o", str(made), *map(str, _SOURCES), "-lm"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+            break
+        except subprocess.CalledProcessError as error:
+            if number == len(_FOR_THIS_CPU):
+                raise OSError(
+                    f"{shlex.join(compiler)}: {error.stderr.decode(errors='replace')[:300]}"
+                ) from None
+
+
+def _caches() -> Iterator[Path]:
+    """Folders for built files: in the home, else among the temporary files. Others can't write what
+    is loaded from there: only a folder of our own is taken."""
+    home = os.path.expanduser("~")  # stays as it is where nobody knows
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "metaphase"
+    if cache.is_absolute():
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+        yield cache
+    cache = Path(tempfile.gettempdir()) / f"metaphase-kernels-{os.geteuid()}"
+    with contextlib.suppress(OSError):
+        cache.mkdir(mode=0o700, exist_ok=True)
+        found = cache.lstat()
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if ours and not found.st_mode & 0o022:
+            yield cache

@@ -1,0 +1,376 @@
+"""The attention block in one kernel each way, a whole sequence on the chip from layer norm to
+residual sum.
+
+Queries, keys and values of S = 100 tokens and 8 heads of 32 are 76,800 numbers a sequence, whatever
+the model's width D; at widths to 64 writing and reading them is most of what the block costs when
+its parts are separate kernels. Here one program has a sequence: head after head it computes them
+from the normed tokens, and what reaches device memory is h, y and the weights. The backward pass
+starts from h again; nothing else is kept.
+
+What it costs, B = 512, S = 100 (a tile of 128), 8 heads of K = 32, 4 layers, a replica and step:
+
+- Products. Forward, a sequence and head: 4 projections of 2 S D K and 2 products of 2 S S K.
+  Backward: 11 and 6. S padded to 128, D to 16 at least; forward in two blocks of queries that look
+  at 64 and 128 keys (3/4 of the products, 5/4 of the projections): D = 16, 2.2 + 7.7 MFLOP; D = 64,
+  4.2 + 12.1. Times 512 x 8 x 4: 0.16 TFLOP at D = 16, 0.27 at D = 64; at 790 TFLOP/s 0.21 and
+  0.34 ms; tf32 has half the rate.
+- Everything else. Compiled for sm_90 in bf16 at D = 16, a head of the backward pass is some 1,900
+  instructions of 8 warps, 3,800 clocks of a multiprocessor's four schedulers, besides 1,800 of
+  products that wait for some of them; forward, 1,500 and 500, several programs side by side. A
+  multiprocessor has 31 sequences' heads a layer: 0.4 to 0.6 ms backward and 0.1 to 0.15 forward.
+  Exponentials: 4.7e8, on units of 16 a clock and multiprocessor 0.12 ms, are among these.
+- Bytes of device memory: h and y forward, h, dy and dh backward: 5 x 512 x 100 x D x 4, 66 MB a
+  layer at D = 64: 0.06 ms for 4 layers. Gradients of weights: a program keeps its sum over its
+  sequences in a buffer of 16 D H K bytes, read and written once a sequence through L2: 0.27 GB a
+  layer at D = 64, 0.2 ms for 4 layers; a quarter of that at D = 16.
+
+So at D <= 32 instructions limit it, 0.5 to 0.75 ms; at 64 they, the products and the buffers are
+about equal, 0.8 to 1.1 ms. The backward pass takes the 255 registers a thread may have (spilling
+some where D or K is 64), so one program of 8 warps is on a multiprocessor at a time.
+
+Sums of weights' gradients are of fixed order: programs own sequences, add them one after another,
+and one `torch.sum` adds the programs' buffers. No atomics; results repeat bit by bit, and don't
+depend on how many replicas there are.
+
+The twin: `core.architectures.blocks.plain_attention`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from metaphase.core.architectures import blocks
+from metaphase.core.kernels import operations
+from metaphase.core.kernels.cuda.common import (
+    DOTS,
+    Precision,
+    check_on_device,
+    dot,
+    normalized,
+    normalized_backward,
+    operand,
+    padded,
+    replica_rows,
+)
+
+MAX_SEQUENCE, MAX_WIDTH = 128, 64  # tokens; width of the model, and of a key
+
+_EPSILON = tl.constexpr(operations.EPSILON)
+_LOG2_E = tl.constexpr(math.log2(math.e))
+_LN_2 = tl.constexpr(math.log(2.0))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Constants of the kernels that change their speed and nothing else.
+
+    Attributes:
+        queries: of a block of the forward pass; a block looks at the keys up to its end only.
+        warps_forward, warps_backward: of a program.
+        stages: 2 loads a head's weights while the head before computes.
+        sequences: of a program of the backward pass; None: the batch over 128, so that one replica
+            has programs for every multiprocessor.
+    """
+
+    queries: int = 64
+    warps_forward: int = 4
+    warps_backward: int = 8
+    stages: int = 1
+    sequences: int | None = None
+
+
+@triton.jit
+def _rotated(
+    t, rotation, s, k, S, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """`core.architectures.blocks._rotate` of rows at the positions s; back again if SIGN is -1.
+
+    The pairs change places (2 j gets minus what 2 j + 1 has) in a product with a matrix of 0 and
+    +-1: moving them between registers takes layouts that the compiler fails at in tf32.
+    """
+    inside = (s < S)[:, None] & (k < K)[None, :]
+    at = rotation + s[:, None] * K + (k // 2 * 2)[None, :]
+    cos, sin = tl.load(at, mask=inside, other=0.0), tl.load(at + 1, mask=inside, other=0.0)
+    partner = k[:, None] == (k ^ 1)[None, :]
+    swap = tl.where(partner, (k % 2 * 2 - 1)[None, :].to(tl.float32), 0.0)
+    return t * cos + dot(t, swap, PRECISION) * (sin * SIGN)
+
+
+@triton.jit
+def _columns(weight, row_length, first, d, k, inside):
+    """A head's columns of a weight D x row_length, as BLOCK_D x BLOCK_K."""
+    return tl.load(weight + d[:, None] * row_length + first + k[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _weights(r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK):
+    """A head's four weights of replica r: of queries, keys, values D x K, of its output K x D."""
+    inside = (d < D)[:, None] & (k < K)[None, :]
+    w_q = _columns(q + r * q_row, HK, head * K, d, k, inside)
+    w_k = _columns(kv + r * kv_row, 2 * HK, head * K, d, k, inside)
+    w_v = _columns(kv + r * kv_row, 2 * HK, HK + head * K, d, k, inside)
+    at = out + r * out_row + (head * K + k[:, None]) * D + d[None, :]
+    w_o = tl.load(at, mask=(k < K)[:, None] & (d < D)[None, :], other=0.0)
+    return w_q, w_k, w_v, w_o
+
+
+@triton.jit
+def _tokens(h, first, s, d, S, D):
+    """Rows `first` + s of h, 0 where there are none."""
+    inside = (s < S)[:, None] & (d < D)[None, :]
+    return tl.load(h + (first + s[:, None]) * D + d[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _forward_block(
+    y, h, q, kv, out, rotation, r, sequence, M0: tl.constexpr,
+    S, D, K, HEADS, q_row, kv_row, out_row, scale,
+    STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The outputs at the tokens M0 ... M0 + BLOCK_M, which see the first BLOCK_N."""
+    m, n = M0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+    d, k = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
+    first = sequence * S
+    in_width = (d < D)[None, :]
+    tokens = _tokens(h, first, m, d, S, D)
+    normed_m = operand(normalized(tokens, D, in_width, _EPSILON)[0], PRECISION)
+    normed_n = operand(
+        normalized(_tokens(h, first, n, d, S, D), D, in_width, _EPSILON)[0], PRECISION
+    )
+    seen = n[None, :] <= m[:, None]
+    sums = tokens
+    for head in range(HEADS):
+        w_q, w_k, w_v, w_o = _weights(
+            r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HEADS * K
+        )
+        query, key = dot(normed_m, w_q, PRECISION), dot(normed_n, w_k, PRECISION)
+        if ROTARY:
+            query = _rotated(query, rotation, m, k, S, K, 1.0, PRECISION)
+            key = _rotated(key, rotation, n, k, S, K, 1.0, PRECISION)
+        value = operand(dot(normed_n, w_v, PRECISION), PRECISION)
+        scores = dot(query * scale, tl.trans(operand(key, PRECISION)), PRECISION)
+        scores = tl.where(seen, scores, float("-inf"))
+        share = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        mixed = dot(share, value, PRECISION) * (1.0 / tl.sum(share, 1))[:, None]
+        sums += dot(mixed, w_o, PRECISION)
+    outputs = (S + STRIDE - 1) // STRIDE
+    read = (m < S) & (m % STRIDE == 0)
+    at = y + (sequence * outputs + m[:, None] // STRIDE) * D + d[None, :]
+    tl.store(at, sums, mask=read[:, None] & in_width)
+
+
+@triton.jit
+def _forward(
+    y, h, q, kv, out, rotation,
+    S, D, K, HEADS, B, q_row, kv_row, out_row, scale,
+    STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    sequence = tl.program_id(0).to(tl.int64)
+    r = sequence // B
+    for block in tl.static_range(BLOCK_S // BLOCK_M):
+        # As many keys as the block sees, rounded up to a power of 2.
+        _forward_block(
+            y, h, q, kv, out, rotation, r, sequence, block * BLOCK_M,
+            S, D, K, HEADS, q_row, kv_row, out_row, scale,
+            STRIDE, ROTARY, PRECISION, BLOCK_M,
+            BLOCK_M if block == 0 else (2 * BLOCK_M if block == 1 else BLOCK_S),
+            BLOCK_D, BLOCK_K,
+        )  # fmt: skip
+
+
+@triton.jit
+def _add(at, value, inside, fresh):
+    """Adds to a program's own buffer, which nothing was written to yet if it is fresh."""
+    before = tl.load(at, mask=inside & (fresh == 0), other=0.0)
+    tl.store(at, before + value, mask=inside)
+
+
+@triton.jit
+def _backward(
+    d_h, d_weights, d_y, h, q, kv, out, rotation,
+    S, D, K, HEADS, B, SEQUENCES, q_row, kv_row, out_row, scale,
+    STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    programs = tl.cdiv(B, SEQUENCES)  # of a replica
+    r = program // programs
+    begin = (program % programs) * SEQUENCES
+    HK = HEADS * K
+    s, d, k = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
+    in_width = (d < D)[None, :]
+    in_weight = (d < D)[:, None] & (k < K)[None, :]
+    seen = s[None, :] <= s[:, None]
+    read = (s < S) & (s % STRIDE == 0)
+    outputs = (S + STRIDE - 1) // STRIDE
+    # A program's buffer: gradients of q, kv and out, each as the weight is.
+    d_q = d_weights + program * (4 * D * HK)
+    d_kv, d_out = d_q + D * HK, d_q + 3 * D * HK
+
+    for b in range(begin, tl.minimum(begin + SEQUENCES, B)):
+        sequence = r * B + b
+        fresh = (b == begin).to(tl.int32)
+        normed, _ = normalized(_tokens(h, sequence * S, s, d, S, D), D, in_width, _EPSILON)
+        normed = operand(normed, PRECISION)
+        at_y = d_y + (sequence * outputs + s[:, None] // STRIDE) * D + d[None, :]
+        grad = operand(tl.load(at_y, mask=read[:, None] & in_width, other=0.0), PRECISION)
+        d_normed = tl.zeros((BLOCK_S, BLOCK_D), tl.float32)
+        for head in range(HEADS):
+            w_q, w_k, w_v, w_o = _weights(
+                r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK
+            )
+            query, key = dot(normed, w_q, PRECISION), dot(normed, w_k, PRECISION)
+            if ROTARY:
+                query = _rotated(query, rotation, s, k, S, K, 1.0, PRECISION)
+                key = _rotated(key, rotation, s, k, S, K, 1.0, PRECISION)
+            query, key = operand(query * scale, PRECISION), operand(key, PRECISION)
+            value = operand(dot(normed, w_v, PRECISION), PRECISION)
+            scores = tl.where(seen, dot(query, tl.trans(key), PRECISION), float("-inf"))
+            share = tl.exp2(scores - tl.max(scores, 1)[:, None])
+            share = operand(share * (1.0 / tl.sum(share, 1))[:, None], PRECISION)
+
+            mixed = dot(share, value, PRECISION)
+            at = d_out + (head * K + k[:, None]) * D + d[None, :]
+            d_w = dot(tl.trans(operand(mixed, PRECISION)), grad, PRECISION)
+            _add(at, d_w, (k < K)[:, None] & in_width, fresh)
+            d_mixed = operand(dot(grad, tl.trans(w_o), PRECISION), PRECISION)
+            # Of share with its gradient, row by row; of the same roundings as they are.
+            along = tl.sum(d_mixed.to(tl.float32) * mixed, 1)
+
+            d_value = dot(tl.trans(share), d_mixed, PRECISION)
+            d_value = operand(d_value, PRECISION)
+            d_normed += dot(d_value, tl.trans(w_v), PRECISION)
+            at = d_kv + d[:, None] * (2 * HK) + head * K + k[None, :]
+            _add(at + HK, dot(tl.trans(normed), d_value, PRECISION), in_weight, fresh)
+
+            d_share = dot(d_mixed, tl.trans(value), PRECISION)
+            d_scores = operand(share.to(tl.float32) * (d_share - along[:, None]), PRECISION)
+            # scores = (query scale) key / ln 2: exponentials are of base 2
+            d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
+            d_key = dot(tl.trans(d_scores), query, PRECISION) * _LN_2
+            if ROTARY:
+                d_query = _rotated(d_query, rotation, s, k, S, K, -1.0, PRECISION)
+                d_key = _rotated(d_key, rotation, s, k, S, K, -1.0, PRECISION)
+            d_query, d_key = operand(d_query, PRECISION), operand(d_key, PRECISION)
+            d_normed += dot(d_query, tl.trans(w_q), PRECISION)
+            d_normed += dot(d_key, tl.trans(w_k), PRECISION)
+            _add(at, dot(tl.trans(normed), d_key, PRECISION), in_weight, fresh)
+            at = d_q + d[:, None] * HK + head * K + k[None, :]
+            _add(at, dot(tl.trans(normed), d_query, PRECISION), in_weight, fresh)
+        # Both are loaded again, in float32, rather than kept.
+        normed, inverse = normalized(_tokens(h, sequence * S, s, d, S, D), D, in_width, _EPSILON)
+        d_tokens = normalized_backward(d_normed, normed, inverse, D)
+        d_tokens += tl.load(at_y, mask=read[:, None] & in_width, other=0.0)
+        at = d_h + (sequence * S + s[:, None]) * D + d[None, :]
+        tl.store(at, d_tokens, mask=(s < S)[:, None] & in_width)
+        tl.debug_barrier()  # the next sequence's threads may add where other threads did
+
+
+def supports(h: Tensor, shape: blocks.Attention, precision: Precision) -> bool:
+    """Whether `fused_attention` fits on the chip and is worth it. In float32 without matrix units
+    it would run, but from spilled registers."""
+    S, D, K = shape.sequence, h.shape[2], shape.key_size
+    if S > MAX_SEQUENCE or max(D, K) > MAX_WIDTH:
+        return False
+    return precision == "bf16" or (precision == "tf32" and (S <= 64 or max(D, K) <= 32))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        q: Tensor,
+        kv: Tensor,
+        out: Tensor,
+        shape: blocks.Attention,
+        precision: Precision,
+        tiles: Tiles,
+    ) -> Tensor:
+        h, q, kv, out = h.contiguous(), *map(replica_rows, (q, kv, out))
+        rotation = blocks.rotation_table(shape, h.device).contiguous() if shape.rotary else None
+        check_on_device(h, q, kv, out)
+        R, N, D = h.shape
+        B = N // shape.sequence
+        y = torch.empty(R, B * -(-shape.sequence // shape.stride), D, device=h.device)
+        ctx.save_for_backward(h, q, kv, out, rotation)
+        ctx.shape, ctx.precision, ctx.tiles = shape, precision, tiles
+        block_s = padded(shape.sequence)
+        _forward[(R * B,)](
+            y, h, q, kv, out, rotation,
+            *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+            **_constants(shape, D, precision),
+            BLOCK_M=min(block_s, tiles.queries), num_warps=tiles.warps_forward,
+            num_stages=tiles.stages,
+        )  # fmt: skip
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        [d_y] = grads
+        h, q, kv, out, rotation = ctx.saved_tensors
+        shape, tiles = ctx.shape, ctx.tiles
+        R, N, D = h.shape
+        B, HK = N // shape.sequence, shape.heads * shape.key_size
+        sequences = tiles.sequences or max(1, B // 128)
+        programs = -(-B // sequences)
+        d_h = torch.empty_like(h)
+        d_weights = torch.empty(R, programs, 4 * D * HK, device=h.device)
+        _backward[(R * programs,)](
+            d_h, d_weights, d_y.contiguous(), h, q, kv, out, rotation,
+            *_sizes(shape, D, B), sequences,
+            q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+            **_constants(shape, D, ctx.precision),
+            num_warps=tiles.warps_backward, num_stages=tiles.stages,
+        )  # fmt: skip
+        d_q, d_kv, d_out = d_weights.sum(dim=1).split([D * HK, 2 * D * HK, D * HK], dim=1)
+        d_q, d_kv, d_out = d_q.view(q.shape), d_kv.view(kv.shape), d_out.view(out.shape)
+        return d_h, d_q, d_kv, d_out, None, None, None
+
+
+def _sizes(shape: blocks.Attention, D: int, B: int) -> tuple[int, ...]:
+    return shape.sequence, D, shape.key_size, shape.heads, B
+
+
+def _scale(shape: blocks.Attention) -> float:
+    return shape.key_size**-0.5 * math.log2(math.e)
+
+
+def _constants(shape: blocks.Attention, D: int, precision: Precision) -> dict[str, Any]:
+    return {
+        "STRIDE": shape.stride,
+        "ROTARY": shape.rotary,
+        "PRECISION": DOTS[precision],
+        "BLOCK_S": padded(shape.sequence),
+        "BLOCK_D": padded(D),
+        "BLOCK_K": padded(shape.key_size),
+    }
+
+
+def fused_attention(
+    h: Tensor,
+    q: Tensor,
+    kv: Tensor,
+    out: Tensor,
+    shape: blocks.Attention,
+    precision: Precision = "bf16",
+    tiles: Tiles = Tiles(),
+) -> Tensor:
+    """What `core.architectures.blocks.plain_attention` computes, of float32 tensors; see
+    `supports`.
+
+    Args:
+        precision: of the operands of all products; sums, softmax, layer norm and the residual
+            stream are float32 always.
+    """
+    result: Tensor = _Attention.apply(h.float(), q, kv, out, shape, precision, tiles)
+    return result

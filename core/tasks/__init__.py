@@ -1,0 +1,1 @@
+"""Task families: what a task is, and how batches of sequences are drawn from tasks."""

@@ -1,0 +1,312 @@
+"""The pack trainer: meta-trains the cells of a pack together, step by step on the same batches.
+
+Nothing of a step happens on the host but launching it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaphase.core import schema
+from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.cell import (
+    NUMERICS,
+    Cell,
+    ConfigError,
+    grouped,
+    pack_key,
+    stack_key,
+    stream_key,
+)
+from metaphase.core.datasets.images import load_images
+from metaphase.core.evaluation.metrics import SplitMetrics, split_metrics
+from metaphase.core.kernels.cpu import check
+from metaphase.core.kernels.operations import cross_entropy
+from metaphase.core.tasks.sampler import DRAW_STEPS, Draw, Sampler
+from metaphase.core.training import cost
+from metaphase.core.training.captured import Repeated
+from metaphase.core.training.early_stopping import decided
+from metaphase.core.training.stack import Stack
+from metaphase.core.version import own_version
+
+
+class PackTrainer:
+    """Trains a pack to its next evaluation, again and again, until its steps are done.
+
+    The cells of a shape are one stacked model. Sequences are made once for all cells that need the
+    same ones, whatever their shapes.
+
+    Attributes:
+        cells: those of the pack, shape after shape, the costliest first; within a shape in the
+            order they were given.
+        stacks: the stacked models; their cells, one stack after the other, are `cells`.
+        step: steps trained so far.
+        history: for each cell its rows of the history table so far (`schema.HISTORY_COLUMNS`).
+
+    Args:
+        cells: of one pack (`core.cell.pack_key` equal).
+        device: where everything is computed.
+        data_root: folder of the data sets.
+        states: what `states()` returned for each of these cells, all at the same step, in whatever
+            packs they were and in any order; training continues from there. None: start afresh.
+
+    Raises:
+        ConfigError: the cells don't fit in one pack, the states don't belong to them, or a data
+            set can't be had.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        device: torch.device | str = "cpu",
+        data_root: str | Path = "data",
+        states: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        if not cells or len({pack_key(cell) for cell in cells}) != 1:
+            raise ConfigError(f"cells: {len(cells)} cells of unequal settings can't share a pack")
+        self.cell = cells[0]  # for the settings all of them share
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            check.warn_once()
+        self.images = load_images(self.cell, data_root, self.device)
+        # The costliest first: what it needs of memory, the others find room in.
+        shapes = list(grouped(cells, stack_key).values())
+        shapes.sort(key=lambda members: -cost.flops_per_step(members[0]))
+        self.stacks = [Stack(members, self.device) for members in shapes]
+        self.cells = tuple(cell for stack in self.stacks for cell in stack.cells)
+        streams = grouped(cells, stream_key)
+        self.sampler = Sampler([members[0] for members in streams.values()], self.images)
+        self._rows = [self._rows_of(stack, list(streams)) for stack in self.stacks]
+
+        self.step = 0
+        self.history: list[list[dict[str, Any]]] = [[] for _ in cells]
+        self.metrics: dict[str, SplitMetrics] = {}  # of the last evaluation, by split
+        self.wall_seconds = [0.0 for _ in cells]  # each cell's share of its packs' time
+        if states is not None:
+            self._restore(states)
+        buffers = [buffer for stack in self.stacks for buffer in stack.buffers()]
+        self._repeated = Repeated(self.sampler.draw_training, buffers)
+
+    def _rows_of(self, stack: Stack, streams: list[tuple]) -> Tensor | None:
+        """Which of the sampler's replicas, one a stream, each of a stack's sees; None: all of them,
+        in their order."""
+        rows = [streams.index(stream_key(cell)) for cell in stack.cells]
+        everything = rows == list(range(len(streams)))
+        return None if everything else torch.tensor(rows, device=self.device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that the cells need is trained and evaluated."""
+        return all(self.finished_cells())
+
+    @property
+    def _in_history(self) -> bool:
+        """Whether the history has an evaluation at this step."""
+        return bool(self.history[0]) and self.history[0][-1]["step"] == self.step
+
+    def finished_cells(self) -> list[bool]:
+        """For each cell, whether it is: after its last step or, where it asks for that, as soon as
+        its phase is settled (`core.training.early_stopping`). A caller may go on with the others'
+        `states()`."""
+        evaluated = bool(self.metrics) and self._in_history
+        if not evaluated or self.step == self.cell.steps:
+            return [evaluated] * len(self.cells)
+        return [
+            cell.stop_when_decided and decided(rows, cell.num_classes)
+            for cell, rows in zip(self.cells, self.history, strict=True)
+        ]
+
+    def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
+        """Trains up to the next evaluation and evaluates.
+
+        Returns:
+            False if `should_stop` asked, between two steps, to stop before the evaluation.
+        """
+        started = time.perf_counter()
+        try:
+            target = min(
+                (self.step // self.cell.eval_every + 1) * self.cell.eval_every, self.cell.steps
+            )
+            while self.step < target:
+                if should_stop is not None and should_stop():
+                    return False
+                self.train(min(DRAW_STEPS, target - self.step))
+            self._evaluate()
+            return True
+        finally:
+            self._share(time.perf_counter() - started)
+
+    def _share(self, seconds: float) -> None:
+        """Adds to each cell's time its share of a pack's, by floating-point operations."""
+        flops = [cost.flops_per_step(cell) for cell in self.cells]
+        per_flop = seconds / sum(flops)
+        self.wall_seconds = [
+            before + per_flop * own for before, own in zip(self.wall_seconds, flops, strict=True)
+        ]
+
+    def train(self, count: int) -> None:
+        """Trains `count` steps, without evaluating."""
+        with _products(self.cell.precision, self.device):
+            for start in range(self.step, self.step + count, DRAW_STEPS):
+                step_K = torch.arange(start, start + DRAW_STEPS, device=self.device)
+                left = self.step + count - start
+                self._repeated(self._train_step, step_K, min(DRAW_STEPS, left))
+        self.step += count
+
+    def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
+        """The k-th of the steps drawn (k int64, shape (1,)), of all stacks."""
+        batch, step = self.sampler.training_batch(draw, k), step_K.index_select(0, k)[0]
+        for stack, row_R in zip(self.stacks, self._rows, strict=True):
+            stack.train(batch.replicas(row_R), step)
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
+        with _products(self.cell.precision, self.device):
+            of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
+        losses = [loss_RxExT.flatten(1) for loss_RxExT, _ in of_splits.values()]
+        sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)
+        sizes = [len(stack.cells) for stack in self.stacks]
+        for stack, sick in zip(self.stacks, sick_R.split(sizes), strict=True):
+            stack.note_divergence(sick, self.step)
+        diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
+        self.metrics = {
+            split: split_metrics(loss_RxExT, correct_RxExT, diverged_R)
+            for split, (loss_RxExT, correct_RxExT) in of_splits.items()
+        }
+        for r, cell in enumerate(self.cells):
+            self.history[r] += [
+                {"cell_id": cell.cell_id, "step": self.step, "split": split, **metrics.row(r)}
+                for split, metrics in self.metrics.items()
+            ]
+
+    def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor]:
+        """Losses (nats) and correctness of every prediction of a split's sequences."""
+        count, size = self.cell.eval_sequences, self.cell.batch_size
+        losses: list[Tensor] = []
+        correct: list[Tensor] = []
+        for start in range(0, count, size):  # whole batches, so that shapes never change
+            sequence_B = torch.arange(start, start + size, device=self.device)
+            of_all = self.sampler.evaluation_batch(split, sequence_B)
+            of_stacks = []
+            for stack, row_R in zip(self.stacks, self._rows, strict=True):
+                batch = of_all.replicas(row_R)
+                logits_RxBxTxC = stack.predict(batch)
+                right_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
+                of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), right_RxBxT))
+            for kept, parts in zip((losses, correct), zip(*of_stacks, strict=True), strict=True):
+                kept.append(torch.cat(parts))
+        return torch.cat(losses, dim=1)[:, :count], torch.cat(correct, dim=1)[:, :count]
+
+    def states(self) -> list[dict[str, Any]]:
+        """Everything a cell's training continues from, one dict a cell: tensors on the CPU, numbers
+        and texts, fit for `torch.save` and `torch.load(weights_only=True)`."""
+        of_stacks = [state for stack in self.stacks for state in stack.states()]
+        return [
+            {
+                "cell_id": cell.cell_id,
+                "step": self.step,
+                "numerics": NUMERICS,
+                **state,
+                "wall_seconds": seconds,
+                "history": [dict(row) for row in rows],
+            }
+            for cell, state, seconds, rows in zip(
+                self.cells, of_stacks, self.wall_seconds, self.history, strict=True
+            )
+        ]
+
+    def _restore(self, states: Sequence[dict[str, Any]]) -> None:
+        by_id, steps = {state["cell_id"]: state for state in states}, {s["step"] for s in states}
+        ids = [cell.cell_id for cell in self.cells]
+        if by_id.keys() != set(ids) or len(states) != len(ids) or len(steps) != 1:
+            raise ConfigError(
+                f"states: of cells {list(by_id)} at steps {steps} don't fit this pack"
+            )
+        for stack in self.stacks:
+            stack.restore([by_id[cell.cell_id] for cell in stack.cells])
+        [self.step] = steps
+        self.history = [[dict(row) for row in by_id[i]["history"]] for i in ids]
+        self.wall_seconds = [by_id[i]["wall_seconds"] for i in ids]
+        if self.step == self.cell.steps or (self._in_history and self.cell.stop_when_decided):
+            self._evaluate_again()
+
+    def _evaluate_again(self) -> None:
+        """Metrics of a restored pack that may be finished; its history mostly has them."""
+        history, self.history = self.history, [[] for _ in self.cells]
+        self._evaluate()
+        self.history = [
+            rows if rows and rows[-1]["step"] == self.step else rows + new
+            for rows, new in zip(history, self.history, strict=True)
+        ]
+
+    def results(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """For each cell, as of the last evaluation: its row of the cells table and its rows of the
+        curves table (see results/README.md). Meant for those of `finished_cells`."""
+        assert self.metrics, "results are asked for before an evaluation"
+        diverged_at = [step for stack in self.stacks for step in stack.diverged_at_R.tolist()]
+        plateau = [step for stack in self.stacks for step in stack.plateau_steps_R.tolist()]
+        shared = {
+            "steps_trained": self.step,
+            "chance": self.images.heldout.commonest_class_share(),
+            "n": self.cell.eval_sequences,
+            "device": device_name(self.device),
+            "versions": _versions(),
+            "numerics": NUMERICS,
+        }
+        results = []
+        for r, cell in enumerate(self.cells):
+            diverged = diverged_at[r] >= 0
+            row = {
+                **cell.to_dict(),
+                "cell_id": cell.cell_id,
+                "status": schema.DIVERGED if diverged else schema.DONE,
+                "diverged_at": diverged_at[r] if diverged else None,
+                "plateau_steps": plateau[r] if plateau[r] >= 0 else None,
+                "num_parameters": cost.num_parameters(cell),
+                "state_size": ARCHITECTURES[cell.architecture].state_size(cell),
+                "wall_seconds": self.wall_seconds[r],
+                **shared,
+            }
+            for split in schema.SPLITS:
+                statistics = self.metrics[split].row(r)
+                row |= {f"{split}_{k}": v for k, v in statistics.items() if k != "n"}
+            curves = [
+                {"cell_id": cell.cell_id, "split": split, **point}
+                for split, metrics in self.metrics.items()
+                for point in metrics.curve(r)
+            ]
+            results.append((row, curves))
+        return results
+
+
+@contextlib.contextmanager
+def _products(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside, float32 matrix products on CUDA are tf32 where asked for, else exact."""
+    if device.type != "cuda":
+        yield
+        return
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+def device_name(device: torch.device) -> str:
+    """As users know it: the GPU's name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> str:
+    return f"metaphase {own_version()}, torch {torch.__version__}"

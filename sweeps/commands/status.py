@@ -1,0 +1,158 @@
+"""Shows how far a sweep is: cells by what became of them, per model size, and the time left.
+
+    python -m metaphase.sweeps.commands.status results/quickstart
+
+Starts nothing and writes nothing; works beside a running sweep, and on any machine that reaches
+the results.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import carry_out, sweep_parser
+
+if TYPE_CHECKING:
+    from metaphase.core.cell import Cell
+    from metaphase.sweeps.store.results import Results
+
+RUNNING, MISSING = "running", "missing"
+
+
+@as_command
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns the exit status, see `sweeps.commands.parser`."""
+    text = "Show how far a sweep is: finished, failed, running and missing cells."
+    return carry_out(sweep_parser("status", text), _tell, argv)
+
+
+def _tell(path: str) -> None:
+    from metaphase.sweeps.store.results import Results
+
+    print("\n".join(report(Results.at(path))))
+
+
+def report(results: Results) -> list[str]:
+    """The lines to print.
+
+    Raises:
+        ConfigError: there is no sweep at this place.
+    """
+    from metaphase.core import schema
+    from metaphase.core.cell import NUMERICS
+    from metaphase.sweeps.store.folders import shown
+    from metaphase.sweeps.store.lease import describe, is_live
+
+    sweep = results.read_sweep()
+    finished, numerics = results.survey()
+    lease = results.read_lease()
+    live = lease is not None and is_live(lease)
+    last = {cell.cell_id: cell.steps for cell in sweep.cells}
+    found = results.checkpoint_steps().items()
+    steps = {id_: step for id_, step in found if step <= last.get(id_, step)}
+    touched = results.touched() if live else {}
+    states = {}
+    for cell in sweep.cells:
+        state = finished.get(cell.cell_id)
+        if state is None:
+            active = live and lease and touched.get(cell.cell_id, 0.0) >= lease.get("since", 0.0)
+            state = RUNNING if active else MISSING
+        states[cell.cell_id] = state
+
+    lines = [f"{sweep.name}: {sweep.description}".rstrip(": "), ""]
+    lines += _table(sweep.cells, states)
+    waiting = sum(states[c.cell_id] == MISSING and c.cell_id in steps for c in sweep.cells)
+    if waiting:
+        lines.append(f"{waiting} of the missing cells continue from checkpoints.")
+    others = len(finished.keys() - states.keys())
+    if others:
+        lines.append(f"{others} more results in the folder are not part of this grid.")
+    older = sum(numerics.get(cell.cell_id, NUMERICS) != NUMERICS for cell in sweep.cells)
+    if older:
+        lines.append(
+            f"{older} finished cells are of other numerics than this program's, {NUMERICS}."
+        )
+    failed = [c.cell_id for c in sweep.cells if states[c.cell_id] == schema.FAILED]
+    for row in results.read_rows(failed[:3]):
+        lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
+    if len(failed) > 3:
+        lines.append(f"... and {len(failed) - 3} more failed")
+    if live and lease:
+        lines.append(f"Running: {describe(lease)}.")
+        left = seconds_left(sweep.cells, states, touched, steps, lease["since"])
+        if left is not None:
+            lines.append(f"About {_duration(left)} left.")
+    else:
+        unfinished = sum(state == MISSING for state in states.values())
+        lines.append(
+            "Nobody runs it now." if unfinished else "Finished: no cell of the grid is missing."
+        )
+    return lines
+
+
+def _table(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:
+    from metaphase.core import schema
+
+    kinds = (schema.DONE, schema.DIVERGED, schema.FAILED, RUNNING, MISSING)
+    groups: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        groups[(cell.architecture, cell.model_size)][states[cell.cell_id]] += 1
+    row = ("{:<14} {:>10} {:>7}" + " {:>9}" * len(kinds)).format
+    lines = [row("architecture", "model_size", "cells", *kinds)]
+    for (architecture, size), counts in groups.items():
+        lines.append(row(architecture, size, counts.total(), *(counts[k] for k in kinds)))
+    total = sum(groups.values(), Counter[str]())
+    lines.append(row("all", "", total.total(), *(total[kind] for kind in kinds)))
+    return lines
+
+
+def seconds_left(
+    cells: Sequence[Cell],
+    states: Mapping[str, str],
+    touched: Mapping[str, float],
+    steps: Mapping[str, int],
+    since: float,
+) -> float | None:
+    """Estimate from what this driver has finished: its time by the share of the work, each cell's
+    work as `sweeps.planning.packs` estimates it. None before anything is finished or checkpointed.
+
+    Args:
+        touched: {cell_id: when one of its files was last written}.
+        steps: {cell_id: step of its newest checkpoint}.
+        since: when the driver began.
+    """
+    from metaphase.core.cell import stack_key
+    from metaphase.sweeps.planning.packs import Workers
+
+    workers = Workers(1)
+    done = left = 0.0
+    costs: dict[Any, float] = {}
+    for cell in cells:
+        shape = (stack_key(cell), cell.num_tasks)
+        if shape not in costs:
+            costs[shape] = workers.seconds([cell]) / cell.steps
+        state, recent = states[cell.cell_id], touched.get(cell.cell_id, 0.0) >= since
+        step = steps.get(cell.cell_id, 0)
+        if state in (RUNNING, MISSING):
+            left += (cell.steps - step) * costs[shape]
+            done += step * costs[shape] if recent else 0.0
+        elif recent:
+            done += cell.steps * costs[shape]
+    if not left:
+        return 0.0
+    return (time.time() - since) * left / done if done else None
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Evaluates known learning algorithms on the sequences that a sweep's cells are evaluated on:
+
+    python -m metaphase.sweeps.commands.yardsticks results/quickstart
+
+They don't depend on a model, only on the settings that the sequences depend on
+(`core.schema.YARDSTICK_SETTINGS`), so there is a file for each of these and each split of new tasks
+in `<root>/<sweep>/yardsticks`, and what is there isn't computed again. On seen tasks nothing is
+computed: knowing no task, they do as well there in expectation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from metaphase.core import schema
+from metaphase.core.cell import NUMERICS, Cell, ConfigError
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import Parser, carry_out, folder, sweep_parser
+
+if TYPE_CHECKING:
+    import torch
+
+    from metaphase.sweeps.store.results import Results
+
+
+@as_command
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns the exit status, see `sweeps.commands.parser`."""
+    return carry_out(_parser(), run, argv)
+
+
+def _parser() -> Parser:
+    parser = sweep_parser(
+        "yardsticks",
+        "Evaluate nearest neighbour, ridge and logistic regression and an MLP on the sequences "
+        "that a sweep's cells are evaluated on.",
+    )
+    parser.add_argument(
+        "--data-root", type=folder, default="data", help="folder of the base data sets"
+    )
+    return parser
+
+
+def run(path: str, data_root: str) -> None:
+    """Computes and stores what the sweep at `path` lacks.
+
+    Raises:
+        ConfigError: no sweep there, or a dataset can't be loaded.
+        OSError: the results can't be written.
+    """
+    import torch
+
+    from metaphase.sweeps.store.results import Results
+
+    results = Results.at(path)
+    cells, all_read = results.read_cells()
+    wanted = tables(cells)
+    if not wanted:
+        raise ConfigError(f"path: {results} has no finished cells")
+    stored = results.yardstick_keys()
+    missing = {key: table for key, table in wanted.items() if key not in stored}
+    if all_read:  # else they may be those of cells that will be trained again
+        for key in stored - wanted.keys():  # of cells that are gone, or made with other constants
+            results.remove_yardsticks(key)
+    print(f"{results}: {len(missing)} of {len(wanted)} tables to compute", flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for key, (cell, split) in missing.items():
+        started = time.perf_counter()
+        compute(results, key, cell, split, data_root, device)
+        seconds = time.perf_counter() - started
+        print(
+            f"  {cell.dataset}, seed {cell.seed}, {split}: {seconds:.1f} s on {device}", flush=True
+        )
+
+
+def tables(cells: list[Cell]) -> dict[str, tuple[Cell, str]]:
+    """The tables that belong to these cells: {key: (a cell that stands for its equals, split)}."""
+    found: dict[str, tuple[Cell, str]] = {}
+    for cell in cells:
+        # What the sequences of new tasks don't depend on is set to what costs nothing.
+        plain = replace(cell, num_tasks=1, identity_share=0.0, precision="fp32")
+        for split in (schema.UNSEEN, *(f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)):
+            found.setdefault(table_key(cell, split), (plain, split))
+    return found
+
+
+def table_key(cell: Cell, split: str) -> str:
+    """Hash of all that a table depends on: 16 hexadecimal digits."""
+    from metaphase.core.evaluation.yardsticks import CONSTANTS
+
+    settings: dict[str, Any] = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
+    settings |= {"split": split, "n": cell.eval_sequences, "constants": CONSTANTS}
+    settings["numerics"] = NUMERICS
+    canonical = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def compute(
+    results: Results, key: str, cell: Cell, split: str, data_root: str, device: torch.device
+) -> None:
+    """Evaluates all yardsticks on one split and stores the table."""
+    from metaphase.core.datasets.images import load_images
+    from metaphase.core.evaluation.yardsticks import evaluate
+
+    settings = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
+    rows = evaluate(cell, load_images(cell, data_root, device), split)
+    results.write_yardsticks(key, [{**settings, "split": split, **row} for row in rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

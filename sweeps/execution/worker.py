@@ -1,0 +1,375 @@
+"""The worker: one Ray Tune trial trains one pack and writes what comes of it.
+
+Numbers go from here straight to the results tree; Ray carries only a few words of progress. Tune's
+checkpoints are not used: those in the results tree belong to cells, so that any later trial, in
+this run or another, can go on from them, whatever pack their cells are in then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import math
+import os
+import platform
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray._private import state as ray_state
+
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.training.captured import out_of_memory
+from metaphase.core.training.checkpoint import check_state
+from metaphase.core.training.trainer import PackTrainer
+from metaphase.sweeps.execution.software import difference, installed
+from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.store.files import ClaimLost, StorageError
+from metaphase.sweeps.store.folders import check_is_file
+from metaphase.sweeps.store.results import Results, is_full
+
+logger = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 1.0  # between looks at whose the sweep is, on a file system ...
+REMOTE_CLAIM_SECONDS = 5.0  # ... and on an object store
+HISTORY_SECONDS = 5.0  # between rewrites of the history files
+CHECKPOINT_SECONDS = 30.0  # least time between checkpoints at evaluations ...
+CHECKPOINT_SHARE = 0.05  # ... and the share of time that they may take
+CHECKPOINT_LATEST_SECONDS = 300.0  # then training pauses for one, evaluation or not
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a run share; it reaches the workers once, through Ray's object store.
+
+    Attributes:
+        root, sweep: the results tree.
+        driver: train only as long as the tree says that this driver runs the sweep.
+        data_root: folder of the base data sets.
+        device: torch device.
+        packs: what there is to train.
+        software: what a worker must have (sweeps.execution.software); empty: it is the driver's
+            machine.
+    """
+
+    root: str
+    sweep: str
+    driver: str
+    data_root: str
+    device: str
+    packs: Sequence[Pack]
+    software: Mapping[str, str] = field(default_factory=dict)
+
+
+class PackTrial(tune.Trainable):
+    """Trains the cells of pack config["pack"] to their ends, from their newest checkpoints."""
+
+    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        assert job is not None
+        self._job = job
+        self._results = Results(job.root, job.sweep, job.driver)
+        self._in_step = self._leaving = False
+        self._wrong = difference(job.software, installed()) if job.software else ""
+        if job.device == "cpu":
+            torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
+        folder = self._results.local_path
+        if folder:
+            _log_to(folder / "logs" / f"worker-{platform.node()}-{os.getpid()}.log")
+        self.reset_config(config)
+        if ray.is_initialized():  # in a process of its own
+            signal.signal(signal.SIGTERM, self._told_to_leave)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes over the next pack, in the same process."""
+        self._cells = self._job.packs[new_config["pack"]].cells
+        self._todo: list[list[Cell]] = []  # packs; one, unless checkpoints or memory demand more
+        self._states: dict[str, dict[str, Any]] = {}  # of cells that aren't in the trainer yet
+        self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
+        self._planned = self._unsaved = False
+        self._trainer: PackTrainer | None = None
+        self._claim_checked = -math.inf  # the first step looks: the sweep may be another's by now
+        self._history_written = self._checkpointed = time.monotonic()
+        self._checkpoint_interval = CHECKPOINT_SECONDS
+        self._claimed = True
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Trains to the next evaluation, writes, and returns what progress needs:
+
+        done: no more to do. stopped: because the sweep isn't this driver's any more.
+        fraction: share of all steps of all its cells that is done.
+        finished: ids of the cells finished by this call. training_seconds: time spent training and
+        evaluating in this call. config_error: one line, where the data can't be had, the storage
+        fails, or the machine has other software: no pack can go on.
+
+        Where the node is to go (a spot notice, a drain, SIGTERM), it doesn't return: the process
+        ends once there are checkpoints.
+        """
+        self._in_step = True
+        try:
+            report = self._step()
+        except Exception as error:
+            self._unsaved = False  # it may be half of a step: what isn't written is trained again
+            if not isinstance(error, (ClaimLost, StorageError)):
+                raise
+            self._trainer = None
+            self._todo = []
+            if isinstance(error, ClaimLost):
+                logger.warning("leaving: %s", error)
+                self._claimed = False
+                report = self._report(stopped=True)
+            else:
+                logger.exception("the storage fails, which is no cell's fault: leaving")
+                report = self._report(config_error=self._what_fails(error))
+        finally:
+            self._in_step = False
+        if self._leaving:
+            self._go()
+        return report
+
+    def _what_fails(self, error: StorageError) -> str:
+        """One line."""
+        line = " ".join(str(error).split()) or type(error).__name__
+        after = "No finished cell is lost; the same command continues"
+        if is_full(error):
+            return f"{self._results}: the disk is full ({error.strerror}). {after}, with more space"
+        return f"{self._results}: the storage fails: {line}. {after}"
+
+    def _step(self) -> dict[str, Any]:
+        self._check_claim()
+        if not self._claimed:
+            self._save()
+            return self._report(stopped=True)
+        if self._wrong:
+            return self._report(config_error=f"{platform.node()} {self._wrong}")
+        if not self._planned:
+            self._plan()
+        if not self._todo:
+            return self._report()
+        started = time.monotonic()
+        try:
+            if self._trainer is None:
+                self._start(self._todo[0])
+                started = time.monotonic()
+            assert self._trainer is not None
+            settled = any(self._trainer.finished_cells())  # before a crash, but not yet written
+            evaluated = settled or self._trainer.advance(self._should_pause)
+            self._unsaved = True
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            self._halve(error)
+            return self._report()
+        except ConfigError as error:
+            return self._report(config_error=str(error))
+        training_seconds = time.monotonic() - started
+        for cell in self._trainer.cells:
+            self._steps_done[cell.cell_id] = self._trainer.step
+        self._check_claim()  # an evaluation may have taken long
+        if not self._claimed and self._results.taken_from(self._job.driver):
+            return self._report(training_seconds=training_seconds, stopped=True)
+        finished = self._write(evaluated)
+        return self._report(finished, training_seconds, stopped=not self._claimed)
+
+    def cleanup(self) -> None:
+        """Tune ends the trial, maybe before `step` saw that someone asked to stop."""
+        self._save()
+        self._trainer = None
+
+    def _told_to_leave(self, number: int, frame: Any) -> None:
+        """Handles SIGTERM: in the middle of a step, when that has come to its next pause."""
+        self._leaving = True
+        if not self._in_step:
+            self._go()
+
+    def _go(self) -> None:
+        """Ends this process, for Ray to start the trial on another node."""
+        logger.info("leaving: the node is to go")
+        self._save()
+        sys.exit(1)
+
+    def _save(self) -> None:
+        """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
+        write."""
+        if self._unsaved and not self._results.taken_from(self._job.driver):
+            states = [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
+            try:
+                self._write_checkpoints(states)
+            except (ClaimLost, StorageError) as error:  # what isn't written is trained again
+                logger.warning("no checkpoints: %s", error)
+
+    def _report(
+        self,
+        finished: list[str] | None = None,
+        training_seconds: float = 0.0,
+        stopped: bool = False,
+        config_error: str | None = None,
+    ) -> dict[str, Any]:
+        total = sum(cell.steps for cell in self._cells)
+        return {
+            "done": stopped or config_error is not None or not self._todo,
+            "stopped": stopped,
+            "fraction": sum(self._steps_done.values()) / total,
+            "finished": finished or [],
+            "training_seconds": training_seconds,
+            "config_error": config_error,
+        }
+
+    def _plan(self) -> None:
+        """Sorts the cells by the steps of their newest whole checkpoints."""
+        self._planned = True
+        self._states = {}
+        groups = defaultdict(list)
+        for cell in self._cells:
+            if self._results.is_trained(cell.cell_id):
+                self._steps_done[cell.cell_id] = cell.steps
+                continue
+            state = self._results.read_checkpoint(cell.cell_id, partial(check_state, cell))
+            if state is not None and state["step"]:  # else it is as good as none
+                self._states[cell.cell_id] = state
+            self._steps_done[cell.cell_id] = state["step"] if state else 0
+            groups[self._steps_done[cell.cell_id]].append(cell)
+        self._todo = list(groups.values())
+
+    def _start(self, cells: list[Cell]) -> None:
+        _free_memory()  # of the pack before
+        states = [self._states.pop(cell.cell_id, None) for cell in cells]
+        known = [state for state in states if state is not None]
+        self._trainer = PackTrainer(
+            cells, device=self._job.device, data_root=self._job.data_root, states=known or None
+        )
+        logger.info("training %d cells from step %d", len(cells), self._trainer.step)
+
+    def _halve(self, error: Exception) -> None:
+        """The pack doesn't fit into the device's memory: its halves go on from the checkpoints."""
+        cells = self._todo[0]
+        if len(cells) == 1:
+            raise error
+        logger.warning("%d cells are too many for the device's memory; halved", len(cells))
+        self._trainer = None
+        self._unsaved = False
+        error.__traceback__ = None  # its frames hold tensors
+        gc.collect()
+        _free_memory()
+        middle = len(cells) // 2
+        rest = self._todo[1:]
+        self._plan()
+        halves = []
+        for half in (cells[:middle], cells[middle:]):
+            by_step = defaultdict(list)
+            for cell in half:
+                by_step[self._steps_done[cell.cell_id]].append(cell)
+            halves += list(by_step.values())
+        self._todo = halves + rest
+
+    def _write(self, evaluated: bool) -> list[str]:
+        """Writes what is due after `advance`. Returns the ids of the cells it finished."""
+        trainer, now = self._trainer, time.monotonic()
+        assert trainer is not None
+        finished = trainer.finished_cells() if evaluated else []
+        if any(finished):
+            return self._write_results(trainer, finished)
+        if evaluated and now - self._history_written >= HISTORY_SECONDS:
+            for cell, rows in zip(trainer.cells, trainer.history, strict=True):
+                self._results.write_history(cell.cell_id, rows)
+            self._history_written = time.monotonic()
+        overdue = now - self._checkpointed >= self._checkpoint_interval
+        if overdue or not (evaluated and self._claimed):  # paused for one, or about to stop
+            self._write_checkpoints(trainer.states())
+        return []
+
+    def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> list[str]:
+        """Writes what is finished; the rest goes on as a smaller pack. Returns the ids of those."""
+        written, rest, states = [], [], []
+        for cell, done, (row, curves), history, state in zip(
+            trainer.cells,
+            finished,
+            trainer.results(),
+            trainer.history,
+            trainer.states(),
+            strict=True,
+        ):
+            if done:
+                self._results.write_result(row, history, curves)
+                self._steps_done[cell.cell_id] = cell.steps
+                written.append(cell.cell_id)
+            else:
+                rest.append(cell)
+                states.append(state)
+        self._trainer = None
+        del self._todo[0]
+        self._unsaved = bool(rest)
+        if rest:
+            self._todo.insert(0, rest)
+            self._states |= {state["cell_id"]: state for state in states}
+        return written
+
+    def _write_checkpoints(self, states: Iterable[dict[str, Any]]) -> None:
+        before = time.monotonic()
+        for state in states:
+            if state["step"]:  # else there is nothing to go on from
+                self._results.write_checkpoint(state)
+        self._unsaved = False
+        self._checkpointed = time.monotonic()
+        taken = self._checkpointed - before
+        self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)
+
+    def _should_pause(self) -> bool:
+        """Asked between steps: to stop, or because a checkpoint is overdue."""
+        self._check_claim()
+        latest = max(CHECKPOINT_LATEST_SECONDS, self._checkpoint_interval)
+        overdue = time.monotonic() - self._checkpointed > latest
+        return self._leaving or not self._claimed or overdue
+
+    def _check_claim(self) -> None:
+        """Now and then: does the sweep still belong to the driver that started this trial, and the
+        node to Ray?"""
+        now = time.monotonic()
+        seconds = CLAIM_SECONDS if self._results.local_path else REMOTE_CLAIM_SECONDS
+        if self._claimed and now - self._claim_checked >= seconds:
+            self._claim_checked = now
+            self._claimed = self._results.claimed_by(self._job.driver)
+            self._leaving = self._leaving or _node_is_drained()
+
+
+def _free_memory() -> None:
+    """Gives back what trainers that nobody holds any more had on the device, graphs and all."""
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):  # after a capture that failed
+            torch.cuda.empty_cache()
+
+
+def _node_is_drained() -> bool:
+    """Whether Ray has been told that this node will be gone soon."""
+    if not ray.is_initialized():
+        return False
+    try:
+        draining = ray_state.state.get_draining_nodes()  # {node id: deadline}
+    except Exception as error:  # the next look asks again
+        logger.warning("Ray doesn't say which nodes are to go: %s", error)
+        return False
+    return ray.get_runtime_context().get_node_id() in draining
+
+
+def _log_to(path: os.PathLike) -> None:
+    """Sends this process' log to a file, made when there is something to say."""
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.islink(path):  # whose end somebody else has chosen
+            os.unlink(path)
+        if os.path.exists(path):
+            check_is_file(os.fspath(path))
+        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        for name in ("core", "sweeps"):
+            logging.getLogger(name).addHandler(handler)
+            logging.getLogger(name).setLevel(logging.INFO)

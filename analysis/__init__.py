@@ -1,5 +1,4 @@
 """From a sweep's Parquet files to phases, transitions and figures. Imports neither torch nor Ray.
 
-Import the modules themselves (`from analysis import phases`): this package stays empty so that
-importing it is instant.
-"""
+Import the modules themselves (`from metaphase.analysis.statistics import phases`): this package
+stays empty so that importing it is instant."""

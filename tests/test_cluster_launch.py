@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 FILES = sorted((ROOT / "cluster").glob("*.yaml"))
 CLUSTERS = [path for path in FILES if "kuberay" not in path.name]
 SOME = ["--set", "num_tasks=[1,64]", "--set", "model_size=[4,8]", "--set", "seed=0"]

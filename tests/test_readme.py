@@ -3,15 +3,15 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import duckdb
 import pytest
 
 from metaphase.analysis.statistics.phases import GENERALIZING, MEMORIZING
-from tests.synthetic import make_results
+from tests import ROOT
+from tests.tools.synthetic import make_results
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The quickstart's results that come with the project are computed here again, to the bit."""
 
 import platform
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,8 +9,9 @@ from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.core.kernels import cpu
 from metaphase.core.training.trainer import PackTrainer
+from tests import ROOT
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "quickstart"
+REFERENCE = ROOT / "results" / "reference" / "quickstart"
 _OTHERS = ("wall_seconds", "versions", "sweep")  # columns that differ between runs
 
 pytestmark = [

@@ -14,7 +14,8 @@ interval goes from the (1-c)/2 to the (1+c)/2 quantile. Where outcomes separate 
 often do, maximum likelihood has no finite s and theta is anywhere in a gap of the grid; the
 posterior's median is then near the gap's middle. An interval always spans the gap that its estimate
 lies in, because nothing was trained there. In simulations of grids with 2 or 3 seeds (see
-tests/test_transitions.py) 95% intervals hold the true theta 92 to 100% of the time.
+tests/analysis/statistics/test_transitions.py) 95% intervals hold the true theta 92 to 100% of the
+time.
 
 The posterior is summed over a grid of parameters: no starting values, no failure to converge, no
 randomness. Cells that diverged or failed say nothing about the phase and are left out.

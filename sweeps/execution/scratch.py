@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import shutil
 import signal
 import stat
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "metaphase-"
 LOCK = "lock"
+KILL_SECONDS = 5.0  # that a killed process may take to end
 # What Ray makes of its folder, as long as that gets, and what the kernel takes for a socket's path.
 _SOCKET = "/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
@@ -121,8 +123,9 @@ def _remove(folder: Path) -> None:
 
 
 def _end_writers(folder: Path) -> None:
-    """Kills this user's other processes that have a file of the folder open for writing."""
-    inside = f"{os.path.realpath(folder)}/"
+    """Kills this user's other processes that have a file of the folder open for writing, and waits
+    until they are gone."""
+    inside, killed = f"{os.path.realpath(folder)}/", []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if process.stat().st_uid != os.geteuid() or int(process.name) == os.getpid():
@@ -133,7 +136,11 @@ def _end_writers(folder: Path) -> None:
                 flags = (process / "fdinfo" / descriptor.name).read_text().split("flags:")[1]
                 if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
                     logger.info("process %s still writes into %s: killed", process.name, folder)
-                    os.kill(int(process.name), signal.SIGKILL)
+                    killed.append(os.pidfd_open(int(process.name)))
+                    signal.pidfd_send_signal(killed[-1], signal.SIGKILL)
                     break
         except (OSError, ValueError, IndexError):  # it has ended meanwhile
             continue
+    for process_file in killed:
+        select.select([process_file], [], [], KILL_SECONDS)  # readable once the process has ended
+        os.close(process_file)

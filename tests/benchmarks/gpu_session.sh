@@ -26,8 +26,8 @@ for part in $parts; do
     case $part in
     tests)
         run tests 420 "$python" -m pytest -q -p no:cacheprovider -o timeout=300 -o addopts= \
-            tests/test_rng.py tests/test_tasks.py tests/test_sampler.py tests/test_model.py \
-            tests/test_trainer.py tests/test_graph.py tests/test_kernels.py
+            tests/core/test_rng.py tests/core/tasks/test_projected_images.py tests/core/tasks/test_sampler.py tests/core/architectures/test_model.py \
+            tests/core/training/test_trainer.py tests/core/training/test_captured.py tests/core/kernels/test_cuda.py
         ;;
     kernels) run kernels 300 "$python" -m tests.benchmarks.kernels ;;
     small)

@@ -1,0 +1,213 @@
+"""The command: what it writes and prints, on whole, half-finished and broken results."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from metaphase.analysis import phase_plot
+from metaphase.analysis.load import load_cells
+from metaphase.analysis.statistics.phases import classify
+from metaphase.core.cell import Cell
+from tests import ROOT
+from tests.tools.synthetic import make_results
+
+FIGURES = ["accuracy", "improvement", "learning_curves", "phase_map"]
+
+
+def truth(cell):
+    """M M I I* G at width 16 (the seeds disagree at 2^6); at 8: M M I x and nothing yet."""
+    k = (cell.num_tasks.bit_length() - 1) // 2
+    if cell.model_size == 8 and k >= 3:
+        return "failed" if k == 3 else "missing"
+    if k == 3:
+        return ("identifying", "generalizing")[cell.seed]
+    return ["memorizing", "memorizing", "identifying", "", "generalizing"][k]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    make_results(tmp_path / "s", (8, 16), [4**k for k in range(5)], (0, 1), truth)
+    return tmp_path / "s"
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_writes_figures_and_csv_and_prints_the_map(sweep, capsys):
+    assert phase_plot.main([str(sweep)]) == 0
+    assert names(sweep / "figures") == [f"{f}.png" for f in FIGURES]
+    assert all((sweep / "figures" / f"{f}.png").read_bytes()[1:4] == b"PNG" for f in FIGURES)
+    out = capsys.readouterr().out.splitlines()
+    at = out.index("model size")
+    assert out[at + 1 : at + 5] == [
+        "2^4 | M  M  I  I* G",
+        "2^3 | M  M  I  x  .",
+        "    +---------------",
+        "      0  2  4  6  8",
+    ]
+    assert "number of tasks, 2^" in out[at + 5]
+    for word in ("generalizing", "identifying", "memorizing", "untrained", "seeds disagree"):
+        assert word in out[at + 6]
+    assert out[0] == (
+        "s: 18 cells, 2 seeds: 3 generalizing, 5 identifying, 8 memorizing, 2 untrained, "
+        "2 of these diverged or failed"
+    )
+    assert any(line.startswith("  model size 2^3: identifying 2^") for line in out)
+    assert any("generalizing not up to 2^4" in line for line in out)
+
+
+def test_csv_has_a_row_a_cell_with_the_classification(sweep):
+    phase_plot.main([str(sweep)])
+    csv = pd.read_csv(sweep / "phases.csv")
+    cells = classify(load_cells(sweep))
+    assert list(csv.columns) == list(phase_plot.CSV_COLUMNS)
+    for split in ("seen", "unseen"):
+        for name in ("first", "last", "improvement"):
+            assert {f"{split}_{name}", f"{split}_{name}_se"} <= {*csv.columns}
+    assert list(csv["cell_id"].astype(str)) == list(cells["cell_id"])
+    assert list(csv["phase"]) == list(cells["phase"].astype(str))
+    assert csv["unseen_improvement_se"].to_numpy() == pytest.approx(
+        cells["unseen_improvement_se"].to_numpy(), nan_ok=True
+    )
+    assert (csv["status"] == "failed").sum() == 2
+
+
+@pytest.mark.parametrize(("format", "magic"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_formats_out_and_equal_bytes_when_repeated(sweep, tmp_path, format, magic):
+    out = tmp_path / "elsewhere" / "deep"
+    before = sorted(sweep.rglob("*"))
+    assert phase_plot.main([str(sweep), "--format", format, "--out", str(out)]) == 0
+    assert names(out) == ["figures", "phases.csv"]
+    files = {p: p.read_bytes() for p in (out / "figures").iterdir()}
+    assert sorted(p.name for p in files) == [f"{f}.{format}" for f in FIGURES]
+    assert all(content.startswith(magic) for content in files.values())
+    phase_plot.main([str(sweep), "--format", format, "--out", str(out)])
+    assert {p: p.read_bytes() for p in (out / "figures").iterdir()} == files
+    assert sorted(sweep.rglob("*")) == before
+
+
+def test_delta_and_confidence_reach_the_classification(sweep):
+    phase_plot.main([str(sweep), "--delta", "0.9"])
+    assert set(pd.read_csv(sweep / "phases.csv")["phase"]) == {"untrained"}
+    phase_plot.main([str(sweep), "--delta", "0.7"])
+    assert set(pd.read_csv(sweep / "phases.csv")["phase"]) == {"untrained", "memorizing"}
+
+
+def test_takes_a_uri(sweep):
+    assert phase_plot.main([f"file://{sweep}"]) == 0
+    assert names(sweep / "figures") == [f"{f}.png" for f in FIGURES]
+
+
+def test_cells_in_training_are_counted(sweep, capsys):
+    victim = next((sweep / "cells").iterdir())
+    victim.unlink()
+    phase_plot.main([str(sweep)])
+    assert "1 cell is in training" in capsys.readouterr().out
+
+
+def test_without_curves_the_other_figures_are_drawn(sweep):
+    for file in (sweep / "curves").iterdir():
+        file.unlink()
+    assert phase_plot.main([str(sweep)]) == 0
+    assert names(sweep / "figures") == ["accuracy.png", "improvement.png", "phase_map.png"]
+
+
+@pytest.mark.parametrize("phase", ["failed", "diverged", "memorizing"])
+def test_a_single_cell_is_enough(tmp_path, phase):
+    make_results(tmp_path / "s", (8,), (4,), (3,), lambda cell: phase)
+    assert phase_plot.main([str(tmp_path / "s")]) == 0
+    assert "phase_map.png" in names(tmp_path / "s" / "figures")
+
+
+def test_torn_files_are_named_on_stderr(sweep, capsys):
+    for table in ("cells", "history", "curves"):
+        (sweep / table / "torn.parquet").write_bytes(b"PAR1 torn")
+    assert phase_plot.main([str(sweep)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[:2] for line in lines] == [
+        ["warning", f" skipped {table}/torn.parquet"] for table in ("cells", "history", "curves")
+    ]
+
+
+def test_every_condition_gets_its_own_figures_and_map(tmp_path, capsys):
+    make_results(
+        tmp_path / "s", (8, 16), (1, 16), (0,), lambda cell: "memorizing",
+        settings=({"learning_rate": 1e-3}, {"learning_rate": 3e-3}),
+    )  # fmt: skip
+    assert phase_plot.main([str(tmp_path / "s")]) == 0
+    assert names(tmp_path / "s" / "figures") == sorted(
+        f"{f}-learning_rate={rate}.png" for f in FIGURES for rate in ("0.001", "0.003")
+    )
+    out = capsys.readouterr().out
+    assert "s, learning_rate=0.001: 4 cells" in out
+    assert "s, learning_rate=0.003: 4 cells" in out
+    assert set(pd.read_csv(tmp_path / "s" / "phases.csv")["learning_rate"]) == {1e-3, 3e-3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["."], "not a sweep's folder"),
+        (["gopher://x"], "gopher"),
+        ([], "required: PATH"),
+        (["x", "--delta", "2"], "2 is out of range; allowed: 0 to below 1"),
+        (["x", "--delta", "small"], "'small' is not a number"),
+        (["x", "--confidence", "1"], "1 is out of range; allowed: between 0 and 1"),
+        (["x", "--confidence", "nan"], "nan is out of range"),
+        (["x", "--format", "gif"], "invalid choice: 'gif'"),
+        (["x", "--what"], "--what"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_the_status_of_all_commands(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = phase_plot.main(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    assert status == (1 if message.endswith("folder") else 2)
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_an_output_that_cant_be_written_is_one_line(sweep, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert phase_plot.main([str(sweep), "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_nothing_temporary_is_left(sweep):
+    phase_plot.main([str(sweep)])
+    assert not [p for p in sweep.rglob("*") if p.name.startswith(".")]
+
+
+def test_500_cells_take_seconds_and_neither_torch_nor_ray(tmp_path):
+    """Of the processor. History and curves included, imports not. It takes less than half of that
+    on a quiet machine; others that share its caches have made it take three times as long."""
+    make_results(
+        tmp_path / "s", [2**k for k in range(1, 11)], [2**k for k in range(25)], (0, 1), n=64,
+        base=Cell(num_classes=5, position_encoding="learned", num_heads=1, steps=3000),
+    )  # fmt: skip
+    code = """
+import sys, time import metaphase.analysis assert not {"pandas", "matplotlib", "scipy", "pyarrow"} &
+{*sys.modules}, "importing analysis is slow" from metaphase.analysis import phase_plot start =
+time.process_time() status = phase_plot.main([sys.argv[1]]) seconds = time.process_time() - start
+loaded = [m for m in ("torch", "ray") if m in sys.modules] print(status, seconds, loaded) """
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=True,
+        capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"},
+    )  # fmt: skip
+    status, seconds, loaded = run.stdout.splitlines()[-1].split(maxsplit=2)
+    assert (status, loaded) == ("0", "[]")
+    assert float(seconds) < 15
+    assert len(pd.read_csv(tmp_path / "s" / "phases.csv")) == 500

@@ -1,0 +1,118 @@
+"""How far a sweep is, counted from a tree of all kinds of cells; wrong paths said in one line."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metaphase.core import schema
+from metaphase.sweeps import cli
+from metaphase.sweeps.commands import status
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
+from tests.sweeps.store.test_results import history, row, state
+
+TEXT = """
+description: all kinds
+cell: {steps: 100, warmup_steps: 5, image_size: 8}
+grid: {model_size: [8, 16], seed: [0, 1, 2, 3, 4]}
+"""
+
+
+@pytest.fixture
+def results(tmp_path):
+    made = Results(str(tmp_path / "root"), "sweep")
+    sweep = parse_preset(TEXT, default_name="sweep")
+    made.write_settings(sweep.settings)
+    cells = sweep.cells
+    made.write_result(row(cells[0]), history(), [])
+    made.write_result(row(cells[1], status=schema.DIVERGED), history(), [])
+    made.write_failure(cells[2], "it broke")
+    made.write_checkpoint(state(50, cells[5].cell_id))
+    made.write_history(cells[6].cell_id, history())
+    made.write_result(row(cells[0], cell_id="f" * 16), history(), [])  # of another grid
+    return made
+
+
+def counts(out):
+    lines = {line.split()[0] + line.split()[1]: line.split()[2:] for line in out.split("\n")[3:5]}
+    return {name: [int(n) for n in numbers] for name, numbers in lines.items()}
+
+
+def test_counts_while_nobody_runs_it(results, capsys):
+    assert cli.main(["status", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert counts(out) == {"transformer8": [5, 1, 1, 1, 0, 2], "transformer16": [5, 0, 0, 0, 0, 5]}
+    assert "1 of the missing cells continue from checkpoints" in out
+    assert "1 more results in the folder are not part of this grid" in out
+    assert "it broke" in out
+    assert "Nobody runs it now" in out
+
+
+def test_counts_while_it_runs(results, capsys):
+    lease = acquire(results)
+    time.sleep(0.05)
+    cells = results.read_sweep().cells
+    results.write_checkpoint(state(60, cells[5].cell_id))
+    results.write_history(cells[8].cell_id, history())
+    results.write_result(row(cells[3]), history(), [])
+    assert cli.main(["status", f"file://{results}/"]) == 0
+    out = capsys.readouterr().out
+    lease.release()
+    assert counts(out) == {"transformer8": [5, 2, 1, 1, 0, 1], "transformer16": [5, 0, 0, 0, 2, 3]}
+    assert "Running: by process" in out
+    assert "left." in out
+
+
+def test_the_time_left_follows_the_work(results):
+    cells = results.read_sweep().cells[:2]
+    ids = [cell.cell_id for cell in cells]
+    since = time.time() - 100
+    left = status.seconds_left(
+        cells, {ids[0]: "done", ids[1]: "missing"}, {ids[0]: time.time()}, {}, since
+    )
+    assert left == pytest.approx(100, rel=0.05)
+    assert status.seconds_left(cells, dict.fromkeys(ids, "missing"), {}, {}, since) is None
+    assert status.seconds_left(cells, dict.fromkeys(ids, "done"), {}, {}, since) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("nowhere/sweep", "no such folder"),
+        ("root", "it holds the sweeps sweep"),
+        ("root/sweep/cells", "it has no sweep.yaml"),
+        ("root/sweep/sweep.yaml", "not a folder"),
+        ("nosuch://a/b", "can't use"),
+        ("..", "can't name a sweep|no such|not a sweep"),
+    ],
+)
+def test_wrong_paths_are_said_in_one_line(results, tmp_path, monkeypatch, path, why, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["status", path]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert re.search(why, err)
+
+
+def test_a_damaged_preset_is_named(results, capsys):
+    (results.local_path / "sweep.yaml").write_bytes(b"\xff\x00")
+    assert cli.main(["status", str(results)]) == 1
+    (results.local_path / "sweep.yaml").write_text("grid: [")
+    assert cli.main(["status", str(results)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("sweep.yaml: damaged") == err.count("\n") == 2
+
+
+def test_it_needs_neither_torch_nor_ray(results):
+    code = f"""if True:
+        import sys
+        from metaphase.sweeps.commands import status
+        assert status.main([{str(results)!r}]) == 0
+        assert not {{"torch", "ray", "pandas"}} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

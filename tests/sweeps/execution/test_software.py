@@ -65,8 +65,9 @@ def bare(tmp_path):
     for path in Path(paths[0]).glob("*.pth"):
         if "editable" not in path.name:
             paths += [line for line in path.read_text().splitlines() if Path(line).is_dir()]
-    (Path(place) / "base.pth").write_text("\n".join(paths)) if not subprocess.run([python, "-c",
-    "import metaphase"], cwd="/", capture_output=True).returncode:
+    (Path(place) / "base.pth").write_text("\n".join(paths))
+    found = subprocess.run([python, "-c", "import metaphase"], cwd="/", capture_output=True)
+    if not found.returncode:
         pytest.skip("the package is found without its installation")
     return python
 

@@ -13,9 +13,14 @@ import pytest
 from metaphase.sweeps.planning import hardware
 from tests.tools.namespaces import OWN_MOUNTS, needs_mounts, python
 
-HELD = "import sys; from metaphase.sweeps.planning import hardware; input(); print(hardware.cores(),
-hardware.memory())" CGROUPS = Path("/sys/fs/cgroup") VERSION_2 = (CGROUPS /
-"cgroup.controllers").exists()
+HELD = """
+import sys
+from metaphase.sweeps.planning import hardware
+input()
+print(hardware.cores(), hardware.memory())
+"""
+CGROUPS = Path("/sys/fs/cgroup")
+VERSION_2 = (CGROUPS / "cgroup.controllers").exists()
 
 
 @pytest.fixture
@@ -67,11 +72,14 @@ def limit(size):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
 def test_affinity_decides_the_workers_of_a_run_and_of_a_dry_run(tmp_path):
-    preset = tmp_path / "tiny.yaml" preset.write_text("cell: {steps: 10}\ngrid: {seed: [0, 1, 2,
-    3]}\n") one = ("taskset", "-c", str(min(os.sched_getaffinity(0)))) done = python("-m",
-    "metaphase.sweeps.run", str(preset), "--dry-run", prefix=one) assert ", as for 1 x c" in
-    done.stdout, done.stderr done = python("-c", "from metaphase.sweeps.planning import hardware;
-    print(hardware.cores())", prefix=one) assert done.stdout == "1\n"
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text("cell: {steps: 10}\ngrid: {seed: [0, 1, 2, 3]}\n")
+    one = ("taskset", "-c", str(min(os.sched_getaffinity(0))))
+    done = python("-m", "metaphase.sweeps.run", str(preset), "--dry-run", prefix=one)
+    assert ", as for 1 x c" in done.stdout, done.stderr
+    code = "from metaphase.sweeps.planning import hardware; print(hardware.cores())"
+    done = python("-c", code, prefix=one)
+    assert done.stdout == "1\n"
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core is one core")

@@ -35,10 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns 0 if all cells are finished, 1 if some failed or the command
     can't be carried out, 2 for a wrong command line, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    for package in ("core", "sweeps", "analysis"):
-        if importlib.util.find_spec(package) is None:
-            print(f"metaphase is not installed in this Python ({sys.executable})", file=sys.stderr)
-            return 1
+    if importlib.util.find_spec("metaphase") is None:
+        print(f"metaphase is not installed in this Python ({sys.executable})", file=sys.stderr)
+        return 1
     from metaphase.core.process import as_command
 
     return as_command(_command)(argv)

@@ -370,6 +370,5 @@ def _log_to(path: os.PathLike) -> None:
             check_is_file(os.fspath(path))
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        for name in ("core", "sweeps"):
-            logging.getLogger(name).addHandler(handler)
-            logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger("metaphase").addHandler(handler)
+        logging.getLogger("metaphase").setLevel(logging.INFO)

@@ -251,10 +251,10 @@ class Fuzzer:
 
 def _close_logs() -> None:
     """Those that workers, here all in one process, have opened."""
-    for name in ("core", "sweeps"):
-        for handler in logging.getLogger(name).handlers[:]:
-            logging.getLogger(name).removeHandler(handler)
-            handler.close()
+    logger = logging.getLogger("metaphase")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _hangs(number: int, frame: Any) -> None:

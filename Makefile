@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	$(BIN)/metaphase plot results/quickstart
 
 test: .venv/installed lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

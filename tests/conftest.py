@@ -23,6 +23,18 @@ torch.set_num_threads(1)  # as a worker has; what is tested is too small for mor
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
+# Tests that start Ray, or look at what runs on the machine: one after the other.
+_RAY = ("test_run", "test_chaos", "test_nodes", "test_loopback", "test_cluster", "test_software",
+        "test_surroundings", "test_cluster_launch", "test_force", "test_secrets", "test_readme",
+        "test_process", "test_benchmarks")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in _RAY:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device there is: the CPU, and a GPU where there is one."""

@@ -244,14 +244,21 @@ def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
     )
 
 
-def test_the_kernels_compile_for_hopper_and_fit():
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (("table X 784 T 100", "attention D 16 S 100 K 32 bf16", "mlp D 16"), 5),
+        pytest.param((), 22, marks=pytest.mark.slow),
+    ],
+)
+def test_the_kernels_compile_for_hopper_and_fit(names, count):
     """In a process that doesn't interpret."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.tools.compiled"]
+    command = [sys.executable, "-m", "tests.tools.compiled", *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 22
+    assert len(lines) == count
     for line in lines:
         assert line["shared"] <= 232_448, line
         # Spilled a little, a loop of thousands of instructions doesn't notice.

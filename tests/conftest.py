@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import threadpoolctl
 import torch
 
 from metaphase.core.cell import Cell
@@ -18,7 +19,10 @@ from metaphase.core.cell import Cell
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: core.kernels
 
-torch.set_num_threads(1)  # as a worker has; what is tested is too small for more
+# As a worker has; what is tested is too small for more, and several test workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start
+torch.set_num_threads(1)
+threadpoolctl.threadpool_limits(1)
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 

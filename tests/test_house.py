@@ -1,0 +1,96 @@
+"""The house: imports run one way and in no circle, modules are short, every package is installed."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+
+from tests import ROOT
+
+MOST_LINES = 400
+# What each top-level folder may import of the others, imports inside functions included.
+ALLOWED = {
+    "core": (),
+    "sweeps": ("core",),
+    "analysis": ("core", "sweeps.store", "sweeps.commands.parser"),
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for top in ALLOWED:
+        for path in (ROOT / top).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of ours that it imports, without `metaphase.`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}".removeprefix("metaphase.")
+                yield whole if whole in MODULES else node.module.removeprefix("metaphase.")
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("metaphase.") for alias in node.names)
+
+
+GRAPH = {
+    name: {other for other in imported(tree) if other in MODULES and other != name}
+    for name, tree in MODULES.items()
+}
+
+
+def room(module: str) -> str:
+    """The folder in which a module is; a module at the top of core, sweeps or analysis is its own."""
+    parts = module.split(".")
+    is_package = any(other.startswith(f"{module}.") for other in MODULES)
+    return ".".join(parts if is_package or len(parts) == 2 else parts[:-1])
+
+
+def test_no_import_runs_back_up():
+    back = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if name.split(".")[0] != other.split(".")[0]
+        and not other.startswith(ALLOWED[name.split(".")[0]])
+    ]
+    assert not back
+
+
+def test_neither_modules_nor_rooms_import_in_a_circle():
+    list(TopologicalSorter(GRAPH).static_order())  # raises CycleError, which names the circle
+    rooms: dict[str, set[str]] = {}
+    for name, others in GRAPH.items():
+        between = {room(other) for other in others} - {room(name)}
+        rooms.setdefault(room(name), set()).update(between)
+    list(TopologicalSorter(rooms).static_order())
+
+
+def test_modules_are_short_and_do_more_than_forward():
+    for name, tree in MODULES.items():
+        path = ROOT / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        assert len(path.read_text().splitlines()) <= MOST_LINES, name
+        own = [n for n in tree.body if not isinstance(n, ast.Import | ast.ImportFrom | ast.Expr)]
+        assert own or path.name == "__init__.py", f"{name} has nothing of its own"
+
+
+def test_each_folder_says_what_belongs_in_it():
+    for name, tree in MODULES.items():
+        assert ast.get_docstring(tree), name
+
+
+def test_every_package_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    packages = {f"metaphase.{path.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
+                for top in ALLOWED for path in (ROOT / top).rglob("__init__.py")}  # fmt: skip
+    assert listed == packages | {"metaphase"}

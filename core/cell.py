@@ -109,8 +109,7 @@ class Cell:
         "whose training images normalize a further set",
         STREAM,
         neutral="base",
-        stored="by whose mean and deviation: its `own`, or those of the `base` dataset; `own` "
-        "where there is no further set",
+        stored="its `own`, or those of the `base` dataset; `own` where there is no further set",
     )
 
     identity_share: float = setting(
@@ -154,7 +153,6 @@ class Cell:
         "how attention knows positions",
         MODEL,
         unused="none",
-        stored="`none` where it isn't told, or there is no attention",
     )
 
     steps: int = setting(1000, "meta-training steps", RUN, least=1, greatest=2**31)

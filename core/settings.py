@@ -83,12 +83,16 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """What may be said, for messages and tables."""
+        """What may be said, for tables."""
         if self.choices:
             return ("several of " if self.kind is tuple else "") + ", ".join(self.choices)
         if self.least is None:
             return _SAID[self.kind]
-        return self._range(self.greatest)
+        above, below = self.exclusive
+        least = f"above {self.least}" if above else f"{self.least}"
+        if self.greatest is None or self.greatest == float("inf"):
+            return least if above else f"{least} or more"
+        return f"{least} to {'below ' if below else ''}{self.greatest}"
 
     def _range(self, greatest: float | None) -> str:
         return f"{self.least} or more" if greatest is None else f"{self.least} to {greatest}"

@@ -327,7 +327,8 @@ class Cell:
 
     @functools.cached_property
     def stream_key(self) -> tuple:
-        return self._values(names_of(type(self), STREAM, REPLICA))
+        names = names_of(type(self), STREAM, REPLICA)
+        return (self.seed, *self._values(name for name in names if name != "seed"))
 
     def _values(self, names: Iterable[str]) -> tuple:
         return tuple(getattr(self, name) for name in names)
@@ -381,7 +382,8 @@ def pack_key(cell: Cell) -> tuple:
 
 
 def stream_key(cell: Cell) -> tuple:
-    """Equal for cells of a pack that see the same sequences."""
+    """Equal for cells of a pack that see the same sequences. In its order those of a seed, which
+    share its tasks, are neighbours."""
     return cell.stream_key
 
 

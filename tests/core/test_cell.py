@@ -221,6 +221,7 @@ def test_roles_say_what_cells_of_a_stack_a_pack_and_a_stream_share():
     streams = ("num_tasks", "seed", "identity_share", "identity_steps")
     assert set(PER_REPLICA) == {*streams, "learning_rate", "adam_epsilon"}
     assert set(names_of(Cell, STREAM, REPLICA)) == set(streams)
+    assert stream_key(Cell(seed=3, num_tasks=7)) == (3, 7, 0.0, 0)
     assert set(names_of(Cell, MODEL)) == {
         *("architecture", "model_size", "token_format", "num_layers", "num_heads", "key_size"),
         *("mlp_ratio", "position_encoding", "mup_base_width"),

@@ -20,6 +20,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",
     ),
+    "settings": ("metaphase.sweeps.commands.settings", "print the settings that a cell can have"),
     "compact": (
         "metaphase.sweeps.commands.compact",
         "merge a results folder's many small files into few",

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,13 +138,14 @@ def _list_presets() -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from metaphase.core.cell import NUMERICS
     from metaphase.sweeps.preset import load_preset, select_cells
+    from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.results import Results
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     results = Results(arguments.root, sweep.name)
-    status, damaged, numerics = _whole(results)
+    status, damaged, numerics = _whole(results, sweep.cells)
     if damaged:
         print(
             f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
@@ -172,10 +174,11 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     lease = acquire(results)
     try:
         if forced:
-            results.remove_results({cell.cell_id for cell in forced})
+            results.remove_results(every_id(forced))
             print(f"Removed what was stored of {len(forced)} cells, to train them anew.")
         # Again, now that it is ours: another driver may have finished it, or merged its files.
-        status = _whole(results)[0] if damaged else results.finished()
+        found = _whole(results, sweep.cells)[0] if damaged else results.finished()
+        status = by_cell_id(found, sweep.cells)
         return _train(arguments, argv, sweep, results, status, lease, started)
     finally:
         lease.release()
@@ -220,6 +223,7 @@ def _tell_numerics(
         ConfigError: it is refused, with what can be done instead.
     """
     from metaphase.core.cell import NUMERICS, ConfigError
+    from metaphase.sweeps.store.earlier import by_cell_id
 
     if others:
         revisions = ", ".join(map(str, sorted(set(others.values()))))
@@ -234,7 +238,8 @@ def _tell_numerics(
                 "--set name=NAME (a folder of its own)"
             )
         print(line, file=sys.stderr)
-    older = results.older_checkpoints() & {cell.cell_id for cell in missing}
+    there = by_cell_id(dict.fromkeys(results.older_checkpoints()), missing)
+    older = there.keys() & {cell.cell_id for cell in missing}
     if older:
         print(
             f"{results}: checkpoints of {len(older)} cells are of other numerics than {NUMERICS}; "
@@ -243,15 +248,19 @@ def _tell_numerics(
         )
 
 
-def _whole(results: Results) -> tuple[dict[str, str], set[str], dict[str, int]]:
+def _whole(
+    results: Results, cells: Sequence[Cell]
+) -> tuple[dict[str, str], set[str], dict[str, int]]:
     """({cell_id: status} of finished cells, ids of those left out of it because rows of them are
     lost, {cell_id: numerics} of the trained ones). Those left out count as missing: trained again,
     they are as they were."""
     from metaphase.core import schema
+    from metaphase.sweeps.store.earlier import by_cell_id
 
     status, numerics = results.survey()
     damaged = results.damaged({id_ for id_, s in status.items() if s != schema.FAILED})
-    return {id_: s for id_, s in status.items() if id_ not in damaged}, damaged, numerics
+    status = {id_: s for id_, s in status.items() if id_ not in damaged}
+    return by_cell_id(status, cells), damaged, by_cell_id(numerics, cells)
 
 
 def _missing(
@@ -260,12 +269,15 @@ def _missing(
     """Cells to train: those without a result, and failed ones if asked for, or if their worker
     was lost, which may happen to any cell."""
     from metaphase.core import schema
+    from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.results import LOST_WORKER
 
-    failed = {c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED}
+    cells = [c for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
+    failed = {c.cell_id for c in cells}
     if failed and not retry_failed:
-        rows = results.read_rows(failed)
-        failed = {r["cell_id"] for r in rows if str(r["error"]).startswith(LOST_WORKER)}
+        errors = {r["cell_id"]: str(r["error"]) for r in results.read_rows(every_id(cells))}
+        errors = by_cell_id(errors, cells)
+        failed = {id_ for id_ in failed if errors.get(id_, "").startswith(LOST_WORKER)}
     return [c for c in sweep.cells if c.cell_id not in status or c.cell_id in failed]
 
 
@@ -279,12 +291,17 @@ def _train(
     started: float,
 ) -> int:
     """Trains what is missing, the sweep being ours."""
+    from metaphase.sweeps.store import earlier
+
     missing = _missing(sweep, results, status, arguments.retry_failed)
     missing_ids = {cell.cell_id for cell in missing}
-    before = {c.cell_id: status[c.cell_id] for c in sweep.cells if c.cell_id not in missing_ids}
+    finished = [cell for cell in sweep.cells if cell.cell_id not in missing_ids]
+    stored = earlier.stored_as(finished, results.finished())
+    before = {stored.get(c.cell_id, c.cell_id): status[c.cell_id] for c in finished}
     results.check_writable()
     results.clear_way(missing)
-    results.reopen(missing_ids)
+    results.reopen(earlier.every_id(missing) if results.table_files("cells") else missing_ids)
+    earlier.adopt_checkpoints(results, missing)
     results.write_settings(sweep.settings)
     log = _log_file(results)
     print(
@@ -304,7 +321,7 @@ def _train(
         gpus=arguments.gpus,
         started=started,
     )
-    status = results.finished()
+    status = earlier.by_cell_id(results.finished(), sweep.cells)
     done = sum(cell.cell_id in status for cell in sweep.cells)
     print(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
     capacity = outcome.wall_seconds * outcome.workers
@@ -339,11 +356,12 @@ def _without_force(argv: list[str]) -> list[str]:
 def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
     """Says what became of all cells, and what to do next."""
     from metaphase.core import schema
+    from metaphase.sweeps.store.earlier import every_id
     from metaphase.sweeps.store.folders import shown
 
-    failed = [c.cell_id for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
+    failed = [c for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
     missing = sum(cell.cell_id not in status for cell in sweep.cells)
-    for row in results.read_rows(failed[:10]):
+    for row in results.read_rows(every_id(failed[:10])):
         where = ", ".join(f"{key}={row[key]}" for key in sweep.axes)
         print(f"failed: {row['cell_id']} ({where}): {shown(str(row['error']))}", file=sys.stderr)
     if failed:
@@ -362,8 +380,9 @@ def _dry_run(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int
     from metaphase.core.cell import grouped, stack_key
     from metaphase.core.training.cost import flops_per_step, num_parameters
     from metaphase.sweeps.planning.packs import local_workers, plan
+    from metaphase.sweeps.store.earlier import by_cell_id
 
-    steps = results.checkpoint_steps()
+    steps = by_cell_id(results.checkpoint_steps(), missing)
     workers = local_workers()
     packs = plan(missing, workers, steps, pack_size)
     packs_of = Counter(key for pack in packs for key in grouped(pack.cells, stack_key))

@@ -45,15 +45,17 @@ def report(results: Results) -> list[str]:
     """
     from metaphase.core import schema
     from metaphase.core.cell import NUMERICS
+    from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.folders import shown
     from metaphase.sweeps.store.lease import describe, is_live
 
     sweep = results.read_sweep()
-    finished, numerics = results.survey()
+    said, revisions = results.survey()
+    finished, numerics = by_cell_id(said, sweep.cells), by_cell_id(revisions, sweep.cells)
     lease = results.read_lease()
     live = lease is not None and is_live(lease)
     last = {cell.cell_id: cell.steps for cell in sweep.cells}
-    found = results.checkpoint_steps().items()
+    found = by_cell_id(results.checkpoint_steps(), sweep.cells).items()
     steps = {id_: step for id_, step in found if step <= last.get(id_, step)}
     touched = results.touched() if live else {}
     states = {}
@@ -77,8 +79,8 @@ def report(results: Results) -> list[str]:
         lines.append(
             f"{older} finished cells are of other numerics than this program's, {NUMERICS}."
         )
-    failed = [c.cell_id for c in sweep.cells if states[c.cell_id] == schema.FAILED]
-    for row in results.read_rows(failed[:3]):
+    failed = [c for c in sweep.cells if states[c.cell_id] == schema.FAILED]
+    for row in results.read_rows(every_id(failed[:3])):
         lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
     if len(failed) > 3:
         lines.append(f"... and {len(failed) - 3} more failed")

@@ -95,6 +95,7 @@ LOST_WORKER = "its worker was lost"  # begins the error of a cell that may not b
 T = TypeVar("T")
 _CHECKPOINT = re.compile(r"([0-9]{1,10})(?:\.n([0-9]{1,9}))?\.ckpt")  # step, numerics (none: 1)
 _MAGIC = b"metaphase checkpoint 1 "
+_MAGICS = (_MAGIC, b"phasesweep checkpoint 1 ")  # which earlier programs wrote
 
 
 class Results:
@@ -517,7 +518,8 @@ class Results:
                 continue
             try:
                 head, _, payload = data.partition(b"\n")
-                if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+                digest = hashlib.sha256(payload).hexdigest().encode()
+                if head not in [magic + digest for magic in _MAGICS]:
                     raise ValueError("torn: its checksum doesn't match")
                 state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
                 if (state["cell_id"], state["step"]) != (cell_id, step):

@@ -7,10 +7,7 @@ doesn't is left out, with a line that says why. Imports neither torch nor Ray.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaphase.core import schema
-from metaphase.core.cell import Cell
+from metaphase.core.cell import SETTINGS, Cell
+from metaphase.core.settings import neutral_of
 
 COMPACT = "compact-"  # a merged file, `compact-*.parquet`; all others hold one cell, <cell_id>
 # Columns that files of earlier versions lack: settings with what their cells were trained with.
-LATER = {"numerics": None, "normalization": "base", "mup_base_width": 0}
+LATER = {"numerics": None, **neutral_of(Cell)}
 # What reading a file's content raises where it isn't what was written.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 
@@ -48,32 +46,26 @@ def _column(name: str) -> pa.Field:
     return pa.field(name, pa.int64() if name in _INTEGERS else pa.float64())
 
 
-def _setting(name: str, kind: Any) -> pa.Field:
-    """Column of a setting of Cell; `schema.to_column` makes a tuple a text."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    plain = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    return pa.field(name, plain.get(kind, pa.string()))
+_TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
 
 
-_hints = typing.get_type_hints(Cell)
-SETTINGS = tuple(f.name for f in dataclasses.fields(Cell))
-_LISTS = tuple(name for name in SETTINGS if typing.get_origin(_hints[name]) is tuple)
+def _setting(name: str) -> pa.Field:
+    """Column of a setting of Cell; `schema.to_column` makes a list a text."""
+    return pa.field(name, _TYPES[SETTINGS[name].column])
+
+
 CELLS = pa.schema(
     [
         _column("cell_id"),
         _column("sweep"),
-        *(_setting(name, _hints[name]) for name in SETTINGS),
+        *map(_setting, SETTINGS),
         *(_column(name) for name in schema.CELL_RESULT_COLUMNS),
     ]
 )
 HISTORY = pa.schema([_column(name) for name in schema.HISTORY_COLUMNS])
 CURVES = pa.schema([_column(name) for name in schema.CURVES_COLUMNS])
 YARDSTICKS = pa.schema(
-    [
-        _setting(name, _hints[name]) if name in _hints else _column(name)
-        for name in schema.YARDSTICK_COLUMNS
-    ]
+    [_setting(name) if name in SETTINGS else _column(name) for name in schema.YARDSTICK_COLUMNS]
 )
 SCHEMAS = {"cells": CELLS, "history": HISTORY, "curves": CURVES, "yardsticks": YARDSTICKS}
 
@@ -179,7 +171,9 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
         fits = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
         fits = fits or pa.types.is_string(kind)
         listed = pa.types.is_list(kind) and pa.types.is_string(kind.value_type)
-        if field.name in _LISTS and listed:  # as earlier versions wrote what `to_column` joins
+        if (
+            listed and field.name in SETTINGS and SETTINGS[field.name].kind is tuple
+        ):  # as earlier versions wrote what `to_column` joins
             column, fits = pc.binary_join(column, ","), True
     else:
         fits = kind.equals(field.type)

@@ -1,5 +1,7 @@
 """Presets: what is accepted expands, everything else is refused in one line that names the key."""
 
+import hashlib
+import json
 import re
 import string
 import time
@@ -30,6 +32,40 @@ def test_presets_that_come_with_the_program_expand(name):
     assert sweep.name == name
     assert sweep.description
     assert len({cell.cell_id for cell in sweep.cells}) == len(sweep.cells) > 0
+
+
+CELLS = {  # of the presets that come with the program: how many, a hash of all their settings
+    "figure2-mlp-small": (78, "f44fb907dd2c5601"),
+    "figure2-mlp-tiny": (108, "d97b9cf5e5f714c0"),
+    "figure2-mlp": (702, "d4ffbcf0caf48a41"),
+    "figure2-small": (78, "48db027706abf9b0"),
+    "figure2-tiny": (108, "49dfc17b15e908c3"),
+    "figure2": (702, "b1f6c2df212ae0af"),
+    "improvement-small": (65, "f28d69a23b665ce2"),
+    "improvement-tiny": (75, "914b8a602c0fe897"),
+    "improvement": (130, "28521a659552cb96"),
+    "interventions-small": (45, "6ead37f65490949b"),
+    "interventions-tiny": (48, "e2fdd38c2767076a"),
+    "interventions": (54, "b9c8e768a32ebf47"),
+    "mnist-small": (6, "f3bee6d2df4d4b44"),
+    "quickstart": (64, "0c6ff5e3e8a51443"),
+    "state-size-small": (57, "7b4bf46428c23e93"),
+    "state-size-tiny": (42, "4ad7f072b838400a"),
+    "state-size": (81, "34e012c9d57051ec"),
+    "table2-small": (12, "82d00c6ee489fc91"),
+    "table2-tiny": (18, "13dc47c105922040"),
+    "table2": (12, "d75e08d88dbc935e"),
+}
+
+
+def test_presets_keep_their_cells():
+    """Another digest is another grid, whose results are others."""
+    found = {}
+    for name in list_presets():
+        cells = [cell.to_dict() for cell in load_preset(name).cells]
+        canonical = json.dumps(cells, sort_keys=True).encode()
+        found[name] = (len(cells), hashlib.sha256(canonical).hexdigest()[:16])
+    assert found == CELLS
 
 
 def test_quickstart_has_the_grid_its_users_are_promised():
@@ -360,3 +396,73 @@ def test_any_preset_expands_or_is_refused_in_one_line(preset, overrides):
 @given(st.text(max_size=60))
 def test_any_text_expands_or_is_refused_in_one_line(text):
     expand_or_refuse(text)
+
+
+# --- presets on top of others ---
+
+
+def on_base(folder, text, base=SMALL, *overrides):
+    (folder / "below.yaml").write_text(base)
+    (folder / "top.yaml").write_text(text)
+    return load_preset(str(folder / "top.yaml"), overrides)
+
+
+def test_what_a_preset_says_goes_before_what_its_base_says(tmp_path):
+    sweep = on_base(tmp_path, "base: ./below.yaml\ncell: {steps: 20, batch_size: 8}")
+    assert sweep.name == "top"  # the base's name and description are its own
+    assert sweep.description == ""
+    below = parse(SMALL)
+    assert sweep.cells == tuple(
+        Cell(**{**cell.to_dict(), "steps": 20, "batch_size": 8}) for cell in below.cells
+    )
+    assert parse(yaml.safe_dump(sweep.settings)) == sweep  # which needs no base
+    other = on_base(tmp_path, "base: ./below.yaml\ngrid: {steps: [5, 6]}")
+    assert other.axes == ("steps",)
+    assert [(c.steps, c.sequence_length) for c in other.cells] == [(5, 8), (6, 8)]
+    fixed = on_base(tmp_path, "base: ./below.yaml\ncell: {seed: 7}")
+    assert [(c.model_size, c.seed) for c in fixed.cells] == [(4, 7), (8, 7)]
+    back = on_base(tmp_path, "base: ./below.yaml\ncell: {steps: null}")
+    assert {c.steps for c in back.cells} == {Cell().steps}
+    listed = on_base(
+        tmp_path, "base: ./below.yaml\ncell: {steps: 9}\ngrid: [{steps: [5]}, {seed: [3]}]"
+    )
+    assert [(c.steps, c.seed, c.sequence_length) for c in listed.cells] == [(5, 0, 8), (9, 3, 8)]
+    assert {c.steps for c in on_base(tmp_path, "base: ./below.yaml", SMALL, "steps=3").cells} == {3}
+
+
+def test_bases_have_bases(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "lowest.yaml").write_text("base: quickstart\ncell: {steps: 7}")
+    sweep = on_base(tmp_path, "base: ./below.yaml\nname: mine", "base: in/lowest.yaml")
+    assert sweep.name == "mine"
+    assert [c.to_dict() | {"steps": 1000} for c in sweep.cells] == [
+        c.to_dict() for c in load_preset("quickstart").cells
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "message"),
+    [
+        ("base: figure3", "", "top.yaml: base: 'figure3' is not one of .*did you mean figure2"),
+        ("base: 3", "", "top.yaml: base: 3 is not the name or the path of a preset"),
+        ("base: null", "", "top.yaml: base: None is not the name"),
+        ("base: [figure2]", "", "top.yaml: base: \\['figure2'\\] is not the name"),
+        ('base: "a\\0/b"', "", "is not the name or the path"),
+        ("base: ./none.yaml", "", "preset: can't read .*none.yaml: No such file"),
+        ("base: ./top.yaml", "", "top.yaml: base: './top.yaml' goes in a circle"),
+        ("base: ./below.yaml", "base: ./top.yaml", "below.yaml: base: './top.yaml' goes in a circ"),
+        ("base: below.yaml", "cell: {stepz: 1}", "below.yaml: cell: 'stepz': unknown key"),
+        ("base: ~nobody/x.yaml", "", "preset: can't read"),
+    ],
+)
+def test_a_base_that_cant_be_is_one_line(tmp_path, text, base, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        on_base(tmp_path, text, base)
+    assert "\n" not in str(error.value)
+
+
+def test_many_bases_are_refused(tmp_path):
+    for i in range(40):
+        (tmp_path / f"{i}.yaml").write_text(f"base: ./{i + 1}.yaml")
+    with pytest.raises(ConfigError, match="is the base of more than 20 presets"):
+        load_preset(str(tmp_path / "0.yaml"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.cell import SETTINGS, ConfigError
 from metaphase.sweeps.preset import load_preset
 
-KEYS = [f.name for f in fields(Cell)]
+KEYS = list(SETTINGS)
 numbers = st.one_of(
     st.integers(-3, 70),
     st.sampled_from([2**31, 2**32, 2**32 + 1, 10**30]),
@@ -38,6 +36,7 @@ presets = st.one_of(
         optional={
             "name": st.one_of(st.just("fuzz"), nested),
             "description": nested,
+            "base": st.one_of(st.sampled_from(["quickstart", "./fuzz.yaml", "none"]), nested),
             "cell": st.one_of(st.dictionaries(keys, nested, max_size=5), nested),
             "grid": st.one_of(
                 st.dictionaries(keys, st.one_of(st.lists(values, max_size=4), nested), max_size=3),

@@ -102,7 +102,8 @@ def make_results(
 
 def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed: int = 0) -> None:
     """Write the three files of one cell."""
-    rng = np.random.default_rng([random_seed, int(cell.cell_id[:8], 16)])
+    unchanging = cell.earlier_ids[NUMERICS - 2]  # of programs without numerics in it
+    rng = np.random.default_rng([random_seed, int(unchanging[:8], 16)])
     chance, length = 1 / cell.num_classes, cell.sequence_length
     status = phase if phase in (schema.DIVERGED, schema.FAILED) else schema.DONE
     row = {

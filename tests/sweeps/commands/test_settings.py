@@ -1,0 +1,43 @@
+"""`metaphase settings`, and the table of it that stands in results/README.md."""
+
+import subprocess
+import sys
+
+from metaphase.core.cell import SETTINGS
+from metaphase.sweeps import cli
+from metaphase.sweeps.store.tables import CELLS
+from tests import ROOT
+
+
+def test_the_table_in_the_results_readme_is_what_the_command_prints(capsys):
+    """To mend it: `metaphase settings --markdown`, between the two comments."""
+    assert cli.main(["settings", "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    readme = (ROOT / "results" / "README.md").read_text()
+    _, _, rest = readme.partition("<!-- `metaphase settings --markdown` -->\n")
+    table, end, _ = rest.partition("<!-- end of settings -->")
+    assert end
+    assert table == printed
+
+
+def test_columns_are_those_of_the_cells_table(capsys):
+    assert cli.main(["settings", "--markdown"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    types = {"int": "int64", "float": "double", "bool": "bool", "text": "string"}
+    told = {row[0].removeprefix("| "): types[row[1]] for row in rows}
+    assert told == {name: str(CELLS.field(name).type) for name in SETTINGS}
+
+
+def test_every_setting_is_told_as_text(capsys):
+    assert cli.main(["settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == list(SETTINGS)
+    assert "replica; allowed: above 0.0" in lines[1 + 2 * list(SETTINGS).index("learning_rate")]
+
+
+def test_it_needs_neither_torch_nor_ray():
+    code = (
+        "import sys; from metaphase.sweeps import cli; cli.main(['settings']); "
+        "assert not {'torch', 'ray', 'pandas', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

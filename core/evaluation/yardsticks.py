@@ -251,7 +251,7 @@ def _sequences(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Numbers, inputs and labels of all evaluation sequences, in chunks that fit in memory."""
     sampler = Sampler([cell], images)
-    device, T, X = images.heldout.y_N.device, cell.sequence_length, cell.input_size
+    device, T, X = images.heldout.y_I.device, cell.sequence_length, cell.input_size
     features = min(T, X)
     largest = max(X * X, T * X, features * MLP_HIDDEN, (features + 1) ** 2)
     for sequence_B in torch.arange(cell.eval_sequences, device=device).split(CHUNK // largest + 1):

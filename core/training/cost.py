@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
-from metaphase.core.tasks.projected_images import TABLE_BYTES, table_length
-from metaphase.core.tasks.sampler import DRAW_STEPS
+from metaphase.core.tasks.projected_inputs import TABLE_BYTES, table_length
+from metaphase.core.tasks.sampler import STEPS_PER_DRAW
 
 num_parameters = model.num_parameters
 
@@ -60,8 +60,8 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     # Tensors of 64-bit numbers, as seen by peak memory: images and labels of each stream while
     # they are drawn, and of each seed the words that images are drawn from.
-    drawn = 8 * DRAW_STEPS * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
-    # Where there is no kernel for them (core.tasks.inputs).
+    drawn = 8 * STEPS_PER_DRAW * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
+    # Where there is no kernel for them (core.tasks.projected_inputs).
     projections = 4 * max(B * X**2, 2**22) if device == "cpu" else 0
     copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks))
     inputs = 4 * B * T * X * (streams + copied)

@@ -71,7 +71,7 @@ def normals(
     seed_M: Tensor,
     low_M: Tensor,
     high_M: Tensor,
-    stream: int,
+    purpose: int,
     rows: int,
     columns: int,
     scale: float,
@@ -79,7 +79,7 @@ def normals(
     """`core.rng.plain_normal_matrix` times `scale`, M x rows x columns, of int64 words."""
     result = torch.empty(len(seed_M), rows, columns)
     words = [t.contiguous() for t in (seed_M, low_M, high_M)]
-    sizes = (len(seed_M), rows, columns, ctypes.c_uint32(stream))
+    sizes = (len(seed_M), rows, columns, ctypes.c_uint32(purpose))
     _call("normals", *sizes, *words, ctypes.c_float(scale), result)
     return result
 
@@ -310,7 +310,7 @@ def adam(
     epsilon_R: Tensor,
     alive_R: Tensor,
 ) -> Tensor:
-    """`core.training.stack.plain_adam`."""
+    """`core.training.optimizer.plain_adam`."""
     finite_R = torch.empty_like(alive_R)
     _call(
         "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P,

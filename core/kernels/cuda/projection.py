@@ -182,17 +182,17 @@ def _project(
     tl.store(y_ptr, sums, mask=(i < X)[:, None] & (t < T)[None, :])
 
 
-def image_table(images_NxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
+def image_table(images_IxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
     """The images as `project` reads them fastest: in the precision's type, rows padded by zeros."""
-    n, size = images_NxX.shape
+    n, size = images_IxX.shape
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    table = torch.zeros(n, -(-size // columns) * columns, dtype=dtype, device=images_NxX.device)
-    table[:, :size] = images_NxX
+    table = torch.zeros(n, -(-size // columns) * columns, dtype=dtype, device=images_IxX.device)
+    table[:, :size] = images_IxX
     return table
 
 
 def project(
-    images_NxX: Tensor,
+    images_IxX: Tensor,
     image_index_GxBxT: Tensor,
     task_GxB: Tensor,
     *,
@@ -212,7 +212,7 @@ def project(
     for (seed_G, task) if there is noise.
 
     Args:
-        images_NxX: the images, as they are or as `image_table` returns them.
+        images_IxX: the images, as they are or as `image_table` returns them.
         image_index_GxBxT, task_GxB: int64, as `core.tasks.sampler.Draw` has them.
         size: X.
         table_UxMxXxX: float32 or bf16; row_G: int64, which row of it a stream reads.
@@ -230,7 +230,7 @@ def project(
     if size * quads >= 2**31:
         raise ValueError(f"images of {size} pixels: more normals than a counter counts")
     index, task = image_index_GxBxT.contiguous(), task_GxB.contiguous()
-    images = images_NxX if images_NxX.stride(1) == 1 else images_NxX.contiguous()
+    images = images_IxX if images_IxX.stride(1) == 1 else images_IxX.contiguous()
     y = torch.empty(G, B, T, size, dtype=dtype, device=images.device)
     sources: list[Tensor] = []
     if table_UxMxXxX is not None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from metaphase.core.architectures import ARCHITECTURES, blocks, model
-from metaphase.core.architectures.parameters import Spec, buffer_size, initialize, rates, views
+from metaphase.core.architectures.parameters import Spec, buffer_size, initialize, views
+from metaphase.core.training.optimizer import rate_multipliers
 from metaphase.core.training.stack import Stack
 from tests.conftest import small_cell
 
@@ -108,7 +109,9 @@ def test_rates_of_maps_from_the_width_go_with_its_inverse(architecture):
             position_encoding="learned",
         )  # fmt: skip
         specs = model.parameters(cell)
-        for name, view in views(rates(specs, 32, torch.device("cpu"))[None], specs).items():
+        for name, view in views(
+            rate_multipliers(specs, 32, torch.device("cpu"))[None], specs
+        ).items():
             if name in of_inputs or name.endswith("bias"):
                 expected = 1.0
             elif name.endswith(".out"):  # from the heads

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.datasets import glyphs, images
+from metaphase.core.datasets import glyphs, images, preprocessing
 from metaphase.core.datasets.images import load_images
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
@@ -38,22 +38,22 @@ def test_digits(device):
     cell = small_cell(image_size=8, num_classes=10)
     images = load_images(cell, "data", device)
     assert (images.train.count, images.heldout.count) == (1437, 360)
-    assert images.train.x_NxX.shape == (1437, 64)
-    assert images.train.x_NxX.device.type == device.type
-    assert abs(images.train.x_NxX.mean()) < 1e-4
-    assert abs(images.train.x_NxX.std() - 1) < 1e-3
+    assert images.train.x_IxX.shape == (1437, 64)
+    assert images.train.x_IxX.device.type == device.type
+    assert abs(images.train.x_IxX.mean()) < 1e-4
+    assert abs(images.train.x_IxX.std() - 1) < 1e-3
     assert images.heldout.commonest_class_share() < 0.11  # a fifth of each class
     # normalized with the training statistics, so the held-out ones are only nearly standard
-    assert 1e-6 < abs(images.heldout.x_NxX.mean()) < 0.05
+    assert 1e-6 < abs(images.heldout.x_IxX.mean()) < 0.05
 
 
 def test_a_subset_of_classes_and_average_pooling():
     pooled = load_images(small_cell(image_size=4, num_classes=5), "data", "cpu")
-    assert pooled.train.y_N.unique().tolist() == [0, 1, 2, 3, 4]
+    assert pooled.train.y_I.unique().tolist() == [0, 1, 2, 3, 4]
     whole = load_images(small_cell(image_size=8, num_classes=5), "data", "cpu")
-    by_hand = whole.train.x_NxX.view(-1, 4, 2, 4, 2).mean(dim=(2, 4)).flatten(1)
+    by_hand = whole.train.x_IxX.view(-1, 4, 2, 4, 2).mean(dim=(2, 4)).flatten(1)
     by_hand = (by_hand - by_hand.mean()) / by_hand.std()
-    torch.testing.assert_close(pooled.train.x_NxX, by_hand, rtol=0, atol=1e-4)
+    torch.testing.assert_close(pooled.train.x_IxX, by_hand, rtol=0, atol=1e-4)
 
 
 def write_cifar_layout(root, per_batch=40, seed=0):
@@ -117,19 +117,19 @@ OTHERS = ("MNIST", "CIFAR10", "SVHN", "digits", "random", "glyphs")
 def test_trained_on_colour_tested_on_all(colour_root, base):
     cell = small_cell(dataset=base, image_size=None, num_classes=10, unseen_datasets=OTHERS)
     images = load_images(cell, colour_root, "cpu")
-    assert images.train.x_NxX.shape[1] == 3 * 32 * 32
-    by_channel = images.train.x_NxX.unflatten(1, (3, -1))
+    assert images.train.x_IxX.shape[1] == 3 * 32 * 32
+    by_channel = images.train.x_IxX.unflatten(1, (3, -1))
     torch.testing.assert_close(by_channel.mean(dim=(0, 2)), torch.zeros(3), rtol=0, atol=1e-3)
     torch.testing.assert_close(by_channel.std(dim=(0, 2)), torch.ones(3), rtol=0, atol=1e-3)
     for name in OTHERS:
-        assert images.unseen[name].x_NxX.shape[1] == 3 * 32 * 32
-        assert images.unseen[name].x_NxX.isfinite().all()
-    red, green, blue = images.unseen["random"].x_NxX.unflatten(1, (3, -1)).unbind(1)
+        assert images.unseen[name].x_IxX.shape[1] == 3 * 32 * 32
+        assert images.unseen[name].x_IxX.isfinite().all()
+    red, green, blue = images.unseen["random"].x_IxX.unflatten(1, (3, -1)).unbind(1)
     inputs = images.unseen["random"].first_C
     colours = torch.stack([red, green, blue])[:, inputs].flatten(1)  # standard error 0.01
     assert colours.corrcoef().fill_diagonal_(0).abs().max() < 0.05
     # what was grey has three equal channels, before each is normalized by its own statistics
-    grey = images.unseen["MNIST"].x_NxX.unflatten(1, (3, -1))
+    grey = images.unseen["MNIST"].x_IxX.unflatten(1, (3, -1))
     assert grey.flatten(0, 1).shape[1] == 32 * 32
     assert torch.stack([g.flatten() for g in grey.unbind(1)]).corrcoef().min() > 0.999
 
@@ -137,14 +137,14 @@ def test_trained_on_colour_tested_on_all(colour_root, base):
 def test_colour_layouts_are_read_as_images(colour_root):
     with (colour_root / "cifar-10-batches-py" / "test_batch").open("rb") as file:
         planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
-    x, white, _ = images._load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
+    x, white, _ = images.load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x, torch.from_numpy(planes))
 
     from scipy.io import loadmat
 
     stored = loadmat(colour_root / "test_32x32.mat")
-    x, white, y = images._load_raw("SVHN", False, str(colour_root), 32, 3, 10)
+    x, white, y = images.load_raw("SVHN", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1))
     assert y.tolist() == [label % 10 for label in stored["y"][:, 0].tolist()]
@@ -154,16 +154,16 @@ def test_trained_on_grey_tested_on_colour(colour_root):
     cell = small_cell(dataset="MNIST", image_size=None, num_classes=10, unseen_datasets=OTHERS)
     images = load_images(cell, colour_root, "cpu")
     for name in OTHERS:
-        assert images.unseen[name].x_NxX.shape[1] == 28 * 28
+        assert images.unseen[name].x_IxX.shape[1] == 28 * 28
     grey = load_images(
         small_cell(dataset="CIFAR10", image_size=None, num_classes=10, grayscale=True),
         colour_root,
         "cpu",
     )
-    whole, white, labels = images._load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
+    whole, white, labels = images.load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
     mean = (whole / white).mean(dim=1).flatten(1)
     expected = ((mean - mean.mean()) / mean.std())[labels.argsort(stable=True)]
-    torch.testing.assert_close(grey.train.x_NxX, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(grey.train.x_IxX, expected, rtol=0, atol=1e-4)
 
 
 def test_glyphs_are_drawn_from_counters():
@@ -193,8 +193,8 @@ def test_glyphs_of_a_class_are_alike_and_of_many_classes_different():
 def test_glyphs_have_many_classes_and_use_10_unless_told():
     assert Cell(dataset="glyphs").num_classes == 10
     images = load_images(small_cell(dataset="glyphs", num_classes=20, image_size=14), "data", "cpu")
-    assert images.train.x_NxX.shape == (20 * 200, 14 * 14)
-    assert torch.bincount(images.heldout.y_N).tolist() == [50] * 20
+    assert images.train.x_IxX.shape == (20 * 200, 14 * 14)
+    assert torch.bincount(images.heldout.y_I).tolist() == [50] * 20
     Cell(dataset="glyphs", num_classes=200, sequence_length=100)
 
 
@@ -205,19 +205,21 @@ def test_torchvision_layout_works_without_a_download(tmp_path):
         dataset="MNIST", image_size=14, num_classes=10, unseen_datasets=("FashionMNIST", "digits")
     )
     images = load_images(cell, tmp_path, "cpu")
-    assert images.train.x_NxX.shape == (300, 196)
-    assert images.heldout.y_N.tolist() == [i // 10 for i in range(100)]
+    assert images.train.x_IxX.shape == (300, 196)
+    assert images.heldout.y_I.tolist() == [i // 10 for i in range(100)]
     assert images.heldout.count_C.tolist() == [10] * 10
     assert images.heldout.first_C.tolist() == list(range(0, 100, 10))
-    assert images.unseen["FashionMNIST"].x_NxX.shape == (100, 196)
-    assert images.unseen["digits"].x_NxX.shape == (360, 196)  # enlarged from 8 x 8
+    assert images.unseen["FashionMNIST"].x_IxX.shape == (100, 196)
+    assert images.unseen["digits"].x_IxX.shape == (360, 196)  # enlarged from 8 x 8
 
 
 @pytest.mark.parametrize(("side", "size"), [(8, 4), (28, 14), (28, 9), (28, 28), (8, 28), (28, 32)])
 def test_resizing_is_torchs_average_pooling_and_bilinear_interpolation(side, size):
     pixels = torch.randint(0, 256, (7, 3, side, side), generator=torch.Generator().manual_seed(0))
     for channels in (1, 3):
-        ours = images.resized(pixels.to(torch.uint8), 255, channels, size) / images.ONE
+        ours = (
+            preprocessing.resized(pixels.to(torch.uint8), 255, channels, size) / preprocessing.ONE
+        )
         plain = pixels.double() / 255
         if channels == 1:
             plain = plain.mean(dim=1, keepdim=True)
@@ -225,14 +227,14 @@ def test_resizing_is_torchs_average_pooling_and_bilinear_interpolation(side, siz
             theirs = F.adaptive_avg_pool2d(plain, size)
         else:
             theirs = F.interpolate(plain, size=(size, size), mode="bilinear")
-        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.5001 / images.ONE)
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=0.5001 / preprocessing.ONE)
 
 
 def test_mean_and_deviation_are_exact():
     """To the last place, of numbers whose squares a float32 sum would lose."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(60_000, 65_536, (2500, 2, 3, 3), generator=generator, dtype=torch.int32)
-    for channel, (mean, deviation) in enumerate(images.mean_and_deviation(x)):
+    for channel, (mean, deviation) in enumerate(preprocessing.mean_and_deviation(x)):
         numbers = [Fraction(n) for n in x[:, channel].flatten().tolist()]
         exact = sum(numbers) / len(numbers)
         variance = sum((n - exact) ** 2 for n in numbers) / (len(numbers) - 1)
@@ -246,12 +248,12 @@ def test_every_dataset_has_its_own_normalization_unless_asked_otherwise(tmp_path
     cell = small_cell(unseen_datasets=others)
     own = load_images(cell, tmp_path, "cpu")
     for name in others:
-        assert abs(own.unseen[name].x_NxX.mean()) < 0.15  # `random` has 10 x 16 numbers
-        assert abs(own.unseen[name].x_NxX.std() - 1) < 0.1
+        assert abs(own.unseen[name].x_IxX.mean()) < 0.15  # `random` has 10 x 16 numbers
+        assert abs(own.unseen[name].x_IxX.std() - 1) < 0.1
     base = load_images(dataclasses.replace(cell, normalization="base"), tmp_path, "cpu")
-    assert torch.equal(base.heldout.x_NxX, own.heldout.x_NxX)
-    assert base.unseen["random"].x_NxX.std() > 3
-    assert base.unseen["MNIST"].x_NxX.std() < 0.5
+    assert torch.equal(base.heldout.x_IxX, own.heldout.x_IxX)
+    assert base.unseen["random"].x_IxX.std() > 3
+    assert base.unseen["MNIST"].x_IxX.std() < 0.5
 
 
 @pytest.mark.slow
@@ -289,7 +291,7 @@ for size in (9, 30):  # of 8, 28 and 28 pixels
     cell = small_cell(dataset="MNIST", image_size=size, num_classes=2, unseen_datasets=others)
     images = load_images(cell, sys.argv[2], "cpu")
     for part in (images.train, images.heldout, *images.unseen.values()):
-        print(hashlib.sha256(part.x_NxX.numpy().tobytes()).hexdigest())
+        print(hashlib.sha256(part.x_IxX.numpy().tobytes()).hexdigest())
 """
 
 
@@ -316,7 +318,7 @@ def test_random_images_have_the_size_of_the_base_dataset(tmp_path):
         dataset="MNIST", image_size=16, num_classes=10, unseen_datasets=("random",), grayscale=True
     )
     images = load_images(cell, tmp_path, "cpu")
-    assert images.unseen["random"].x_NxX.shape == (10_000, 256)
+    assert images.unseen["random"].x_IxX.shape == (10_000, 256)
 
 
 def test_random_images_are_gaussian_and_recur():
@@ -324,10 +326,10 @@ def test_random_images_are_gaussian_and_recur():
     images = load_images(cell, "data", "cpu")
     distinct = []
     for split, count in ((images.train, 10_000), (images.heldout, 10_000)):
-        assert split.x_NxX.shape == (count, 784)
-        x_CxX = split.x_NxX[split.first_C]
-        assert torch.equal(split.x_NxX, x_CxX.repeat_interleave(count // 10, dim=0))
-        assert split.y_N.tolist() == sorted(list(range(10)) * (count // 10))
+        assert split.x_IxX.shape == (count, 784)
+        x_CxX = split.x_IxX[split.first_C]
+        assert torch.equal(split.x_IxX, x_CxX.repeat_interleave(count // 10, dim=0))
+        assert split.y_I.tolist() == sorted(list(range(10)) * (count // 10))
         distinct.append(x_CxX)
     x = torch.cat(distinct)
     assert abs((x**4).mean() - 3) < 0.25  # a Gaussian's kurtosis; standard error 0.08
@@ -460,7 +462,7 @@ def download(self):
     shutil.copytree(source / "MNIST", root / "MNIST", dirs_exist_ok=True)
 
 datasets.MNIST.download = download
-print(load_images(small_cell(dataset="MNIST"), root, "cpu").train.x_NxX.sum().item())
+print(load_images(small_cell(dataset="MNIST"), root, "cpu").train.x_IxX.sum().item())
 """
 
 

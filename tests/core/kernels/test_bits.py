@@ -14,7 +14,7 @@ import torch
 from metaphase.core.architectures import ARCHITECTURES, lstm, memory
 from metaphase.core.kernels import cpu, operations
 from metaphase.core.kernels.cpu import build, check
-from metaphase.core.training.stack import plain_adam
+from metaphase.core.training.optimizer import plain_adam
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 from tests.tools.pairs import try_pair

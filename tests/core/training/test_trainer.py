@@ -9,9 +9,9 @@ import torch
 from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import ConfigError
-from metaphase.core.evaluation.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from metaphase.core.kernels import cpu
 from metaphase.core.training.cost import flops_per_step
+from metaphase.core.training.stack import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 

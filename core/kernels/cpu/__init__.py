@@ -177,7 +177,7 @@ class RowMeans(torch.autograd.Function):
 
 _AttentionShape = _struct(
     "_AttentionShape",
-    **dict.fromkeys(("replicas", "sequences", "S", "D", "heads", "K", "stride"), ctypes.c_int64),
+    **dict.fromkeys(("replicas", "sequences", "L", "D", "heads", "K", "stride"), ctypes.c_int64),
     rotation=ctypes.c_void_p,
 )
 
@@ -186,19 +186,19 @@ class Attention(torch.autograd.Function):
     """`core.architectures.blocks.plain_attention`.
 
     Arguments are those of plain_attention, its shape spelled out: tokens of a sequence, heads, key
-    size, stride, and the S x K/2 x 2 rotation or None.
+    size, stride, and the L x K/2 x 2 rotation or None.
     """
 
     @staticmethod
-    def forward(ctx, h, q, kv, out, S, heads, K, stride, rotation):
+    def forward(ctx, h, q, kv, out, L, heads, K, stride, rotation):
         h = h.contiguous()
         R, N, D = h.shape
-        Q = -(-S // stride)
+        Q = -(-L // stride)
         shape = _AttentionShape(
-            R, N // S, S, D, heads, K, stride, None if rotation is None else rotation.data_ptr()
+            R, N // L, L, D, heads, K, stride, None if rotation is None else rotation.data_ptr()
         )
-        keep = torch.empty(N // S * R * _kept("attention_kept", shape))
-        result = torch.empty(R, N // S * Q, D)
+        keep = torch.empty(N // L * R * _kept("attention_kept", shape))
+        result = torch.empty(R, N // L * Q, D)
         rows = _rows(q, kv, out)
         _call("attention_forward", shape, h, q, kv, out, rows, keep, result)
         ctx.save_for_backward(h, q, kv, out, keep, rotation)
@@ -240,20 +240,20 @@ class MLP(torch.autograd.Function):
 
 _LSTMShape = _struct(
     "_LSTMShape",
-    **dict.fromkeys(("replicas", "sequences", "S", "D", "weights"), ctypes.c_int64),
+    **dict.fromkeys(("replicas", "sequences", "L", "D", "weights"), ctypes.c_int64),
 )
 
 
 class LSTM(torch.autograd.Function):
-    """`core.architectures.lstm.plain_scan`: a_RxBxSx4D, w_RxDx4D -> h_RxBxSxD."""
+    """`core.architectures.lstm.plain_scan`: a_RxBxLx4D, w_RxDx4D -> h_RxBxLxD."""
 
     @staticmethod
     def forward(ctx, a, w):
         a, w = a.contiguous(), w.contiguous()
-        (R, B, S, _), D = a.shape, w.shape[1]
-        shape = _LSTMShape(R, B, S, D, w.stride(0))
+        (R, B, L, _), D = a.shape, w.shape[1]
+        shape = _LSTMShape(R, B, L, D, w.stride(0))
         keep = torch.empty(R * _kept("lstm_kept", shape))
-        h = torch.empty(R, B, S, D)
+        h = torch.empty(R, B, L, D)
         _call("lstm_forward", shape, a, w, keep, h)
         ctx.save_for_backward(w, h, keep)
         ctx.shape = shape
@@ -269,20 +269,20 @@ class LSTM(torch.autograd.Function):
 
 _MemoryShape = _struct(
     "_MemoryShape",
-    **dict.fromkeys(("sequences", "S", "heads", "K", "stride"), ctypes.c_int64),
+    **dict.fromkeys(("sequences", "L", "heads", "K", "stride"), ctypes.c_int64),
     forget_bias=ctypes.c_float,
 )
 
 
 class Memory(torch.autograd.Function):
-    """`core.architectures.memory.plain_answers`, with the same arguments and the bias of the forget
+    """`core.architectures.outer_product_memory.plain_answers`, with the same arguments and the bias of the forget
     gates."""
 
     @staticmethod
     def forward(ctx, q, kv, gates, heads, stride, forget_bias):
         q, kv, gates = q.contiguous(), kv.contiguous(), gates.contiguous()
-        N, S, K = len(kv), kv.shape[1], kv.shape[2] // (2 * heads)
-        shape = _MemoryShape(N, S, heads, K, stride, forget_bias)
+        N, L, K = len(kv), kv.shape[1], kv.shape[2] // (2 * heads)
+        shape = _MemoryShape(N, L, heads, K, stride, forget_bias)
         keep, answers = torch.empty(N * _kept("memory_kept", shape)), torch.empty_like(q)
         _call("memory_forward", shape, q, kv, gates, keep, answers)
         ctx.save_for_backward(q, kv, gates, keep)

@@ -198,7 +198,7 @@ def project(
     *,
     size: int,
     seed_G: Tensor | None = None,
-    table_UxMxXxX: Tensor | None = None,
+    table_UxNxXxX: Tensor | None = None,
     row_G: Tensor | None = None,
     noise: Tensor | None = None,
     precision: Precision = "bf16",
@@ -215,14 +215,14 @@ def project(
         images_IxX: the images, as they are or as `image_table` returns them.
         image_index_GxBxT, task_GxB: int64, as `core.tasks.sampler.Draw` has them.
         size: X.
-        table_UxMxXxX: float32 or bf16; row_G: int64, which row of it a stream reads.
+        table_UxNxXxX: float32 or bf16; row_G: int64, which row of it a stream reads.
         noise: as `core.tasks.projected_images.noise_table` returns it, float32 or bf16.
         dtype: of y.
     """
     G, B, T = image_index_GxBxT.shape
     quads = -(-size // 4)
     if tiles is None:
-        drawn, long = table_UxMxXxX is None and noise is None, padded(T) > 128
+        drawn, long = table_UxNxXxX is None and noise is None, padded(T) > 128
         # What is loaded ahead of a long sequence's images would fill the shared memory.
         tiles = Tiles(columns=32 if drawn or long else 64, stages=2 if long else 3)
     block_i, block_t = min(tiles.rows, padded(size)), padded(T)
@@ -233,9 +233,9 @@ def project(
     images = images_IxX if images_IxX.stride(1) == 1 else images_IxX.contiguous()
     y = torch.empty(G, B, T, size, dtype=dtype, device=images.device)
     sources: list[Tensor] = []
-    if table_UxMxXxX is not None:
+    if table_UxNxXxX is not None:
         assert row_G is not None, "a table is read at the rows row_G"
-        source, sources = "table", [table_UxMxXxX.contiguous(), row_G.contiguous()]
+        source, sources = "table", [table_UxNxXxX.contiguous(), row_G.contiguous()]
     else:
         assert seed_G is not None, "A follows from the seeds seed_G"
         source, sources = ("drawn" if noise is None else "noise"), [seed_G.contiguous()]
@@ -248,7 +248,7 @@ def project(
         *(sources if source == "table" else (None, None)),
         noise,
         size, T, B,
-        table_UxMxXxX.shape[1] if table_UxMxXxX is not None else 0,
+        table_UxNxXxX.shape[1] if table_UxNxXxX is not None else 0,
         images.stride(0), quads, -2.0 * math.log(2.0) / size, size**-0.5,
         0 if noise is None else 32 - projected_images.noise_place_bits(noise),
         SOURCE=source, PRECISION=DOTS[precision], MASKED=masked,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from metaphase.core.architectures import ARCHITECTURES, lstm, memory, model
+from metaphase.core.architectures import ARCHITECTURES, lstm, model
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.cell import ARCHITECTURE_SETTINGS
 from metaphase.core.datasets.images import load_images
 from metaphase.core.kernels import cpu

@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from metaphase.core.architectures import ARCHITECTURES, lstm, memory
+from metaphase.core.architectures import ARCHITECTURES, lstm
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.kernels import cpu, operations
 from metaphase.core.kernels.cpu import build, check
 from metaphase.core.training.optimizer import plain_adam
@@ -169,18 +170,18 @@ def test_a_loss_without_bounds_isnt_a_number_that_looks_fine():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("B", "S", "D"), [(1, 1, 1), (1, 9, 3), (4, 20, 16), (3, 40, 17)])
-def test_lstm(B, S, D):
-    a, w = torch.randn(2, B, S, 4 * D), torch.randn(2, D, 4 * D) / D**0.5
+@pytest.mark.parametrize(("B", "L", "D"), [(1, 1, 1), (1, 9, 3), (4, 20, 16), (3, 40, 17)])
+def test_lstm(B, L, D):
+    a, w = torch.randn(2, B, L, 4 * D), torch.randn(2, D, 4 * D) / D**0.5
     assert_twins(lstm.scan, lstm.plain_scan, [a, w], 1e-5)
 
 
 @needs_compiler
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("N", "S", "H", "K"), [(1, 4, 1, 3), (2, 9, 2, 5), (3, 40, 1, 16)])
-def test_memory(N, S, H, K, stride):
-    Q = -(-S // stride)
-    tensors = [torch.randn(N, *shape) for shape in ((Q, H * K), (S, 2 * H * K), (S, 2 * H))]
+@pytest.mark.parametrize(("N", "L", "H", "K"), [(1, 4, 1, 3), (2, 9, 2, 5), (3, 40, 1, 16)])
+def test_memory(N, L, H, K, stride):
+    Q = -(-L // stride)
+    tensors = [torch.randn(N, *shape) for shape in ((Q, H * K), (L, 2 * H * K), (L, 2 * H))]
     assert_twins(
         lambda *t: memory.answers(*t, H, stride),
         lambda *t: memory.plain_answers(*t, H, stride),

@@ -11,6 +11,7 @@ import torch
 from metaphase.core import rng
 from metaphase.core.architectures import blocks
 from metaphase.core.kernels import cpu
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.cpu import build
 from metaphase.core.tasks import projected_images
 from tests.tools.namespaces import NOBODY, needs_nobody, python
@@ -20,7 +21,7 @@ needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler
 
 @needs_compiler
 def test_a_nan_stays_in_its_replica_and_is_not_lost():
-    shape = blocks.Attention(5, 2, 4, stride=2)
+    shape = AttentionShape(5, 2, 4, stride=2)
     h = torch.randn(2, 10, 6)
     weights = [torch.randn(2, 6, 8), torch.randn(2, 6, 16), torch.randn(2, 8, 6)]
     mlp_weights = [torch.randn(2, 6, 24), torch.randn(2, 1, 24), torch.randn(2, 24, 6)]
@@ -36,7 +37,7 @@ def test_a_nan_stays_in_its_replica_and_is_not_lost():
 @needs_compiler
 @pytest.mark.parametrize("spread", [1.0, 30.0, 300.0])
 def test_softmax_is_exact_for_large_scores_too(spread):
-    shape = blocks.Attention(40, 1, 16)
+    shape = AttentionShape(40, 1, 16)
     h = torch.randn(1, 80, 16)
     q, kv = spread * torch.randn(1, 16, 16) / 4, torch.randn(1, 16, 32) / 4
     out = torch.eye(16)[None]

@@ -12,7 +12,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from metaphase.core.architectures import ARCHITECTURES, blocks, memory
+from metaphase.core.architectures import ARCHITECTURES, blocks
+from metaphase.core.architectures import outer_product_memory as memory
+from metaphase.core.kernels import attention_shape
 from metaphase.core.kernels.operations import cross_entropy
 from metaphase.core.tasks import projected_images
 from metaphase.core.training.trainer import PackTrainer
@@ -53,7 +55,7 @@ def on_a_pretended_gpu(value, mode, seen=None):
 @pytest.fixture(autouse=True)
 def no_masks_of_other_modes():
     """Masks and rotations are cached by device."""
-    cached = (blocks._mask_QxS, blocks.rotation_table, memory._mask_QxS)
+    cached = (blocks._mask_QxL, attention_shape.rotation_table, memory._mask_QxL)
     for function in cached:
         function.cache_clear()
     yield

@@ -50,7 +50,7 @@ _AT_ONCE = {"cpu": 2**17, "cuda": 2**25}
 def philox(
     seed: Word, purpose: int, counters: tuple[Word, ...], rounds: int = ROUNDS
 ) -> list[Tensor]:
-    """Four words in [0, 2^32) for each counter, as int64 tensors.
+    """Four random words in [0, 2^32) for each counter, as int64 tensors.
 
     Args:
         seed: int64 tensor or int in [0, 2^32).
@@ -71,16 +71,18 @@ def philox(
 
 
 def _high(product: Word) -> Word:
+    """The upper 32 bits of a 64-bit product."""
     return (product >> 32) & _MASK
 
 
 def uniform(word: Tensor) -> Tensor:
-    """Words -> float32 in (0, 1), never 0 or 1: the 2^23 midpoints that float32 holds exactly."""
+    """Turns words into float32 in (0, 1), never 0 or 1: the 2^23 midpoints that float32 holds
+    exactly."""
     return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def integer(word: Tensor, bound: Tensor | int) -> Tensor:
-    """Words -> int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
+    """Turns words into int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
 
     A value's probability is off by less than 2^-32: exact where bound is a power of two.
     """
@@ -88,7 +90,8 @@ def integer(word: Tensor, bound: Tensor | int) -> Tensor:
 
 
 def normals(words: list[Tensor]) -> Tensor:
-    """Four words -> four independent N(0, 1) float32 on a new last axis (Box and Muller 1958)."""
+    """Turns four words into four independent N(0, 1), float32, on a new last axis (Box and Muller
+    1958)."""
     pairs = []
     for first, second in (words[:2], words[2:]):
         radius = torch.sqrt(-2.0 * torch.log(uniform(first)))
@@ -145,10 +148,11 @@ def plain_normal_matrix(
 
 
 def wide_normals(u: Tensor) -> Tensor:
-    """Uniform numbers in (0, 1) -> as many independent N(0, 1), float64, on an even last axis.
+    """Turns uniform numbers in (0, 1) into as many independent N(0, 1), float64; the last axis has
+    an even length.
 
-    Box and Muller's in double precision: what is rounded from it to 16 bits after the point is the
-    same on machines whose logarithms differ in the last place.
+    This is Box and Muller's method in double precision: what is rounded from it to 16 bits after
+    the point is the same on machines whose logarithms differ in the last place.
     """
     first, second = u.double().unflatten(-1, (-1, 2)).unbind(-1)
     radius, angle = torch.sqrt(-2.0 * torch.log(first)), (2.0 * math.pi) * second

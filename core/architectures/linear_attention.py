@@ -57,7 +57,7 @@ def forward_flops(cell: Cell) -> int:
 
 
 def activations(cell: Cell) -> int:
-    """Numbers kept of a sequence: the memory's, two of width D and two of the MLP's width."""
+    """Numbers kept of a sequence: the memory's, two of width D, and two of the MLP's width."""
     D, L = cell.model_size, cell.num_tokens
     mlp_numbers = L * (2 * D + 2 * cell.mlp_ratio * D)
     return cell.num_layers * (memory.activations(cell) + mlp_numbers)

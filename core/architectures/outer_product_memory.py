@@ -2,9 +2,9 @@
 added.
 
 At time s, M_s = f_s M_(s-1) + w_s k_s v_s^T and o_s = q_s M_s, where each head has a gate f and a
-write strength w (fast weights: Schmidhuber 1992; decaying ones: Ba et al. 2016). Unrolled, o_s is the sum over
-u <= s of (f_(u+1) ... f_s) (q_s . k_u) w_u v_u: attention without softmax whose scores decay
-(Katharopoulos et al. 2020; Dao and Gu 2024, section 4.2), computed here for all times at once.
+write strength w (fast weights: Schmidhuber 1992; decaying ones: Ba et al. 2016). Unrolled, o_s is
+the sum over u <= s of (f_(u+1) ... f_s) (q_s . k_u) w_u v_u: attention without softmax whose scores
+decay (Katharopoulos et al. 2020; Dao and Gu 2024, section 4.2), computed for all times at once.
 
 Axes beside the usual ones: Q times at which the memory is asked; RB, RBH: all sequences, all heads.
 """

@@ -33,7 +33,7 @@ def load(name: str, train: bool, data_root: str) -> tuple[Tensor, int, Tensor]:
     """
     try:
         from torchvision import datasets
-    except Exception as error:  # built for another torch, it fails in many ways
+    except Exception as error:  # a torchvision built for another torch fails in many ways
         raise ConfigError(f"dataset: {name} needs torchvision: {_cause(error)}") from error
 
     split = {"split": "train" if train else "test"} if name == "SVHN" else {"train": train}
@@ -106,7 +106,7 @@ def _files(loader: Any, name: str, root: Path) -> list[tuple[Path, str | None, b
 
 
 def _damage(path: Path, md5: str | None) -> str | None:
-    """What is wrong with a file that is there, in words; None if nothing is."""
+    """What is wrong with a file that is there, in words; None if nothing is wrong."""
     try:
         size = path.stat().st_size
         if not size:
@@ -130,6 +130,7 @@ def _damage(path: Path, md5: str | None) -> str | None:
 
 
 def _cause(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 

@@ -1,4 +1,4 @@
-"""What the plain attention block and its kernels agree on: its sizes, and how positions turn keys."""
+"""What the plain attention block and its kernels share: its sizes, and how positions turn keys."""
 
 from __future__ import annotations
 

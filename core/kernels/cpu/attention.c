@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 /* Causal softmax of scores held with keys in rows and queries in lanes, so that no reduction runs
- * across a vector: query i, at token i stride, sees keys 0 ... i stride. The rest becomes 0. */
+ * across a vector. Query i, at token i stride, sees keys 0 ... i stride; the rest becomes 0. */
 static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
 {
     const int64_t width = pad(queries);
@@ -36,7 +36,7 @@ static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
     }
 }
 
-/* In place: grad of probabilities -> grad of scores, p (g - sum over keys of p g). */
+/* Turns g, the gradient of probabilities, into that of scores, p (g - sum over keys of p g). */
 static void softmax_backward(const float *p, float *g, int64_t keys, int64_t queries)
 {
     const int64_t width = pad(queries);
@@ -107,8 +107,8 @@ static void turn(
     }
 }
 
-/* h, out: as in core/architectures/blocks.py; weights start at multiples of `row` floats a replica. Returns 0, or
- * 1 if there is no memory. */
+/* h, out: as in core/architectures/blocks.py; a replica's weights start `rows` floats after those of the
+ * one before. Returns 0, or 1 if there is no memory. */
 int attention_forward(
     const attention_shape *a, const float *h, const float *q, const float *kv, const float *out,
     const int64_t *rows, float *keep, float *result)

@@ -21,12 +21,12 @@ from metaphase.core.kernels import cpu
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = 0xC7D05D97  # of `bits`, on every machine
+EXPECTED = 0xC7D05D97  # what `bits` gives on every machine
 
 
 @lru_cache(maxsize=1)
 def warn_once() -> None:
-    """One line in the log if the numbers of this machine are its own."""
+    """Logs one line if the numbers of this machine are its own."""
     if cpu.library() is not None and bits() != EXPECTED:
         logger.warning(
             "the CPU kernels that this compiler has built compute other bits than elsewhere: "
@@ -77,7 +77,7 @@ class _Draw:
 
 
 def _both(function: Any, tensors: tuple[Tensor, ...], *rest: object) -> Iterator[Tensor]:
-    """A function's results, and its gradients for the results as gradients."""
+    """A function's result, and its gradients where the result itself is the gradient above."""
     inputs = [t.clone().requires_grad_() for t in tensors]
     result = function.apply(*inputs, *rest)
     yield result

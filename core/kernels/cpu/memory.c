@@ -1,18 +1,19 @@
-/* What outer-product memories answer, forward and backward, float32: core/architectures/outer_product_memory.py's `answers`. As
- * attention, without softmax: a score's factor is the exponential of a sum of logarithms of gates.
+/* What outer-product memories answer, forward and backward, float32: `answers` of
+ * core/architectures/outer_product_memory.py. It is attention without softmax: a score's factor is the
+ * exponential of a sum of logarithms of gates.
  */
 #include "vectors.h"
 
 typedef struct {
-    int64_t sequences, L, heads, K;
-    int64_t stride;     /* asked at tokens 0, stride, 2 stride ... */
+    int64_t sequences, L, heads, K; /* tokens of a sequence, key size */
+    int64_t stride;                 /* asked at tokens 0, stride, 2 stride ... */
     float forget_bias;
 } memory_shape;
 
 static int64_t asked(const memory_shape *a) { return (a->L + a->stride - 1) / a->stride; }
 
-/* Floats kept of a sequence for the backward pass: by head scores, their factors, keys of length 1
- * and 1 / their lengths, answers of norm 1 and 1 / their deviations. */
+/* Floats kept of a sequence for the backward pass: for each head its scores, their factors, keys of
+ * length 1 and 1 / their lengths, normed answers and 1 / their deviations. */
 int64_t memory_kept(const memory_shape *a)
 {
     int64_t Q = asked(a), Kp = pad(a->K);

@@ -74,7 +74,7 @@ static void normal_pairs(const uint32_t *word0, const uint32_t *word1, float sca
     }
 }
 
-/* Matrices of rows x columns entries, normals times `scale`; seed, low, high: of each matrix. */
+/* Matrices of rows x columns normals times `scale`; each has a seed, a low and a high of its own. */
 int normals(
     int64_t count, int64_t rows, int64_t columns, uint32_t purpose, const int64_t *seed,
     const int64_t *low, const int64_t *high, float scale, float *to)

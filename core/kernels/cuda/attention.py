@@ -243,7 +243,7 @@ def _backward(
             d_w = dot(tl.trans(operand(mixed, PRECISION)), grad, PRECISION)
             _add(at, d_w, (k < K)[:, None] & in_width, fresh)
             d_mixed = operand(dot(grad, tl.trans(w_o), PRECISION), PRECISION)
-            # Of share with its gradient, row by row; of the same roundings as they are.
+            # The product of share with its gradient, row by row, from the same rounded numbers.
             along = tl.sum(d_mixed.to(tl.float32) * mixed, 1)
 
             d_value = dot(tl.trans(share), d_mixed, PRECISION)

@@ -1,6 +1,6 @@
 """Inputs A x of whole sequences, A drawn in registers, read from a table, or cut from noise.
 
-One program computes BLOCK_I of the X = Nx output pixels at all T positions of one sequence. It
+One program computes BLOCK_I of the X output pixels at all T positions of one sequence. It
 walks along the rows of A, BLOCK_J entries at a time: makes that tile of A, loads that part of the
 sequence's images by their numbers, multiplies. So each entry of A is made exactly once, and neither
 A nor the gathered images ever are in device memory.
@@ -23,7 +23,7 @@ What it costs, a batch of 512 sequences, T = 100, X = 784, on an H200 (132 multi
   13 times 512 x 100 x 784 x 2 bytes = 1.0 GB, 0.2 ms (2.1 GB with float32 images; BLOCK_I = 128
   halves it but draws 14% more rows than there are); y, 160 MB written, 0.04 ms.
 
-The twins: `core.tasks.projected_images.plain_projections` and
+The twins: `core.tasks.projected_images.projections` and
 `core.tasks.projected_images.noise_projections`, times x. Numbers are the same to the rounding of
 the precision; the special functions are the fast ones, whose errors of about 2^-21 are below what
 the float32 sums round to."""
@@ -117,7 +117,7 @@ def _normal_pair(word_0, word_1, factor):
 
 @triton.jit
 def _halves(word):
-    """Of an int64 scalar."""
+    """The lower and the upper 32 bits of an int64 scalar."""
     return (word & 0xFFFFFFFF).to(tl.uint32), (word >> 32).to(tl.uint32)
 
 
@@ -205,7 +205,7 @@ def project(
     dtype: torch.dtype = torch.float32,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """y_GxBxTxX = A x of sequences, G streams or replicas of B sequences each.
+    """y_GxBxTxX = A x of sequences, G groups of B sequences each.
 
     A is that of `core.tasks.projected_images.projections` for (seed_G, task); the matrix
     table[row_G, task] if there is a table; that of `core.tasks.projected_images.noise_projections`
@@ -215,7 +215,7 @@ def project(
         images_IxX: the images, as they are or as `image_table` returns them.
         image_index_GxBxT, task_GxB: int64, as `core.tasks.sampler.Draw` has them.
         size: X.
-        table_UxNxXxX: float32 or bf16; row_G: int64, which row of it a stream reads.
+        table_UxNxXxX: float32 or bf16; row_G: int64, which row of it a group reads.
         noise: as `core.tasks.projected_images.noise_table` returns it, float32 or bf16.
         dtype: of y.
     """

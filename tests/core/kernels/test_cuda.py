@@ -258,3 +258,18 @@ def test_the_kernels_compile_for_hopper_and_fit():
         # Spilled a little, a loop of thousands of instructions doesn't notice.
         assert line["LDL"] + line["STL"] < 1000, line
         assert line["HGMMA"] + line["HMMA"] > 0, line
+
+
+def test_the_blocks_run_the_fused_kernels_where_these_are_switched_on(monkeypatch):
+    shape, R, D, HK = AttentionShape(6, 2, 4), 2, 8, 8
+    h = torch.randn(R, 3 * 6, D, device=DEVICE)
+    heads = [torch.randn(R, *size, device=DEVICE) for size in ((D, HK), (D, 2 * HK), (HK, D))]
+    units = [torch.randn(R, *size, device=DEVICE) for size in ((D, 16), (1, 16), (16, D))]
+    plain = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)
+    monkeypatch.setattr(blocks, "fused_kernels_run", lambda device: True)
+    monkeypatch.setattr(blocks, "precision_on_cuda", lambda: "bf16")
+    fused = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)
+    assert torch.equal(fused[0], attention.fused_attention(h, *heads, shape, "bf16"))
+    assert torch.equal(fused[1], mlp.fused_mlp(h, *units, "bf16"))
+    for ours, exact in zip(fused, plain, strict=True):
+        assert 0 < error(ours, exact) < TOLERANCE["bf16"]

@@ -6,7 +6,7 @@ from scipy import stats
 
 from metaphase.core import schema
 from metaphase.core.datasets.images import Images, load_images
-from metaphase.core.tasks import inputs
+from metaphase.core.tasks import projected_inputs
 from metaphase.core.tasks.projected_images import FIRST_UNSEEN, permutations, projections
 from metaphase.core.tasks.sampler import Sampler, _earlier_equals
 from tests.conftest import small_cell
@@ -202,7 +202,7 @@ def test_a_share_of_the_seen_tasks_keeps_its_labels_and_the_rest_its_permutation
     sampler = make_sampler(cells, device)
     draw = sampler.draw_training(torch.arange(2, device=device))
     labels = sampler.images.train.y_I[draw.image_SxJxBxT]
-    unbiased = permutations(sampler.seed_R[:, None, None], draw.task_SxJxB, 5).gather(3, labels)
+    unbiased = permutations(sampler.seed_S[:, None, None], draw.task_SxJxB, 5).gather(3, labels)
     keeps = (draw.y_SxJxBxT == labels).all(dim=3)
     assert ((draw.y_SxJxBxT == unbiased).all(dim=3) | keeps).all()
     assert torch.equal(draw.y_SxJxBxT[0], unbiased[0])
@@ -263,10 +263,10 @@ def test_the_kernel_gives_the_plain_inputs(device, precision, room, monkeypatch)
     cells = [
         small_cell(num_tasks=n, seed=s, precision=precision) for s, n in [(0, 4), (0, 9), (1, 50)]
     ]
-    monkeypatch.setitem(inputs.TABLE_BYTES, device.type, room * 16**2 * 4)
-    monkeypatch.setattr(inputs, "projection_kernel", lambda device: None)
+    monkeypatch.setitem(projected_inputs.TABLE_BYTES, device.type, room * 16**2 * 4)
+    monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: None)
     plain = make_sampler(cells, device)
-    monkeypatch.setattr(inputs, "projection_kernel", lambda device: projection)
+    monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: projection)
     fast = make_sampler(cells, device)
     steps = torch.arange(2, device=device)
     for ours, theirs in [

@@ -109,7 +109,7 @@ def test_cells_of_any_shape_that_share_batches_equal_the_cells_alone_bit_for_bit
     cells = mixed_pack()
     pack = train(cells, device)
     assert len(pack.stacks) == 7
-    assert len(pack.sampler.seed_R) == 3  # sequences are made once for all models
+    assert len(pack.sampler.seed_S) == 3  # sequences are made once for all models
     assert sorted(c.cell_id for c in pack.cells) == sorted(c.cell_id for c in cells)
     results = pack.results()
     for r in range(0, len(cells), 1 if device.type == "cpu" else 5):

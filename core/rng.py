@@ -120,7 +120,7 @@ def normal_matrix(
         *(torch.as_tensor(word, device=seed.device) for word in (seed, low, high))
     )
     seed_M, low_M, high_M = (word.flatten() for word in words)
-    if seed.device.type == "cpu" and cpu.library() is not None:
+    if seed.device.type == "cpu" and cpu.available():
         entries = cpu.normals(seed_M, low_M, high_M, purpose, rows, columns, scale)
     else:
         entries = torch.empty(len(seed_M), rows, columns, device=seed.device)

@@ -17,8 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core.kernels.cpu.build import library
-from metaphase.core.kernels.cpu.calls import call, kept, padded, replica_strides, serves, struct
+from metaphase.core.kernels.cpu.calls import (
+    available,
+    call,
+    kept,
+    padded,
+    replica_strides,
+    serves,
+    struct,
+)
 
 __all__ = [
     "LSTM",
@@ -30,7 +37,7 @@ __all__ = [
     "Product",
     "RowMeans",
     "adam",
-    "library",
+    "available",
     "multiply",
     "normals",
     "serves",

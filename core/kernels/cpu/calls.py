@@ -7,9 +7,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from metaphase.core.kernels.cpu.build import library
+from metaphase.core.kernels.cpu import build
 
 _PADDING = 16  # W of vectors.h: floats that rows are padded to
+
+
+def available() -> bool:
+    """Whether the kernels are built: there is a compiler, and they aren't switched off."""
+    return build.library() is not None
 
 
 def serves(t: Tensor) -> bool:
@@ -18,7 +23,7 @@ def serves(t: Tensor) -> bool:
         t.device.type == "cpu"
         and t.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and library() is not None
+        and available()
     )
 
 
@@ -28,7 +33,7 @@ def call(name: str, *arguments: object) -> None:
     Raises:
         MemoryError: there is no memory for the kernel's buffers.
     """
-    kernels = library()
+    kernels = build.library()
     assert kernels is not None
     status = getattr(kernels, name)(*map(_argument, arguments))
     if status:
@@ -45,7 +50,7 @@ def _argument(value: object) -> object:
 
 def kept(name: str, shape: ctypes.Structure) -> int:
     """Floats that a kernel keeps of a sequence or replica for its backward pass."""
-    kernels = library()
+    kernels = build.library()
     assert kernels is not None
     function = getattr(kernels, name)
     function.restype = ctypes.c_int64

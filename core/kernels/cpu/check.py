@@ -27,7 +27,7 @@ EXPECTED = 0xC7D05D97  # what `bits` gives on every machine
 @lru_cache(maxsize=1)
 def warn_once() -> None:
     """Logs one line if the numbers of this machine are its own."""
-    if cpu.library() is not None and bits() != EXPECTED:
+    if cpu.available() and bits() != EXPECTED:
         logger.warning(
             "the CPU kernels that this compiler has built compute other bits than elsewhere: "
             "numbers are this machine's own, and may depend on the pack"

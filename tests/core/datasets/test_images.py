@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metaphase.core.cell import ConfigError
-from metaphase.core.datasets.images import load_images
+from metaphase.core.datasets.images import load_images, load_raw
 from tests.conftest import small_cell
 from tests.core.datasets.layouts import write_mnist_layout
 
@@ -68,7 +68,7 @@ def test_trained_on_grey_tested_on_colour(colour_root):
         colour_root,
         "cpu",
     )
-    whole, white, labels = images.load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
+    whole, white, labels = load_raw("CIFAR10", True, str(colour_root), 32, 3, 10)
     mean = (whole / white).mean(dim=1).flatten(1)
     expected = ((mean - mean.mean()) / mean.std())[labels.argsort(stable=True)]
     torch.testing.assert_close(grey.train.x_IxX, expected, rtol=0, atol=1e-4)
@@ -99,7 +99,7 @@ def test_images_that_are_all_blank_are_said(tmp_path):
 
 FINGERPRINT = """
 import hashlib, sys, torch
-from metaphase.core.datasets.images import load_images
+from metaphase.core.datasets.images import load_images, load_raw
 from tests.conftest import small_cell
 
 torch.set_num_threads(int(sys.argv[1]))

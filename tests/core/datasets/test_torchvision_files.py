@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from metaphase.core.cell import ConfigError
-from metaphase.core.datasets import images
-from metaphase.core.datasets.images import load_images
+from metaphase.core.datasets.images import load_images, load_raw
 from tests.conftest import small_cell
 from tests.core.datasets.layouts import write_mnist_layout
 
@@ -16,14 +15,14 @@ from tests.core.datasets.layouts import write_mnist_layout
 def test_colour_layouts_are_read_as_images(colour_root):
     with (colour_root / "cifar-10-batches-py" / "test_batch").open("rb") as file:
         planes = pickle.load(file)["data"].reshape(-1, 3, 32, 32)
-    x, white, _ = images.load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
+    x, white, _ = load_raw("CIFAR10", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x, torch.from_numpy(planes))
 
     from scipy.io import loadmat
 
     stored = loadmat(colour_root / "test_32x32.mat")
-    x, white, y = images.load_raw("SVHN", False, str(colour_root), 32, 3, 10)
+    x, white, y = load_raw("SVHN", False, str(colour_root), 32, 3, 10)
     assert white == 255
     assert torch.equal(x[7], torch.from_numpy(stored["X"][..., 7]).permute(2, 0, 1))
     assert y.tolist() == [label % 10 for label in stored["y"][:, 0].tolist()]
@@ -126,7 +125,7 @@ DOWNLOADER = """
 import shutil, sys, time
 from pathlib import Path
 from torchvision import datasets
-from metaphase.core.datasets.images import load_images
+from metaphase.core.datasets.images import load_images, load_raw
 from tests.conftest import small_cell
 
 source, root = map(Path, sys.argv[1:])

@@ -20,7 +20,7 @@ from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 from tests.tools.pairs import try_pair
 
-needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
 
 
 def test_random_cells_alone_equal_the_same_in_a_pack_bit_for_bit():
@@ -57,7 +57,7 @@ def test_neither_the_registers_length_nor_the_compilers_zeal_shows(flags, tmp_pa
     subprocess.run(command, check=True, capture_output=True)
     ours = check.bits()
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(cpu, "library", lambda: other)
+    monkeypatch.setattr(build, "library", lambda: other)
     assert check.bits() == ours
 
 
@@ -72,7 +72,7 @@ def test_a_compiler_that_takes_liberties_is_told_of(tmp_path, monkeypatch, caplo
     command = ["cc", "-shared", "-o", made, *tmp_path.glob("*.o"), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(cpu, "library", lambda: other)
+    monkeypatch.setattr(build, "library", lambda: other)
     check.warn_once.cache_clear()
     try:
         PackTrainer([small_cell()])

@@ -16,7 +16,7 @@ from metaphase.core.kernels.cpu import build
 from metaphase.core.tasks import projected_images
 from tests.tools.namespaces import NOBODY, needs_nobody, python
 
-needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
 
 
 @needs_compiler
@@ -83,7 +83,7 @@ def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path)
         "import logging; logging.basicConfig(); import torch; "
         "from metaphase.core.architectures import blocks; "
         "from metaphase.core.kernels import cpu; "
-        "assert cpu.library() is None; "
+        "assert not cpu.available(); "
         "print(blocks.mlp(*(torch.ones(1, 2, 2), torch.ones(1, 2, 2), torch.ones(1, 1, 2), "
         "torch.ones(1, 2, 2))).shape)"
     )
@@ -98,7 +98,7 @@ def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path)
 @pytest.mark.slow
 @needs_compiler
 def test_the_kernels_are_built_once_and_whole(tmp_path):
-    code = "from metaphase.core.kernels import cpu; assert cpu.library() is not None"
+    code = "from metaphase.core.kernels import cpu; assert cpu.available()"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]

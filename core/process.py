@@ -1,7 +1,7 @@
-"""What a command's process finds around it, made such that nothing of it ends the command.
+"""Makes a command's process robust against what it finds around it: streams, home, terminal.
 
 Standard output and error are only for show: a reader that is gone (`| head`, a closed terminal)
-ends no command, a stream that is closed from the start neither, and a character that the encoding
+ends no command, nor does a stream that is closed from the start, and a character that the encoding
 lacks is written as its escape. Libraries want a home and a user's name, which containers may lack.
 """
 
@@ -23,10 +23,10 @@ _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET)  # the reader, o
 
 
 class _Shown(io.RawIOBase):
-    """A descriptor that nothing is written to any more once that failed.
+    """A descriptor to which nothing more is written once a write has failed.
 
     Attributes:
-        error: by which it failed, unless only the reader is gone.
+        error: the error by which a write failed, unless only the reader is gone.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -42,7 +42,7 @@ class _Shown(io.RawIOBase):
     def isatty(self) -> bool:
         return not self._failed and os.isatty(self._descriptor)
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         while not self._failed:
             try:
                 return os.write(self._descriptor, data)
@@ -56,8 +56,8 @@ class _Shown(io.RawIOBase):
 
 
 def prepare() -> None:
-    """Does all of this for this process and those it starts. Standard streams that something else
-    has replaced stay as they are."""
+    """Prepares this process and those that it starts. Standard streams that something else has
+    replaced stay as they are."""
     if not os.path.isabs(os.path.expanduser("~")):  # neither HOME nor an entry in passwd
         os.environ["HOME"] = "/"  # as Docker has it
     try:
@@ -98,7 +98,7 @@ def finish(status: int) -> int:
 
 
 def as_command(main: Callable[..., int]) -> Callable[..., int]:
-    """A command's main function, with standard streams that end nothing."""
+    """Makes of a main function a command whose standard streams end nothing."""
 
     @functools.wraps(main)
     def command(*arguments: Any) -> int:
@@ -110,7 +110,7 @@ def as_command(main: Callable[..., int]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def outlived() -> Iterator[None]:
-    """While inside, the terminal's end (SIGHUP) ends neither this process nor those it starts."""
+    """Inside, the terminal's end (SIGHUP) ends neither this process nor those that it starts."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield

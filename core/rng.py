@@ -1,8 +1,8 @@
-"""Counter-based random numbers: pure functions of (seed, stream, counters), with no state.
+"""Counter-based random numbers: pure functions of (seed, purpose, counters), with no state.
 
 Philox4x32 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-turns a 64-bit key and a 128-bit counter into four 32-bit words. Our key is (seed, stream); the
-counters say which number of the stream is meant. Any number can be computed anywhere, alone or in
+turns a 64-bit key and a 128-bit counter into four 32-bit words. Our key is (seed, purpose); the
+counters say which number of the purpose is meant. Any number can be computed anywhere, alone or in
 a batch, on any device, so no generator is ever saved, restored or shared.
 """
 
@@ -21,7 +21,7 @@ MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57  # section 4.3 of the paper
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio and sqrt(3) - 1, section 4.3
 _MASK = 0xFFFFFFFF
 
-# Streams: what the numbers of a seed are for. A number never serves two purposes.
+# What the numbers of a seed are for. A number never serves two purposes.
 (
     PROJECTION,
     PERMUTATION,
@@ -41,20 +41,25 @@ _MASK = 0xFFFFFFFF
 
 Word = Tensor | int
 
+# Normals that the plain generator draws at a time, a matrix at least: on a CPU few enough to stay
+# in the caches, anywhere few enough that its 64-bit words don't take several times the normals'
+# memory.
+_AT_ONCE = {"cpu": 2**17, "cuda": 2**25}
+
 
 def philox(
-    seed: Word, stream: int, counters: tuple[Word, ...], rounds: int = ROUNDS
+    seed: Word, purpose: int, counters: tuple[Word, ...], rounds: int = ROUNDS
 ) -> list[Tensor]:
-    """Four words in [0, 2^32) for each counter, as int64 tensors.
+    """Four random words in [0, 2^32) for each counter, as int64 tensors.
 
     Args:
         seed: int64 tensor or int in [0, 2^32).
-        stream: one of the streams of this module.
+        purpose: one of the purposes of this module.
         counters: up to four int64 tensors or ints in [0, 2^32), at least one a tensor. They and
             `seed` broadcast together to the shape of the results.
     """
     c0, c1, c2, c3 = (*counters, 0, 0, 0)[:4]
-    key_0, key_1 = seed, stream
+    key_0, key_1 = seed, purpose
     for r in range(rounds):
         if r:
             key_0, key_1 = (key_0 + WEYL_0) & _MASK, (key_1 + WEYL_1) & _MASK
@@ -66,16 +71,18 @@ def philox(
 
 
 def _high(product: Word) -> Word:
+    """The upper 32 bits of a 64-bit product."""
     return (product >> 32) & _MASK
 
 
 def uniform(word: Tensor) -> Tensor:
-    """Words -> float32 in (0, 1), never 0 or 1: the 2^23 midpoints that float32 holds exactly."""
+    """Turns words into float32 in (0, 1), never 0 or 1: the 2^23 midpoints that float32 holds
+    exactly."""
     return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def integer(word: Tensor, bound: Tensor | int) -> Tensor:
-    """Words -> int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
+    """Turns words into int64 uniform in [0, bound), bound <= 2^32 (Lemire 2019, without rejection).
 
     A value's probability is off by less than 2^-32: exact where bound is a power of two.
     """
@@ -83,7 +90,8 @@ def integer(word: Tensor, bound: Tensor | int) -> Tensor:
 
 
 def normals(words: list[Tensor]) -> Tensor:
-    """Four words -> four independent N(0, 1) float32 on a new last axis (Box and Muller 1958)."""
+    """Turns four words into four independent N(0, 1), float32, on a new last axis (Box and Muller
+    1958)."""
     pairs = []
     for first, second in (words[:2], words[2:]):
         radius = torch.sqrt(-2.0 * torch.log(uniform(first)))
@@ -94,30 +102,38 @@ def normals(words: list[Tensor]) -> Tensor:
 
 def normal_matrix(
     seed: Tensor,
-    stream: int,
+    purpose: int,
     rows: int,
     columns: int,
     low: Word = 0,
     high: Word = 0,
     scale: float = 1.0,
 ) -> Tensor:
-    """N(0, scale^2) matrices, float32, one for each (seed, low, high): (*batch, rows, columns).
+    """Matrices of N(0, scale^2), float32, one for each (seed, low, high): (*batch, rows, columns).
 
     Entry [i, 4 q + w] comes from word w of the counter (i * ceil(columns / 4) + q, low, high).
 
     Args:
-        seed, low, high: int64, broadcasting to the shape `batch`.
+        seed, low, high: int64, broadcasting to the shape `batch`, of M matrices in all.
     """
-    if seed.device.type != "cpu" or cpu.library() is None:
-        return plain_normal_matrix(seed, stream, rows, columns, low, high).mul_(scale)
-    words = torch.broadcast_tensors(*(torch.as_tensor(word) for word in (seed, low, high)))
+    words = torch.broadcast_tensors(
+        *(torch.as_tensor(word, device=seed.device) for word in (seed, low, high))
+    )
     seed_M, low_M, high_M = (word.flatten() for word in words)
-    entries = cpu.normals(seed_M, low_M, high_M, stream, rows, columns, scale)
+    if seed.device.type == "cpu" and cpu.available():
+        entries = cpu.normals(seed_M, low_M, high_M, purpose, rows, columns, scale)
+    else:
+        entries = torch.empty(len(seed_M), rows, columns, device=seed.device)
+        count = max(1, _AT_ONCE[seed.device.type] // (rows * columns))
+        parts = (t.split(count) for t in (entries, seed_M, low_M, high_M))
+        for part, seed_, low_, high_ in zip(*parts, strict=True):
+            plain = plain_normal_matrix(seed_, purpose, rows, columns, low_, high_)
+            part.copy_(plain.mul_(scale))
     return entries.view(*words[0].shape, rows, columns)
 
 
 def plain_normal_matrix(
-    seed: Tensor, stream: int, rows: int, columns: int, low: Word = 0, high: Word = 0
+    seed: Tensor, purpose: int, rows: int, columns: int, low: Word = 0, high: Word = 0
 ) -> Tensor:
     """The definition of `normal_matrix`, with scale 1."""
     blocks = -(-columns // 4)
@@ -126,16 +142,17 @@ def plain_normal_matrix(
     def spread(word: Word) -> Word:
         return word[..., None] if isinstance(word, Tensor) else word
 
-    words = philox(seed[..., None], stream, (counter, spread(low), spread(high)))
+    words = philox(seed[..., None], purpose, (counter, spread(low), spread(high)))
     entries = normals([w.contiguous() for w in words])
     return entries.reshape(*entries.shape[:-2], rows, blocks * 4)[..., :columns]
 
 
 def wide_normals(u: Tensor) -> Tensor:
-    """Uniform numbers in (0, 1) -> as many independent N(0, 1), float64, on an even last axis.
+    """Turns uniform numbers in (0, 1) into as many independent N(0, 1), float64; the last axis has
+    an even length.
 
-    Box and Muller's in double precision: what is rounded from it to 16 bits after the point is the
-    same on machines whose logarithms differ in the last place.
+    This is Box and Muller's method in double precision: what is rounded from it to 16 bits after
+    the point is the same on machines whose logarithms differ in the last place.
     """
     first, second = u.double().unflatten(-1, (-1, 2)).unbind(-1)
     radius, angle = torch.sqrt(-2.0 * torch.log(first)), (2.0 * math.pi) * second

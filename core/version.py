@@ -11,14 +11,17 @@ from pathlib import Path
 
 DISTRIBUTION = "metaphase"
 _PACKAGE = Path(__file__).resolve().parent
-GIT_SECONDS = 10.0  # that git may take
+GIT_SECONDS = 10.0  # git may take this long
 
 
 @functools.cache
 def own_version() -> str:
-    """Such as `0.1.0, commit 1f2e3d4c5b6a` (`-dirty` after it: with changes that aren't committed),
-    where the code is a git checkout or was installed from one by its URL; else
-    `0.1.0, sources 6a5b4c3d2e1f`, a digest of what computes the numbers."""
+    """The release and the code, such as `0.1.0, commit 1f2e3d4c5b6a`.
+
+    The commit is known where the code is a git checkout (`-dirty` follows it if there are changes
+    that aren't committed) or was installed from one by its URL. Elsewhere a digest of what computes
+    the numbers stands for it: `0.1.0, sources 6a5b4c3d2e1f`.
+    """
     try:
         release = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:  # run from a checkout that isn't installed
@@ -55,7 +58,7 @@ def _installed_from() -> str | None:
 
 @functools.cache
 def sources_digest() -> str:
-    """Of the package that computes the numbers: 12 hexadecimal digits."""
+    """Digest of the package that computes the numbers: 12 hexadecimal digits."""
     digest = hashlib.sha256()
     sources = (p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".c", ".h"))
     for path in sorted(sources, key=lambda p: p.relative_to(_PACKAGE).as_posix()):

@@ -1,4 +1,4 @@
-"""The house: imports run one way and in no circle, modules are short, every package is installed."""
+"""The house: imports run one way, in no circle; modules are short; every package is installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GRAPH = {
 
 
 def room(module: str) -> str:
-    """The folder in which a module is; a module at the top of core, sweeps or analysis is its own."""
+    """The folder a module is in; one at the top of core, sweeps or analysis is a room of its own."""
     parts = module.split(".")
     is_package = any(other.startswith(f"{module}.") for other in MODULES)
     return ".".join(parts if is_package or len(parts) == 2 else parts[:-1])

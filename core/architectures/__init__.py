@@ -28,8 +28,8 @@ class Layers(Protocol):
 
     @staticmethod
     def apply(p: dict[str, Tensor], h: Tensor, cell: Cell, stride: int, /) -> Tensor:
-        """Outputs at the positions 0, stride, 2 stride ... of h_RxBxSxD: R x B x ceil(S / stride)
-        x D. Causal: output s depends on inputs up to s."""
+        """Outputs at the positions 0, stride, 2 stride ... of h_RxBxLxD: R x B x ceil(L / stride)
+        x D. Causal: output l depends on inputs up to l."""
         ...
 
     @staticmethod

@@ -15,7 +15,8 @@ import math
 
 from torch import Tensor
 
-from metaphase.core.architectures import lstm, memory
+from metaphase.core.architectures import lstm
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.operations import layer_norm
@@ -31,13 +32,13 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     return specs
 
 
-def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     for i in range(cell.num_layers):
-        normed_RxBxSxD = layer_norm(h_RxBxSxD)
-        h_RxBxSxD = h_RxBxSxD + lstm.layer(p, i, normed_RxBxSxD)
-        h_RxBxSxD = memory.block(p, i, h_RxBxSxD, cell, stride if i == cell.num_layers - 1 else 1)
-    return h_RxBxSxD
+        normed_RxBxLxD = layer_norm(h_RxBxLxD)
+        h_RxBxLxD = h_RxBxLxD + lstm.layer(p, i, normed_RxBxLxD)
+        h_RxBxLxD = memory.block(p, i, h_RxBxLxD, cell, stride if i == cell.num_layers - 1 else 1)
+    return h_RxBxLxD
 
 
 def state_size(cell: Cell) -> int:
@@ -49,7 +50,7 @@ def state_size(cell: Cell) -> int:
 def forward_flops(cell: Cell) -> int:
     """Operations of all layers for a batch; the last one's memory is asked T times only."""
     queries = [cell.num_tokens] * (cell.num_layers - 1) + [cell.sequence_length]
-    of_memory = sum(memory.forward_flops(cell, Q) for Q in queries)
+    of_memory = sum(memory.forward_flops(cell, count) for count in queries)
     return lstm.forward_flops(cell) + cell.batch_size * of_memory
 
 

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from metaphase.core.architectures import memory
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.architectures.blocks import mlp
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
@@ -29,15 +29,15 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     return specs
 
 
-def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     for i in range(cell.num_layers):
         step = stride if i == cell.num_layers - 1 else 1
-        h_RxBxSxD = memory.block(p, i, h_RxBxSxD, cell, step)
-        h_RxNxD = h_RxBxSxD.flatten(1, 2)
-        h_RxNxD = mlp(h_RxNxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
-        h_RxBxSxD = h_RxNxD.view(h_RxBxSxD.shape)
-    return h_RxBxSxD
+        h_RxBxLxD = memory.block(p, i, h_RxBxLxD, cell, step)
+        h_RxBLxD = h_RxBxLxD.flatten(1, 2)
+        h_RxBLxD = mlp(h_RxBLxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
+        h_RxBxLxD = h_RxBLxD.view(h_RxBxLxD.shape)
+    return h_RxBxLxD
 
 
 def state_size(cell: Cell) -> int:
@@ -57,7 +57,7 @@ def forward_flops(cell: Cell) -> int:
 
 
 def activations(cell: Cell) -> int:
-    """Numbers kept of a sequence: the memory's, two of width D and two of the MLP's width."""
-    D, S = cell.model_size, cell.num_tokens
-    mlp_numbers = S * (2 * D + 2 * cell.mlp_ratio * D)
+    """Numbers kept of a sequence: the memory's, two of width D, and two of the MLP's width."""
+    D, L = cell.model_size, cell.num_tokens
+    mlp_numbers = L * (2 * D + 2 * cell.mlp_ratio * D)
     return cell.num_layers * (memory.activations(cell) + mlp_numbers)

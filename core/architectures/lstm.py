@@ -8,6 +8,8 @@ instead of the fifty that autograd records, and all steps' weight gradients are 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,8 +32,8 @@ def parameters(cell: Cell) -> dict[str, Spec]:
 
 
 def layer_parameters(i: int, D: int) -> dict[str, Spec]:
-    """Of layer i, width D. The columns are those of the output, input and forget gates and of the
-    cell's new content, D each."""
+    """The parameters of layer i, of width D. The columns are those of the output, input and forget
+    gates and of the cell's new content, D each."""
     return {
         f"{i}.input": Spec((D, 4 * D), D**-0.5, D),
         f"{i}.hidden": Spec((D, 4 * D), D**-0.5, D),
@@ -39,67 +41,69 @@ def layer_parameters(i: int, D: int) -> dict[str, Spec]:
     }
 
 
-def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     for i in range(cell.num_layers):
-        h_RxBxSxD = layer(p, i, h_RxBxSxD)
-    return h_RxBxSxD[:, :, ::stride]
+        h_RxBxLxD = layer(p, i, h_RxBxLxD)
+    return h_RxBxLxD[:, :, ::stride]
 
 
-def layer(p: dict[str, Tensor], i: int, x_RxBxSxD: Tensor) -> Tensor:
-    """Hidden states h_RxBxSxD of layer i for its inputs at all times.
+def layer(p: dict[str, Tensor], i: int, x_RxBxLxD: Tensor) -> Tensor:
+    """Hidden states h_RxBxLxD of layer i for its inputs at all times.
 
     Gates are sigmoid(a) = (1 + tanh(a / 2)) / 2, so that one tanh makes all four, and because
     PyTorch's vectorized sigmoid gives other bits at the end of a tensor than in its middle.
     """
-    R, B, S, D = x_RxBxSxD.shape
-    halves = torch.full((4 * D,), 0.5, device=x_RxBxSxD.device, dtype=p[f"{i}.bias"].dtype)
+    R, B, L, D = x_RxBxLxD.shape
+    halves = torch.full((4 * D,), 0.5, device=x_RxBxLxD.device, dtype=p[f"{i}.bias"].dtype)
     halves[3 * D :] = 1.0
     start = torch.zeros_like(halves)
     start[2 * D : 3 * D] = FORGET_BIAS
-    a_RxNx4D = add_rows(
-        product(x_RxBxSxD.reshape(R, B * S, D), p[f"{i}.input"] * halves),
+    a_RxBLx4D = add_rows(
+        product(x_RxBxLxD.reshape(R, B * L, D), p[f"{i}.input"] * halves),
         (p[f"{i}.bias"] + start) * halves,
     )
-    return scan(a_RxNx4D.view(R, B, S, 4 * D), p[f"{i}.hidden"] * halves)
+    return scan(a_RxBLx4D.view(R, B, L, 4 * D), p[f"{i}.hidden"] * halves)
 
 
-def scan(a_RxBxSx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
-    """h_RxBxSxD of an LSTM layer that starts at h = c = 0, float32 or wider.
+def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+    """h_RxBxLxD of an LSTM layer that starts at h = c = 0, float32 or wider.
 
     Args:
-        a: what the input adds before the activations (o, i, f halved, then the content g).
-        w: recurrent weights, columns in the same order and halved too.
+        a_RxBxLx4D: what the input adds before the activations (o, i, f halved, then the content g).
+        w_RxDx4D: recurrent weights, columns in the same order and halved too.
     """
-    if cpu.serves(a_RxBxSx4D):
-        return cpu.LSTM.apply(a_RxBxSx4D, w_RxDx4D)
-    return plain_scan(a_RxBxSx4D, w_RxDx4D)
+    if not cpu.serves(a_RxBxLx4D):
+        return plain_scan(a_RxBxLx4D, w_RxDx4D)
+    h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
+    return h_RxBxLxD
 
 
-def plain_scan(a_RxBxSx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
     """The definition of `scan`."""
-    wide = torch.promote_types(a_RxBxSx4D.dtype, torch.float32)  # states are sums: not in bf16
-    with torch.autocast(a_RxBxSx4D.device.type, enabled=False):
-        a_Rx4DxSxB = a_RxBxSx4D.to(wide).permute(0, 3, 2, 1).contiguous()
+    wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
+    with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
+        a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
         w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
-        return _Scan.apply(a_Rx4DxSxB, w_Rx4DxD).permute(0, 3, 1, 2)
+        h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
+        return h_RxLxDxB.permute(0, 3, 1, 2)
 
 
 class _Scan(torch.autograd.Function):
-    """Time is a Python loop over operations on R x gates x D x B: sequences last, so that a gate
-    is one piece of memory.
+    """Time is a Python loop over operations on R x gates x D x B. Sequences are the last axis, so
+    that a gate is one piece of memory.
 
     Products and sums are separate operations: a fused one rounds once or twice, depending on where
     in a tensor it is, so that a replica's bits would depend on its pack.
     """
 
     @staticmethod
-    def forward(ctx, a_Rx4DxSxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
-        R, _, S, B = a_Rx4DxSxB.shape
-        h = c = a_Rx4DxSxB.new_zeros(R, w_Rx4DxD.shape[2], B)
+    def forward(ctx: Any, a_Rx4DxLxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
+        R, _, L, B = a_Rx4DxLxB.shape
+        h = c = a_Rx4DxLxB.new_zeros(R, w_Rx4DxD.shape[2], B)
         kept: list[list[Tensor]] = [[], [], [], []]  # h, c, gates and tanh(c), by time
-        for s in range(S):
-            gate = (a_Rx4DxSxB[:, :, s] + product(w_Rx4DxD, h)).tanh_().unflatten(1, (4, -1))
+        for s in range(L):
+            gate = (a_Rx4DxLxB[:, :, s] + product(w_Rx4DxD, h)).tanh_().unflatten(1, (4, -1))
             gate[:, :3].add_(1.0).mul_(0.5)
             o, i, f, g = gate.unbind(1)
             c = (i * g).add_(f * c)
@@ -107,21 +111,22 @@ class _Scan(torch.autograd.Function):
             h = o * tanh
             for times, t in zip(kept, (h, c, gate, tanh), strict=True):
                 times.append(t)
-        h_RxSxDxB = torch.stack(kept[0], dim=1)
-        ctx.save_for_backward(w_Rx4DxD, h_RxSxDxB, *kept[1], *kept[2], *kept[3])
-        return h_RxSxDxB
+        h_RxLxDxB = torch.stack(kept[0], dim=1)
+        ctx.save_for_backward(w_Rx4DxD, h_RxLxDxB, *kept[1], *kept[2], *kept[3])
+        return h_RxLxDxB
 
     @staticmethod
-    def backward(ctx, grad_RxSxDxB: Tensor):
-        w_Rx4DxD, h_RxSxDxB, *kept = ctx.saved_tensors
-        R, S, D = h_RxSxDxB.shape[:3]
-        cs, gates, tanhs = kept[:S], kept[S : 2 * S], kept[2 * S :]
+    def backward(ctx: Any, *grads_of_h: Tensor) -> tuple[Tensor, Tensor]:
+        [grad_RxLxDxB] = grads_of_h
+        w_Rx4DxD, h_RxLxDxB, *kept = ctx.saved_tensors
+        R, L, D = h_RxLxDxB.shape[:3]
+        cs, gates, tanhs = kept[:L], kept[L : 2 * L], kept[2 * L :]
         w_RxDx4D = w_Rx4DxD.transpose(1, 2)
         grad_h = grad_c = torch.zeros_like(cs[0])
         grads: list[Tensor] = []  # of a, by time, from the last
-        for s in reversed(range(S)):
+        for s in reversed(range(L)):
             o, i, f, g = gates[s].unbind(1)
-            grad_h = grad_h + grad_RxSxDxB[:, s]
+            grad_h = grad_h + grad_RxLxDxB[:, s]
             grad_c = (tanhs[s] * tanhs[s]).neg_().add_(1.0).mul_(o).mul_(grad_h).add_(grad_c)
             # A gate's derivative in its halved argument is 2 s (1 - s), the content's 1 - g^2.
             grad = (gates[s] * gates[s]).neg_()
@@ -136,12 +141,12 @@ class _Scan(torch.autograd.Function):
             if s:
                 grad_h = product(w_RxDx4D, grads[-1])
                 grad_c = grad_c * f
-        grad_a_Rx4DxSxB = torch.stack(grads[::-1], dim=2)
-        before_RxDxN = h_RxSxDxB[:, :-1].transpose(1, 2).reshape(R, D, -1)
-        grad_w = product(
-            grad_a_Rx4DxSxB[:, :, 1:].reshape(R, 4 * D, -1), before_RxDxN.transpose(1, 2)
+        grad_a_Rx4DxLxB = torch.stack(grads[::-1], dim=2)
+        before_RxDxLB = h_RxLxDxB[:, :-1].transpose(1, 2).reshape(R, D, -1)
+        grad_w_Rx4DxD = product(
+            grad_a_Rx4DxLxB[:, :, 1:].reshape(R, 4 * D, -1), before_RxDxLB.transpose(1, 2)
         )
-        return grad_a_Rx4DxSxB, grad_w
+        return grad_a_Rx4DxLxB, grad_w_Rx4DxD
 
 
 def state_size(cell: Cell) -> int:
@@ -155,16 +160,16 @@ def forward_flops(cell: Cell) -> int:
 
 
 def layer_flops(D: int) -> int:
-    """Of one layer at one time: the products with the input and with the hidden state."""
+    """Operations of one layer at one time: the products with the input and the hidden state."""
     return 2 * 2 * D * 4 * D
 
 
 def activations(cell: Cell) -> int:
-    """Numbers kept of a sequence: by layer and time four gates before and after, three states and
-    what goes in."""
+    """Numbers kept of a sequence: for each layer and time four gates before and after, three states
+    and the input."""
     return cell.num_layers * cell.num_tokens * layer_activations(cell.model_size)
 
 
 def layer_activations(D: int) -> int:
-    """Of one layer at one time."""
+    """Numbers kept of one layer at one time."""
     return (4 + 4 + 3 + 1) * D

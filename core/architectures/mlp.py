@@ -26,13 +26,13 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     return specs
 
 
-def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
-    h_RxBxTxD = h_RxBxSxD[:, :, ::stride]
-    h_RxNxD = h_RxBxTxD.flatten(1, 2)
+    h_RxBxTxD = h_RxBxLxD[:, :, ::stride]
+    h_RxBTxD = h_RxBxTxD.flatten(1, 2)
     for i in range(cell.num_layers):
-        h_RxNxD = mlp(h_RxNxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
-    return h_RxNxD.view(h_RxBxTxD.shape)
+        h_RxBTxD = mlp(h_RxBTxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
+    return h_RxBTxD.view(h_RxBxTxD.shape)
 
 
 def state_size(cell: Cell) -> int:

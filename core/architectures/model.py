@@ -44,21 +44,27 @@ def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell
     """logits_RxBxTxC; those at position t depend on x up to t and y before t."""
     R, B, T, X = x_RxBxTxX.shape
     D, C, architecture = cell.model_size, cell.num_classes, ARCHITECTURES[cell.architecture]
-    x = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
-    tokens, stride = _tokens(p, x, y_RxBxT, cell) if architecture.has_context else (x, 1)
-    h_RxBxTxD = architecture.layers.apply(p, tokens, cell, stride)
-    h_RxNxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
-    return product(h_RxNxD, p["head"]).view(R, B, T, C)
+    x_RxBTxD = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"])
+    h_RxBxLxD, stride = x_RxBTxD.view(R, B, T, D), 1
+    if architecture.has_context:
+        h_RxBxLxD, stride = _tokens(p, h_RxBxLxD, y_RxBxT, cell)
+    h_RxBxTxD = architecture.layers.apply(p, h_RxBxLxD, cell, stride)
+    h_RxBTxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
+    return product(h_RxBTxD, p["head"]).view(R, B, T, C)
 
 
-def _tokens(p: dict[str, Tensor], x: Tensor, y_RxBxT: Tensor, cell: Cell) -> tuple[Tensor, int]:
-    """Tokens R x B x S x D from embedded inputs R x B x T x D, and the distance of those at which
+def _tokens(
+    p: dict[str, Tensor], x_RxBxTxD: Tensor, y_RxBxT: Tensor, cell: Cell
+) -> tuple[Tensor, int]:
+    """Tokens h_RxBxLxD from embedded inputs, and the distance between the tokens at which
     predictions are read."""
-    R, B, T, D = x.shape
+    R, B, T, D = x_RxBxTxD.shape
     C = cell.num_classes
-    onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=x.device)).to(x.dtype)
-    y = product(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
+    onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=y_RxBxT.device)).to(
+        x_RxBxTxD.dtype
+    )
+    y_RxBxTxD = product(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
     if cell.token_format == "shifted":
-        return x + F.pad(y[:, :, :-1], (0, 0, 1, 0)), 1
-    # the last example is never looked back at
-    return torch.stack([x, x + y], dim=3).view(R, B, 2 * T, D)[:, :, :-1], 2
+        return x_RxBxTxD + F.pad(y_RxBxTxD[:, :, :-1], (0, 0, 1, 0)), 1
+    pair_RxBxTx2xD = torch.stack([x_RxBxTxD, x_RxBxTxD + y_RxBxTxD], dim=3)
+    return pair_RxBxTx2xD.view(R, B, 2 * T, D)[:, :, :-1], 2  # nothing comes after the last example

@@ -1,4 +1,5 @@
-"""Parameters of a stack: one flat float32 buffer, a row a replica, and a view a parameter.
+"""Parameters of a stack: one flat float32 buffer with a row for each replica and P columns, and a
+view of it for each parameter.
 
 The flat buffer makes Adam a handful of passes and a checkpoint one tensor a cell.
 """
@@ -24,7 +25,7 @@ class Spec:
 
     Attributes:
         shape: without the replica axis.
-        std: deviation of its initial values.
+        std: standard deviation of its initial values.
         fan_in: inputs of a map from something that grows with the model's width, in units of that
             width; None for what maps from anything else (inputs, labels, positions) and for biases.
     """
@@ -35,10 +36,12 @@ class Spec:
 
     @property
     def size(self) -> int:
+        """Scalars of one replica's parameter."""
         return math.prod(self.shape)
 
 
 def _padded(size: int) -> int:
+    """Columns that a parameter of this size takes."""
     return -(-size // _ALIGN) * _ALIGN
 
 
@@ -55,21 +58,6 @@ def views(flat_RxP: Tensor, specs: dict[str, Spec]) -> dict[str, Tensor]:
         result[name] = part.unflatten(1, spec.shape)
         start += _padded(spec.size)
     return result
-
-
-def rates(specs: dict[str, Spec], base_width: int, device: torch.device) -> Tensor:
-    """rate_P: by what Adam's learning rate is multiplied, of each column of the flat buffer.
-
-    Yang et al. 2022 ("Tensor Programs V", table 3): with Adam, rates of maps from the width, hidden
-    and output ones, go with 1 / fan-in, those of all others are the same at every width. Here they
-    are the learning rate itself where the fan-in is `base_width`. A base width of 0: all are 1.
-    """
-    rate_P = torch.ones(buffer_size(specs), device=device)
-    for name, view in views(rate_P[None], specs).items():
-        fan_in = specs[name].fan_in
-        if base_width and fan_in is not None:
-            view.fill_(base_width / fan_in)
-    return rate_P
 
 
 def initialize(specs: dict[str, Spec], seed_R: Tensor) -> Tensor:

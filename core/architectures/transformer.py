@@ -11,9 +11,10 @@ import math
 
 from torch import Tensor
 
-from metaphase.core.architectures.blocks import Attention, attention, mlp
+from metaphase.core.architectures.blocks import attention, mlp
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.operations import add_rows
 
 
@@ -35,20 +36,20 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     return specs
 
 
-def apply(p: dict[str, Tensor], h_RxBxSxD: Tensor, cell: Cell, stride: int) -> Tensor:
+def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
-    R, B, S, D = h_RxBxSxD.shape
+    R, B, L, D = h_RxBxLxD.shape
     if cell.position_encoding == "learned":
-        positions = p["positions"][:, :S].reshape(R, 1, S * D)
-        h_RxBxSxD = add_rows(h_RxBxSxD.reshape(R, B, S * D), positions)
-    h = h_RxBxSxD.reshape(R, B * S, D)
+        positions = p["positions"][:, :L].reshape(R, 1, L * D)
+        h_RxBxLxD = add_rows(h_RxBxLxD.reshape(R, B, L * D), positions)
+    h_RxBLxD = h_RxBxLxD.reshape(R, B * L, D)
     rotary = cell.position_encoding == "rotary"
     for i in range(cell.num_layers):
         read = stride if i == cell.num_layers - 1 else 1
-        shape = Attention(S, cell.num_heads, cell.key_size, read, rotary)
-        h = attention(h, p[f"{i}.q"], p[f"{i}.kv"], p[f"{i}.out"], shape)
-        h = mlp(h, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
-    return h.view(R, B, -1, D)
+        shape = AttentionShape(L, cell.num_heads, cell.key_size, read, rotary)
+        h_RxBLxD = attention(h_RxBLxD, p[f"{i}.q"], p[f"{i}.kv"], p[f"{i}.out"], shape)
+        h_RxBLxD = mlp(h_RxBLxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
+    return h_RxBLxD.view(R, B, -1, D)
 
 
 def state_size(cell: Cell) -> int:
@@ -58,16 +59,16 @@ def state_size(cell: Cell) -> int:
 
 def forward_flops(cell: Cell) -> int:
     """Operations of all blocks for a batch; the last block's queries and MLP see T tokens only."""
-    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
+    D, HK, L = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
     total = 0
     for i in range(cell.num_layers):
-        Q = cell.sequence_length if i == cell.num_layers - 1 else S
-        total += 2 * S * D * 2 * HK + 2 * Q * D * (2 * HK + 2 * cell.mlp_ratio * D) + 4 * Q * S * HK
+        Q = cell.sequence_length if i == cell.num_layers - 1 else L
+        total += 2 * L * D * 2 * HK + 2 * Q * D * (2 * HK + 2 * cell.mlp_ratio * D) + 4 * Q * L * HK
     return cell.batch_size * total
 
 
 def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: four of width D, queries, keys, values and their mix, two of the
-    MLP's width. Not the scores: fused attention computes them again."""
-    D, HK, S = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
-    return cell.num_layers * S * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D)
+    MLP's width. Scores aren't among them: fused attention computes them again."""
+    D, HK, L = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
+    return cell.num_layers * L * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D)

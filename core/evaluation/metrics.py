@@ -14,23 +14,16 @@ from metaphase.core.kernels.operations import row_means
 
 LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
 
-# Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
-# call it a plateau). We say that one has left at the first step where a moving average of its
-# training loss is below (1 - PLATEAU_MARGIN) ln(num_classes). The average starts at ln(num_classes)
-# and a new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
-PLATEAU_MARGIN = 0.05
-PLATEAU_WEIGHT = 0.05
-
 
 @dataclass(frozen=True)
 class SplitMetrics:
-    """Of one split, for R replicas over n sequences of T predictions; float64 on the CPU.
+    """What is measured on one split: R replicas, n sequences of T predictions; float64 on the CPU.
 
     Attributes:
         loss_R: mean cross-entropy, nats.
         statistics_R: `schema.STATISTICS` by name, each (mean_R, standard error_R).
         accuracy_RxT, accuracy_se_RxT: by position.
-        n: sequences.
+        n: number of sequences.
     """
 
     loss_R: Tensor
@@ -64,17 +57,18 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
     E, T = correct_RxExT.shape[1:]
     width = math.ceil(LAST_SHARE * T)
     # Whole numbers of correct predictions, so sums are exact and no order of summation shows.
-    correct = correct_RxExT.cpu().long()
-    first_RxE = correct[:, :, 0]
-    last_RxE = correct[:, :, T - width :].sum(dim=2)
+    correct_RxExT = correct_RxExT.cpu().long()
+    first_RxE = correct_RxExT[:, :, 0]
+    last_RxE = correct_RxExT[:, :, T - width :].sum(dim=2)
 
     def mean_and_error(count_RxE: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """Over sequences, of count / scale; any axes may follow R and E."""
         total, squares = count_RxE.sum(dim=1).double(), (count_RxE**2).sum(dim=1).double()
         variance = (squares - total**2 / E) / (E - 1) / scale**2
         mean, error = total / E / scale, (variance.clamp(min=0.0) / E).sqrt()
         return _blank(mean, diverged_R), _blank(error, diverged_R)
 
-    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct, 1)
+    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct_RxExT, 1)
     return SplitMetrics(
         loss_R=_blank(row_means(loss_RxExT.cpu().flatten(1)), diverged_R),
         statistics_R={
@@ -89,4 +83,5 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
 
 
 def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:
+    """NaN in place of the numbers of diverged replicas."""
     return torch.where(diverged_R.view(-1, *[1] * (t.dim() - 1)), math.nan, t)

@@ -1,1 +1,2 @@
-"""Task families: what a task is, and how batches of sequences are drawn from tasks."""
+"""Task families, a module each: what a task is, and how its inputs are computed; and the sampler,
+which draws the batches of streams from them."""

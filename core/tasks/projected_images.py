@@ -1,6 +1,6 @@
 """The task distribution of Kirsch et al. 2022, section 3: a task is a pair (A, rho).
 
-Every image x becomes A x, with A of size Nx by Nx and entries N(0, 1/Nx); every label y becomes
+Every image x becomes A x, with A of size X by X and entries N(0, 1/X); every label y becomes
 rho(y), rho a permutation of the classes. Both are computed from (seed, task number) wherever they
 are used, so the number of tasks costs no memory. Seen tasks are numbers 0 ... N-1 of the seed;
 unseen ones start at 2^32, which no N reaches.
@@ -14,7 +14,6 @@ at every larger p. Unseen tasks never do.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ FIRST_UNSEEN = MAX_TASKS
 
 
 def _halves(task: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper 32 bits of task numbers."""
     return task & 0xFFFFFFFF, task >> 32
 
 
@@ -35,19 +35,8 @@ def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
     Args:
         seed, task: int64, broadcasting to the shape `batch`; task numbers below 2^63.
     """
-    seed, task = torch.broadcast_tensors(seed, task)
-    a_MxXxX = torch.empty(task.numel(), size, size, device=task.device)
-    count = max(1, _AT_ONCE[task.device.type] // size**2)
-    parts = (t.split(count) for t in (a_MxXxX, seed.flatten(), task.flatten()))
-    for a, seed_, task_ in zip(*parts, strict=True):
-        halves = _halves(task_)
-        a.copy_(rng.normal_matrix(seed_, rng.PROJECTION, size, size, *halves, scale=size**-0.5))
-    return a_MxXxX.view(*task.shape, size, size)
-
-
-# Normals drawn at a time, a matrix at least: on a CPU few enough to stay in the caches, anywhere
-# few enough that the generator's 64-bit words don't take several times the normals' memory.
-_AT_ONCE = {"cpu": 2**17, "cuda": 2**25}
+    low, high = _halves(task)
+    return rng.normal_matrix(seed, rng.PROJECTION, size, size, low, high, scale=size**-0.5)
 
 
 _NOISE_SEED = 0  # one table serves all seeds
@@ -123,68 +112,3 @@ def biased_permutations(
     keeps = rng.uniform(rng.philox(seed, rng.IDENTITY, _halves(task))[0]) < identity_share
     rho = permutations(seed, task, num_classes)
     return torch.where(keeps[..., None], torch.arange(num_classes, device=task.device), rho)
-
-
-# Memory for the table of seen tasks' projections, bytes. Past the caches a table is still far
-# cheaper than drawing: four bytes are read in less time than a normal is computed.
-TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
-
-
-def table_length(num_tasks: Iterable[int], seeds: int, room: int) -> int:
-    """Tasks of each seed in the table of `SeenTasks`: as many as the largest of these numbers of
-    tasks that fits, of `seeds` seeds, where `room` matrices have room. 0: none does."""
-    return max((n for n in num_tasks if seeds * n <= room), default=0)
-
-
-class SeenTasks:
-    """Projections of the seen tasks of a pack, from a table where all of them fit in memory.
-
-    Tasks are nested, so the replicas of one seed share a table as long as the largest number of
-    tasks among them that fits. Numbers are the same with and without the table.
-
-    Args:
-        seed_R, num_tasks_R: int64, a replica each.
-        size: Nx.
-        table_bytes: memory the table may take.
-        dtype: of the table.
-    """
-
-    def __init__(
-        self,
-        seed_R: Tensor,
-        num_tasks_R: Tensor,
-        size: int,
-        table_bytes: int,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.seed_R, self.size, self.dtype = seed_R, size, dtype
-        self.seeds_U, self.row_R = seed_R.unique(return_inverse=True)
-        room = table_bytes // (size * size * dtype.itemsize)
-        self.length = table_length(num_tasks_R.tolist(), len(self.seeds_U), room)
-        tabled_R = num_tasks_R <= self.length
-        self._is_tabled: list[bool] = tabled_R.tolist()
-        self.tabled, self.drawn = tabled_R.nonzero()[:, 0], (~tabled_R).nonzero()[:, 0]
-        self.all_tabled, self.none_tabled = all(self._is_tabled), not any(self._is_tabled)
-        self.table_UxMxXxX = self._fill_table()
-
-    def _fill_table(self) -> Tensor:
-        device, size = self.seed_R.device, self.size
-        table_UxMxXxX = torch.empty(
-            len(self.seeds_U), self.length, size, size, dtype=self.dtype, device=device
-        )
-        task_M = torch.arange(self.length, device=device)
-        count = max(1, _AT_ONCE[device.type] // size**2)
-        for seed, table_MxXxX in zip(self.seeds_U, table_UxMxXxX, strict=True):
-            for task, part in zip(task_M.split(count), table_MxXxX.split(count), strict=True):
-                part.copy_(projections(seed, task, size))
-        return table_UxMxXxX
-
-    def projections(self, task_RxB: Tensor, first: int = 0) -> Tensor:
-        """A_RxBxXxX of the tasks of some replicas, those from number `first` on."""
-        last = first + len(task_RxB)
-        if all(self._is_tabled[first:last]):
-            return self.table_UxMxXxX[self.row_R[first:last, None], task_RxB]
-        if not any(self._is_tabled[first:last]):
-            return projections(self.seed_R[first:last, None], task_RxB, self.size)
-        parts = task_RxB.split(1)
-        return torch.cat([self.projections(part, r) for r, part in enumerate(parts, start=first)])

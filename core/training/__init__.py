@@ -1,2 +1,2 @@
-"""Trains packs of cells: stacked models, optimizer, captured step, checkpoints, and what it
-costs."""
+"""How a pack of cells is trained, step by step and from evaluation to evaluation: pack trainer,
+stacked models, optimizer, captured step, early stopping, the form of checkpoints, and the cost."""

@@ -1,4 +1,4 @@
-"""The same step again and again: on CUDA as one captured graph, elsewhere as it is.
+"""Runs the same step again and again: on CUDA as one captured graph, elsewhere as it is.
 
 A training step is hundreds of small kernels, each launched in a few microseconds of host time; at
 small widths that, not the arithmetic, is what a step costs. A CUDA graph launches them all at once.
@@ -17,26 +17,27 @@ from metaphase.core.tasks.sampler import Draw
 
 logger = logging.getLogger(__name__)
 
-# Draws that may be launched ahead of the device: enough to keep it busy, few enough that whoever
-# asks between two draws, to stop or for a checkpoint, is answered soon.
+# Draws that may be launched ahead of the device: enough to keep it busy, few enough that a request
+# between two draws, to stop or for a checkpoint, is answered soon.
 _AHEAD = 1
 _WARM_UP = 3  # steps before capture, as PyTorch's notes on CUDA graphs ask for
 
 Step = Callable[[Draw, Tensor, Tensor], None]
 
 
-class Repeated:
-    """Runs `step(draw, step_K, k)` for k = 0, 1, ... of the steps that a draw covers.
+class RepeatedStep:
+    """Runs `step(draw, step_J, j)` for j = 0, 1, ... of the J steps that a draw covers.
 
-    The step is given at each call, always the same one, and not kept: what it belongs to mostly
-    owns this, and would be a cycle, whose device memory waits for the garbage collector.
+    Every call is given the step, always the same one. It isn't kept, because the object that it is
+    a method of mostly owns this one: the two would form a cycle, whose device memory waits for the
+    garbage collector.
 
     Nothing is read back to the host. If the graph can't be captured, that is logged and the steps
-    are launched one by one: slower, the same numbers.
+    are launched one by one, which is slower and gives the same numbers.
 
     Args:
-        draw: step numbers (int64, always as many) -> what their batches consist of.
-        buffers: all that the step changes, in place; k is an int64 tensor of shape (1,).
+        draw: step_J (int64, always as many steps) -> what their batches consist of.
+        buffers: all tensors that the step changes, in place; j is an int64 tensor of shape (1,).
     """
 
     def __init__(self, draw: Callable[[Tensor], Draw], buffers: Sequence[Tensor]) -> None:
@@ -45,37 +46,37 @@ class Repeated:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._launched: list[torch.cuda.Event] = []
 
-    def __call__(self, step: Step, step_K: Tensor, count: int) -> None:
-        """Steps step_K[0] ... step_K[count - 1]."""
-        draw = self._draw(step_K)
+    def __call__(self, step: Step, step_J: Tensor, count: int) -> None:
+        """Runs the steps step_J[0] ... step_J[count - 1]."""
+        draw = self._draw(step_J)
         if self._captures and self._graph is None:
-            self._capture(step, draw, step_K)
+            self._capture(step, draw, step_J)
         if self._graph is None:
-            for k in torch.arange(count, device=step_K.device).split(1):
-                step(draw, step_K, k)
+            for j in torch.arange(count, device=step_J.device).split(1):
+                step(draw, step_J, j)
             return
-        for static, new in zip(self._inputs, _tensors(draw, step_K), strict=True):
+        for static, new in zip(self._inputs, _tensors(draw, step_J), strict=True):
             static.copy_(new)
-        self._k.zero_()
+        self._j.zero_()
         for _ in range(count):
             self._graph.replay()
         self._launched.append(torch.cuda.current_stream().record_event())
         if len(self._launched) > _AHEAD:
             self._launched.pop(0).synchronize()
 
-    def _capture(self, step: Step, draw: Draw, step_K: Tensor) -> None:
-        self._inputs = [t.clone() for t in _tensors(draw, step_K)]
-        *of_draw, static_steps = self._inputs
+    def _capture(self, step: Step, draw: Draw, step_J: Tensor) -> None:
+        self._inputs = [t.clone() for t in _tensors(draw, step_J)]
+        *of_draw, static_step_J = self._inputs
         static_draw = Draw(*of_draw)
-        self._k = torch.zeros(1, dtype=torch.int64, device=step_K.device)
+        self._j = torch.zeros(1, dtype=torch.int64, device=step_J.device)
 
         def one() -> None:
-            step(static_draw, static_steps, self._k)
-            self._k.add_(1)
+            step(static_draw, static_step_J, self._j)
+            self._j.add_(1)
 
         before = [buffer.clone() for buffer in self._buffers]
         try:
-            aside = _aside(self._k.device)
+            aside = _aside(self._j.device)
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_WARM_UP):
@@ -103,8 +104,8 @@ _FULL = (  # cuBLAS makes its handles and workspaces when first used, and says n
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that the device's memory is full: PyTorch's allocator, CUDA itself, or a
-    library that asks CUDA for a workspace."""
+    """Whether an error says that the device's memory is full. It may come from PyTorch's allocator,
+    from CUDA itself, or from a library that asks CUDA for a workspace."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
     )
@@ -112,9 +113,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 @lru_cache(maxsize=8)
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all captures: each new one would have cuBLAS keep a workspace for it."""
+    """The stream of all captures: cuBLAS keeps a workspace for every new one."""
     return torch.cuda.Stream(device)
 
 
-def _tensors(draw: Draw, step_K: Tensor) -> list[Tensor]:
-    return [draw.task_RxKxB, draw.image_RxKxBxT, draw.y_RxKxBxT, step_K]
+def _tensors(draw: Draw, step_J: Tensor) -> list[Tensor]:
+    return [draw.task_SxJxB, draw.image_SxJxBxT, draw.y_SxJxBxT, step_J]

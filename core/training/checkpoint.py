@@ -50,14 +50,14 @@ def check_state(cell: Cell, state: Any) -> None:
 
 
 def _kind(value: Any) -> str:
-    """A value's type; of a tensor all that has to fit."""
+    """A value's type; for a tensor everything about it that has to fit."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{value.dtype} {tuple(value.shape)} {value.layout} on {value.device}"
 
 
 def _check_history(cell: Cell, history: Any, step: int) -> None:
-    """Of every evaluation up to the step, each split once."""
+    """Checks that the history has each split once for every evaluation up to the step."""
     evaluated = [*range(cell.eval_every, step + 1, cell.eval_every)]
     if step == cell.steps and (not evaluated or evaluated[-1] != step):
         evaluated.append(step)
@@ -80,6 +80,6 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _form(cell: Cell) -> dict[str, str]:
-    """The kinds of what is in a state of the cell's stacked model."""
+    """The kind of each entry in a state of the cell's stacked model."""
     [state] = Stack([cell], torch.device("cpu")).states()
     return {name: _kind(value) for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""What training a cell costs, from its shapes: for planning, never for results."""
+"""What training a cell costs, computed from its shapes: for planning, never for results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
-from metaphase.core.tasks.projected_images import TABLE_BYTES, table_length
-from metaphase.core.tasks.sampler import DRAW_STEPS
+from metaphase.core.tasks.projected_inputs import TABLE_BYTES, table_length
+from metaphase.core.tasks.sampler import STEPS_PER_DRAW
 
 num_parameters = model.num_parameters
 
@@ -24,21 +24,21 @@ def flops_per_step(cell: Cell) -> float:
 
 
 def input_flops(cell: Cell) -> float:
-    """Of these, the products A x, which have no gradient and which cells that see the same
-    sequences share."""
+    """The part of `flops_per_step` that is the products A x. They have no gradient, and cells that
+    see the same sequences share them."""
     return 2.0 * cell.batch_size * cell.sequence_length * cell.input_size**2
 
 
 def normals_per_step(cells: Sequence[Cell], device: str) -> float:
-    """Normals drawn a step for the projections of a pack's sequences: those of the streams whose
-    tasks the pack's table doesn't hold."""
+    """Normals that a step draws for the projections of a pack's sequences. The streams whose tasks
+    are in the pack's table need none."""
     cell, length = cells[0], _table(cells, device)[0]
     drawn = sum(stream[0].num_tasks > length for stream in grouped(cells, stream_key).values())
     return float(drawn * cell.batch_size * cell.input_size**2)
 
 
 def _table(cells: Sequence[Cell], device: str) -> tuple[int, int]:
-    """Of the table of a pack's projections: tasks of each seed, and bytes."""
+    """Size of the table of a pack's projections: tasks of each seed, and bytes."""
     cell, seeds = cells[0], len({cell.seed for cell in cells})
     number = 2 if device == "cuda" and cell.precision == "bf16" else 4
     matrix = number * cell.input_size**2
@@ -60,8 +60,8 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     # Tensors of 64-bit numbers, as seen by peak memory: images and labels of each stream while
     # they are drawn, and of each seed the words that images are drawn from.
-    drawn = 8 * DRAW_STEPS * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
-    # Where there is no kernel for them (core.tasks.inputs).
+    drawn = 8 * STEPS_PER_DRAW * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
+    # These exist where there is no kernel for the inputs (core.tasks.projected_inputs).
     projections = 4 * max(B * X**2, 2**22) if device == "cpu" else 0
     copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks))
     inputs = 4 * B * T * X * (streams + copied)
@@ -69,7 +69,7 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
 
 
 def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
-    """Of a stacked model: what is kept, and what a step takes besides and gives back."""
+    """Memory of a stacked model, bytes: what is kept, and what a step takes besides and frees."""
     cell, replicas = cells[0], len(cells)
     B, T, P = cell.batch_size, cell.sequence_length, num_parameters(cell)
     numbers = ARCHITECTURES[cell.architecture].layers.activations(cell)
@@ -77,7 +77,7 @@ def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
         numbers += cell.num_layers * cell.num_heads * cell.num_tokens**2
     activations = 4 * B * numbers
     logits = 4 * 4 * B * T * cell.num_classes
-    # autograd's gradients beside the activations; then Adam's intermediates
+    # First autograd's gradients stand beside the activations, then Adam's intermediates alone.
     return replicas * 4 * 4 * P, replicas * max(activations + logits + 4 * P, 3 * 4 * P)
 
 
@@ -85,7 +85,7 @@ def bytes_per_step(cell: Cell) -> float:
     """Device memory traffic of one step of one replica if whatever the backward pass needs is
     written and read once, and so its gradient; Adam's eight passes over the weights; the inputs.
 
-    A block that recomputes instead of keeping moves fewer.
+    A block that recomputes what others keep moves fewer bytes.
     """
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     number = 2 if cell.precision == "bf16" else 4

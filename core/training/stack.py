@@ -1,4 +1,4 @@
-"""A stacked model: cells whose tensors have the same shapes, trained as one, with its Adam.
+"""A stacked model: cells whose tensors have the same shapes, trained as one.
 
 Every tensor has a leading replica axis R, and nothing mixes replicas: a cell's numbers are those it
 would have alone.
@@ -14,15 +14,22 @@ import torch
 from torch import Tensor
 
 from metaphase.core.architectures import model
-from metaphase.core.architectures.parameters import initialize, rates, views
+from metaphase.core.architectures.parameters import initialize, views
 from metaphase.core.cell import Cell
-from metaphase.core.evaluation.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
-from metaphase.core.kernels import cpu
 from metaphase.core.kernels.operations import cross_entropy, row_means
 from metaphase.core.tasks.sampler import Batch
+from metaphase.core.training.optimizer import adam, rate_multipliers, warm_up
 
-_ROWS = ("theta", "moment1", "moment2")  # of a state: a replica's rows of the flat buffers
-_NUMBERS = ("diverged_at", "plateau_steps", "average_loss")  # of a state: one of a replica
+# Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
+# call it a plateau). We say that one has left at the first step where a moving average of its
+# training loss is below (1 - PLATEAU_MARGIN) ln(num_classes). The average starts at ln(num_classes)
+# and a new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
+PLATEAU_MARGIN = 0.05
+PLATEAU_WEIGHT = 0.05
+
+# What a replica's state consists of: its rows of the flat buffers, and numbers.
+_ROWS = ("theta", "moment1", "moment2")
+_NUMBERS = ("diverged_at", "plateau_steps", "average_loss")
 
 
 class Stack:
@@ -33,9 +40,9 @@ class Stack:
         theta_RxP, moment1_RxP, moment2_RxP, grad_RxP: weights, Adam's moments, gradients; flat
             buffers (`core.architectures.parameters`).
         parameters: leaves that share theta's memory: updating the buffer updates them.
-        diverged_at_R, plateau_steps_R: int64 steps, -1 where it hasn't diverged, hasn't left the
-            plateau.
-        rate_P: what each column's learning rate is multiplied by.
+        diverged_at_R, plateau_steps_R: int64 steps at which a replica diverged and left the
+            plateau, -1 where it hasn't.
+        rate_P: what the learning rate is multiplied by in each column.
 
     Args:
         cells: equal in `core.cell.stack_key`.
@@ -50,7 +57,7 @@ class Stack:
         self.epsilon_R = torch.tensor([c.adam_epsilon for c in cells], device=device)
         specs = model.parameters(self.cell)
         self.theta_RxP = initialize(specs, seed_R)
-        self.rate_P = rates(specs, self.cell.mup_base_width, device)
+        self.rate_P = rate_multipliers(specs, self.cell.mup_base_width, device)
         self.moment1_RxP = torch.zeros_like(self.theta_RxP)
         self.moment2_RxP = torch.zeros_like(self.theta_RxP)
         self.grad_RxP = torch.zeros_like(self.theta_RxP)
@@ -64,14 +71,14 @@ class Stack:
         self._gradients = views(self.grad_RxP, specs)
 
     def buffers(self) -> list[Tensor]:
-        """All that a training step changes and the next one needs."""
+        """All tensors that a training step changes and the next one needs."""
         return [
             *(self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.diverged_at_R),
             *(self.plateau_steps_R, self.average_loss_R),
         ]
 
     def train(self, batch: Batch, step: Tensor) -> None:
-        """Training step number `step` (int64 scalar, from 0): gradient, Adam."""
+        """One training step, number `step` (int64 scalar, from 0): the gradient, then Adam."""
         # In float64, so that how a sum is split up, which differs between packs, doesn't show.
         loss_RxBxT = cross_entropy(self.predict(batch), batch.y_RxBxT)
         loss_R = row_means(loss_RxBxT.flatten(1)).float()
@@ -82,24 +89,26 @@ class Stack:
     def predict(self, batch: Batch) -> Tensor:
         """logits_RxBxTxC, float32."""
         with torch.autocast(self.device.type, torch.bfloat16, self.cell.precision == "bf16"):
-            logits = model.predict(self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell)
-        return logits.float()
+            logits_RxBxTxC = model.predict(
+                self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell
+            )
+        return logits_RxBxTxC.float()
 
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
-        """A step of Adam with linear warm-up, each replica at its own learning rate. A replica
-        whose loss, weights or moments aren't finite is frozen, from now on."""
+        """A step of Adam with linear warm-up, each replica at its own learning rate.
+
+        A replica whose loss, weights or moments aren't finite is frozen from this step on.
+        """
         cell = self.cell
         self.note_divergence(~torch.isfinite(loss_R), step)
         alive_R = self.diverged_at_R < 0
         self._watch_plateau(loss_R, alive_R, step)
-        warmup = ((step + 1) / max(cell.warmup_steps, 1)).clamp(max=1.0)
-        adam = cpu.adam if cpu.serves(self.theta_RxP) else plain_adam
         finite_R = adam(
             *(self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.grad_RxP),
             step=step,
             betas=(cell.adam_beta1, cell.adam_beta2),
-            rate_R=self.learning_rate_R * warmup,
+            rate_R=self.learning_rate_R * warm_up(step, cell.warmup_steps),
             rate_P=self.rate_P,
             epsilon_R=self.epsilon_R,
             alive_R=alive_R,
@@ -107,12 +116,12 @@ class Stack:
         self.note_divergence(~finite_R, step)
 
     def note_divergence(self, sick_R: Tensor, step: Tensor | int) -> None:
-        """These replicas have diverged at this step, unless they had before."""
+        """Notes that these replicas diverged at this step, unless they had diverged before."""
         newly_R = sick_R & (self.diverged_at_R < 0)
         self.diverged_at_R.copy_(torch.where(newly_R, step, self.diverged_at_R))
 
     def _watch_plateau(self, loss_R: Tensor, alive_R: Tensor, step: Tensor) -> None:
-        """Notes when a replica leaves the plateau, by the rule of `core.evaluation.metrics`."""
+        """Notes when a replica leaves the plateau, by the rule above (`PLATEAU_MARGIN`)."""
         average_R = self.average_loss_R * (1.0 - PLATEAU_WEIGHT) + loss_R * PLATEAU_WEIGHT
         self.average_loss_R.copy_(torch.where(alive_R, average_R, self.average_loss_R))
         level = (1.0 - PLATEAU_MARGIN) * math.log(self.cell.num_classes)
@@ -120,7 +129,7 @@ class Stack:
         self.plateau_steps_R.copy_(torch.where(leaves_R, step + 1, self.plateau_steps_R))
 
     def states(self) -> list[dict[str, Any]]:
-        """What each replica's training continues from: tensors on the CPU, and numbers."""
+        """What the training of each replica continues from: tensors on the CPU, and numbers."""
         rows = {name: getattr(self, f"{name}_RxP").cpu() for name in _ROWS}
         numbers = {name: getattr(self, f"{name}_R").tolist() for name in _NUMBERS}
         return [
@@ -135,39 +144,3 @@ class Stack:
             getattr(self, f"{name}_RxP").copy_(torch.stack([state[name] for state in states]))
         for name in _NUMBERS:
             getattr(self, f"{name}_R").copy_(torch.tensor([state[name] for state in states]))
-
-
-def plain_adam(
-    theta_RxP: Tensor,
-    moment1_RxP: Tensor,
-    moment2_RxP: Tensor,
-    grad_RxP: Tensor,
-    *,
-    step: Tensor,
-    betas: tuple[float, float],
-    rate_R: Tensor,
-    rate_P: Tensor,
-    epsilon_R: Tensor,
-    alive_R: Tensor,
-) -> Tensor:
-    """A step of Adam (Kingma and Ba 2015, algorithm 1), in place.
-
-    Args:
-        step: int64 scalar, from 0.
-        rate_R, rate_P: the learning rate is their product; float32.
-        epsilon_R: float32.
-        alive_R: bool; the weights of the others stay.
-    Returns:
-        finite_R, bool: whether all of a replica's weights and moments are.
-    """
-    beta1, beta2 = betas
-    moment1_RxP.lerp_(grad_RxP, 1.0 - beta1)
-    moment2_RxP.mul_(beta2).addcmul_(grad_RxP, grad_RxP, value=1.0 - beta2)
-    t = (step + 1).double()
-    correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
-    deviation_RxP = (moment2_RxP / correction2).sqrt_().add_(epsilon_R[:, None])
-    change_RxP = (moment1_RxP / deviation_RxP).mul_((rate_R / correction1)[:, None])
-    change_RxP.mul_(rate_P)
-    theta_RxP.sub_(torch.where(alive_R[:, None], change_RxP, 0.0))
-    buffers = (theta_RxP, moment1_RxP, moment2_RxP)
-    return torch.stack([t_RxP.isfinite().all(dim=1) for t_RxP in buffers]).all(dim=0)

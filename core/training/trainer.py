@@ -1,13 +1,12 @@
 """The pack trainer: meta-trains the cells of a pack together, step by step on the same batches.
 
-Nothing of a step happens on the host but launching it.
+The host only launches steps.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ from metaphase.core.datasets.images import load_images
 from metaphase.core.evaluation.metrics import SplitMetrics, split_metrics
 from metaphase.core.kernels.cpu import check
 from metaphase.core.kernels.operations import cross_entropy
-from metaphase.core.tasks.sampler import DRAW_STEPS, Draw, Sampler
+from metaphase.core.kernels.precision import float32_products
+from metaphase.core.tasks.sampler import STEPS_PER_DRAW, Draw, Sampler
 from metaphase.core.training import cost
-from metaphase.core.training.captured import Repeated
+from metaphase.core.training.captured import RepeatedStep
 from metaphase.core.training.early_stopping import decided
 from metaphase.core.training.stack import Stack
 from metaphase.core.version import own_version
@@ -44,8 +44,8 @@ class PackTrainer:
     same ones, whatever their shapes.
 
     Attributes:
-        cells: those of the pack, shape after shape, the costliest first; within a shape in the
-            order they were given.
+        cells: those of the pack, shape after shape, the costliest first; within a shape they have
+            the order in which they were given.
         stacks: the stacked models; their cells, one stack after the other, are `cells`.
         step: steps trained so far.
         history: for each cell its rows of the history table so far (`schema.HISTORY_COLUMNS`).
@@ -77,7 +77,7 @@ class PackTrainer:
         if self.device.type == "cpu":
             check.warn_once()
         self.images = load_images(self.cell, data_root, self.device)
-        # The costliest first: what it needs of memory, the others find room in.
+        # The costliest comes first, so that the others find room in the memory that it needs.
         shapes = list(grouped(cells, stack_key).values())
         shapes.sort(key=lambda members: -cost.flops_per_step(members[0]))
         self.stacks = [Stack(members, self.device) for members in shapes]
@@ -93,18 +93,18 @@ class PackTrainer:
         if states is not None:
             self._restore(states)
         buffers = [buffer for stack in self.stacks for buffer in stack.buffers()]
-        self._repeated = Repeated(self.sampler.draw_training, buffers)
+        self._repeated_step = RepeatedStep(self.sampler.draw_training, buffers)
 
     def _rows_of(self, stack: Stack, streams: list[tuple]) -> Tensor | None:
-        """Which of the sampler's replicas, one a stream, each of a stack's sees; None: all of them,
-        in their order."""
+        """row_R, the numbers of the streams that a stack's replicas see; None where that is each
+        stream once, in order."""
         rows = [streams.index(stream_key(cell)) for cell in stack.cells]
-        everything = rows == list(range(len(streams)))
-        return None if everything else torch.tensor(rows, device=self.device)
+        in_order = rows == list(range(len(streams)))
+        return None if in_order else torch.tensor(rows, device=self.device)
 
     @property
     def finished(self) -> bool:
-        """Whether all that the cells need is trained and evaluated."""
+        """Whether every cell is trained and evaluated as far as it needs."""
         return all(self.finished_cells())
 
     @property
@@ -113,9 +113,11 @@ class PackTrainer:
         return bool(self.history[0]) and self.history[0][-1]["step"] == self.step
 
     def finished_cells(self) -> list[bool]:
-        """For each cell, whether it is: after its last step or, where it asks for that, as soon as
-        its phase is settled (`core.training.early_stopping`). A caller may go on with the others'
-        `states()`."""
+        """Whether each cell is finished: after its last step or, where it asks for that, as soon as
+        its phase is settled (`core.training.early_stopping`).
+
+        A caller may go on with the `states()` of the others.
+        """
         evaluated = bool(self.metrics) and self._in_history
         if not evaluated or self.step == self.cell.steps:
             return [evaluated] * len(self.cells)
@@ -127,8 +129,11 @@ class PackTrainer:
     def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
         """Trains up to the next evaluation and evaluates.
 
+        Args:
+            should_stop: asked every `STEPS_PER_DRAW` steps.
+
         Returns:
-            False if `should_stop` asked, between two steps, to stop before the evaluation.
+            False if `should_stop` asked to stop before the evaluation.
         """
         started = time.perf_counter()
         try:
@@ -138,14 +143,14 @@ class PackTrainer:
             while self.step < target:
                 if should_stop is not None and should_stop():
                     return False
-                self.train(min(DRAW_STEPS, target - self.step))
+                self.train(min(STEPS_PER_DRAW, target - self.step))
             self._evaluate()
             return True
         finally:
             self._share(time.perf_counter() - started)
 
     def _share(self, seconds: float) -> None:
-        """Adds to each cell's time its share of a pack's, by floating-point operations."""
+        """Adds to each cell's time its share of the pack's, by floating-point operations."""
         flops = [cost.flops_per_step(cell) for cell in self.cells]
         per_flop = seconds / sum(flops)
         self.wall_seconds = [
@@ -154,29 +159,29 @@ class PackTrainer:
 
     def train(self, count: int) -> None:
         """Trains `count` steps, without evaluating."""
-        with _products(self.cell.precision, self.device):
-            for start in range(self.step, self.step + count, DRAW_STEPS):
-                step_K = torch.arange(start, start + DRAW_STEPS, device=self.device)
+        with float32_products(self.cell.precision, self.device):
+            for start in range(self.step, self.step + count, STEPS_PER_DRAW):
+                step_J = torch.arange(start, start + STEPS_PER_DRAW, device=self.device)
                 left = self.step + count - start
-                self._repeated(self._train_step, step_K, min(DRAW_STEPS, left))
+                self._repeated_step(self._train_step, step_J, min(STEPS_PER_DRAW, left))
         self.step += count
 
-    def _train_step(self, draw: Draw, step_K: Tensor, k: Tensor) -> None:
-        """The k-th of the steps drawn (k int64, shape (1,)), of all stacks."""
-        batch, step = self.sampler.training_batch(draw, k), step_K.index_select(0, k)[0]
+    def _train_step(self, draw: Draw, step_J: Tensor, j: Tensor) -> None:
+        """Trains all stacks by the j-th of the steps drawn (j is int64, of shape (1,))."""
+        batch, step = self.sampler.training_batch(draw, j), step_J.index_select(0, j)[0]
         for stack, row_R in zip(self.stacks, self._rows, strict=True):
             stack.train(batch.replicas(row_R), step)
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
-        with _products(self.cell.precision, self.device):
+        with float32_products(self.cell.precision, self.device):
             of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
         losses = [loss_RxExT.flatten(1) for loss_RxExT, _ in of_splits.values()]
         sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)
         sizes = [len(stack.cells) for stack in self.stacks]
-        for stack, sick in zip(self.stacks, sick_R.split(sizes), strict=True):
-            stack.note_divergence(sick, self.step)
+        for stack, sick_of_stack_R in zip(self.stacks, sick_R.split(sizes), strict=True):
+            stack.note_divergence(sick_of_stack_R, self.step)
         diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
         self.metrics = {
             split: split_metrics(loss_RxExT, correct_RxExT, diverged_R)
@@ -189,10 +194,10 @@ class PackTrainer:
             ]
 
     def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor]:
-        """Losses (nats) and correctness of every prediction of a split's sequences."""
+        """loss_RxExT (nats) and correct_RxExT of every prediction of a split's sequences."""
         count, size = self.cell.eval_sequences, self.cell.batch_size
         losses: list[Tensor] = []
-        correct: list[Tensor] = []
+        corrects: list[Tensor] = []
         for start in range(0, count, size):  # whole batches, so that shapes never change
             sequence_B = torch.arange(start, start + size, device=self.device)
             of_all = self.sampler.evaluation_batch(split, sequence_B)
@@ -200,15 +205,15 @@ class PackTrainer:
             for stack, row_R in zip(self.stacks, self._rows, strict=True):
                 batch = of_all.replicas(row_R)
                 logits_RxBxTxC = stack.predict(batch)
-                right_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
-                of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), right_RxBxT))
-            for kept, parts in zip((losses, correct), zip(*of_stacks, strict=True), strict=True):
+                correct_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
+                of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), correct_RxBxT))
+            for kept, parts in zip((losses, corrects), zip(*of_stacks, strict=True), strict=True):
                 kept.append(torch.cat(parts))
-        return torch.cat(losses, dim=1)[:, :count], torch.cat(correct, dim=1)[:, :count]
+        return torch.cat(losses, dim=1)[:, :count], torch.cat(corrects, dim=1)[:, :count]
 
     def states(self) -> list[dict[str, Any]]:
-        """Everything a cell's training continues from, one dict a cell: tensors on the CPU, numbers
-        and texts, fit for `torch.save` and `torch.load(weights_only=True)`."""
+        """Everything that each cell's training continues from, one dict a cell: tensors on the CPU,
+        numbers and texts, fit for `torch.save` and `torch.load(weights_only=True)`."""
         of_stacks = [state for stack in self.stacks for state in stack.states()]
         return [
             {
@@ -240,7 +245,8 @@ class PackTrainer:
             self._evaluate_again()
 
     def _evaluate_again(self) -> None:
-        """Metrics of a restored pack that may be finished; its history mostly has them."""
+        """Computes the metrics of a restored pack that may be finished, whose history mostly has
+        them."""
         history, self.history = self.history, [[] for _ in self.cells]
         self._evaluate()
         self.history = [
@@ -249,8 +255,8 @@ class PackTrainer:
         ]
 
     def results(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """For each cell, as of the last evaluation: its row of the cells table and its rows of the
-        curves table (see results/README.md). Meant for those of `finished_cells`."""
+        """Each cell's row of the cells table and its rows of the curves table (results/README.md),
+        as of the last evaluation. They are meant for cells that `finished_cells` names."""
         assert self.metrics, "results are asked for before an evaluation"
         diverged_at = [step for stack in self.stacks for step in stack.diverged_at_R.tolist()]
         plateau = [step for stack in self.stacks for step in stack.plateau_steps_R.tolist()]
@@ -288,23 +294,8 @@ class PackTrainer:
         return results
 
 
-@contextlib.contextmanager
-def _products(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, float32 matrix products on CUDA are tf32 where asked for, else exact."""
-    if device.type != "cuda":
-        yield
-        return
-    products = torch.backends.cuda.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
-
-
 def device_name(device: torch.device) -> str:
-    """As users know it: the GPU's name, or `cpu`."""
+    """The name by which users know a device: the GPU's own, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

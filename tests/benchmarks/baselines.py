@@ -98,8 +98,8 @@ class Tasks:
             size = cell.input_size
             a = torch.randn(*shape, size, size, device=device) * self.scale
             rho = torch.rand(*shape, cell.num_classes, device=device).argsort(dim=-1)
-        x = self.images.x_NxX[index] @ a.transpose(-1, -2)
-        return x, rho.gather(-1, self.images.y_N[index])
+        x = self.images.x_IxX[index] @ a.transpose(-1, -2)
+        return x, rho.gather(-1, self.images.y_I[index])
 
 
 class EagerCell:

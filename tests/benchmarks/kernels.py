@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metaphase.core.architectures import blocks
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.tasks import projected_images
 from tests.benchmarks.throughput import Timer, ceilings
 
@@ -136,7 +137,7 @@ def projections(
             ("drawn", {"seed_G": seed}, a, drawn, 0),
             (
                 "table",
-                {"table_UxMxXxX": table, "row_G": row},
+                {"table_UxNxXxX": table, "row_G": row},
                 table[0, task[:, some]].double(),
                 gathered,
                 batch * size**2 * dtype.itemsize,
@@ -209,7 +210,7 @@ def attention_blocks(
 ) -> Iterator[Row]:
     from metaphase.core.kernels.cuda.attention import Tiles, fused_attention, supports
 
-    shape, HK = blocks.Attention(T, HEADS, KEY_SIZE), HEADS * KEY_SIZE
+    shape, HK = AttentionShape(T, HEADS, KEY_SIZE), HEADS * KEY_SIZE
     h = torch.randn(R, batch * T, width, device=device).requires_grad_()
     if not supports(h, shape, precision):
         return

@@ -30,8 +30,10 @@ from typing import Any
 import torch
 
 from metaphase.core.cell import Cell
+from metaphase.core.kernels.precision import float32_products
+from metaphase.core.tasks.sampler import STEPS_PER_DRAW
 from metaphase.core.training import cost
-from metaphase.core.training.trainer import DRAW_STEPS, PackTrainer, device_name
+from metaphase.core.training.trainer import PackTrainer, device_name
 from tests.benchmarks.baselines import EagerCell, VmapPack
 
 FIGURE2_STEPS, FIGURE2_TASK_COUNTS = 30_000, 26  # 234 cells = 9 widths x 26 task counts
@@ -103,13 +105,11 @@ class Timer:
 def ceilings(device: torch.device, precision: str, timer: Timer) -> tuple[float, float]:
     """Operations a second of large matrix products on random data in this precision, and bytes a
     second (read plus written) of a large copy."""
-    from metaphase.core.training.trainer import _products
-
     n = 8192 if device.type == "cuda" else 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
-    with _products(precision, device):
+    with float32_products(precision, device):
         rate = 2 * n**3 / timer(lambda: torch.mm(a, b, out=out))
     source = torch.randn(2**28 if device.type == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
@@ -121,12 +121,12 @@ def ours(cells: Sequence[Cell], device: torch.device, timer: Timer) -> tuple[flo
     apart: drawing tasks, images and labels, and the inputs A x."""
     free(device)
     trainer = PackTrainer(cells, device=device)
-    step = timer(lambda: trainer.train(DRAW_STEPS)) / DRAW_STEPS
-    steps = torch.arange(DRAW_STEPS, device=device)
+    step = timer(lambda: trainer.train(STEPS_PER_DRAW)) / STEPS_PER_DRAW
+    steps = torch.arange(STEPS_PER_DRAW, device=device)
     draw = trainer.sampler.draw_training(steps)
-    drawing = timer(lambda: trainer.sampler.draw_training(steps)) / DRAW_STEPS
+    drawing = timer(lambda: trainer.sampler.draw_training(steps)) / STEPS_PER_DRAW
     batch = captured(lambda: trainer.sampler.training_batch(draw, steps[:1]), device)
-    return step, drawing + timer(lambda: [batch() for _ in range(DRAW_STEPS)]) / DRAW_STEPS
+    return step, drawing + timer(lambda: [batch() for _ in range(STEPS_PER_DRAW)]) / STEPS_PER_DRAW
 
 
 def free(device: torch.device) -> None:

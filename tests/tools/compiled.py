@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from metaphase.core.architectures import blocks
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.cuda import attention, mlp, projection
 from metaphase.core.tasks import projected_images
 
@@ -108,7 +108,7 @@ def projections(X: int, T: int, precision: projection.Precision) -> Iterator[tup
     table = torch.zeros(1, 2, X, X, dtype=torch.bfloat16)
     for name, source in (
         ("drawn", {"seed_G": seed}),
-        ("table", {"table_UxMxXxX": table, "row_G": seed}),
+        ("table", {"table_UxNxXxX": table, "row_G": seed}),
         ("noise", {"seed_G": seed, "noise": projected_images.noise_table(X, 12)}),
     ):
 
@@ -120,10 +120,10 @@ def projections(X: int, T: int, precision: projection.Precision) -> Iterator[tup
 
 
 def attentions(
-    D: int, shape: blocks.Attention, precision: attention.Precision
+    D: int, shape: AttentionShape, precision: attention.Precision
 ) -> tuple[str, Iterator]:
     R, B, HK = 2, 3, shape.heads * shape.key_size
-    h = torch.zeros(R, B * shape.sequence, D)
+    h = torch.zeros(R, B * shape.tokens, D)
     weights = torch.zeros(R, D, HK), torch.zeros(R, D, 2 * HK), torch.zeros(R, HK, D)
     assert attention.supports(h, shape, precision)
 
@@ -133,7 +133,7 @@ def attentions(
         y = block.forward(context, h, *weights, shape, precision, attention.Tiles())
         block.backward(context, y)
 
-    name = f"attention D {D} S {shape.sequence} K {shape.key_size} {precision}"
+    name = f"attention D {D} S {shape.tokens} K {shape.key_size} {precision}"
     return name, launches(attention, ("_forward", "_backward"), call)
 
 
@@ -154,12 +154,12 @@ def everything() -> Iterator[tuple[str, Iterator]]:
     """What the paper's cells and the quickstart's launch."""
     yield from projections(784, 100, "bf16")
     yield from projections(784, 200, "tf32")
-    paper = blocks.Attention(100, 8, 32)
+    paper = AttentionShape(100, 8, 32)
     yield attentions(16, paper, "bf16")
     yield attentions(64, paper, "bf16")
     yield attentions(32, paper, "tf32")
-    yield attentions(16, blocks.Attention(100, 2, 32, 1, True), "tf32")
-    yield attentions(64, blocks.Attention(128, 2, 64, 1, True), "bf16")
+    yield attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
+    yield attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
     yield mlps(16, 64, "bf16")
     yield mlps(64, 256, "bf16")
     yield mlps(64, 256, "tf32")

@@ -4,7 +4,7 @@ as plainly as can be. What it carries from token to token is the state that `sta
 import torch
 
 from metaphase.core.architectures import ARCHITECTURES
-from metaphase.core.architectures.memory import FORGET_BIAS
+from metaphase.core.architectures.outer_product_memory import FORGET_BIAS
 
 
 def decode(p, x, y, cell):

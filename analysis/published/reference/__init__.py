@@ -43,7 +43,7 @@ def load_table2() -> pd.DataFrame:
     """Table 2: accuracy after 99 examples, a row a method and dataset it is meta-tested on.
 
     Returns:
-        method, inductive_bias, dataset (named as in core.cell.DATASETS), accuracy.
+        method, inductive_bias, dataset (named as in core.datasets.DATASETS), accuracy.
     """
     wide = _read("kirsch2022_table2.csv")
     keys = ["method", "inductive_bias"]

@@ -3,75 +3,54 @@
 Their bits are fixed (vectors.h): the same alone and in a pack, and on every CPU that has fused
 multiply-adds. Each has a plain twin in PyTorch, named in its docstring, which runs on other
 devices, in other precisions, and where there is no compiler. METAPHASE_NATIVE=0 switches them off.
+
+Axes beside the usual ones: I, J and O as in `core.kernels.operations`, M hidden units, P columns of
+a stack's flat buffers, Q tokens whose outputs are computed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaphase.core.kernels.cpu.build import library
+from metaphase.core.kernels.cpu.calls import (
+    available,
+    call,
+    kept,
+    padded,
+    replica_strides,
+    serves,
+    struct,
+)
 
+__all__ = [
+    "LSTM",
+    "MLP",
+    "Attention",
+    "CrossEntropy",
+    "LayerNorm",
+    "Memory",
+    "Product",
+    "RowMeans",
+    "adam",
+    "available",
+    "multiply",
+    "normals",
+    "serves",
+]
 
-def serves(t: Tensor) -> bool:
-    """Whether the kernels compute on this tensor: float32 on the CPU, and there is a compiler."""
-    return (
-        t.device.type == "cpu"
-        and t.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and library() is not None
-    )
-
-
-def _call(name: str, *arguments: object) -> None:
-    """Runs a kernel on tensors (their data), whole numbers, and what ctypes takes."""
-    kernels = library()
-    assert kernels is not None
-    status = getattr(kernels, name)(*map(_argument, arguments))
-    if status:
-        raise MemoryError("no memory for a CPU kernel's buffers")
-
-
-def _argument(value: object) -> object:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, int):
-        return ctypes.c_int64(value)
-    return ctypes.byref(value) if isinstance(value, ctypes.Structure) else value
-
-
-def _kept(name: str, shape: ctypes.Structure) -> int:
-    """Floats that a kernel keeps of a sequence or replica for its backward pass."""
-    kernels = library()
-    assert kernels is not None
-    function = getattr(kernels, name)
-    function.restype = ctypes.c_int64
-    return function(ctypes.byref(shape))
-
-
-def _pad(n: int) -> int:
-    return -(-n // 16) * 16
-
-
-def _rows(*weights: Tensor) -> ctypes.Array:
-    """Where each weight's next replica starts, floats; its own entries are contiguous."""
-    for weight in weights:
-        assert weight[0].is_contiguous()
-    return (ctypes.c_int64 * len(weights))(*(weight.stride(0) for weight in weights))
-
-
-def _struct(name: str, **kinds: type) -> type[ctypes.Structure]:
-    return type(name, (ctypes.Structure,), {"_fields_": list(kinds.items())})
+Gradients = tuple[Tensor | None, ...]
 
 
 def normals(
     seed_M: Tensor,
     low_M: Tensor,
     high_M: Tensor,
-    stream: int,
+    purpose: int,
     rows: int,
     columns: int,
     scale: float,
@@ -79,12 +58,12 @@ def normals(
     """`core.rng.plain_normal_matrix` times `scale`, M x rows x columns, of int64 words."""
     result = torch.empty(len(seed_M), rows, columns)
     words = [t.contiguous() for t in (seed_M, low_M, high_M)]
-    sizes = (len(seed_M), rows, columns, ctypes.c_uint32(stream))
-    _call("normals", *sizes, *words, ctypes.c_float(scale), result)
+    sizes = (len(seed_M), rows, columns, ctypes.c_uint32(purpose))
+    call("normals", *sizes, *words, ctypes.c_float(scale), result)
     return result
 
 
-_ProductShape = _struct(
+_ProductShape = struct(
     "_ProductShape",
     **dict.fromkeys(("batch", "m", "n", "depth"), ctypes.c_int64),
     **dict.fromkeys(("a_batch", "a_row", "a_column"), ctypes.c_int64),
@@ -92,92 +71,96 @@ _ProductShape = _struct(
 )
 
 
-def multiply(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """torch.bmm(a, b) of any strides, not differentiable; `out`, if any, is contiguous."""
-    batch, m, depth = a.shape
-    n = b.shape[2]
-    assert b.shape[:2] == (batch, depth)
-    c = torch.empty(batch, m, n) if out is None else out
-    assert c.shape == (batch, m, n)
-    assert c.is_contiguous()
-    shape = _ProductShape(batch, m, n, depth, *a.stride(), *b.stride(), m * n, n)
-    _call("products", shape, a, b, c)
-    return c
+def multiply(a_GxIxJ: Tensor, b_GxJxO: Tensor, out_GxIxO: Tensor | None = None) -> Tensor:
+    """torch.bmm of any strides, not differentiable; `out`, if any, is contiguous."""
+    batch, m, depth = a_GxIxJ.shape
+    n = b_GxJxO.shape[2]
+    assert b_GxJxO.shape[:2] == (batch, depth)
+    c_GxIxO = torch.empty(batch, m, n) if out_GxIxO is None else out_GxIxO
+    assert c_GxIxO.shape == (batch, m, n)
+    assert c_GxIxO.is_contiguous()
+    shape = _ProductShape(batch, m, n, depth, *a_GxIxJ.stride(), *b_GxJxO.stride(), m * n, n)
+    call("products", shape, a_GxIxJ, b_GxJxO, c_GxIxO)
+    return c_GxIxO
 
 
 class Product(torch.autograd.Function):
-    """torch.bmm."""
+    """torch.bmm: a_GxIxJ, b_GxJxO -> G x I x O."""
 
     @staticmethod
-    def forward(ctx, a, b):
-        ctx.save_for_backward(a, b)
-        return multiply(a, b)
+    def forward(ctx: Any, a_GxIxJ: Tensor, b_GxJxO: Tensor) -> Tensor:
+        ctx.save_for_backward(a_GxIxJ, b_GxJxO)
+        return multiply(a_GxIxJ, b_GxJxO)
 
     @staticmethod
-    def backward(ctx, grad):
-        a, b = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        [grad_GxIxO] = grads
+        a_GxIxJ, b_GxJxO = ctx.saved_tensors
         of_a, of_b = ctx.needs_input_grad
-        return multiply(grad, b.mT) if of_a else None, multiply(a.mT, grad) if of_b else None
+        return (
+            multiply(grad_GxIxO, b_GxJxO.mT) if of_a else None,
+            multiply(a_GxIxJ.mT, grad_GxIxO) if of_b else None,
+        )
 
 
 class LayerNorm(torch.autograd.Function):
     """`core.kernels.operations.plain_layer_norm`, over the last axis."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         rows, D = x.numel() // x.shape[-1], x.shape[-1]
-        y, rstd = torch.empty_like(x), torch.empty(rows)
-        _call("norm_forward", rows, D, x, y, rstd)
-        ctx.save_for_backward(y, rstd)
+        y, rstd_I = torch.empty_like(x), torch.empty(rows)
+        call("norm_forward", rows, D, x, y, rstd_I)
+        ctx.save_for_backward(y, rstd_I)
         return y
 
     @staticmethod
-    def backward(ctx, grad):
-        y, rstd = ctx.saved_tensors
-        grad, grad_x = grad.contiguous(), torch.empty_like(y)
-        _call("norm_gradient", len(rstd), y.shape[-1], y, rstd, grad, grad_x)
-        return grad_x
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        y, rstd_I = ctx.saved_tensors
+        grad, grad_x = grads[0].contiguous(), torch.empty_like(y)
+        call("norm_gradient", len(rstd_I), y.shape[-1], y, rstd_I, grad, grad_x)
+        return (grad_x,)
 
 
 class CrossEntropy(torch.autograd.Function):
-    """`core.kernels.operations.plain_cross_entropy`: nats of each row of logits, shape (rows,
-    classes)."""
+    """`core.kernels.operations.plain_cross_entropy`: logits_IxC, y_I -> loss_I, nats."""
 
     @staticmethod
-    def forward(ctx, logits, y):
-        logits, y = logits.contiguous(), y.contiguous()
-        p, loss = torch.empty_like(logits), torch.empty(len(logits))
-        _call("cross_entropy", *logits.shape, logits, y, p, loss)
-        ctx.save_for_backward(p, y)
-        return loss
+    def forward(ctx: Any, logits_IxC: Tensor, y_I: Tensor) -> Tensor:
+        logits_IxC, y_I = logits_IxC.contiguous(), y_I.contiguous()
+        p_IxC, loss_I = torch.empty_like(logits_IxC), torch.empty(len(logits_IxC))
+        call("cross_entropy", *logits_IxC.shape, logits_IxC, y_I, p_IxC, loss_I)
+        ctx.save_for_backward(p_IxC, y_I)
+        return loss_I
 
     @staticmethod
-    def backward(ctx, grad):
-        p, y = ctx.saved_tensors
-        grad, grad_logits = grad.contiguous(), torch.empty_like(p)
-        _call("cross_entropy_gradient", *p.shape, p, y, grad, grad_logits)
-        return grad_logits, None
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        p_IxC, y_I = ctx.saved_tensors
+        grad_I, grad_logits_IxC = grads[0].contiguous(), torch.empty_like(p_IxC)
+        call("cross_entropy_gradient", *p_IxC.shape, p_IxC, y_I, grad_I, grad_logits_IxC)
+        return grad_logits_IxC, None
 
 
 class RowMeans(torch.autograd.Function):
-    """Of a matrix, in float64, the terms added in their order."""
+    """x_RxI -> mean_R in float64, the terms added in their order."""
 
     @staticmethod
-    def forward(ctx, x):
-        x = x.contiguous()
-        ctx.shape, mean = x.shape, torch.empty(len(x), dtype=torch.float64)
-        _call("row_means", *x.shape, x, mean)
-        return mean
+    def forward(ctx: Any, x_RxI: Tensor) -> Tensor:
+        x_RxI = x_RxI.contiguous()
+        ctx.shape, mean_R = x_RxI.shape, torch.empty(len(x_RxI), dtype=torch.float64)
+        call("row_means", *x_RxI.shape, x_RxI, mean_R)
+        return mean_R
 
     @staticmethod
-    def backward(ctx, grad):
-        return (grad / ctx.shape[1]).float()[:, None].expand(ctx.shape)
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        [grad_R] = grads
+        return ((grad_R / ctx.shape[1]).float()[:, None].expand(ctx.shape),)
 
 
-_AttentionShape = _struct(
+_AttentionShape = struct(
     "_AttentionShape",
-    **dict.fromkeys(("replicas", "sequences", "S", "D", "heads", "K", "stride"), ctypes.c_int64),
+    **dict.fromkeys(("replicas", "sequences", "L", "D", "heads", "K", "stride"), ctypes.c_int64),
     rotation=ctypes.c_void_p,
 )
 
@@ -186,115 +169,144 @@ class Attention(torch.autograd.Function):
     """`core.architectures.blocks.plain_attention`.
 
     Arguments are those of plain_attention, its shape spelled out: tokens of a sequence, heads, key
-    size, stride, and the S x K/2 x 2 rotation or None.
+    size, stride, and the L x K/2 x 2 rotation or None.
     """
 
     @staticmethod
-    def forward(ctx, h, q, kv, out, S, heads, K, stride, rotation):
-        h = h.contiguous()
-        R, N, D = h.shape
-        Q = -(-S // stride)
-        shape = _AttentionShape(
-            R, N // S, S, D, heads, K, stride, None if rotation is None else rotation.data_ptr()
-        )
-        keep = torch.empty(N // S * R * _kept("attention_kept", shape))
-        result = torch.empty(R, N // S * Q, D)
-        rows = _rows(q, kv, out)
-        _call("attention_forward", shape, h, q, kv, out, rows, keep, result)
-        ctx.save_for_backward(h, q, kv, out, keep, rotation)
-        ctx.shape, ctx.rows = shape, rows
-        return result
+    def forward(
+        ctx: Any,
+        h_RxBLxD: Tensor,
+        q_RxDxHK: Tensor,
+        kv_RxDx2HK: Tensor,
+        out_RxHKxD: Tensor,
+        L: int,
+        heads: int,
+        K: int,
+        stride: int,
+        rotation_LxKx2: Tensor | None,
+    ) -> Tensor:
+        h_RxBLxD = h_RxBLxD.contiguous()
+        weights = (q_RxDxHK, kv_RxDx2HK, out_RxHKxD)
+        R, BL, D = h_RxBLxD.shape
+        B, Q = BL // L, -(-L // stride)
+        rotation = None if rotation_LxKx2 is None else rotation_LxKx2.data_ptr()
+        shape = _AttentionShape(R, B, L, D, heads, K, stride, rotation)
+        keep = torch.empty(B * R * kept("attention_kept", shape))
+        result_RxBQxD = torch.empty(R, B * Q, D)
+        strides = replica_strides(*weights)
+        call("attention_forward", shape, h_RxBLxD, *weights, strides, keep, result_RxBQxD)
+        ctx.save_for_backward(h_RxBLxD, *weights, keep, rotation_LxKx2)
+        ctx.shape, ctx.strides = shape, strides
+        return result_RxBQxD
 
     @staticmethod
-    def backward(ctx, grad):
-        h, q, kv, out, keep, _ = ctx.saved_tensors
-        grads = [torch.empty(t.shape) for t in (h, q, kv, out)]
-        operands = (h, q, kv, out, ctx.rows, keep, grad.contiguous())
-        _call("attention_backward", ctx.shape, *operands, *grads)
-        return (*grads, None, None, None, None, None)
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        *operands, keep, _ = ctx.saved_tensors  # the rotation is kept alive for the shape
+        results = [torch.empty(t.shape) for t in operands]
+        grad_RxBQxD = grads[0].contiguous()
+        call(
+            "attention_backward", ctx.shape, *operands, ctx.strides, keep, grad_RxBQxD, *results
+        )  # fmt: skip
+        return (*results, None, None, None, None, None)
 
 
 class MLP(torch.autograd.Function):
     """`core.architectures.blocks.plain_mlp`."""
 
     @staticmethod
-    def forward(ctx, h, up, bias, down):
-        h = h.contiguous()
-        sizes = (*h.shape, up.shape[2])
-        hidden = torch.empty(math.prod(h.shape[:2]) * _pad(up.shape[2]))
-        result = torch.empty_like(h)
-        rows = _rows(up, bias, down)
-        _call("mlp_forward", *sizes, h, up, bias, down, rows, hidden, result)
-        ctx.save_for_backward(h, up, down, hidden)
-        ctx.sizes, ctx.rows, ctx.bias_shape = sizes, rows, bias.shape
-        return result
+    def forward(
+        ctx: Any, h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tensor
+    ) -> Tensor:
+        h_RxBLxD = h_RxBLxD.contiguous()
+        weights = (up_RxDxM, bias_Rx1xM, down_RxMxD)
+        sizes = (*h_RxBLxD.shape, up_RxDxM.shape[2])
+        hidden = torch.empty(math.prod(h_RxBLxD.shape[:2]) * padded(up_RxDxM.shape[2]))
+        result_RxBLxD = torch.empty_like(h_RxBLxD)
+        strides = replica_strides(*weights)
+        call("mlp_forward", *sizes, h_RxBLxD, *weights, strides, hidden, result_RxBLxD)
+        ctx.save_for_backward(h_RxBLxD, up_RxDxM, down_RxMxD, hidden)
+        ctx.sizes, ctx.strides, ctx.bias_shape = sizes, strides, bias_Rx1xM.shape
+        return result_RxBLxD
 
     @staticmethod
-    def backward(ctx, grad):
-        h, up, down, hidden = ctx.saved_tensors
-        grads = [torch.empty(shape) for shape in (h.shape, up.shape, ctx.bias_shape, down.shape)]
-        operands = (h, up, down, ctx.rows, hidden, grad.contiguous())
-        _call("mlp_backward", *ctx.sizes, *operands, *grads)
-        return tuple(grads)
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        h_RxBLxD, up_RxDxM, down_RxMxD, hidden = ctx.saved_tensors
+        shapes = (h_RxBLxD.shape, up_RxDxM.shape, ctx.bias_shape, down_RxMxD.shape)
+        results = [torch.empty(shape) for shape in shapes]
+        operands = (h_RxBLxD, up_RxDxM, down_RxMxD, ctx.strides, hidden, grads[0].contiguous())
+        call("mlp_backward", *ctx.sizes, *operands, *results)
+        return tuple(results)
 
 
-_LSTMShape = _struct(
+_LSTMShape = struct(
     "_LSTMShape",
-    **dict.fromkeys(("replicas", "sequences", "S", "D", "weights"), ctypes.c_int64),
+    **dict.fromkeys(("replicas", "sequences", "L", "D", "weights"), ctypes.c_int64),
 )
 
 
 class LSTM(torch.autograd.Function):
-    """`core.architectures.lstm.plain_scan`: a_RxBxSx4D, w_RxDx4D -> h_RxBxSxD."""
+    """`core.architectures.lstm.plain_scan`: a_RxBxLx4D, w_RxDx4D -> h_RxBxLxD."""
 
     @staticmethod
-    def forward(ctx, a, w):
-        a, w = a.contiguous(), w.contiguous()
-        (R, B, S, _), D = a.shape, w.shape[1]
-        shape = _LSTMShape(R, B, S, D, w.stride(0))
-        keep = torch.empty(R * _kept("lstm_kept", shape))
-        h = torch.empty(R, B, S, D)
-        _call("lstm_forward", shape, a, w, keep, h)
-        ctx.save_for_backward(w, h, keep)
+    def forward(ctx: Any, a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+        a_RxBxLx4D, w_RxDx4D = a_RxBxLx4D.contiguous(), w_RxDx4D.contiguous()
+        (R, B, L, _), D = a_RxBxLx4D.shape, w_RxDx4D.shape[1]
+        shape = _LSTMShape(R, B, L, D, w_RxDx4D.stride(0))
+        keep = torch.empty(R * kept("lstm_kept", shape))
+        h_RxBxLxD = torch.empty(R, B, L, D)
+        call("lstm_forward", shape, a_RxBxLx4D, w_RxDx4D, keep, h_RxBxLxD)
+        ctx.save_for_backward(w_RxDx4D, h_RxBxLxD, keep)
         ctx.shape = shape
-        return h
+        return h_RxBxLxD
 
     @staticmethod
-    def backward(ctx, grad):
-        w, h, keep = ctx.saved_tensors
-        grad_a, grad_w = torch.empty(*h.shape[:3], 4 * h.shape[3]), torch.empty_like(w)
-        _call("lstm_backward", ctx.shape, w, h, keep, grad.contiguous(), grad_a, grad_w)
-        return grad_a, grad_w
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        w_RxDx4D, h_RxBxLxD, keep = ctx.saved_tensors
+        grad_RxBxLxD = grads[0].contiguous()
+        grad_a_RxBxLx4D = torch.empty(*h_RxBxLxD.shape[:3], 4 * h_RxBxLxD.shape[3])
+        grad_w_RxDx4D = torch.empty_like(w_RxDx4D)
+        operands = (w_RxDx4D, h_RxBxLxD, keep, grad_RxBxLxD)
+        call("lstm_backward", ctx.shape, *operands, grad_a_RxBxLx4D, grad_w_RxDx4D)
+        return grad_a_RxBxLx4D, grad_w_RxDx4D
 
 
-_MemoryShape = _struct(
+_MemoryShape = struct(
     "_MemoryShape",
-    **dict.fromkeys(("sequences", "S", "heads", "K", "stride"), ctypes.c_int64),
+    **dict.fromkeys(("sequences", "L", "heads", "K", "stride"), ctypes.c_int64),
     forget_bias=ctypes.c_float,
 )
 
 
 class Memory(torch.autograd.Function):
-    """`core.architectures.memory.plain_answers`, with the same arguments and the bias of the forget
-    gates."""
+    """`core.architectures.outer_product_memory.plain_answers`, with the same arguments and the bias
+    of the forget gates."""
 
     @staticmethod
-    def forward(ctx, q, kv, gates, heads, stride, forget_bias):
-        q, kv, gates = q.contiguous(), kv.contiguous(), gates.contiguous()
-        N, S, K = len(kv), kv.shape[1], kv.shape[2] // (2 * heads)
-        shape = _MemoryShape(N, S, heads, K, stride, forget_bias)
-        keep, answers = torch.empty(N * _kept("memory_kept", shape)), torch.empty_like(q)
-        _call("memory_forward", shape, q, kv, gates, keep, answers)
-        ctx.save_for_backward(q, kv, gates, keep)
+    def forward(
+        ctx: Any,
+        q_RBxQxHK: Tensor,
+        kv_RBxLx2HK: Tensor,
+        gates_RBxLx2H: Tensor,
+        heads: int,
+        stride: int,
+        forget_bias: float,
+    ) -> Tensor:
+        operands = [t.contiguous() for t in (q_RBxQxHK, kv_RBxLx2HK, gates_RBxLx2H)]
+        sequences, L, columns = kv_RBxLx2HK.shape
+        shape = _MemoryShape(sequences, L, heads, columns // (2 * heads), stride, forget_bias)
+        keep = torch.empty(sequences * kept("memory_kept", shape))
+        answers_RBxQxHK = torch.empty_like(operands[0])
+        call("memory_forward", shape, *operands, keep, answers_RBxQxHK)
+        ctx.save_for_backward(*operands, keep)
         ctx.shape = shape
-        return answers
+        return answers_RBxQxHK
 
     @staticmethod
-    def backward(ctx, grad):
-        q, kv, gates, keep = ctx.saved_tensors
-        grads = [torch.empty_like(t) for t in (q, kv, gates)]
-        _call("memory_backward", ctx.shape, q, kv, gates, keep, grad.contiguous(), *grads)
-        return (*grads, None, None, None)
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        *operands, keep = ctx.saved_tensors
+        results = [torch.empty_like(t) for t in operands]
+        call("memory_backward", ctx.shape, *operands, keep, grads[0].contiguous(), *results)
+        return (*results, None, None, None)
 
 
 def adam(
@@ -310,9 +322,9 @@ def adam(
     epsilon_R: Tensor,
     alive_R: Tensor,
 ) -> Tensor:
-    """`core.training.stack.plain_adam`."""
+    """`core.training.optimizer.plain_adam`."""
     finite_R = torch.empty_like(alive_R)
-    _call(
+    call(
         "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P,
         epsilon_R, alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
     )  # fmt: skip

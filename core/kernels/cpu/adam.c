@@ -1,4 +1,4 @@
-/* A step of Adam on rows of a flat buffer, float32: core/stack.py's `plain_adam`. */
+/* A step of Adam on rows of a flat buffer, float32: core/training/optimizer.py's `plain_adam`. */
 #include "vectors.h"
 
 /* base^exponent by repeated squaring, so that no library's pow decides the last bit. */

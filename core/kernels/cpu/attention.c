@@ -1,4 +1,4 @@
-/* The attention block of core/blocks.py on a CPU core, forward and backward, float32.
+/* The attention block of core/architectures/blocks.py on a CPU core, forward and backward, float32.
  *
  * A sequence is small (16 to 200 tokens of width 2 to 64), so all of a block's work on it stays in
  * the first caches, and the weights of a replica are packed once a call. Sequences are handled one
@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 /* Causal softmax of scores held with keys in rows and queries in lanes, so that no reduction runs
- * across a vector: query i, at token i stride, sees keys 0 ... i stride. The rest becomes 0. */
+ * across a vector. Query i, at token i stride, sees keys 0 ... i stride; the rest becomes 0. */
 static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
 {
     const int64_t width = pad(queries);
@@ -36,7 +36,7 @@ static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
     }
 }
 
-/* In place: grad of probabilities -> grad of scores, p (g - sum over keys of p g). */
+/* Turns g, the gradient of probabilities, into that of scores, p (g - sum over keys of p g). */
 static void softmax_backward(const float *p, float *g, int64_t keys, int64_t queries)
 {
     const int64_t width = pad(queries);
@@ -51,19 +51,19 @@ static void softmax_backward(const float *p, float *g, int64_t keys, int64_t que
 
 typedef struct {
     int64_t replicas, sequences; /* of each replica */
-    int64_t S, D, heads, K;      /* tokens of a sequence, width, heads, key size */
+    int64_t L, D, heads, K;      /* tokens of a sequence, width, heads, key size */
     int64_t stride;              /* outputs at tokens 0, stride, 2 stride ... */
-    const float *rotation;       /* S x K/2 x (cos, sin), or NULL */
+    const float *rotation;       /* L x K/2 x (cos, sin), or NULL */
 } attention_shape;
 
-static int64_t read_tokens(const attention_shape *a) { return (a->S + a->stride - 1) / a->stride; }
+static int64_t read_tokens(const attention_shape *a) { return (a->L + a->stride - 1) / a->stride; }
 
 /* Floats kept of a sequence for the backward pass: queries, keys and values, probabilities, mixed
  * values, 1 / deviation of layer norm. */
 int64_t attention_kept(const attention_shape *a)
 {
     int64_t Q = read_tokens(a), HK = pad(a->heads * a->K), KV = pad(2 * a->heads * a->K);
-    return 2 * Q * HK + a->S * KV + a->heads * a->S * pad(Q) + pad(a->S);
+    return 2 * Q * HK + a->L * KV + a->heads * a->L * pad(Q) + pad(a->L);
 }
 
 typedef struct {
@@ -76,8 +76,8 @@ static kept kept_of(const attention_shape *a, float *base)
     kept k;
     k.q = base;
     k.kv = k.q + Q * HK;
-    k.p = k.kv + a->S * KV;
-    k.mixed = k.p + a->heads * a->S * pad(Q);
+    k.p = k.kv + a->L * KV;
+    k.mixed = k.p + a->heads * a->L * pad(Q);
     k.rstd = k.mixed + Q * HK;
     return k;
 }
@@ -107,40 +107,40 @@ static void turn(
     }
 }
 
-/* h, out: as in core/blocks.py; weights start at multiples of `row` floats a replica. Returns 0, or
- * 1 if there is no memory. */
+/* h, out: as in core/architectures/blocks.py; a replica's weights start `rows` floats after those of the
+ * one before. Returns 0, or 1 if there is no memory. */
 int attention_forward(
     const attention_shape *a, const float *h, const float *q, const float *kv, const float *out,
     const int64_t *rows, float *keep, float *result)
 {
-    const int64_t S = a->S, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
+    const int64_t L = a->L, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
     const int64_t Dp = pad(D), HKp = pad(HK), KVp = pad(2 * HK), Kp = pad(K), Qp = pad(Q);
-    float *memory = scratch(D * (HKp + KVp) + HK * Dp + S * Dp + K * Qp + S * Kp + Q * Kp + Q * Dp);
+    float *memory = scratch(D * (HKp + KVp) + HK * Dp + L * Dp + K * Qp + L * Kp + Q * Kp + Q * Dp);
     if (memory == NULL) return 1;
     float *wq = memory, *wkv = wq + D * HKp, *wout = wkv + D * KVp, *normed = wout + HK * Dp;
-    float *qt = normed + S * Dp, *vh = qt + K * Qp, *oh = vh + S * Kp, *y = oh + Q * Kp;
+    float *qt = normed + L * Dp, *vh = qt + K * Qp, *oh = vh + L * Kp, *y = oh + Q * Kp;
     const float scale = 1.0f / sqrtf((float)K);
     for (int64_t r = 0; r < a->replicas; r++) {
         pack(D, HK, q + r * rows[0], HK, wq);
         pack(D, 2 * HK, kv + r * rows[1], 2 * HK, wkv);
         pack(HK, D, out + r * rows[2], D, wout);
         for (int64_t b = 0; b < a->sequences; b++) {
-            const float *x = h + (r * a->sequences + b) * S * D;
+            const float *x = h + (r * a->sequences + b) * L * D;
             float *z = result + (r * a->sequences + b) * Q * D;
             kept k = kept_of(a, keep + (r * a->sequences + b) * attention_kept(a));
-            norm(S, D, x, normed, k.rstd);
+            norm(L, D, x, normed, k.rstd);
             product(Q, HKp, D, normed, a->stride * Dp, 1, wq, HKp, k.q, HKp, 0);
-            product(S, KVp, D, normed, Dp, 1, wkv, KVp, k.kv, KVp, 0);
+            product(L, KVp, D, normed, Dp, 1, wkv, KVp, k.kv, KVp, 0);
             turn(a, k.q, Q, HKp, a->stride, 1.0f, scale);
-            turn(a, k.kv, S, KVp, 1, 1.0f, 1.0f);
+            turn(a, k.kv, L, KVp, 1, 1.0f, 1.0f);
             memset(k.mixed, 0, Q * HKp * sizeof(float));
             for (int64_t head = 0; head < a->heads; head++) {
-                float *p = k.p + head * S * Qp; /* keys in rows */
+                float *p = k.p + head * L * Qp; /* keys in rows */
                 pack_transposed(Q, K, k.q + head * K, HKp, qt);
-                pack(S, K, k.kv + HK + head * K, KVp, vh);
-                product(S, Qp, K, k.kv + head * K, KVp, 1, qt, Qp, p, Qp, 0);
-                softmax(p, S, Q, a->stride);
-                product(Q, Kp, S, p, 1, Qp, vh, Kp, oh, Kp, 0);
+                pack(L, K, k.kv + HK + head * K, KVp, vh);
+                product(L, Qp, K, k.kv + head * K, KVp, 1, qt, Qp, p, Qp, 0);
+                softmax(p, L, Q, a->stride);
+                product(Q, Kp, L, p, 1, Qp, vh, Kp, oh, Kp, 0);
                 unpack(Q, K, oh, k.mixed + head * K, HKp);
             }
             product(Q, Dp, HK, k.mixed, HKp, 1, wout, Dp, y, Dp, 0);
@@ -158,17 +158,17 @@ int attention_backward(
     const int64_t *rows, const float *keep, const float *grad, float *grad_h, float *grad_q,
     float *grad_kv, float *grad_out)
 {
-    const int64_t S = a->S, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
+    const int64_t L = a->L, D = a->D, K = a->K, HK = a->heads * K, Q = read_tokens(a);
     const int64_t Dp = pad(D), HKp = pad(HK), KVp = pad(2 * HK), Kp = pad(K), Qp = pad(Q);
     float *memory = scratch(
-        HK * Dp + 2 * HK * Dp + D * HKp + D * HKp + D * KVp + HK * Dp + 2 * S * Dp + Q * Dp
-        + 2 * Q * HKp + S * KVp + K * Qp + S * Qp + 2 * S * Kp + 3 * Q * Kp + S);
+        HK * Dp + 2 * HK * Dp + D * HKp + D * HKp + D * KVp + HK * Dp + 2 * L * Dp + Q * Dp
+        + 2 * Q * HKp + L * KVp + K * Qp + L * Qp + 2 * L * Kp + 3 * Q * Kp + L);
     if (memory == NULL) return 1;
     float *wqt = memory, *wkvt = wqt + HK * Dp, *woutt = wkvt + 2 * HK * Dp;
     float *gwq = woutt + D * HKp, *gwkv = gwq + D * HKp, *gwout = gwkv + D * KVp;
-    float *normed = gwout + HK * Dp, *gn = normed + S * Dp, *g = gn + S * Dp, *go = g + Q * Dp;
-    float *gq = go + Q * HKp, *gkv = gq + Q * HKp, *gt = gkv + S * KVp, *gp = gt + K * Qp;
-    float *kh = gp + S * Qp, *gk = kh + S * Kp, *qh = gk + S * Kp, *gh = qh + Q * Kp;
+    float *normed = gwout + HK * Dp, *gn = normed + L * Dp, *g = gn + L * Dp, *go = g + Q * Dp;
+    float *gq = go + Q * HKp, *gkv = gq + Q * HKp, *gt = gkv + L * KVp, *gp = gt + K * Qp;
+    float *kh = gp + L * Qp, *gk = kh + L * Kp, *qh = gk + L * Kp, *gh = qh + Q * Kp;
     float *part = gh + Q * Kp, *unused = part + Q * Kp;
     const float scale = 1.0f / sqrtf((float)K);
     for (int64_t r = 0; r < a->replicas; r++) {
@@ -178,37 +178,37 @@ int attention_backward(
         memset(gwq, 0, (D * HKp + D * KVp + HK * Dp) * sizeof(float));
         for (int64_t b = 0; b < a->sequences; b++) {
             const int64_t n = r * a->sequences + b;
-            const float *x = h + n * S * D;
-            float *gx = grad_h + n * S * D;
+            const float *x = h + n * L * D;
+            float *gx = grad_h + n * L * D;
             kept k = kept_of(a, (float *)keep + n * attention_kept(a));
-            norm(S, D, x, normed, unused);
+            norm(L, D, x, normed, unused);
             pack(Q, D, grad + n * Q * D, D, g);
             product(HK, Dp, Q, k.mixed, 1, HKp, g, Dp, gwout, Dp, 1);
             product(Q, HKp, D, g, Dp, 1, woutt, HKp, go, HKp, 0);
             memset(gq, 0, Q * HKp * sizeof(float));
-            memset(gkv, 0, S * KVp * sizeof(float));
+            memset(gkv, 0, L * KVp * sizeof(float));
             for (int64_t head = 0; head < a->heads; head++) {
-                const float *p = k.p + head * S * Qp;
+                const float *p = k.p + head * L * Qp;
                 pack_transposed(Q, K, go + head * K, HKp, gt);
-                pack(S, K, k.kv + head * K, KVp, kh);
+                pack(L, K, k.kv + head * K, KVp, kh);
                 pack(Q, K, k.q + head * K, HKp, qh);
                 pack(Q, K, go + head * K, HKp, gh);
-                product(S, Qp, K, k.kv + HK + head * K, KVp, 1, gt, Qp, gp, Qp, 0);
-                softmax_backward(p, gp, S, Q);
-                product(Q, Kp, S, gp, 1, Qp, kh, Kp, part, Kp, 0);
+                product(L, Qp, K, k.kv + HK + head * K, KVp, 1, gt, Qp, gp, Qp, 0);
+                softmax_backward(p, gp, L, Q);
+                product(Q, Kp, L, gp, 1, Qp, kh, Kp, part, Kp, 0);
                 unpack(Q, K, part, gq + head * K, HKp);
-                product(S, Kp, Q, gp, Qp, 1, qh, Kp, gk, Kp, 0);
-                unpack(S, K, gk, gkv + head * K, KVp);
-                product(S, Kp, Q, p, Qp, 1, gh, Kp, gk, Kp, 0);
-                unpack(S, K, gk, gkv + HK + head * K, KVp);
+                product(L, Kp, Q, gp, Qp, 1, qh, Kp, gk, Kp, 0);
+                unpack(L, K, gk, gkv + head * K, KVp);
+                product(L, Kp, Q, p, Qp, 1, gh, Kp, gk, Kp, 0);
+                unpack(L, K, gk, gkv + HK + head * K, KVp);
             }
             turn(a, gq, Q, HKp, a->stride, -1.0f, scale);
-            turn(a, gkv, S, KVp, 1, -1.0f, 1.0f);
+            turn(a, gkv, L, KVp, 1, -1.0f, 1.0f);
             product(D, HKp, Q, normed, 1, a->stride * Dp, gq, HKp, gwq, HKp, 1);
-            product(D, KVp, S, normed, 1, Dp, gkv, KVp, gwkv, KVp, 1);
-            product(S, Dp, 2 * HK, gkv, KVp, 1, wkvt, Dp, gn, Dp, 0);
+            product(D, KVp, L, normed, 1, Dp, gkv, KVp, gwkv, KVp, 1);
+            product(L, Dp, 2 * HK, gkv, KVp, 1, wkvt, Dp, gn, Dp, 0);
             product(Q, Dp, HK, gq, HKp, 1, wqt, Dp, gn, a->stride * Dp, 1);
-            norm_backward(S, D, gn, normed, k.rstd, gx);
+            norm_backward(L, D, gn, normed, k.rstd, gx);
             for (int64_t i = 0; i < Q; i++)
                 for (int64_t d = 0; d < D; d++) gx[i * a->stride * D + d] += g[i * Dp + d];
         }

@@ -1,4 +1,4 @@
-"""Builds the CPU's kernels with the C compiler at hand, when they are first used.
+"""Builds the CPU's kernels with the C compiler at hand when they are first used.
 
 The built file is kept in the user's cache, named by all that went into it; where the home can't be
 written, among the temporary files.
@@ -36,7 +36,7 @@ _SECONDS = 300  # a compiler that takes longer is given up
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The built kernels, or None where they can't be built."""
+    """The built kernels, or None where they can't be built or are switched off."""
     if os.environ.get("METAPHASE_NATIVE") == "0":
         return None
     try:
@@ -89,8 +89,10 @@ def _compile(compiler: list[str], made: Path) -> None:
 
 
 def _caches() -> Iterator[Path]:
-    """Folders for built files: in the home, else among the temporary files. Others can't write what
-    is loaded from there: only a folder of our own is taken."""
+    """Folders for built files: in the home, else among the temporary files.
+
+    Only a folder of our own is taken, so that others can't write what is loaded from there.
+    """
     home = os.path.expanduser("~")  # stays as it is where nobody knows
     cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "metaphase"
     if cache.is_absolute():

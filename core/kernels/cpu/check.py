@@ -21,13 +21,13 @@ from metaphase.core.kernels import cpu
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = 0xC7D05D97  # of `bits`, on every machine
+EXPECTED = 0xC7D05D97  # what `bits` gives on every machine
 
 
 @lru_cache(maxsize=1)
 def warn_once() -> None:
-    """One line in the log if the numbers of this machine are its own."""
-    if cpu.library() is not None and bits() != EXPECTED:
+    """Logs one line if the numbers of this machine are its own."""
+    if cpu.available() and bits() != EXPECTED:
         logger.warning(
             "the CPU kernels that this compiler has built compute other bits than elsewhere: "
             "numbers are this machine's own, and may depend on the pack"
@@ -46,17 +46,17 @@ def bits() -> int:
 def _results() -> Iterator[Tensor]:
     for some in (slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)):
         draw = _Draw(torch.arange(3)[some])
-        heads, D, S = 2, 19, 9  # awkward sizes: no multiples of a vector
-        h, weights = draw(2 * S, D), (draw(D, 10), draw(D, 20), draw(10, D))
-        rotation = torch.stack([draw(S, 2)[0], draw(S, 2)[0]], dim=-1)
-        yield from _both(cpu.Attention, (h, *weights), S, heads, 5, 2, None)
-        yield from _both(cpu.Attention, (draw(S, D), draw(D, 8), draw(D, 16), draw(8, D)),
-                         S, heads, 4, 1, rotation)  # fmt: skip
+        heads, D, L = 2, 19, 9  # awkward sizes: no multiples of a vector
+        h, weights = draw(2 * L, D), (draw(D, 10), draw(D, 20), draw(10, D))
+        rotation = torch.stack([draw(L, 2)[0], draw(L, 2)[0]], dim=-1)
+        yield from _both(cpu.Attention, (h, *weights), L, heads, 5, 2, None)
+        yield from _both(cpu.Attention, (draw(L, D), draw(D, 8), draw(D, 16), draw(8, D)),
+                         L, heads, 4, 1, rotation)  # fmt: skip
         yield from _both(cpu.MLP, (h, draw(D, 37), draw(1, 37), draw(37, D)))
         yield from _both(cpu.Product, (draw(300, 7), draw(7, 21)))
         yield from _both(cpu.LayerNorm, (h,))
-        yield from _both(cpu.LSTM, (draw(2 * S, 4 * D).view(-1, 2, S, 4 * D), draw(D, 4 * D)))
-        memory = (draw(5, 10), draw(S, 20), draw(S, 4))
+        yield from _both(cpu.LSTM, (draw(2 * L, 4 * D).view(-1, 2, L, 4 * D), draw(D, 4 * D)))
+        memory = (draw(5, 10), draw(L, 20), draw(L, 4))
         yield from _both(cpu.Memory, memory, heads, 2, 4.0)
         for logits in draw(40, 7):
             yield from _both(cpu.CrossEntropy, (logits,), torch.arange(40) % 7)
@@ -77,7 +77,7 @@ class _Draw:
 
 
 def _both(function: Any, tensors: tuple[Tensor, ...], *rest: object) -> Iterator[Tensor]:
-    """A function's results, and its gradients for the results as gradients."""
+    """A function's result, and its gradients where the result itself is the gradient above."""
     inputs = [t.clone().requires_grad_() for t in tensors]
     result = function.apply(*inputs, *rest)
     yield result

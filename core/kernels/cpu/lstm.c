@@ -4,12 +4,12 @@
 #include "vectors.h"
 
 typedef struct {
-    int64_t replicas, sequences, S, D;
+    int64_t replicas, sequences, L, D;
     int64_t weights; /* floats from one replica's recurrent weights to the next one's */
 } lstm_shape;
 
 /* Floats kept of a replica for the backward pass: gates, c and tanh(c), by time and sequence. */
-int64_t lstm_kept(const lstm_shape *a) { return a->S * a->sequences * 6 * pad(a->D); }
+int64_t lstm_kept(const lstm_shape *a) { return a->L * a->sequences * 6 * pad(a->D); }
 
 static void pack_gates(int64_t rows, int64_t D, const float *from, int64_t stride, float *to)
 {
@@ -25,21 +25,21 @@ static void unpack_gates(int64_t rows, int64_t D, const float *from, float *to, 
             unpack(1, D, from + (4 * i + gate) * pad(D), to + i * stride + gate * D, D);
 }
 
-/* a: what inputs add before the activations, replicas x sequences x S x 4 D, those of the sigmoids
- * halved, as are their weights w, D x 4 D a replica. h: replicas x sequences x S x D. */
+/* a: what inputs add before the activations, replicas x sequences x L x 4 D, those of the sigmoids
+ * halved, as are their weights w, D x 4 D a replica. h: replicas x sequences x L x D. */
 int lstm_forward(const lstm_shape *s, const float *a, const float *w, float *keep, float *h)
 {
-    const int64_t B = s->sequences, S = s->S, D = s->D, Dp = pad(D);
+    const int64_t B = s->sequences, L = s->L, D = s->D, Dp = pad(D);
     float *memory = scratch(4 * D * Dp + 2 * B * Dp);
     if (memory == NULL) return 1;
     float *weights = memory, *state = weights + 4 * D * Dp, *content = state + B * Dp;
     for (int64_t r = 0; r < s->replicas; r++) {
         pack_gates(D, D, w + r * s->weights, 4 * D, weights);
         memset(state, 0, 2 * B * Dp * sizeof(float));
-        for (int64_t t = 0; t < S; t++) {
+        for (int64_t t = 0; t < L; t++) {
             float *gates = keep + r * lstm_kept(s) + t * B * 6 * Dp;
             float *contents = gates + B * 4 * Dp, *tanhs = contents + B * Dp;
-            pack_gates(B, D, a + (r * B * S + t) * 4 * D, S * 4 * D, gates);
+            pack_gates(B, D, a + (r * B * L + t) * 4 * D, L * 4 * D, gates);
             product(B, 4 * Dp, D, state, Dp, 1, weights, 4 * Dp, gates, 4 * Dp, 1);
             for (int64_t b = 0; b < B; b++) {
                 float *gate = gates + b * 4 * Dp, *c = content + b * Dp, *h_ = state + b * Dp;
@@ -58,7 +58,7 @@ int lstm_forward(const lstm_shape *s, const float *a, const float *w, float *kee
                     *(vec *)(tanhs + b * Dp + d) = tanh;
                     *(vec *)(h_ + d) = o * tanh;
                 }
-                memcpy(h + ((r * B + b) * S + t) * D, h_, D * sizeof(float));
+                memcpy(h + ((r * B + b) * L + t) * D, h_, D * sizeof(float));
             }
         }
     }
@@ -71,7 +71,7 @@ int lstm_backward(
     const lstm_shape *s, const float *w, const float *h, const float *keep, const float *grad,
     float *grad_a, float *grad_w)
 {
-    const int64_t B = s->sequences, S = s->S, D = s->D, Dp = pad(D);
+    const int64_t B = s->sequences, L = s->L, D = s->D, Dp = pad(D);
     float *memory = scratch(8 * Dp * Dp + B * 4 * Dp + 3 * B * Dp);
     if (memory == NULL) return 1;
     float *weights = memory, *wt = weights + 4 * D * Dp, *g = wt + 4 * Dp * Dp;
@@ -84,14 +84,14 @@ int lstm_backward(
         }
         memset(gw, 0, 4 * D * Dp * sizeof(float));
         memset(grad_h, 0, 2 * B * Dp * sizeof(float));
-        for (int64_t t = S - 1; t >= 0; t--) {
+        for (int64_t t = L - 1; t >= 0; t--) {
             const float *gates = keep + r * lstm_kept(s) + t * B * 6 * Dp;
             const float *tanhs = gates + B * 5 * Dp;
             const float *contents = t ? gates - B * 2 * Dp : NULL; /* c before */
             for (int64_t b = 0; b < B; b++) {
                 const float *gate = gates + b * 4 * Dp;
                 float *gh = grad_h + b * Dp, *gc = grad_c + b * Dp, *to = g + b * 4 * Dp;
-                const float *out = grad + ((r * B + b) * S + t) * D;
+                const float *out = grad + ((r * B + b) * L + t) * D;
                 for (int64_t d = 0; d < D; d++) gh[d] += out[d];
                 for (int64_t d = 0; d < Dp; d += LANES) {
                     vec o = *(vec *)(gate + d), i = *(vec *)(gate + Dp + d);
@@ -107,9 +107,9 @@ int lstm_backward(
                     *(vec *)(gc + d) = gc_ * f;
                 }
             }
-            unpack_gates(B, D, g, grad_a + (r * B * S + t) * 4 * D, S * 4 * D);
+            unpack_gates(B, D, g, grad_a + (r * B * L + t) * 4 * D, L * 4 * D);
             if (t == 0) break;
-            pack(B, D, h + (r * B * S + t - 1) * D, S * D, before);
+            pack(B, D, h + (r * B * L + t - 1) * D, L * D, before);
             product(D, 4 * Dp, B, before, 1, Dp, g, 4 * Dp, gw, 4 * Dp, 1);
             product(B, Dp, 4 * Dp, g, 4 * Dp, 1, wt, Dp, grad_h, Dp, 0);
         }

@@ -1,5 +1,5 @@
-/* The MLP block of core/blocks.py on a CPU core, forward and backward, float32; its tokens in blocks
- * that stay in the first caches, in the same order whatever the pack.
+/* The MLP block of core/architectures/blocks.py on a CPU core, forward and backward, float32. Tokens are
+ * handled in blocks that stay in the first caches, in the same order whatever the pack.
  */
 #include "vectors.h"
 

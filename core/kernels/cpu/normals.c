@@ -1,4 +1,4 @@
-/* Matrices of normal numbers on a CPU core: metaphase.core.rng.plain_normal_matrix, with Philox and Box-Muller
+/* Matrices of normal numbers on a CPU core: core.rng.plain_normal_matrix, with Philox and Box-Muller
  * as there. Every entry is computed by the same instructions wherever it stands, so it doesn't depend
  * on what is drawn beside it.
  */
@@ -6,7 +6,7 @@
 
 enum { COUNTERS = 64 }; /* at a time: four normals each, all in the first cache */
 
-/* metaphase.core.rng.philox of the counters (first + l, low, high, 0), 7 rounds. */
+/* core.rng.philox of the counters (first + l, low, high, 0), 7 rounds. */
 static void philox(
     uint32_t key0, uint32_t key1, uint32_t first, uint32_t low, uint32_t high,
     uint32_t word[4][COUNTERS])
@@ -55,7 +55,7 @@ static inline void turn(float t, float *cosine, float *sine)
     *cosine = as_float(c_bits ^ swap ^ ((uint32_t)((nearest + 1) & 2) << 30));
 }
 
-/* Two words of each counter to a pair of metaphase.core.rng.normals, times `scale`. */
+/* Two words of each counter to a pair of core.rng.normals, times `scale`. */
 static void normal_pairs(const uint32_t *word0, const uint32_t *word1, float scale, float *to)
 {
     float first[COUNTERS], second[COUNTERS];
@@ -74,9 +74,9 @@ static void normal_pairs(const uint32_t *word0, const uint32_t *word1, float sca
     }
 }
 
-/* Matrices of rows x columns entries, normals times `scale`; seed, low, high: of each matrix. */
+/* Matrices of rows x columns normals times `scale`; each has a seed, a low and a high of its own. */
 int normals(
-    int64_t count, int64_t rows, int64_t columns, uint32_t stream, const int64_t *seed,
+    int64_t count, int64_t rows, int64_t columns, uint32_t purpose, const int64_t *seed,
     const int64_t *low, const int64_t *high, float scale, float *to)
 {
     const int64_t quads = (columns + 3) / 4; /* counters of a row */
@@ -85,7 +85,7 @@ int normals(
             uint32_t word[4][COUNTERS];
             float entry[4 * COUNTERS];
             philox(
-                (uint32_t)seed[m], stream, (uint32_t)first, (uint32_t)low[m], (uint32_t)high[m], word);
+                (uint32_t)seed[m], purpose, (uint32_t)first, (uint32_t)low[m], (uint32_t)high[m], word);
             normal_pairs(word[0], word[1], scale, entry);
             normal_pairs(word[2], word[3], scale, entry + 2);
             int64_t left = rows * quads - first, counters = left < COUNTERS ? left : COUNTERS;

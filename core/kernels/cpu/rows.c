@@ -1,5 +1,5 @@
-/* Functions of rows of a matrix: layer norm, the loss of predictions, sums. float32, each row by
- * itself. */
+/* Functions of the rows of a matrix, each row by itself, float32: layer norm, the loss of predictions,
+ * means. */
 #include "vectors.h"
 
 /* y = norm(x), rows x D; rstd of each row is kept. */

@@ -1,16 +1,16 @@
 """The attention block in one kernel each way, a whole sequence on the chip from layer norm to
 residual sum.
 
-Queries, keys and values of S = 100 tokens and 8 heads of 32 are 76,800 numbers a sequence, whatever
+Queries, keys and values of L = 100 tokens and 8 heads of 32 are 76,800 numbers a sequence, whatever
 the model's width D; at widths to 64 writing and reading them is most of what the block costs when
 its parts are separate kernels. Here one program has a sequence: head after head it computes them
 from the normed tokens, and what reaches device memory is h, y and the weights. The backward pass
 starts from h again; nothing else is kept.
 
-What it costs, B = 512, S = 100 (a tile of 128), 8 heads of K = 32, 4 layers, a replica and step:
+What it costs, B = 512, L = 100 (a tile of 128), 8 heads of K = 32, 4 layers, a replica and step:
 
-- Products. Forward, a sequence and head: 4 projections of 2 S D K and 2 products of 2 S S K.
-  Backward: 11 and 6. S padded to 128, D to 16 at least; forward in two blocks of queries that look
+- Products. Forward, a sequence and head: 4 projections of 2 L D K and 2 products of 2 L L K.
+  Backward: 11 and 6. L padded to 128, D to 16 at least; forward in two blocks of queries that look
   at 64 and 128 keys (3/4 of the products, 5/4 of the projections): D = 16, 2.2 + 7.7 MFLOP; D = 64,
   4.2 + 12.1. Times 512 x 8 x 4: 0.16 TFLOP at D = 16, 0.27 at D = 64; at 790 TFLOP/s 0.21 and
   0.34 ms; tf32 has half the rate.
@@ -46,8 +46,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metaphase.core.architectures import blocks
 from metaphase.core.kernels import operations
+from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
 from metaphase.core.kernels.cuda.common import (
     DOTS,
     Precision,
@@ -88,14 +88,14 @@ class Tiles:
 
 @triton.jit
 def _rotated(
-    t, rotation, s, k, S, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
+    t, rotation, s, k, L, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """`core.architectures.blocks._rotate` of rows at the positions s; back again if SIGN is -1.
 
     The pairs change places (2 j gets minus what 2 j + 1 has) in a product with a matrix of 0 and
     +-1: moving them between registers takes layouts that the compiler fails at in tf32.
     """
-    inside = (s < S)[:, None] & (k < K)[None, :]
+    inside = (s < L)[:, None] & (k < K)[None, :]
     at = rotation + s[:, None] * K + (k // 2 * 2)[None, :]
     cos, sin = tl.load(at, mask=inside, other=0.0), tl.load(at + 1, mask=inside, other=0.0)
     partner = k[:, None] == (k ^ 1)[None, :]
@@ -122,28 +122,28 @@ def _weights(r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK):
 
 
 @triton.jit
-def _tokens(h, first, s, d, S, D):
+def _tokens(h, first, s, d, L, D):
     """Rows `first` + s of h, 0 where there are none."""
-    inside = (s < S)[:, None] & (d < D)[None, :]
+    inside = (s < L)[:, None] & (d < D)[None, :]
     return tl.load(h + (first + s[:, None]) * D + d[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
 def _forward_block(
     y, h, q, kv, out, rotation, r, sequence, M0: tl.constexpr,
-    S, D, K, HEADS, q_row, kv_row, out_row, scale,
+    L, D, K, HEADS, q_row, kv_row, out_row, scale,
     STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The outputs at the tokens M0 ... M0 + BLOCK_M, which see the first BLOCK_N."""
     m, n = M0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     d, k = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
-    first = sequence * S
+    first = sequence * L
     in_width = (d < D)[None, :]
-    tokens = _tokens(h, first, m, d, S, D)
+    tokens = _tokens(h, first, m, d, L, D)
     normed_m = operand(normalized(tokens, D, in_width, _EPSILON)[0], PRECISION)
     normed_n = operand(
-        normalized(_tokens(h, first, n, d, S, D), D, in_width, _EPSILON)[0], PRECISION
+        normalized(_tokens(h, first, n, d, L, D), D, in_width, _EPSILON)[0], PRECISION
     )
     seen = n[None, :] <= m[:, None]
     sums = tokens
@@ -153,16 +153,16 @@ def _forward_block(
         )
         query, key = dot(normed_m, w_q, PRECISION), dot(normed_n, w_k, PRECISION)
         if ROTARY:
-            query = _rotated(query, rotation, m, k, S, K, 1.0, PRECISION)
-            key = _rotated(key, rotation, n, k, S, K, 1.0, PRECISION)
+            query = _rotated(query, rotation, m, k, L, K, 1.0, PRECISION)
+            key = _rotated(key, rotation, n, k, L, K, 1.0, PRECISION)
         value = operand(dot(normed_n, w_v, PRECISION), PRECISION)
         scores = dot(query * scale, tl.trans(operand(key, PRECISION)), PRECISION)
         scores = tl.where(seen, scores, float("-inf"))
         share = tl.exp2(scores - tl.max(scores, 1)[:, None])
         mixed = dot(share, value, PRECISION) * (1.0 / tl.sum(share, 1))[:, None]
         sums += dot(mixed, w_o, PRECISION)
-    outputs = (S + STRIDE - 1) // STRIDE
-    read = (m < S) & (m % STRIDE == 0)
+    outputs = (L + STRIDE - 1) // STRIDE
+    read = (m < L) & (m % STRIDE == 0)
     at = y + (sequence * outputs + m[:, None] // STRIDE) * D + d[None, :]
     tl.store(at, sums, mask=read[:, None] & in_width)
 
@@ -170,19 +170,19 @@ def _forward_block(
 @triton.jit
 def _forward(
     y, h, q, kv, out, rotation,
-    S, D, K, HEADS, B, q_row, kv_row, out_row, scale,
+    L, D, K, HEADS, B, q_row, kv_row, out_row, scale,
     STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     sequence = tl.program_id(0).to(tl.int64)
     r = sequence // B
-    for block in tl.static_range(BLOCK_S // BLOCK_M):
+    for block in tl.static_range(BLOCK_L // BLOCK_M):
         # As many keys as the block sees, rounded up to a power of 2.
         _forward_block(
             y, h, q, kv, out, rotation, r, sequence, block * BLOCK_M,
-            S, D, K, HEADS, q_row, kv_row, out_row, scale,
+            L, D, K, HEADS, q_row, kv_row, out_row, scale,
             STRIDE, ROTARY, PRECISION, BLOCK_M,
-            BLOCK_M if block == 0 else (2 * BLOCK_M if block == 1 else BLOCK_S),
+            BLOCK_M if block == 0 else (2 * BLOCK_M if block == 1 else BLOCK_L),
             BLOCK_D, BLOCK_K,
         )  # fmt: skip
 
@@ -197,21 +197,21 @@ def _add(at, value, inside, fresh):
 @triton.jit
 def _backward(
     d_h, d_weights, d_y, h, q, kv, out, rotation,
-    S, D, K, HEADS, B, SEQUENCES, q_row, kv_row, out_row, scale,
+    L, D, K, HEADS, B, SEQUENCES, q_row, kv_row, out_row, scale,
     STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     programs = tl.cdiv(B, SEQUENCES)  # of a replica
     r = program // programs
     begin = (program % programs) * SEQUENCES
     HK = HEADS * K
-    s, d, k = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
+    s, d, k = tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     in_width = (d < D)[None, :]
     in_weight = (d < D)[:, None] & (k < K)[None, :]
     seen = s[None, :] <= s[:, None]
-    read = (s < S) & (s % STRIDE == 0)
-    outputs = (S + STRIDE - 1) // STRIDE
+    read = (s < L) & (s % STRIDE == 0)
+    outputs = (L + STRIDE - 1) // STRIDE
     # A program's buffer: gradients of q, kv and out, each as the weight is.
     d_q = d_weights + program * (4 * D * HK)
     d_kv, d_out = d_q + D * HK, d_q + 3 * D * HK
@@ -219,19 +219,19 @@ def _backward(
     for b in range(begin, tl.minimum(begin + SEQUENCES, B)):
         sequence = r * B + b
         fresh = (b == begin).to(tl.int32)
-        normed, _ = normalized(_tokens(h, sequence * S, s, d, S, D), D, in_width, _EPSILON)
+        normed, _ = normalized(_tokens(h, sequence * L, s, d, L, D), D, in_width, _EPSILON)
         normed = operand(normed, PRECISION)
         at_y = d_y + (sequence * outputs + s[:, None] // STRIDE) * D + d[None, :]
         grad = operand(tl.load(at_y, mask=read[:, None] & in_width, other=0.0), PRECISION)
-        d_normed = tl.zeros((BLOCK_S, BLOCK_D), tl.float32)
+        d_normed = tl.zeros((BLOCK_L, BLOCK_D), tl.float32)
         for head in range(HEADS):
             w_q, w_k, w_v, w_o = _weights(
                 r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK
             )
             query, key = dot(normed, w_q, PRECISION), dot(normed, w_k, PRECISION)
             if ROTARY:
-                query = _rotated(query, rotation, s, k, S, K, 1.0, PRECISION)
-                key = _rotated(key, rotation, s, k, S, K, 1.0, PRECISION)
+                query = _rotated(query, rotation, s, k, L, K, 1.0, PRECISION)
+                key = _rotated(key, rotation, s, k, L, K, 1.0, PRECISION)
             query, key = operand(query * scale, PRECISION), operand(key, PRECISION)
             value = operand(dot(normed, w_v, PRECISION), PRECISION)
             scores = tl.where(seen, dot(query, tl.trans(key), PRECISION), float("-inf"))
@@ -243,7 +243,7 @@ def _backward(
             d_w = dot(tl.trans(operand(mixed, PRECISION)), grad, PRECISION)
             _add(at, d_w, (k < K)[:, None] & in_width, fresh)
             d_mixed = operand(dot(grad, tl.trans(w_o), PRECISION), PRECISION)
-            # Of share with its gradient, row by row; of the same roundings as they are.
+            # The product of share with its gradient, row by row, from the same rounded numbers.
             along = tl.sum(d_mixed.to(tl.float32) * mixed, 1)
 
             d_value = dot(tl.trans(share), d_mixed, PRECISION)
@@ -258,8 +258,8 @@ def _backward(
             d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
             d_key = dot(tl.trans(d_scores), query, PRECISION) * _LN_2
             if ROTARY:
-                d_query = _rotated(d_query, rotation, s, k, S, K, -1.0, PRECISION)
-                d_key = _rotated(d_key, rotation, s, k, S, K, -1.0, PRECISION)
+                d_query = _rotated(d_query, rotation, s, k, L, K, -1.0, PRECISION)
+                d_key = _rotated(d_key, rotation, s, k, L, K, -1.0, PRECISION)
             d_query, d_key = operand(d_query, PRECISION), operand(d_key, PRECISION)
             d_normed += dot(d_query, tl.trans(w_q), PRECISION)
             d_normed += dot(d_key, tl.trans(w_k), PRECISION)
@@ -267,21 +267,21 @@ def _backward(
             at = d_q + d[:, None] * HK + head * K + k[None, :]
             _add(at, dot(tl.trans(normed), d_query, PRECISION), in_weight, fresh)
         # Both are loaded again, in float32, rather than kept.
-        normed, inverse = normalized(_tokens(h, sequence * S, s, d, S, D), D, in_width, _EPSILON)
+        normed, inverse = normalized(_tokens(h, sequence * L, s, d, L, D), D, in_width, _EPSILON)
         d_tokens = normalized_backward(d_normed, normed, inverse, D)
         d_tokens += tl.load(at_y, mask=read[:, None] & in_width, other=0.0)
-        at = d_h + (sequence * S + s[:, None]) * D + d[None, :]
-        tl.store(at, d_tokens, mask=(s < S)[:, None] & in_width)
+        at = d_h + (sequence * L + s[:, None]) * D + d[None, :]
+        tl.store(at, d_tokens, mask=(s < L)[:, None] & in_width)
         tl.debug_barrier()  # the next sequence's threads may add where other threads did
 
 
-def supports(h: Tensor, shape: blocks.Attention, precision: Precision) -> bool:
+def supports(h: Tensor, shape: AttentionShape, precision: Precision) -> bool:
     """Whether `fused_attention` fits on the chip and is worth it. In float32 without matrix units
     it would run, but from spilled registers."""
-    S, D, K = shape.sequence, h.shape[2], shape.key_size
-    if S > MAX_SEQUENCE or max(D, K) > MAX_WIDTH:
+    L, D, K = shape.tokens, h.shape[2], shape.key_size
+    if L > MAX_SEQUENCE or max(D, K) > MAX_WIDTH:
         return False
-    return precision == "bf16" or (precision == "tf32" and (S <= 64 or max(D, K) <= 32))
+    return precision == "bf16" or (precision == "tf32" and (L <= 64 or max(D, K) <= 32))
 
 
 class _Attention(torch.autograd.Function):
@@ -292,24 +292,24 @@ class _Attention(torch.autograd.Function):
         q: Tensor,
         kv: Tensor,
         out: Tensor,
-        shape: blocks.Attention,
+        shape: AttentionShape,
         precision: Precision,
         tiles: Tiles,
     ) -> Tensor:
         h, q, kv, out = h.contiguous(), *map(replica_rows, (q, kv, out))
-        rotation = blocks.rotation_table(shape, h.device).contiguous() if shape.rotary else None
+        rotation = rotation_table(shape, h.device).contiguous() if shape.rotary else None
         check_on_device(h, q, kv, out)
         R, N, D = h.shape
-        B = N // shape.sequence
-        y = torch.empty(R, B * -(-shape.sequence // shape.stride), D, device=h.device)
+        B = N // shape.tokens
+        y = torch.empty(R, B * -(-shape.tokens // shape.stride), D, device=h.device)
         ctx.save_for_backward(h, q, kv, out, rotation)
         ctx.shape, ctx.precision, ctx.tiles = shape, precision, tiles
-        block_s = padded(shape.sequence)
+        block_l = padded(shape.tokens)
         _forward[(R * B,)](
             y, h, q, kv, out, rotation,
             *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
             **_constants(shape, D, precision),
-            BLOCK_M=min(block_s, tiles.queries), num_warps=tiles.warps_forward,
+            BLOCK_M=min(block_l, tiles.queries), num_warps=tiles.warps_forward,
             num_stages=tiles.stages,
         )  # fmt: skip
         return y
@@ -320,7 +320,7 @@ class _Attention(torch.autograd.Function):
         h, q, kv, out, rotation = ctx.saved_tensors
         shape, tiles = ctx.shape, ctx.tiles
         R, N, D = h.shape
-        B, HK = N // shape.sequence, shape.heads * shape.key_size
+        B, HK = N // shape.tokens, shape.heads * shape.key_size
         sequences = tiles.sequences or max(1, B // 128)
         programs = -(-B // sequences)
         d_h = torch.empty_like(h)
@@ -337,20 +337,20 @@ class _Attention(torch.autograd.Function):
         return d_h, d_q, d_kv, d_out, None, None, None
 
 
-def _sizes(shape: blocks.Attention, D: int, B: int) -> tuple[int, ...]:
-    return shape.sequence, D, shape.key_size, shape.heads, B
+def _sizes(shape: AttentionShape, D: int, B: int) -> tuple[int, ...]:
+    return shape.tokens, D, shape.key_size, shape.heads, B
 
 
-def _scale(shape: blocks.Attention) -> float:
+def _scale(shape: AttentionShape) -> float:
     return shape.key_size**-0.5 * math.log2(math.e)
 
 
-def _constants(shape: blocks.Attention, D: int, precision: Precision) -> dict[str, Any]:
+def _constants(shape: AttentionShape, D: int, precision: Precision) -> dict[str, Any]:
     return {
         "STRIDE": shape.stride,
         "ROTARY": shape.rotary,
         "PRECISION": DOTS[precision],
-        "BLOCK_S": padded(shape.sequence),
+        "BLOCK_L": padded(shape.tokens),
         "BLOCK_D": padded(D),
         "BLOCK_K": padded(shape.key_size),
     }
@@ -361,7 +361,7 @@ def fused_attention(
     q: Tensor,
     kv: Tensor,
     out: Tensor,
-    shape: blocks.Attention,
+    shape: AttentionShape,
     precision: Precision = "bf16",
     tiles: Tiles = Tiles(),
 ) -> Tensor:

@@ -40,7 +40,8 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def operand(x, PRECISION: tl.constexpr):
-    """What a value that several products take is kept as: half the registers in bf16."""
+    """The form in which a value that several products take is kept: in bf16 it takes half the
+    registers."""
     return _bf16(x) if PRECISION == "bf16" else x
 
 

@@ -65,7 +65,7 @@ class Tiles:
 
 @triton.jit
 def _weights(up, bias, down, r, up_row, bias_row, down_row, d, m, D, M):
-    """Of the hidden units m of replica r: D x M, M, M x D; 0 where padded."""
+    """Weights of the hidden units m of replica r: D x M, M, M x D; 0 where padded."""
     in_width, in_hidden = d < D, m < M
     at = up + r * up_row + d[:, None] * M + m[None, :]
     w_up = tl.load(at, mask=in_width[:, None] & in_hidden[None, :], other=0.0)

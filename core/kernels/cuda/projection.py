@@ -1,6 +1,6 @@
 """Inputs A x of whole sequences, A drawn in registers, read from a table, or cut from noise.
 
-One program computes BLOCK_I of the X = Nx output pixels at all T positions of one sequence. It
+One program computes BLOCK_I of the X output pixels at all T positions of one sequence. It
 walks along the rows of A, BLOCK_J entries at a time: makes that tile of A, loads that part of the
 sequence's images by their numbers, multiplies. So each entry of A is made exactly once, and neither
 A nor the gathered images ever are in device memory.
@@ -23,7 +23,7 @@ What it costs, a batch of 512 sequences, T = 100, X = 784, on an H200 (132 multi
   13 times 512 x 100 x 784 x 2 bytes = 1.0 GB, 0.2 ms (2.1 GB with float32 images; BLOCK_I = 128
   halves it but draws 14% more rows than there are); y, 160 MB written, 0.04 ms.
 
-The twins: `core.tasks.projected_images.plain_projections` and
+The twins: `core.tasks.projected_images.projections` and
 `core.tasks.projected_images.noise_projections`, times x. Numbers are the same to the rounding of
 the precision; the special functions are the fast ones, whose errors of about 2^-21 are below what
 the float32 sums round to."""
@@ -117,7 +117,7 @@ def _normal_pair(word_0, word_1, factor):
 
 @triton.jit
 def _halves(word):
-    """Of an int64 scalar."""
+    """The lower and the upper 32 bits of an int64 scalar."""
     return (word & 0xFFFFFFFF).to(tl.uint32), (word >> 32).to(tl.uint32)
 
 
@@ -182,47 +182,47 @@ def _project(
     tl.store(y_ptr, sums, mask=(i < X)[:, None] & (t < T)[None, :])
 
 
-def image_table(images_NxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
+def image_table(images_IxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
     """The images as `project` reads them fastest: in the precision's type, rows padded by zeros."""
-    n, size = images_NxX.shape
+    n, size = images_IxX.shape
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    table = torch.zeros(n, -(-size // columns) * columns, dtype=dtype, device=images_NxX.device)
-    table[:, :size] = images_NxX
+    table = torch.zeros(n, -(-size // columns) * columns, dtype=dtype, device=images_IxX.device)
+    table[:, :size] = images_IxX
     return table
 
 
 def project(
-    images_NxX: Tensor,
+    images_IxX: Tensor,
     image_index_GxBxT: Tensor,
     task_GxB: Tensor,
     *,
     size: int,
     seed_G: Tensor | None = None,
-    table_UxMxXxX: Tensor | None = None,
+    table_UxNxXxX: Tensor | None = None,
     row_G: Tensor | None = None,
     noise: Tensor | None = None,
     precision: Precision = "bf16",
     dtype: torch.dtype = torch.float32,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """y_GxBxTxX = A x of sequences, G streams or replicas of B sequences each.
+    """y_GxBxTxX = A x of sequences, G groups of B sequences each.
 
     A is that of `core.tasks.projected_images.projections` for (seed_G, task); the matrix
     table[row_G, task] if there is a table; that of `core.tasks.projected_images.noise_projections`
     for (seed_G, task) if there is noise.
 
     Args:
-        images_NxX: the images, as they are or as `image_table` returns them.
+        images_IxX: the images, as they are or as `image_table` returns them.
         image_index_GxBxT, task_GxB: int64, as `core.tasks.sampler.Draw` has them.
         size: X.
-        table_UxMxXxX: float32 or bf16; row_G: int64, which row of it a stream reads.
+        table_UxNxXxX: float32 or bf16; row_G: int64, which row of it a group reads.
         noise: as `core.tasks.projected_images.noise_table` returns it, float32 or bf16.
         dtype: of y.
     """
     G, B, T = image_index_GxBxT.shape
     quads = -(-size // 4)
     if tiles is None:
-        drawn, long = table_UxMxXxX is None and noise is None, padded(T) > 128
+        drawn, long = table_UxNxXxX is None and noise is None, padded(T) > 128
         # What is loaded ahead of a long sequence's images would fill the shared memory.
         tiles = Tiles(columns=32 if drawn or long else 64, stages=2 if long else 3)
     block_i, block_t = min(tiles.rows, padded(size)), padded(T)
@@ -230,12 +230,12 @@ def project(
     if size * quads >= 2**31:
         raise ValueError(f"images of {size} pixels: more normals than a counter counts")
     index, task = image_index_GxBxT.contiguous(), task_GxB.contiguous()
-    images = images_NxX if images_NxX.stride(1) == 1 else images_NxX.contiguous()
+    images = images_IxX if images_IxX.stride(1) == 1 else images_IxX.contiguous()
     y = torch.empty(G, B, T, size, dtype=dtype, device=images.device)
     sources: list[Tensor] = []
-    if table_UxMxXxX is not None:
+    if table_UxNxXxX is not None:
         assert row_G is not None, "a table is read at the rows row_G"
-        source, sources = "table", [table_UxMxXxX.contiguous(), row_G.contiguous()]
+        source, sources = "table", [table_UxNxXxX.contiguous(), row_G.contiguous()]
     else:
         assert seed_G is not None, "A follows from the seeds seed_G"
         source, sources = ("drawn" if noise is None else "noise"), [seed_G.contiguous()]
@@ -248,7 +248,7 @@ def project(
         *(sources if source == "table" else (None, None)),
         noise,
         size, T, B,
-        table_UxMxXxX.shape[1] if table_UxMxXxX is not None else 0,
+        table_UxNxXxX.shape[1] if table_UxNxXxX is not None else 0,
         images.stride(0), quads, -2.0 * math.log(2.0) / size, size**-0.5,
         0 if noise is None else 32 - projected_images.noise_place_bits(noise),
         SOURCE=source, PRECISION=DOTS[precision], MASKED=masked,

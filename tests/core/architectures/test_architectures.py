@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from metaphase.core.architectures import ARCHITECTURES, Layers, lstm, memory, model
+from metaphase.core.architectures import ARCHITECTURES, Layers, lstm, model
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.cell import UNUSED
 from metaphase.core.datasets.images import load_images
-from metaphase.core.kernels import cpu
+from metaphase.core.kernels.cpu import build
 from metaphase.core.tasks.sampler import Sampler
 from metaphase.core.training import cost
 from metaphase.core.training.stack import Stack
@@ -117,7 +118,7 @@ def test_cost_counts_parameters_and_operations(architecture, token_format, monke
     cell = small_cell(architecture=architecture, token_format=token_format, num_layers=3)
     p = stacked_model(cell, dtype=torch.float32)
     assert cost.num_parameters(cell) == sum(t[0].numel() for t in p.values())
-    monkeypatch.setattr(cpu, "library", lambda: None)  # it can't see into our kernels
+    monkeypatch.setattr(build, "library", lambda: None)  # it can't see into our kernels
     x, y = examples(cell, R=1, B=cell.batch_size, dtype=torch.float32)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         one = {name: t[:1].detach().requires_grad_() for name, t in p.items()}

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from metaphase.core.architectures import ARCHITECTURES, blocks, model
-from metaphase.core.architectures.parameters import Spec, buffer_size, initialize, rates, views
+from metaphase.core.architectures.parameters import Spec, buffer_size, initialize, views
+from metaphase.core.kernels.attention_shape import AttentionShape
+from metaphase.core.training.optimizer import rate_multipliers
 from metaphase.core.training.stack import Stack
 from tests.conftest import small_cell
 
@@ -46,7 +48,7 @@ def random_tensors(device, *shapes):
 def test_the_attention_block_is_its_plain_twin(
     device, sequence, stride, heads, key_size, width, rotary
 ):
-    shape = blocks.Attention(sequence, heads, key_size, stride, rotary)
+    shape = AttentionShape(sequence, heads, key_size, stride, rotary)
     R, B, HK = 3, 4, heads * key_size
     h, *weights = random_tensors(
         device, (R, B * sequence, width), (R, width, HK), (R, width, 2 * HK), (R, HK, width)
@@ -61,7 +63,7 @@ def test_the_attention_block_is_its_plain_twin(
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_more_sequences_than_one_call_takes(device, stride, monkeypatch):
-    shape = blocks.Attention(7, 2, 4, stride)
+    shape = AttentionShape(7, 2, 4, stride)
     h, *weights = random_tensors(device, (3, 35, 6), (3, 6, 8), (3, 6, 16), (3, 8, 6))
     whole = blocks.plain_attention(h, *weights, shape)
     monkeypatch.setattr(blocks, "_MOST_SEQUENCES", 4)
@@ -108,7 +110,9 @@ def test_rates_of_maps_from_the_width_go_with_its_inverse(architecture):
             position_encoding="learned",
         )  # fmt: skip
         specs = model.parameters(cell)
-        for name, view in views(rates(specs, 32, torch.device("cpu"))[None], specs).items():
+        for name, view in views(
+            rate_multipliers(specs, 32, torch.device("cpu"))[None], specs
+        ).items():
             if name in of_inputs or name.endswith("bias"):
                 expected = 1.0
             elif name.endswith(".out"):  # from the heads

@@ -12,8 +12,9 @@ import torch
 from metaphase.core.architectures import model
 from metaphase.core.architectures.parameters import buffer_size, initialize, views
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.kernels.operations import cross_entropy
 from metaphase.core.tasks.sampler import Batch
-from metaphase.core.training.stack import Stack, cross_entropy
+from metaphase.core.training.stack import Stack
 from tests.tools import reference
 
 ARCHITECTURES = ("transformer", "lstm", "fast_weights", "linear_attention", "mlp")

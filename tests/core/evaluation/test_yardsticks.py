@@ -14,7 +14,7 @@ from torch import nn
 
 from metaphase.core import schema
 from metaphase.core.datasets.images import load_images
-from metaphase.core.evaluation import yardsticks
+from metaphase.core.evaluation import classifiers, yardsticks
 from metaphase.core.tasks.sampler import Sampler
 from metaphase.sweeps.commands import yardsticks as command
 from metaphase.sweeps.store.results import Results
@@ -51,7 +51,7 @@ def predictions(sequences, algorithm, sklearn, n):
 @pytest.mark.parametrize("n", [1, 2, 5, 15])
 def test_nearest_neighbour_is_scikit_learns(sequences, n):
     pairs = predictions(
-        sequences, yardsticks.nearest_neighbour, lambda _: KNeighborsClassifier(1), n
+        sequences, classifiers.nearest_neighbour, lambda _: KNeighborsClassifier(1), n
     )
     if n > 1:
         assert (pairs[0] == pairs[1]).all()
@@ -62,7 +62,7 @@ def test_nearest_neighbour_is_scikit_learns(sequences, n):
 def test_ridge_is_scikit_learns(sequences, n, alpha):
     ours, theirs = predictions(
         sequences,
-        lambda *e: yardsticks.ridge(*e, alpha),
+        lambda *e: classifiers.ridge(*e, alpha),
         lambda _: RidgeClassifier(alpha, solver="cholesky"),
         n,
     )
@@ -71,7 +71,7 @@ def test_ridge_is_scikit_learns(sequences, n, alpha):
 
 def test_ridge_scores_are_scikit_learns(sequences):
     z, y = sequences
-    scores = yardsticks.ridge(z[:, :15], y[:, :15], z[:, 15], CLASSES, 0.1)
+    scores = classifiers.ridge(z[:, :15], y[:, :15], z[:, 15], CLASSES, 0.1)
     for b in range(10):
         model = RidgeClassifier(0.1).fit(z[b, :15].numpy(), y[b, :15].numpy())
         theirs = (1 + model.decision_function(z[b, 15:].numpy())[0]) / 2  # from -1 ... 1 to 0 ... 1
@@ -84,7 +84,7 @@ def test_ridge_scores_are_scikit_learns(sequences):
 def test_logistic_regression_is_scikit_learns(sequences, n, lam):
     ours, theirs = predictions(
         sequences,
-        lambda *e: yardsticks.logistic(*e, lam),
+        lambda *e: classifiers.logistic(*e, lam),
         # With two classes scikit-learn has one weight vector: the same problem at lam / 2.
         lambda k: LogisticRegression(C=(2 if k == 2 else 1) / lam, tol=1e-9, max_iter=10_000),
         n,
@@ -95,7 +95,7 @@ def test_logistic_regression_is_scikit_learns(sequences, n, lam):
 def test_logistic_scores_are_the_optimum_in_single_precision_too(sequences):
     z, y = sequences
     for data in (z, z.float()):
-        scores = yardsticks.logistic(data[:, :15], y[:, :15], data[:, 15], CLASSES)
+        scores = classifiers.logistic(data[:, :15], y[:, :15], data[:, 15], CLASSES)
         for b in range(len(z)):
             model = LogisticRegression(C=100, tol=1e-9, max_iter=10_000)
             model.fit(z[b, :15].numpy(), y[b, :15].numpy())
@@ -109,20 +109,20 @@ def test_the_mlp_is_a_plain_one_trained_by_torch_sgd(sequences):
     z, y = sequences
     w1 = yardsticks.initial_weights(CELL.seed, torch.arange(len(z)), z.shape[2]).double()
     for n in (1, 4, 15):
-        scores = yardsticks.mlp(z[:, :n], y[:, :n], z[:, n], CLASSES, w1)
+        scores = classifiers.mlp(z[:, :n], y[:, :n], z[:, n], CLASSES, w1)
         for b in range(3):
             twin = nn.Sequential(
-                nn.Linear(z.shape[2], yardsticks.MLP_HIDDEN), nn.ReLU(),
-                nn.Linear(yardsticks.MLP_HIDDEN, CLASSES),
+                nn.Linear(z.shape[2], classifiers.MLP_HIDDEN), nn.ReLU(),
+                nn.Linear(classifiers.MLP_HIDDEN, CLASSES),
             ).double()  # fmt: skip
             with torch.no_grad():
                 for parameter in twin.parameters():
                     parameter.zero_()
                 twin[0].weight.copy_(w1[b].T)
             sgd = torch.optim.SGD(
-                twin.parameters(), yardsticks.MLP_RATE, momentum=yardsticks.MLP_MOMENTUM
+                twin.parameters(), classifiers.MLP_RATE, momentum=classifiers.MLP_MOMENTUM
             )
-            for _ in range(yardsticks.MLP_STEPS):
+            for _ in range(classifiers.MLP_STEPS):
                 sgd.zero_grad()
                 nn.functional.cross_entropy(twin(z[b, :n]), y[b, :n]).backward()
                 sgd.step()

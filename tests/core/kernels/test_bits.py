@@ -11,15 +11,16 @@ import sys
 import pytest
 import torch
 
-from metaphase.core.architectures import ARCHITECTURES, lstm, memory
+from metaphase.core.architectures import ARCHITECTURES, lstm
+from metaphase.core.architectures import outer_product_memory as memory
 from metaphase.core.kernels import cpu, operations
 from metaphase.core.kernels.cpu import build, check
-from metaphase.core.training.stack import plain_adam
+from metaphase.core.training.optimizer import plain_adam
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 from tests.tools.pairs import try_pair
 
-needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
 
 
 def test_random_cells_alone_equal_the_same_in_a_pack_bit_for_bit():
@@ -56,7 +57,7 @@ def test_neither_the_registers_length_nor_the_compilers_zeal_shows(flags, tmp_pa
     subprocess.run(command, check=True, capture_output=True)
     ours = check.bits()
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(cpu, "library", lambda: other)
+    monkeypatch.setattr(build, "library", lambda: other)
     assert check.bits() == ours
 
 
@@ -71,7 +72,7 @@ def test_a_compiler_that_takes_liberties_is_told_of(tmp_path, monkeypatch, caplo
     command = ["cc", "-shared", "-o", made, *tmp_path.glob("*.o"), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     other = ctypes.CDLL(str(made))
-    monkeypatch.setattr(cpu, "library", lambda: other)
+    monkeypatch.setattr(build, "library", lambda: other)
     check.warn_once.cache_clear()
     try:
         PackTrainer([small_cell()])
@@ -169,18 +170,18 @@ def test_a_loss_without_bounds_isnt_a_number_that_looks_fine():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("B", "S", "D"), [(1, 1, 1), (1, 9, 3), (4, 20, 16), (3, 40, 17)])
-def test_lstm(B, S, D):
-    a, w = torch.randn(2, B, S, 4 * D), torch.randn(2, D, 4 * D) / D**0.5
+@pytest.mark.parametrize(("B", "L", "D"), [(1, 1, 1), (1, 9, 3), (4, 20, 16), (3, 40, 17)])
+def test_lstm(B, L, D):
+    a, w = torch.randn(2, B, L, 4 * D), torch.randn(2, D, 4 * D) / D**0.5
     assert_twins(lstm.scan, lstm.plain_scan, [a, w], 1e-5)
 
 
 @needs_compiler
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("N", "S", "H", "K"), [(1, 4, 1, 3), (2, 9, 2, 5), (3, 40, 1, 16)])
-def test_memory(N, S, H, K, stride):
-    Q = -(-S // stride)
-    tensors = [torch.randn(N, *shape) for shape in ((Q, H * K), (S, 2 * H * K), (S, 2 * H))]
+@pytest.mark.parametrize(("N", "L", "H", "K"), [(1, 4, 1, 3), (2, 9, 2, 5), (3, 40, 1, 16)])
+def test_memory(N, L, H, K, stride):
+    Q = -(-L // stride)
+    tensors = [torch.randn(N, *shape) for shape in ((Q, H * K), (L, 2 * H * K), (L, 2 * H))]
     assert_twins(
         lambda *t: memory.answers(*t, H, stride),
         lambda *t: memory.plain_answers(*t, H, stride),

@@ -11,16 +11,17 @@ import torch
 from metaphase.core import rng
 from metaphase.core.architectures import blocks
 from metaphase.core.kernels import cpu
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.cpu import build
 from metaphase.core.tasks import projected_images
 from tests.tools.namespaces import NOBODY, needs_nobody, python
 
-needs_compiler = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
 
 
 @needs_compiler
 def test_a_nan_stays_in_its_replica_and_is_not_lost():
-    shape = blocks.Attention(5, 2, 4, stride=2)
+    shape = AttentionShape(5, 2, 4, stride=2)
     h = torch.randn(2, 10, 6)
     weights = [torch.randn(2, 6, 8), torch.randn(2, 6, 16), torch.randn(2, 8, 6)]
     mlp_weights = [torch.randn(2, 6, 24), torch.randn(2, 1, 24), torch.randn(2, 24, 6)]
@@ -36,7 +37,7 @@ def test_a_nan_stays_in_its_replica_and_is_not_lost():
 @needs_compiler
 @pytest.mark.parametrize("spread", [1.0, 30.0, 300.0])
 def test_softmax_is_exact_for_large_scores_too(spread):
-    shape = blocks.Attention(40, 1, 16)
+    shape = AttentionShape(40, 1, 16)
     h = torch.randn(1, 80, 16)
     q, kv = spread * torch.randn(1, 16, 16) / 4, torch.randn(1, 16, 32) / 4
     out = torch.eye(16)[None]
@@ -82,7 +83,7 @@ def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path)
         "import logging; logging.basicConfig(); import torch; "
         "from metaphase.core.architectures import blocks; "
         "from metaphase.core.kernels import cpu; "
-        "assert cpu.library() is None; "
+        "assert not cpu.available(); "
         "print(blocks.mlp(*(torch.ones(1, 2, 2), torch.ones(1, 2, 2), torch.ones(1, 1, 2), "
         "torch.ones(1, 2, 2))).shape)"
     )
@@ -97,7 +98,7 @@ def test_without_a_compiler_the_plain_blocks_are_used_and_it_is_logged(tmp_path)
 @pytest.mark.slow
 @needs_compiler
 def test_the_kernels_are_built_once_and_whole(tmp_path):
-    code = "from metaphase.core.kernels import cpu; assert cpu.library() is not None"
+    code = "from metaphase.core.kernels import cpu; assert cpu.available()"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]

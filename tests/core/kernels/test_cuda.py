@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from metaphase.core.architectures import blocks
+from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.tasks import projected_images
 
 pytest.importorskip("triton")
@@ -110,9 +111,9 @@ def test_tabled_projections_are_their_twin(size, T, dtype):
     s = Sequences(size, T, num_tasks=7)
     table = torch.randn(3, 7, size, size, device=DEVICE).to(dtype)
     row = torch.tensor([2, 0], device=DEVICE)
-    y = s.project(table_UxMxXxX=table, row_G=row, precision="fp32")
+    y = s.project(table_UxNxXxX=table, row_G=row, precision="fp32")
     assert error(y, s.expected(table[row[:, None], s.task])) < TOLERANCE["fp32"]
-    y = s.project(table_UxMxXxX=table, row_G=row, precision="bf16", dtype=torch.bfloat16)
+    y = s.project(table_UxNxXxX=table, row_G=row, precision="bf16", dtype=torch.bfloat16)
     assert y.dtype == torch.bfloat16
     assert error(y, s.expected(table[row[:, None], s.task])) < TOLERANCE["bf16"]
 
@@ -168,7 +169,7 @@ def compare(fused, plain, tensors, precision):
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
 
 
-ATTENTION = [  # S, stride, H, K, D, R, B, rotary
+ATTENTION = [  # L, stride, H, K, D, R, B, rotary
     (1, 1, 1, 2, 5, 1, 1, False),
     (7, 1, 2, 8, 5, 2, 3, True),
     (31, 2, 2, 8, 32, 2, 2, True),
@@ -180,10 +181,10 @@ ATTENTION = [  # S, stride, H, K, D, R, B, rotary
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("S", "stride", "H", "K", "D", "R", "B", "rotary"), ATTENTION)
-def test_fused_attention_is_its_twin(S, stride, H, K, D, R, B, rotary, precision):
-    shape = blocks.Attention(S, H, K, stride, rotary)
-    h = (3 * torch.randn(R, B * S, D, device=DEVICE)).requires_grad_()
+@pytest.mark.parametrize(("L", "stride", "H", "K", "D", "R", "B", "rotary"), ATTENTION)
+def test_fused_attention_is_its_twin(L, stride, H, K, D, R, B, rotary, precision):
+    shape = AttentionShape(L, H, K, stride, rotary)
+    h = (3 * torch.randn(R, B * L, D, device=DEVICE)).requires_grad_()
     weights = replicas((R, D, H * K), (R, D, 2 * H * K), (R, H * K, D))
     if DEVICE == "cuda" and not attention.supports(h, shape, precision):
         pytest.skip("more than a multiprocessor holds, or not worth compiling")
@@ -197,7 +198,7 @@ def test_fused_attention_is_its_twin(S, stride, H, K, D, R, B, rotary, precision
 
 @pytest.mark.parametrize(("queries", "sequences"), [(16, 1), (32, 3), (128, None)])
 def test_attention_doesnt_depend_on_the_tiles(queries, sequences):
-    shape = blocks.Attention(70, 1, 4)
+    shape = AttentionShape(70, 1, 4)
     h, *weights = replicas((2, 4 * 70, 6), (2, 6, 4), (2, 6, 8), (2, 4, 6))
     tiles = attention.Tiles(queries=queries, sequences=sequences)
     precision = "fp32" if DEVICE == "cpu" else "tf32"
@@ -210,7 +211,7 @@ def test_attention_doesnt_depend_on_the_tiles(queries, sequences):
 
 
 def test_a_sequence_of_the_fused_attention_is_the_same_among_others():
-    shape = blocks.Attention(20, 2, 8)
+    shape = AttentionShape(20, 2, 8)
     h, *weights = replicas((3, 5 * 20, 16), (3, 16, 16), (3, 16, 32), (3, 16, 16))
     together = attention.fused_attention(h, *weights, shape)
     alone = [t[1:2].detach().requires_grad_() for t in (h, *weights)]
@@ -264,3 +265,18 @@ def test_the_kernels_compile_for_hopper_and_fit(names, count):
         # Spilled a little, a loop of thousands of instructions doesn't notice.
         assert line["LDL"] + line["STL"] < 1000, line
         assert line["HGMMA"] + line["HMMA"] > 0, line
+
+
+def test_the_blocks_run_the_fused_kernels_where_these_are_switched_on(monkeypatch):
+    shape, R, D, HK = AttentionShape(6, 2, 4), 2, 8, 8
+    h = torch.randn(R, 3 * 6, D, device=DEVICE)
+    heads = [torch.randn(R, *size, device=DEVICE) for size in ((D, HK), (D, 2 * HK), (HK, D))]
+    units = [torch.randn(R, *size, device=DEVICE) for size in ((D, 16), (1, 16), (16, D))]
+    plain = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)
+    monkeypatch.setattr(blocks, "fused_kernels_run", lambda device: True)
+    monkeypatch.setattr(blocks, "precision_on_cuda", lambda: "bf16")
+    fused = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)
+    assert torch.equal(fused[0], attention.fused_attention(h, *heads, shape, "bf16"))
+    assert torch.equal(fused[1], mlp.fused_mlp(h, *units, "bf16"))
+    for ours, exact in zip(fused, plain, strict=True):
+        assert 0 < error(ours, exact) < TOLERANCE["bf16"]

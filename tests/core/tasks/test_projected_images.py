@@ -6,7 +6,6 @@ from scipy import stats
 
 from metaphase.core.tasks.projected_images import (
     FIRST_UNSEEN,
-    SeenTasks,
     noise_overlap,
     noise_place_bits,
     noise_projections,
@@ -14,6 +13,7 @@ from metaphase.core.tasks.projected_images import (
     permutations,
     projections,
 )
+from metaphase.core.tasks.projected_inputs import SeenTasks
 
 
 @pytest.fixture
@@ -83,18 +83,18 @@ def test_permutations_are_the_same_alone(seed):
 
 
 def test_the_table_of_seen_tasks_changes_no_number(device):
-    seed_R = torch.tensor([0, 1, 0, 1], device=device)
-    num_tasks_R = torch.tensor([4, 10, 30, 2**32], device=device)
-    task_RxB = torch.tensor([[0, 3, 3], [9, 0, 4], [29, 1, 0], [2**32 - 1, 7, 0]], device=device)
-    expected = projections(seed_R[:, None], task_RxB, 5)
+    seed_G = torch.tensor([0, 1, 0, 1], device=device)
+    num_tasks_G = torch.tensor([4, 10, 30, 2**32], device=device)
+    task_GxB = torch.tensor([[0, 3, 3], [9, 0, 4], [29, 1, 0], [2**32 - 1, 7, 0]], device=device)
+    expected = projections(seed_G[:, None], task_GxB, 5)
     one_task = 2 * 5 * 5 * 4  # bytes, for both seeds
     for room, length in [(0, 0), (4, 4), (29, 10), (30, 30)]:
-        tasks = SeenTasks(seed_R, num_tasks_R, 5, table_bytes=room * one_task)
+        tasks = SeenTasks(seed_G, num_tasks_G, 5, table_bytes=room * one_task)
         assert tasks.length == length
-        assert torch.equal(tasks.projections(task_RxB), expected)
-    only = SeenTasks(seed_R[:2], num_tasks_R[:2], 5, table_bytes=2**20)
+        assert torch.equal(tasks.projections(task_GxB), expected)
+    only = SeenTasks(seed_G[:2], num_tasks_G[:2], 5, table_bytes=2**20)
     assert only.all_tabled
-    assert torch.equal(only.projections(task_RxB[:2]), expected[:2])
+    assert torch.equal(only.projections(task_GxB[:2]), expected[:2])
 
 
 def test_a_noise_projection_is_rows_of_noise_from_anywhere(seed):

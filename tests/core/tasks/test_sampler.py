@@ -6,7 +6,7 @@ from scipy import stats
 
 from metaphase.core import schema
 from metaphase.core.datasets.images import Images, load_images
-from metaphase.core.tasks import inputs
+from metaphase.core.tasks import projected_inputs
 from metaphase.core.tasks.projected_images import FIRST_UNSEEN, permutations, projections
 from metaphase.core.tasks.sampler import Sampler, _earlier_equals
 from tests.conftest import small_cell
@@ -28,15 +28,15 @@ def test_a_batch_is_what_the_definition_says(device):
     for r, cell in enumerate(CELLS):
         seed = torch.tensor(cell.seed, device=device)
         for b in (0, 7):
-            task = draw.task_RxKxB[r, 2, b]
+            task = draw.task_SxJxB[r, 2, b]
             assert 0 <= task < cell.num_tasks
-            chosen = draw.image_RxKxBxT[r, 2, b]
+            chosen = draw.image_SxJxBxT[r, 2, b]
             assert len(chosen.unique()) == cell.sequence_length
             a = projections(seed, task, cell.input_size).double()
-            expected = images.x_NxX[chosen].double() @ a.T
+            expected = images.x_IxX[chosen].double() @ a.T
             torch.testing.assert_close(batch.x_RxBxTxX[r, b].double(), expected, rtol=0, atol=1e-5)
             rho = permutations(seed, task, cell.num_classes)
-            assert torch.equal(batch.y_RxBxT[r, b], rho[images.y_N[chosen]])
+            assert torch.equal(batch.y_RxBxT[r, b], rho[images.y_I[chosen]])
 
 
 @pytest.mark.parametrize("split", schema.SPLITS)
@@ -62,17 +62,17 @@ def test_the_steps_of_a_draw_dont_depend_on_the_draw(device):
     sampler = make_sampler(CELLS, device)
     many = sampler.draw_training(torch.arange(10, device=device))
     one = sampler.draw_training(torch.tensor([6], device=device))
-    assert torch.equal(many.task_RxKxB[:, 6], one.task_RxKxB[:, 0])
-    assert torch.equal(many.image_RxKxBxT[:, 6], one.image_RxKxBxT[:, 0])
-    assert not torch.equal(many.image_RxKxBxT[:, 5], many.image_RxKxBxT[:, 6])
+    assert torch.equal(many.task_SxJxB[:, 6], one.task_SxJxB[:, 0])
+    assert torch.equal(many.image_SxJxBxT[:, 6], one.image_SxJxBxT[:, 0])
+    assert not torch.equal(many.image_SxJxBxT[:, 5], many.image_SxJxBxT[:, 6])
 
 
 def two_classes(cell, *counts):
     """A sampler of a cell whose training images are as many as said of each class."""
     sampler = make_sampler([cell], torch.device("cpu"))
-    y_N = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    y_I = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     count_C = torch.tensor(counts)
-    images = Images(torch.zeros(len(y_N), 16), y_N, count_C.cumsum(0) - count_C, count_C)
+    images = Images(torch.zeros(len(y_I), 16), y_I, count_C.cumsum(0) - count_C, count_C)
     sampler.images = dataclasses.replace(sampler.images, train=images)
     return sampler
 
@@ -83,7 +83,7 @@ def test_labels_before_a_position_say_nothing_about_the_next():
     cell = small_cell(num_classes=2, sequence_length=36, batch_size=1000)
     sampler = two_classes(cell, 36, 36)
     draw = sampler.draw_training(torch.arange(20))
-    image, label = draw.image_RxKxBxT[0].flatten(0, 1), draw.y_RxKxBxT[0].flatten(0, 1)
+    image, label = draw.image_SxJxBxT[0].flatten(0, 1), draw.y_SxJxBxT[0].flatten(0, 1)
     assert (image.sort(dim=1).values.diff(dim=1) > 0).all()
     least_seen = (label[:, :-1].sum(dim=1) < 17.5).long()
     assert abs((least_seen == label[:, -1]).double().mean() - 0.5) < 4 * 0.5 / 20_000**0.5
@@ -91,7 +91,7 @@ def test_labels_before_a_position_say_nothing_about_the_next():
         counts = torch.bincount(image[:, position], minlength=72)
         assert stats.chisquare(counts).pvalue > 1e-4
     # and so is every pair of images of a class, of the first two that it has
-    first = image[(draw.y_RxKxBxT[0].flatten(0, 1)[:, :2] == 1).all(dim=1)][:, :2] % 36
+    first = image[(draw.y_SxJxBxT[0].flatten(0, 1)[:, :2] == 1).all(dim=1)][:, :2] % 36
     pairs = torch.bincount(first[:, 0] * 36 + first[:, 1], minlength=36**2).view(36, 36)
     assert stats.chisquare(pairs[~torch.eye(36, dtype=torch.bool)]).pvalue > 1e-4
 
@@ -100,7 +100,7 @@ def test_unequal_classes_keep_their_shares_and_a_class_that_runs_out_begins_anew
     cell = small_cell(num_classes=2, sequence_length=30, batch_size=1000)
     sampler = two_classes(cell, 3, 57)
     draw = sampler.draw_training(torch.arange(4))
-    image = draw.image_RxKxBxT[0].flatten(0, 1)
+    image = draw.image_SxJxBxT[0].flatten(0, 1)
     rare = image < 3
     assert abs(rare.double().mean() - 0.05) < 4 * (0.05 * 0.95 / rare.numel()) ** 0.5
     for row in image[rare.sum(dim=1) >= 4][:5]:
@@ -153,15 +153,15 @@ def test_seen_tasks_are_evaluated_equally_often_or_at_most_once(split):
 def test_cells_of_a_seed_see_the_same_images_and_nested_tasks():
     sampler = make_sampler(CELLS, torch.device("cpu"))
     draw = sampler.draw_training(torch.arange(4))
-    assert torch.equal(draw.image_RxKxBxT[0], draw.image_RxKxBxT[3])
-    assert not torch.equal(draw.image_RxKxBxT[0], draw.image_RxKxBxT[2])
-    assert (draw.task_RxKxB[0] == 0).all()
+    assert torch.equal(draw.image_SxJxBxT[0], draw.image_SxJxBxT[3])
+    assert not torch.equal(draw.image_SxJxBxT[0], draw.image_SxJxBxT[2])
+    assert (draw.task_SxJxB[0] == 0).all()
 
 
 def test_seen_and_unseen_tasks_never_overlap():
     cell = small_cell(num_tasks=2**32, batch_size=4096)
     sampler = make_sampler([cell], torch.device("cpu"))
-    seen = sampler.draw_training(torch.arange(8)).task_RxKxB
+    seen = sampler.draw_training(torch.arange(8)).task_SxJxB
     assert seen.max() < FIRST_UNSEEN
     assert seen.max() > 2**31  # and the whole range is used
     # evaluation sequence b of the unseen split has exactly the task 2^32 + b
@@ -169,12 +169,12 @@ def test_seen_and_unseen_tasks_never_overlap():
     rho = permutations(torch.tensor(0), FIRST_UNSEEN + torch.arange(4096), 5)
     held_out = sampler.images.heldout
     inverse = rho.argsort(dim=1).gather(1, batch.y_RxBxT[0])
-    assert torch.equal(inverse.unique(), held_out.y_N.unique())
+    assert torch.equal(inverse.unique(), held_out.y_I.unique())
 
 
 def test_held_out_images_are_never_trained_on():
     images = load_images(small_cell(), "data", "cpu")
-    distance = torch.cdist(images.heldout.x_NxX, images.train.x_NxX)
+    distance = torch.cdist(images.heldout.x_IxX, images.train.x_IxX)
     assert distance.min() > 0
 
 
@@ -189,7 +189,7 @@ def test_splits_use_the_images_they_should(monkeypatch):
         (schema.SEEN, sampler.images.heldout),
     ]:
         x = sampler.evaluation_batch(split, sequences).x_RxBxTxX.flatten(0, 2)
-        distance = (x[:, None] - images.x_NxX).norm(dim=2)
+        distance = (x[:, None] - images.x_IxX).norm(dim=2)
         assert distance.min(dim=1).values.max() < 1e-4
 
 
@@ -201,11 +201,11 @@ def test_a_share_of_the_seen_tasks_keeps_its_labels_and_the_rest_its_permutation
     ]
     sampler = make_sampler(cells, device)
     draw = sampler.draw_training(torch.arange(2, device=device))
-    labels = sampler.images.train.y_N[draw.image_RxKxBxT]
-    unbiased = permutations(sampler.seed_R[:, None, None], draw.task_RxKxB, 5).gather(3, labels)
-    keeps = (draw.y_RxKxBxT == labels).all(dim=3)
-    assert ((draw.y_RxKxBxT == unbiased).all(dim=3) | keeps).all()
-    assert torch.equal(draw.y_RxKxBxT[0], unbiased[0])
+    labels = sampler.images.train.y_I[draw.image_SxJxBxT]
+    unbiased = permutations(sampler.seed_S[:, None, None], draw.task_SxJxB, 5).gather(3, labels)
+    keeps = (draw.y_SxJxBxT == labels).all(dim=3)
+    assert ((draw.y_SxJxBxT == unbiased).all(dim=3) | keeps).all()
+    assert torch.equal(draw.y_SxJxBxT[0], unbiased[0])
     by_chance = keeps[0].float().mean().item()
     for share, kept in zip(shares, keeps.flatten(1).float().mean(dim=1).tolist(), strict=True):
         assert abs(kept - (share + (1 - share) * by_chance)) < 4 * (0.25 / 4096) ** 0.5
@@ -237,7 +237,7 @@ def test_a_task_that_keeps_its_labels_does_so_in_every_pack_and_batch():
     for r, cell in enumerate(cells, start=1):
         alone = make_sampler([cell], torch.device("cpu")).draw_training(torch.arange(3))
         draw = together.draw_training(torch.arange(3))
-        assert torch.equal(draw.y_RxKxBxT[r], alone.y_RxKxBxT[0])
+        assert torch.equal(draw.y_SxJxBxT[r], alone.y_SxJxBxT[0])
 
 
 def test_cells_that_share_a_stream_get_the_inputs_they_would_have_alone():
@@ -263,10 +263,10 @@ def test_the_kernel_gives_the_plain_inputs(device, precision, room, monkeypatch)
     cells = [
         small_cell(num_tasks=n, seed=s, precision=precision) for s, n in [(0, 4), (0, 9), (1, 50)]
     ]
-    monkeypatch.setitem(inputs.TABLE_BYTES, device.type, room * 16**2 * 4)
-    monkeypatch.setattr(inputs, "projection_kernel", lambda device: None)
+    monkeypatch.setitem(projected_inputs.TABLE_BYTES, device.type, room * 16**2 * 4)
+    monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: None)
     plain = make_sampler(cells, device)
-    monkeypatch.setattr(inputs, "projection_kernel", lambda device: projection)
+    monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: projection)
     fast = make_sampler(cells, device)
     steps = torch.arange(2, device=device)
     for ours, theirs in [

@@ -12,9 +12,11 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from metaphase.core.architectures import ARCHITECTURES, blocks, memory
+from metaphase.core import rng
+from metaphase.core.architectures import ARCHITECTURES, blocks
+from metaphase.core.architectures import outer_product_memory as memory
+from metaphase.core.kernels import attention_shape
 from metaphase.core.kernels.operations import cross_entropy
-from metaphase.core.tasks import projected_images
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 
@@ -40,7 +42,7 @@ def on_a_pretended_gpu(value, mode, seen=None):
     if isinstance(value, torch.device):
         return torch.device(device)
     if (
-        type(value).__module__.startswith("core.")
+        type(value).__module__.startswith("metaphase.core.")
         and type(value).__module__ != "metaphase.core.cell"
     ):
         twin = seen[id(value)] = copy.copy(value)
@@ -53,7 +55,7 @@ def on_a_pretended_gpu(value, mode, seen=None):
 @pytest.fixture(autouse=True)
 def no_masks_of_other_modes():
     """Masks and rotations are cached by device."""
-    cached = (blocks._mask_QxS, blocks.rotation_table, memory._mask_QxS)
+    cached = (blocks._mask_QxL, attention_shape.rotation_table, memory._mask_QxL)
     for function in cached:
         function.cache_clear()
     yield
@@ -100,7 +102,7 @@ def test_a_step_before_its_gradient_reads_nothing_back_and_stays_on_the_gpu(mode
 def test_a_whole_step_reads_nothing_back(monkeypatch):
     """With gradients, which need a device that is there or none at all: `meta`."""
     trainer = PackTrainer(pack())
-    monkeypatch.setitem(projected_images._AT_ONCE, "meta", projected_images._AT_ONCE["cuda"])
+    monkeypatch.setitem(rng._AT_ONCE, "meta", rng._AT_ONCE["cuda"])
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
     pretended = on_a_pretended_gpu(trainer, None)
     before = [buffer._version for stack in pretended.stacks for buffer in stack.buffers()]

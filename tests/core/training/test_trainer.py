@@ -9,9 +9,9 @@ import torch
 from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import ConfigError
-from metaphase.core.evaluation.metrics import PLATEAU_MARGIN, PLATEAU_WEIGHT
-from metaphase.core.kernels import cpu
+from metaphase.core.kernels.cpu import build
 from metaphase.core.training.cost import flops_per_step
+from metaphase.core.training.stack import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from metaphase.core.training.trainer import PackTrainer
 from tests.conftest import small_cell
 
@@ -77,7 +77,7 @@ def test_a_cell_alone_equals_the_cell_in_a_pack_of_8_bit_for_bit(
     shape, threads, kernels, monkeypatch
 ):
     if kernels == "plain":  # as where there is no compiler
-        monkeypatch.setattr(cpu, "library", lambda: None)
+        monkeypatch.setattr(build, "library", lambda: None)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -109,7 +109,7 @@ def test_cells_of_any_shape_that_share_batches_equal_the_cells_alone_bit_for_bit
     cells = mixed_pack()
     pack = train(cells, device)
     assert len(pack.stacks) == 7
-    assert len(pack.sampler.seed_R) == 3  # sequences are made once for all models
+    assert len(pack.sampler.seed_S) == 3  # sequences are made once for all models
     assert sorted(c.cell_id for c in pack.cells) == sorted(c.cell_id for c in cells)
     results = pack.results()
     for r in range(0, len(cells), 1 if device.type == "cpu" else 5):
@@ -263,7 +263,7 @@ def test_a_diverged_replica_is_frozen_and_its_neighbours_dont_change(device):
 def test_a_learning_rate_that_explodes_is_recorded_as_diverged(rate, steps, kernels, monkeypatch):
     """Even where the loss was a number at every step: weights or moments aren't."""
     if kernels == "plain":
-        monkeypatch.setattr(cpu, "library", lambda: None)
+        monkeypatch.setattr(build, "library", lambda: None)
     cells = [
         small_cell(learning_rate=r, steps=steps, eval_every=steps, warmup_steps=0)
         for r in (3e-3, rate)

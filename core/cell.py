@@ -6,74 +6,44 @@ Plain Python on purpose: `sweeps` reads it without torch, and it can't import Ra
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.datasets import DATASETS
+from metaphase.core.settings import (
+    MODEL,
+    NONE,
+    REPLICA,
+    RUN,
+    STREAM,
+    ConfigError,
+    Setting,
+    digest,
+    names_of,
+    names_without,
+    neutral_of,
+    setting,
+    settings_of,
+)
 
 MAX_NUMBERS = 10**12  # of a model, of a step: what no device holds
 MAX_EVALUATIONS = 10**5  # of a cell: its history is kept in memory
 # Revision of the numbers: raised whenever a cell's results change by a bit on the machine that they
 # were made on. Results and checkpoints that don't say theirs are of revision 1.
 NUMERICS = 2
+# Identities before this revision, and some of it, are hashes of settings alone. Of the settings
+# with a neutral value, these are in them: programs came to know one after the other.
+_FIRST_IN_IDENTITY = 2
+_FORMER_IDENTITIES = (("normalization", "mup_base_width"), ("normalization",), ())
 
 MAX_TASKS = 2**32  # seen tasks are numbered 0 ... MAX_TASKS - 1; unseen ones start there
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Facts about a base dataset that can be known without loading it."""
-
-    image_size: int  # side of its square images, pixels
-    channels: int
-    num_classes: int
-    num_train: int  # images in its training split
-    num_heldout: int  # images in its held-out split
-    default_classes: int | None = None  # used unless more are asked for; None: all
-
-
-DATASETS: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(8, 1, 10, 1437, 360),  # scikit-learn's, split 80:20
-    "MNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
-    "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
-    "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
-    "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
-    "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
-    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.images._draw_random
-    "glyphs": DatasetInfo(
-        28, 1, 200, 40_000, 10_000, 10
-    ),  # characters drawn by core.datasets.glyphs
-}
 
 TokenFormat = Literal["shifted", "interleaved"]
 PositionEncoding = Literal["rotary", "learned", "none"]
 Normalization = Literal["own", "base"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Architecture = Literal["transformer", "lstm", "fast_weights", "linear_attention", "mlp"]
-
-# Of the settings that only some architectures use, those that each does. The others are set to
-# `UNUSED` whatever was said, so that they can't make two cells of one.
-ARCHITECTURE_SETTINGS: dict[str, tuple[str, ...]] = {
-    "transformer": ("num_heads", "key_size", "mlp_ratio", "position_encoding"),
-    "lstm": (),
-    "fast_weights": ("num_heads", "key_size"),
-    "linear_attention": ("num_heads", "key_size", "mlp_ratio"),
-    "mlp": ("mlp_ratio",),
-}
-UNUSED = {"num_heads": 0, "key_size": 0, "mlp_ratio": 0, "position_encoding": "none"}
-
-# What a head reads from an outer-product memory passes a layer norm over its key_size numbers: of
-# one nothing is left, and of two only which is the larger.
-LEAST_KEY_SIZE = {"fast_weights": 3, "linear_attention": 3}
-
-
-class ConfigError(ValueError):
-    """A setting that can't be used. The message names the key, the value and what is allowed."""
-
-
-def _field(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,92 +52,174 @@ class Cell:
 
     `None` for `image_size`, `num_classes` or `key_size` means "what follows from the others"; it is
     resolved at once, so a cell never holds None and its identity doesn't depend on how it was
-    said. Neither does it depend on settings that its architecture doesn't use: see `UNUSED`.
+    said. Neither does it depend on settings that its architecture doesn't use: they get the value
+    that is declared as `unused`.
 
     Raises:
         ConfigError: a value is impossible, alone or together with the others.
     """
 
-    architecture: Architecture = _field("transformer", "sequence model")
-    model_size: int = _field(32, "width of the residual stream, of hidden states")
-    num_tasks: int = _field(1, "number of tasks N to train on, up to 2^32")
-    seed: int = _field(0, "seed of the tasks, the batches and the initial weights")
+    architecture: str = setting(
+        "transformer", "sequence model", MODEL, choices=tuple(ARCHITECTURES)
+    )
+    model_size: int = setting(
+        32,
+        "width of the residual stream, of hidden states",
+        MODEL,
+        least=2,  # layer norm of one number is 0
+        greatest=2**16,
+    )
+    num_tasks: int = setting(
+        1, "number of tasks N to train on, up to 2^32", STREAM, REPLICA, least=1, greatest=MAX_TASKS
+    )
+    seed: int = setting(
+        0,
+        "seed of the tasks, the batches and the initial weights",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=2**32 - 1,
+    )
 
-    dataset: str = _field("digits", f"base dataset: {', '.join(DATASETS)}")
-    image_size: int = _field(None, "side the images are resized to, pixels; null: as they are")
-    grayscale: bool = _field(False, "average the colour channels")
-    num_classes: int = _field(None, "use the first this many classes; null: all, of glyphs 10")
-    unseen_datasets: tuple[str, ...] = _field((), "further datasets for splits unseen/<dataset>")
-    normalization: Normalization = _field("own", "whose training images normalize a further set")
+    dataset: str = setting("digits", "base dataset", STREAM, choices=tuple(DATASETS))
+    image_size: int = setting(
+        None,
+        "side the images are resized to, pixels; null: as they are",
+        STREAM,
+        least=1,
+        greatest=2**8,
+    )
+    grayscale: bool = setting(False, "average the colour channels", STREAM)
+    num_classes: int = setting(
+        None,
+        "use the first this many classes; null: all, of glyphs 10",
+        STREAM,
+        least=2,  # to the dataset's
+    )
+    unseen_datasets: tuple[str, ...] = setting(
+        (),
+        "further datasets for splits unseen/<dataset>",
+        STREAM,
+        choices=tuple(DATASETS),
+        item="dataset",
+        stored="separated by commas; empty if there are none",
+    )
+    normalization: Normalization = setting(
+        "own",
+        "whose training images normalize a further set",
+        STREAM,
+        neutral="base",
+        stored="by whose mean and deviation: its `own`, or those of the `base` dataset; `own` "
+        "where there is no further set",
+    )
 
-    identity_share: float = _field(0.0, "share of the seen tasks that keep labels as they are")
-    identity_steps: int = _field(0, "steps over which identity_share falls to 0; 0: it stays")
+    identity_share: float = setting(
+        0.0,
+        "share of the seen tasks that keep labels as they are",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=1,
+        stored="splits of seen tasks have the share that training ends with, unseen tasks none",
+    )
+    identity_steps: int = setting(
+        0,
+        "steps over which identity_share falls to 0; 0: it stays",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=2**31,
+    )
 
-    sequence_length: int = _field(16, "labelled examples in a sequence, T")
-    token_format: TokenFormat = _field("interleaved", "how examples become tokens")
+    sequence_length: int = setting(16, "labelled examples in a sequence, T", STREAM, least=2)
+    token_format: TokenFormat = setting("interleaved", "how examples become tokens", MODEL)
 
-    num_layers: int = _field(2, "blocks, layers")
-    num_heads: int = _field(2, "heads of attention or of the memory")
-    key_size: int = _field(None, "size of a head's keys and values; null: model_size / num_heads")
-    mlp_ratio: int = _field(4, "hidden units of a block's MLP over model_size")
-    position_encoding: PositionEncoding = _field("rotary", "how attention knows positions")
+    num_layers: int = setting(2, "blocks, layers", MODEL, least=1, greatest=1000)
+    num_heads: int = setting(
+        2, "heads of attention or of the memory", MODEL, least=1, greatest=2**12, unused=0
+    )
+    key_size: int = setting(
+        None,
+        "size of a head's keys and values; null: model_size / num_heads",
+        MODEL,
+        least=1,
+        greatest=2**12,
+        unused=0,
+    )
+    mlp_ratio: int = setting(
+        4, "hidden units of a block's MLP over model_size", MODEL, least=1, greatest=2**8, unused=0
+    )
+    position_encoding: PositionEncoding = setting(
+        "rotary",
+        "how attention knows positions",
+        MODEL,
+        unused="none",
+        stored="`none` where it isn't told, or there is no attention",
+    )
 
-    steps: int = _field(1000, "meta-training steps")
-    batch_size: int = _field(32, "sequences in a step's batch")
-    learning_rate: float = _field(1e-3, "Adam's learning rate after warm-up")
-    mup_base_width: int = _field(0, "width at which all maps have learning_rate (muP); 0: at all")
-    warmup_steps: int = _field(100, "steps over which the learning rate rises linearly")
-    adam_beta1: float = _field(0.9, "Adam's decay of the first moment")
-    adam_beta2: float = _field(0.999, "Adam's decay of the second moment")
-    adam_epsilon: float = _field(1e-8, "Adam's epsilon")
-    precision: Precision = _field("fp32", "of matrix products; weights and sums stay float32")
+    steps: int = setting(1000, "meta-training steps", RUN, least=1, greatest=2**31)
+    batch_size: int = setting(32, "sequences in a step's batch", RUN, least=1, greatest=2**20)
+    learning_rate: float = setting(
+        1e-3,
+        "Adam's learning rate after warm-up",
+        REPLICA,
+        least=0.0,
+        greatest=float("inf"),
+        exclusive=(True, True),
+    )
+    mup_base_width: int = setting(
+        0,
+        "width at which all maps have learning_rate (muP); 0: at all",
+        MODEL,
+        least=0,
+        greatest=2**16,
+        neutral=0,
+        stored="at other widths rates go with the inverse of the width",
+    )
+    warmup_steps: int = setting(
+        100, "steps over which the learning rate rises linearly", RUN, least=0, greatest=2**31
+    )
+    adam_beta1: float = setting(
+        0.9,
+        "Adam's decay of the first moment",
+        RUN,
+        least=0.0,
+        greatest=1.0,
+        exclusive=(False, True),
+    )
+    adam_beta2: float = setting(
+        0.999,
+        "Adam's decay of the second moment",
+        RUN,
+        least=0.0,
+        greatest=1.0,
+        exclusive=(False, True),
+    )
+    adam_epsilon: float = setting(
+        1e-8, "Adam's epsilon", REPLICA, least=0.0, greatest=float("inf"), exclusive=(True, True)
+    )
+    precision: Precision = setting("fp32", "of matrix products; weights and sums stay float32", RUN)
 
-    eval_every: int = _field(250, "steps between evaluations (and checkpoints)")
-    eval_sequences: int = _field(512, "sequences a split is evaluated on")
-    stop_when_decided: bool = _field(False, "stop before `steps` once the phase is settled")
+    eval_every: int = setting(
+        250, "steps between evaluations (and checkpoints)", RUN, least=1, greatest=2**31
+    )
+    eval_sequences: int = setting(
+        512, "sequences a split is evaluated on", RUN, least=2, greatest=2**24
+    )
+    stop_when_decided: bool = setting(False, "stop before `steps` once the phase is settled", RUN)
 
     def __post_init__(self) -> None:
-        self._check_types()
+        for key, declared in settings_of(type(self)).items():
+            value = getattr(self, key)
+            if (typed := declared.typed(value)) is not value:
+                object.__setattr__(self, key, typed)
         self._resolve()
         self._check_values()
         self._check_size()
 
-    def _check_types(self) -> None:
-        for f, kind, choices in _field_types():
-            value = getattr(self, f.name)
-            if choices:
-                if value not in choices:
-                    raise ConfigError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-            elif f.name == "unseen_datasets":
-                names = list(filter(None, value.split(","))) if isinstance(value, str) else value
-                if not isinstance(names, (list, tuple)) or not all(
-                    isinstance(name, str) for name in names
-                ):
-                    raise ConfigError(f"{f.name}: {value!r} is not a list of dataset names")
-                if len(set(names)) < len(names):
-                    raise ConfigError(f"{f.name}: {value!r} names a dataset twice")
-                object.__setattr__(self, f.name, tuple(names))
-            elif value is None and f.default is None:
-                pass
-            elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-                try:
-                    object.__setattr__(self, f.name, float(value) + 0.0)  # -0.0 is 0.0
-                except OverflowError:
-                    raise ConfigError(f"{f.name}: {value!r} is not a number") from None
-            elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                name = {int: "a whole number", float: "a number", bool: "true or false"}
-                whole = kind is int and isinstance(value, float) and value.is_integer()
-                meant = f"; write {value:.0f}" if whole else ""
-                raise ConfigError(f"{f.name}: {value!r} is not {name.get(kind, 'a text')}{meant}")
-
     def _resolve(self) -> None:
-        for key, names in (("dataset", (self.dataset,)), ("unseen_datasets", self.unseen_datasets)):
-            for name in names:
-                if name not in DATASETS:
-                    raise ConfigError(f"{key}: {name!r} is not one of {', '.join(DATASETS)}")
-        for key, value in UNUSED.items():
-            if key not in ARCHITECTURE_SETTINGS[self.architecture]:
-                object.__setattr__(self, key, value)
+        for key in self._unused():
+            object.__setattr__(self, key, UNUSED[key])
         if not self.unseen_datasets:
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
@@ -187,53 +239,17 @@ class Cell:
 
     def _check_values(self) -> None:
         info = DATASETS[self.dataset]
-        whole = {  # key: (least, greatest or None)
-            "model_size": (2, 2**16),  # layer norm of one number is 0
-            "num_tasks": (1, MAX_TASKS),
-            "seed": (0, 2**32 - 1),
-            "identity_steps": (0, 2**31),
-            "image_size": (1, 2**8),
-            "num_classes": (2, info.num_classes),
-            "sequence_length": (2, None),
-            "num_layers": (1, 1000),
-            "num_heads": (1, 2**12),
-            "key_size": (1, 2**12),
-            "mlp_ratio": (1, 2**8),
-            "steps": (1, 2**31),
-            "batch_size": (1, 2**20),
-            "mup_base_width": (0, 2**16),
-            "warmup_steps": (0, 2**31),
-            "eval_every": (1, 2**31),
-            "eval_sequences": (2, 2**24),
-        }
-        unused = UNUSED.keys() - set(ARCHITECTURE_SETTINGS[self.architecture])
-        for key, (least, greatest) in whole.items():
-            value = getattr(self, key)
-            if key in unused:
-                continue
-            if value < least or (greatest is not None and value > greatest):
-                allowed = f"{least} to {greatest}" if greatest is not None else f"{least} or more"
-                raise ConfigError(f"{key}: {value} is out of range; allowed: {allowed}")
+        unused = self._unused()
+        for key, declared in settings_of(type(self)).items():
+            if declared.least is not None and key not in unused:
+                greatest = info.num_classes if key == "num_classes" else declared.greatest
+                declared.check_range(getattr(self, key), greatest)
         if self.steps // self.eval_every > MAX_EVALUATIONS:
             raise ConfigError(
                 f"eval_every: {self.eval_every} makes {self.steps // self.eval_every} evaluations "
                 f"of {self.steps} steps; allowed: {MAX_EVALUATIONS}"
             )
-        for key, low, high in (
-            ("learning_rate", 0.0, float("inf")),
-            ("adam_epsilon", 0.0, float("inf")),
-            ("adam_beta1", 0.0, 1.0),
-            ("adam_beta2", 0.0, 1.0),
-        ):
-            value = getattr(self, key)
-            least_ok = value >= low if key.startswith("adam_beta") else value > low
-            if not (least_ok and value < high):
-                raise ConfigError(f"{key}: {value} is out of range; allowed: {low} to {high}")
-        if not 0.0 <= self.identity_share <= 1.0:
-            raise ConfigError(
-                f"identity_share: {self.identity_share} is out of range; allowed: 0 to 1"
-            )
-        least = LEAST_KEY_SIZE.get(self.architecture, 1)
+        least = ARCHITECTURES[self.architecture].least_key_size
         if self.key_size < least and "key_size" not in unused:
             raise ConfigError(
                 f"key_size: {self.key_size} (of {self.num_heads} heads, model_size "
@@ -270,19 +286,53 @@ class Cell:
                     f"{what}; allowed: {MAX_NUMBERS:.0e}"
                 )
 
+    def _unused(self) -> set[str]:
+        """The settings that its architecture doesn't use."""
+        return UNUSED.keys() - set(ARCHITECTURES[self.architecture].settings)
+
     @functools.cached_property
     def cell_id(self) -> str:
-        """Hash of every setting: 16 hexadecimal digits, the same on every machine."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        """Identity: 16 hexadecimal digits, the same on every machine. A hash of `NUMERICS` and all
+        settings but those that have their neutral value."""
+        return self._identity(NUMERICS)
+
+    @property
+    def earlier_ids(self) -> tuple[str, ...]:
+        """Identities under which earlier programs stored cells of these settings, the newest first:
+        those of earlier numerics, and hashes without numerics, which may be of any."""
+        numerics = reversed(range(_FIRST_IN_IDENTITY, NUMERICS))
+        ids = [self._identity(revision) for revision in numerics]
+        neutral = {
+            k: s.neutral for k, s in settings_of(type(self)).items() if s.neutral is not NONE
+        }
+        for known in _FORMER_IDENTITIES:
+            unknown = {key: value for key, value in neutral.items() if key not in known}
+            if not unknown or replace(self, **unknown) == self:
+                settings = self.to_dict()
+                ids.append(digest({k: v for k, v in settings.items() if k not in unknown}))
+        return tuple(ids)
+
+    def _identity(self, numerics: int) -> str:
+        values = self.to_dict()
+        for key, neutral in neutral_of(type(self)).items():
+            if getattr(self, key) == neutral:
+                del values[key]
+        return digest({"numerics": numerics, **values})
 
     @functools.cached_property
     def stack_key(self) -> tuple:
-        return _all_but(self, PER_REPLICA)
+        return self._values(names_without(type(self), REPLICA))
 
     @functools.cached_property
     def pack_key(self) -> tuple:
-        return _all_but(self, PER_REPLICA + OF_MODEL)
+        return self._values(names_without(type(self), REPLICA, MODEL))
+
+    @functools.cached_property
+    def stream_key(self) -> tuple:
+        return self._values(names_of(type(self), STREAM, REPLICA))
+
+    def _values(self, names: Iterable[str]) -> tuple:
+        return tuple(getattr(self, name) for name in names)
 
     @property
     def channels(self) -> int:
@@ -302,66 +352,39 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, as JSON and Parquet take it (tuples as lists)."""
         # dataclasses.asdict, which copies deeply, takes ten times as long.
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: getattr(self, name) for name in settings_of(type(self))}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Cell:
         """The inverse of `to_dict`. Raises ConfigError on an unknown key or impossible value."""
-        known = {f.name for f in fields(cls)}
+        known = settings_of(cls)
         for key in settings:
             if key not in known:
                 raise ConfigError(f"{key}: unknown key; known keys: {', '.join(sorted(known))}")
         return cls(**settings)
 
 
-@functools.cache
-def _field_types() -> tuple[tuple[Any, Any, tuple], ...]:
-    """(field, its type, what a Literal allows) of each field."""
-    hints = get_type_hints(Cell)
-    kinds = ((f, hints[f.name]) for f in fields(Cell))
-    return tuple(
-        (f, kind, get_args(kind) if get_origin(kind) is Literal else ()) for f, kind in kinds
-    )
-
-
-# Settings in which the replicas of a stacked model may differ: they change numbers, not shapes.
-PER_REPLICA = (
-    "num_tasks",
-    "seed",
-    "learning_rate",
-    "adam_epsilon",
-    "identity_share",
-    "identity_steps",
-)
-# Settings of the model: cells that differ in these as well can still be given the same batches.
-OF_MODEL = (
-    "architecture",
-    "model_size",
-    "token_format",
-    "num_layers",
-    "num_heads",
-    "key_size",
-    "mlp_ratio",
-    "position_encoding",
-    "mup_base_width",
-)
+SETTINGS: dict[str, Setting] = settings_of(Cell)
+UNUSED = {key: s.unused for key, s in SETTINGS.items() if s.unused is not NONE}
+PER_REPLICA = names_of(Cell, REPLICA)
 
 
 def stack_key(cell: Cell) -> tuple:
-    """Equal for cells that can be trained as one stacked model: all settings but `PER_REPLICA`."""
+    """Equal for cells that can be trained as one stacked model: all settings but those in which
+    replicas may differ."""
     return cell.stack_key
 
 
 def pack_key(cell: Cell) -> tuple:
     """Equal for cells that can be trained in one pack, step by step on the same batches: all
-    settings but `PER_REPLICA` and `OF_MODEL`."""
+    settings but those of replicas and of the model."""
     return cell.pack_key
 
 
 def stream_key(cell: Cell) -> tuple:
     """Equal for cells of a pack that see the same sequences."""
-    return (cell.seed, cell.num_tasks, cell.identity_share, cell.identity_steps)
+    return cell.stream_key
 
 
 def grouped(cells: Iterable[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
@@ -370,12 +393,3 @@ def grouped(cells: Iterable[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, 
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     return groups
-
-
-def _all_but(cell: Cell, names: tuple[str, ...]) -> tuple:
-    return tuple(getattr(cell, name) for name in _field_names() if name not in names)
-
-
-@functools.cache
-def _field_names() -> tuple[str, ...]:
-    return tuple(sorted(f.name for f in fields(Cell)))

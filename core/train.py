@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn
 
-from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.core.process import as_command
+from metaphase.core.settings import Setting
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,21 +32,26 @@ def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
     parser = _Parser(prog="python -m metaphase.core.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
     parser.add_argument("--data-root", type=_folder, default="data", help="folder of the data sets")
-    hints = get_type_hints(Cell)
-    for f in fields(Cell):
-        kind: Any = hints[f.name]
-        options: dict[str, Any] = {"help": f"{f.metadata['help']} (default: {f.default})"}
-        if kind is bool:
-            options |= {"action": argparse.BooleanOptionalAction}
-        elif kind in (int, float):
-            options |= {"type": kind}
-        elif get_args(kind) and f.name != "unseen_datasets":
-            options |= {"choices": get_args(kind)}
-        elif f.name == "unseen_datasets":
-            options |= {"nargs": "*"}
-        parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, **options)
+    for key, setting in SETTINGS.items():
+        parser.add_argument(
+            f"--{key.replace('_', '-')}", default=setting.default, **_option(setting)
+        )
     arguments = parser.parse_args(argv)
-    return Cell(**{f.name: getattr(arguments, f.name) for f in fields(Cell)}), arguments
+    return Cell(**{key: getattr(arguments, key) for key in SETTINGS}), arguments
+
+
+def _option(setting: Setting) -> dict[str, Any]:
+    """How argparse takes a setting."""
+    options: dict[str, Any] = {"help": f"{setting.help} (default: {setting.default})"}
+    if setting.kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif setting.kind is tuple:
+        options["nargs"] = "*"
+    elif setting.choices:
+        options["choices"] = setting.choices
+    else:
+        options["type"] = setting.kind
+    return options
 
 
 @as_command

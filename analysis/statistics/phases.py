@@ -1,17 +1,6 @@
-"""What each trained cell does, decided by tests against chance: the four phases.
+"""Phases of whole tables: each cell's by the rule of `core.phases`, each grid point's by its seeds.
 
-With `first` the accuracy where no example has been seen, `last` that of the last tenth of the
-positions and `improvement = last - first` within the same sequences, a cell is
-
-- generalizing if its improvement on unseen tasks is above delta and its interval excludes 0,
-- else identifying if the same holds on seen tasks,
-- else memorizing if `first` on seen tasks is above chance by more than delta and its interval
-  excludes chance,
-- else untrained. So are cells that diverged or failed; their `status` stays beside the phase.
-
-`first` is a proportion over n sequences, so its interval is Wilson's score interval (Wilson 1927;
-recommended by Brown, Cai & DasGupta 2001, Statistical Science 16:101). `improvement` is a paired
-difference of proportions, so its interval is Bonett & Price's (2012, JEBS 37:479).
+Cells that diverged or failed count as untrained; their `status` stays beside the phase.
 """
 
 from __future__ import annotations
@@ -20,25 +9,37 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from metaphase.analysis.load import ResultsError
 from metaphase.core import schema
 from metaphase.core.cell import Cell
+from metaphase.core.phases import (
+    CONFIDENCE,
+    DECIDING_COLUMNS,
+    DELTA,
+    GENERALIZING,
+    IDENTIFYING,
+    MEMORIZING,
+    PHASES,
+    UNTRAINED,
+    decide,
+)
 
-UNTRAINED, MEMORIZING, IDENTIFYING, GENERALIZING = PHASES = (
-    "untrained",
-    "memorizing",
-    "identifying",
-    "generalizing",
-)  # from least to most capable; the phase column is an ordered categorical of these
-
-# An effect that matters: 5 percentage points, a tenth or less of what trained cells show, and more
-# than a chance fluctuation (2 to 4 standard errors with 10 to 5 classes and 512 sequences).
-DELTA = 0.05
-# A map is many tests at once. At 99% a cell whose true effect is 0 is called wrongly at most once
-# in 200 (one side of the interval), so a grid of 100 cells shows less than one false phase.
-CONFIDENCE = 0.99
+__all__ = [
+    "AXES",
+    "CONFIDENCE",
+    "DELTA",
+    "GENERALIZING",
+    "GRID_POINT",
+    "IDENTIFYING",
+    "MEMORIZING",
+    "PHASES",
+    "UNTRAINED",
+    "classify",
+    "require_one_condition",
+    "split_conditions",
+    "summarize_grid",
+]
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
@@ -61,79 +62,13 @@ def classify(
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
     """
-    if not 0 <= delta < 1:
-        raise ValueError(f"delta: {delta} is out of range; allowed: 0 to below 1")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} is out of range; allowed: between 0 and 1")
-    number = {c: cells[c].to_numpy(dtype=float, na_value=np.nan) for c in _NUMBERS}
-    n, chance = number["n"], number["chance"]
-    bounds = {"seen_first": wilson_interval(number["seen_first"], n, confidence)}
-    for name in ("seen_improvement", "unseen_improvement"):
-        bounds[name] = paired_interval(number[name], number[f"{name}_se"], n, confidence)
-
-    def shows(name: str, null: np.ndarray | float) -> np.ndarray:
-        return (number[name] - null > delta) & (bounds[name][0] > null)  # False where NaN
-
-    done = cells["status"].to_numpy() == schema.DONE
-    phase = np.select(
-        [
-            ~done,
-            shows("unseen_improvement", 0.0),
-            shows("seen_improvement", 0.0),
-            shows("seen_first", chance),
-        ],
-        [UNTRAINED, GENERALIZING, IDENTIFYING, MEMORIZING],
-        UNTRAINED,
-    )
+    number = {c: cells[c].to_numpy(dtype=float, na_value=np.nan) for c in DECIDING_COLUMNS}
+    decided, bounds = decide(number, delta, confidence)
+    phase = np.where(cells["status"].to_numpy() == schema.DONE, decided, UNTRAINED)
     new: dict[str, Any] = {"phase": pd.Categorical(phase, list(PHASES), ordered=True)}
     for name, (low, high) in bounds.items():
         new |= {f"{name}_low": low, f"{name}_high": high}
     return cells.assign(**new)
-
-
-_NUMBERS = (
-    "n",
-    "chance",
-    "seen_first",
-    "seen_improvement",
-    "seen_improvement_se",
-    "unseen_improvement",
-    "unseen_improvement_se",
-)
-
-
-def wilson_interval(
-    proportion: np.ndarray, n: np.ndarray, confidence: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score interval of a binomial proportion; any shape, elementwise.
-
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n): the values q that the score test
-    |p - q| <= z sqrt(q(1-q)/n) does not reject (Wilson 1927, JASA 22:209).
-    """
-    z2n = special.ndtri((1 + confidence) / 2) ** 2 / n
-    center = (proportion + z2n / 2) / (1 + z2n)
-    half = np.sqrt(z2n * (proportion * (1 - proportion) + z2n / 4)) / (1 + z2n)
-    return center - half, center + half
-
-
-def paired_interval(
-    mean: np.ndarray, standard_error: np.ndarray, n: np.ndarray, confidence: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a mean of n differences in [-1, 1], each between two accuracies of one sequence;
-    any shape, elementwise.
-
-    Student's t interval after two more sequences, one that gains all and one that loses all: for
-    right or wrong answers the adjusted interval of Bonett & Price (2012, JEBS 37:479), with t's
-    quantile for the normal one. Unadjusted it is far too short where sequences hardly differ.
-
-    Args:
-        mean, standard_error: of the n differences; the error is deviation / sqrt(n).
-    """
-    squares = standard_error**2 * n * (n - 1) + n * mean**2 + 2
-    middle = mean * n / (n + 2)
-    error = np.sqrt((squares / (n + 2) - middle**2) / (n + 1))
-    half = special.stdtrit(n + 1, (1 + confidence) / 2) * error
-    return middle - half, middle + half
 
 
 def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:

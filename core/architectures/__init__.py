@@ -1,64 +1,92 @@
 """Sequence models, each a module of pure functions over stacked parameters.
 
-To add one: a module with the functions of `Architecture`, an entry in `ARCHITECTURES`, its name in
-`core.cell.Architecture` and the settings it uses in `core.cell.ARCHITECTURE_SETTINGS`.
+What is known of each without torch stands here, since `core.cell` checks settings by it. To add
+one: a module with the functions of `Layers`, and an entry of the module's name in `ARCHITECTURES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import importlib
 from dataclasses import dataclass
-from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, cast
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from metaphase.core.architectures.parameters import Spec
-from metaphase.core.cell import Cell
+    from metaphase.core.architectures.parameters import Spec
+    from metaphase.core.cell import Cell
+
+
+class Layers(Protocol):
+    """A module of layers between the token embeddings and the output head."""
+
+    @staticmethod
+    def parameters(cell: Cell, /) -> dict[str, Spec]:
+        """name -> Spec of its parameters, without the replica axis."""
+        ...
+
+    @staticmethod
+    def apply(p: dict[str, Tensor], h: Tensor, cell: Cell, stride: int, /) -> Tensor:
+        """Outputs at the positions 0, stride, 2 stride ... of h_RxBxSxD: R x B x ceil(S / stride)
+        x D. Causal: output s depends on inputs up to s."""
+        ...
+
+    @staticmethod
+    def state_size(cell: Cell, /) -> int:
+        """The number of scalars carried from the examples of a whole sequence that can influence
+        the next prediction."""
+        ...
+
+    @staticmethod
+    def forward_flops(cell: Cell, /) -> int:
+        """Floating-point operations of the layers for one batch."""
+        ...
+
+    @staticmethod
+    def activations(cell: Cell, /) -> int:
+        """Numbers of one sequence that the backward pass needs."""
+        ...
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A stack of layers between the token embeddings and the output head.
+    """Facts about a sequence model.
 
     Attributes:
-        parameters: (cell) -> name -> Spec of its parameters, without the replica axis.
-        apply: (parameters, h_RxBxSxD, cell, stride) -> outputs at the positions 0, stride,
-            2 stride ...: R x B x ceil(S / stride) x D. Causal: output s depends on inputs up to s.
-        state_size: (cell) -> the number of scalars carried from the examples of a whole sequence
-            that can influence the next prediction.
-        forward_flops: (cell) -> floating-point operations of the layers for one batch.
-        activations: (cell) -> numbers of one sequence that the backward pass needs.
+        name: its module's.
+        settings: of the settings that only some architectures use, those that this one does.
         has_context: whether it sees labels and earlier positions. One that doesn't is given the
             inputs x alone, one token a position.
+        least_key_size: below it a head's memory holds nothing.
     """
 
-    parameters: Callable[[Cell], dict[str, Spec]]
-    apply: Callable[[dict[str, Tensor], Tensor, Cell, int], Tensor]
-    state_size: Callable[[Cell], int]
-    forward_flops: Callable[[Cell], int]
-    activations: Callable[[Cell], int]
+    name: str
+    settings: tuple[str, ...] = ()
     has_context: bool = True
+    least_key_size: int = 1
+
+    @functools.cached_property
+    def layers(self) -> Layers:
+        """Its module, which needs torch."""
+        return cast(Layers, importlib.import_module(f"{__name__}.{self.name}"))
 
 
-# They import the names above.
-from metaphase.core.architectures import fast_weights, linear_attention, lstm, mlp, transformer  # noqa: E402
-
-
-def _architecture(module: ModuleType, has_context: bool = True) -> Architecture:
-    return Architecture(
-        parameters=module.parameters,
-        apply=module.apply,
-        state_size=module.state_size,
-        forward_flops=module.forward_flops,
-        activations=module.activations,
-        has_context=has_context,
-    )
-
+# What a head reads from an outer-product memory passes a layer norm over its key_size numbers: of
+# one nothing is left, and of two only which is the larger.
+_LEAST_OF_MEMORIES = 3
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "transformer": _architecture(transformer),
-    "lstm": _architecture(lstm),
-    "fast_weights": _architecture(fast_weights),
-    "linear_attention": _architecture(linear_attention),
-    "mlp": _architecture(mlp, has_context=False),
+    architecture.name: architecture
+    for architecture in (
+        Architecture("transformer", ("num_heads", "key_size", "mlp_ratio", "position_encoding")),
+        Architecture("lstm"),
+        Architecture("fast_weights", ("num_heads", "key_size"), least_key_size=_LEAST_OF_MEMORIES),
+        Architecture(
+            "linear_attention",
+            ("num_heads", "key_size", "mlp_ratio"),
+            least_key_size=_LEAST_OF_MEMORIES,
+        ),
+        Architecture("mlp", ("mlp_ratio",), has_context=False),
+    )
 }

@@ -30,7 +30,7 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     return {
         "embed_x": Spec((cell.input_size, D), cell.input_size**-0.5),
         **labels,
-        **architecture.parameters(cell),
+        **architecture.layers.parameters(cell),
         "head": Spec((D, cell.num_classes), 0.0, D),
     }
 
@@ -46,7 +46,7 @@ def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell
     D, C, architecture = cell.model_size, cell.num_classes, ARCHITECTURES[cell.architecture]
     x = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"]).view(R, B, T, D)
     tokens, stride = _tokens(p, x, y_RxBxT, cell) if architecture.has_context else (x, 1)
-    h_RxBxTxD = architecture.apply(p, tokens, cell, stride)
+    h_RxBxTxD = architecture.layers.apply(p, tokens, cell, stride)
     h_RxNxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
     return product(h_RxNxD, p["head"]).view(R, B, T, C)
 

@@ -1,1 +1,35 @@
-"""Base datasets: what is known of each without loading it, and its images as tensors."""
+"""Base datasets: what is known of each without loading it, and its images as tensors.
+
+The facts stand here, in plain Python, since `core.cell` checks settings by them. To add a dataset:
+an entry in `DATASETS` and a branch in `core.datasets.images`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Facts about a base dataset that can be known without loading it."""
+
+    image_size: int  # side of its square images, pixels
+    channels: int
+    num_classes: int
+    num_train: int  # images in its training split
+    num_heldout: int  # images in its held-out split
+    default_classes: int | None = None  # used unless more are asked for; None: all
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(8, 1, 10, 1437, 360),  # scikit-learn's, split 80:20
+    "MNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
+    "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
+    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.images._draw_random
+    "glyphs": DatasetInfo(
+        28, 1, 200, 40_000, 10_000, 10
+    ),  # characters drawn by core.datasets.glyphs
+}

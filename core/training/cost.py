@@ -19,7 +19,7 @@ def flops_per_step(cell: Cell) -> float:
     architecture = ARCHITECTURES[cell.architecture]
     labels_and_head = 2 * B * T * (1 + architecture.has_context) * cell.num_classes * D
     embed = 2 * B * T * X * D
-    layers = architecture.forward_flops(cell)
+    layers = architecture.layers.forward_flops(cell)
     return float(3 * (labels_and_head + layers) + 2 * embed + input_flops(cell))
 
 
@@ -72,7 +72,7 @@ def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     """Of a stacked model: what is kept, and what a step takes besides and gives back."""
     cell, replicas = cells[0], len(cells)
     B, T, P = cell.batch_size, cell.sequence_length, num_parameters(cell)
-    numbers = ARCHITECTURES[cell.architecture].activations(cell)
+    numbers = ARCHITECTURES[cell.architecture].layers.activations(cell)
     if device == "cpu":  # where attention keeps its scores
         numbers += cell.num_layers * cell.num_heads * cell.num_tokens**2
     activations = 4 * B * numbers
@@ -89,5 +89,5 @@ def bytes_per_step(cell: Cell) -> float:
     """
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     number = 2 if cell.precision == "bf16" else 4
-    activations = 4 * number * B * ARCHITECTURES[cell.architecture].activations(cell)
+    activations = 4 * number * B * ARCHITECTURES[cell.architecture].layers.activations(cell)
     return float(8 * 4 * num_parameters(cell) + activations + 2 * 4 * B * T * X)

@@ -272,7 +272,7 @@ class PackTrainer:
                 "diverged_at": diverged_at[r] if diverged else None,
                 "plateau_steps": plateau[r] if plateau[r] >= 0 else None,
                 "num_parameters": cost.num_parameters(cell),
-                "state_size": ARCHITECTURES[cell.architecture].state_size(cell),
+                "state_size": ARCHITECTURES[cell.architecture].layers.state_size(cell),
                 "wall_seconds": self.wall_seconds[r],
                 **shared,
             }

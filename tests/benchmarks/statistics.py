@@ -20,6 +20,7 @@ from scipy import stats
 from metaphase.analysis.questions import experiments
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
+from metaphase.core.phases import paired_interval, wilson_interval
 
 WIDTH = 10  # positions that `last` averages: the last tenth of 100
 
@@ -70,7 +71,7 @@ def wilson_coverage(
         for p in proportions:
             row: dict[str, object] = {"sequences": n, "true proportion": str(p)}
             for confidence in (0.95, 0.99):
-                low, high = phases.wilson_interval(k / n, np.full(n + 1, n), confidence)
+                low, high = wilson_interval(k / n, np.full(n + 1, n), confidence)
                 inside = (low <= p) & (p <= high)
                 row[f"nominal {confidence:.0%}"] = float(stats.binom.pmf(k, n, p)[inside].sum())
             rows.append(row)
@@ -103,7 +104,7 @@ def improvement_coverage(times: int, sizes: Iterable[int] = (32, 128, 512)) -> p
             found = evaluations(rng, times, n, first, last)
             row: dict[str, object] = {"sequences": n, "first to last": f"{first:g} to {last:g}"}
             for confidence in (0.95, 0.99):
-                low, high = phases.paired_interval(
+                low, high = paired_interval(
                     found["improvement"], found["improvement_se"], np.full(times, n), confidence
                 )
                 truth = last - first

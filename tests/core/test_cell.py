@@ -4,10 +4,14 @@ import sys
 
 import pytest
 
+from metaphase.core import cell as cell_module
+from metaphase.core import schema
+from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     MAX_TASKS,
-    OF_MODEL,
+    NUMERICS,
     PER_REPLICA,
+    SETTINGS,
     Cell,
     ConfigError,
     grouped,
@@ -15,6 +19,7 @@ from metaphase.core.cell import (
     stack_key,
     stream_key,
 )
+from metaphase.core.settings import MODEL, NONE, REPLICA, RUN, STREAM, names_of, setting
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,78 @@ def test_identity_is_the_same_on_every_machine():
         assert out.stdout.strip() == Cell(num_tasks=7).cell_id
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grown(Cell):
+    """A cell of a later program."""
+
+    dropout: float = setting(0.1, "share of units dropped", RUN, least=0, greatest=1, neutral=0.0)
+    extra: tuple[str, ...] = setting((), "more", RUN, item="extra", neutral=())
+
+
+def test_a_setting_that_is_added_later_changes_no_identity_while_it_is_neutral():
+    for cell in (Cell(), Cell(architecture="lstm", unseen_datasets=("MNIST",)), Cell(seed=3)):
+        later = Grown(**cell.to_dict(), dropout=0)
+        assert later.cell_id == cell.cell_id
+        assert later.earlier_ids == cell.earlier_ids
+        assert Grown(**cell.to_dict()).cell_id != cell.cell_id  # its default is another value
+        assert dataclasses.replace(later, extra=["a"]).cell_id != cell.cell_id
+        assert not {*dataclasses.replace(later, dropout=0.5).earlier_ids} & {*cell.earlier_ids}
+
+
+def test_other_numerics_change_every_identity(monkeypatch):
+    settings = [{}, {"seed": 1}, {"architecture": "mlp"}, {"mup_base_width": 16}]
+    before = [Cell(**s) for s in settings]
+    ids = [cell.cell_id for cell in before]
+    expected = [(cell.cell_id, *cell.earlier_ids) for cell in before]
+    monkeypatch.setattr(cell_module, "NUMERICS", NUMERICS + 1)
+    after = [Cell(**s) for s in settings]
+    assert not {cell.cell_id for cell in after} & set(ids)
+    assert [cell.earlier_ids for cell in after] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "cell_id", "earlier"),
+    [
+        ({}, "9fea28402143c1c2", ["4bd1523e7fb38351", "fae350e6580eff07", "9e3b69f4fab74af4"]),
+        (
+            {"architecture": "lstm", "model_size": 7, "seed": 4},
+            "0f4f9600d630da14",
+            ["0843d110cf226aa1", "5b63899cf985195c", "812687b135fbfad2"],
+        ),
+        (
+            {"unseen_datasets": ["MNIST", "glyphs"], "learning_rate": 3e-4},
+            "28a4da6adb675b4a",
+            ["d797f33d8de0f692", "e7779b1425974df5"],
+        ),
+        (
+            {"unseen_datasets": ["MNIST", "glyphs"], "normalization": "base"},
+            "b21d703954f025e1",
+            ["eddc893fab74bf9c", "908669ef1339f464", "972e3ae3328ed9b3"],
+        ),
+        ({"mup_base_width": 32}, "e5556f8c876a3bcb", ["6401c73e6b6415b8"]),
+    ],
+)
+def test_identities_are_pinned(settings, cell_id, earlier):
+    """Results and checkpoints are found by them: they change with NUMERICS only."""
+    assert NUMERICS == 2
+    cell = Cell(**settings)
+    assert cell.cell_id == cell_id
+    assert list(cell.earlier_ids) == earlier
+
+
+def test_declarations_are_sound():
+    for name, declared in SETTINGS.items():
+        assert declared.name == name
+        assert declared.help
+        assert declared.help[-1] not in ".;"
+        assert declared.typed(declared.default) == declared.default
+        for architecture in ARCHITECTURES.values():
+            assert all(SETTINGS[key].unused is not NONE for key in architecture.settings)
+    assert {name for name, s in SETTINGS.items() if s.unused is not NONE} == {
+        key for architecture in ARCHITECTURES.values() for key in architecture.settings
+    }
+
+
 def test_pack_key_ignores_what_may_differ_in_a_pack():
     a, b = Cell(num_tasks=1, seed=0, learning_rate=1e-3), Cell(num_tasks=9, seed=2)
     assert pack_key(a) == pack_key(dataclasses.replace(b, learning_rate=0.1, adam_epsilon=1e-4))
@@ -138,8 +215,19 @@ def test_pack_key_ignores_what_may_differ_in_a_pack():
         other = dataclasses.replace(a, **changed)
         assert pack_key(a) == pack_key(other)
         assert stack_key(a) != stack_key(other)
-    names = {f.name for f in dataclasses.fields(Cell)}
-    assert set(PER_REPLICA + OF_MODEL) <= names
+
+
+def test_roles_say_what_cells_of_a_stack_a_pack_and_a_stream_share():
+    streams = ("num_tasks", "seed", "identity_share", "identity_steps")
+    assert set(PER_REPLICA) == {*streams, "learning_rate", "adam_epsilon"}
+    assert set(names_of(Cell, STREAM, REPLICA)) == set(streams)
+    assert set(names_of(Cell, MODEL)) == {
+        *("architecture", "model_size", "token_format", "num_layers", "num_heads", "key_size"),
+        *("mlp_ratio", "position_encoding", "mup_base_width"),
+    }
+    of_new_tasks = set(names_of(Cell, STREAM)) - {"num_tasks", "identity_share", "identity_steps"}
+    assert set(schema.YARDSTICK_SETTINGS) == of_new_tasks - {"unseen_datasets"}
+    assert all(setting.roles for setting in SETTINGS.values())
 
 
 def test_cells_are_grouped_in_their_order():
@@ -150,7 +238,7 @@ def test_cells_are_grouped_in_their_order():
 
 
 def test_the_configuration_needs_neither_torch_nor_ray():
-    modules = "metaphase.core.cell, metaphase.core.schema"
+    modules = "metaphase.core.cell, metaphase.core.schema, metaphase.core.datasets"
     code = f"import sys, {modules}; print('torch' in sys.modules, 'ray' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

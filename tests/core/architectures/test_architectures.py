@@ -1,10 +1,12 @@
 """What every architecture promises; whatever is in the registry is tested."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from metaphase.core.architectures import ARCHITECTURES, lstm, memory, model
-from metaphase.core.cell import ARCHITECTURE_SETTINGS
+from metaphase.core.architectures import ARCHITECTURES, Layers, lstm, memory, model
+from metaphase.core.cell import UNUSED
 from metaphase.core.datasets.images import load_images
 from metaphase.core.kernels import cpu
 from metaphase.core.tasks.sampler import Sampler
@@ -72,7 +74,7 @@ def test_the_stacked_model_is_the_plain_one_and_carries_what_state_size_counts(
         expected, state = decode({k: t[r] for k, t in p.items()}, x[r, b], y[r, b], cell)
         torch.testing.assert_close(logits[r, b], expected, rtol=1e-6, atol=1e-6)
         carried = sum(t.numel() for t in state.values())
-        assert carried == ARCHITECTURES[cell.architecture].state_size(cell)
+        assert carried == ARCHITECTURES[cell.architecture].layers.state_size(cell)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -131,7 +133,7 @@ def test_the_lstm_is_torchs_lstm(device):
     D = cell.model_size
     p = stacked_model(cell, device=device)
     tokens = torch.randn(2, 5, 11, D, device=device, dtype=torch.float64)
-    ours = ARCHITECTURES["lstm"].apply(p, tokens, cell, 1)
+    ours = ARCHITECTURES["lstm"].layers.apply(p, tokens, cell, 1)
     order = torch.cat([torch.arange(D) + D * gate for gate in (1, 2, 3, 0)])  # i, f, g, o
     for r in range(2):
         theirs = torch.nn.LSTM(D, D, cell.num_layers, batch_first=True, device=device).double()
@@ -160,8 +162,19 @@ def test_a_memory_that_forgets_at_once_stays_finite(stride):
     assert log_f.grad.isfinite().all()
 
 
-def test_settings_that_an_architecture_doesnt_use_are_known():
-    assert set(ARCHITECTURE_SETTINGS) == set(ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_module_has_what_its_facts_promise(name):
+    layers = ARCHITECTURES[name].layers
+    assert layers.__name__.endswith(f".architectures.{name}")
+    functions = [key for key in vars(Layers) if not key.startswith("_")]
+    assert len(functions) == 5
+    assert all(callable(getattr(layers, key)) for key in functions)
+    base = small_cell(architecture=name, num_heads=2, key_size=4)
+    for key in UNUSED:  # a setting shapes the parameters of those that use it, and of no others
+        other = {"position_encoding": "learned"}.get(key) or getattr(base, key) * 2 or 2
+        changed = dataclasses.replace(base, **{key: other})
+        shaped = layers.parameters(changed) != layers.parameters(base)
+        assert shaped == (key in ARCHITECTURES[name].settings), key
 
 
 SMALLEST = [  # the smallest sizes of which a layer norm leaves a real number
@@ -228,7 +241,8 @@ def test_a_model_of_width_two_predicts_one_of_two_things(variant):
 @pytest.mark.parametrize("architecture", ["fast_weights", "linear_attention"])
 def test_a_memory_of_one_number_would_be_dead(architecture, monkeypatch):
     """Why `core.cell` refuses it: no gradient reaches what makes and reads it."""
-    monkeypatch.setattr("metaphase.core.cell.LEAST_KEY_SIZE", {})
+    any_size = dataclasses.replace(ARCHITECTURES[architecture], least_key_size=1)
+    monkeypatch.setitem(ARCHITECTURES, architecture, any_size)
     for key_size in (1, 3):
         cell = small_cell(architecture=architecture, key_size=key_size, num_layers=1)
         p, (x, y) = stacked_model(cell), examples(cell)

@@ -1,10 +1,10 @@
-"""Read a sweep's tables: thousands of small Parquet files, some perhaps missing or torn."""
+"""A sweep's tables as frames: the rows that `sweeps.store` reads, one set of rows a cell."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from metaphase.core import schema
-from metaphase.sweeps.store import folders, tables
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store import folders, places, tables
+from metaphase.sweeps.store.storage import Storage
+from metaphase.sweeps.store.table_files import TableFiles
 
 Path = str | os.PathLike[str]
 
 HALF_TRAINED = "checkpoints"  # folder of what unfinished cells have
-THREADS = 8  # that fetch files: on remote filesystems that is waiting. One decodes: many threads
-# that decode small files wait for each other.
+LOOKS = 3  # times a folder is listed anew because a listed file is gone
 
 CELL_COLUMNS = (
     "cell_id",
@@ -111,132 +113,80 @@ def open_folder(path: Path) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, inside = fs.FileSystem.from_uri(str(path))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path}: {_one_line(error)}") from error
+        raise ResultsError(f"{path}: {folders.one_line(error)}") from error
     return filesystem, inside.rstrip("/")
 
 
 def _load(path: Path, table: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    filesystem, folder = open_folder(path)
-    for attempt in (1, 2, 3):
-        names = _parquet_names(filesystem, folder, path, table)
+    storage = _open(path)
+    files = TableFiles(storage, _warn_skipped, failing="leave out")
+    for attempt in range(LOOKS):
         try:
-            parts = _read_all(filesystem, f"{folder}/{table}", table, names, columns)
+            names = files.names(table)
+        except OSError as error:
+            raise ResultsError(f"{path}: {folders.one_line(error)}") from error
+        if not names and table == "cells" and not _is_folder(storage, "cells"):
+            raise ResultsError(f"{path}: {_why_no_cells(storage)}")
+        try:
+            found = files.read(table, names, required=columns, gone="raise")
+            parts = [rows for _, rows in found]
             break
         except FileNotFoundError as error:  # merged into a compact file since we looked: look again
-            if attempt == 3:
+            if attempt == LOOKS - 1:
                 raise ResultsError(f"{path}: files vanish while being read: {error}") from error
-    parts = dict(sorted(parts.items(), key=lambda item: (tables.is_own(item[0]), item[0])))
-    ranked = list(parts.values())
     if table == "history":
-        ranked = [*_half_trained(filesystem, folder, columns), *ranked]
-    if not ranked:
+        parts = [*_half_trained(storage, files, columns), *parts]
+    if not parts:
         if names and table != "yardsticks":
             raise ResultsError(f"{path}/{table}: none of {len(names)} Parquet files can be used")
         return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
-    return _concatenate(table, ranked)
+    return _concatenate(table, parts)
 
 
-def _parquet_names(filesystem: fs.FileSystem, folder: str, path: Path, table: str) -> list[str]:
-    """A table's files, sorted; those in the making (`.` or `_`) left out."""
+def _open(path: Path) -> Storage:
+    """The sweep's files, to be read.
+
+    Raises:
+        ResultsError: a URI that can't be used.
+    """
+    remote = "://" in str(path)
     try:
-        if isinstance(filesystem, fs.LocalFileSystem):
-            found = [name for name, _ in folders.list_files(f"{folder}/{table}", _warn)]
-            if not found and not os.path.isdir(f"{folder}/{table}"):
-                raise FileNotFoundError
-        else:
-            entries = filesystem.get_file_info(fs.FileSelector(f"{folder}/{table}"))
-            found = [entry.base_name for entry in entries]
-    except FileNotFoundError:
-        if table != "cells":
-            return []
-        raise ResultsError(f"{path}: {_why_no_cells(filesystem, folder)}") from None
-    except OSError as error:
-        raise ResultsError(f"{path}: {_one_line(error)}") from error
-    return sorted(n for n in found if n.endswith(".parquet") and n[0] not in "._")
+        place = places.checked_sweep(str(path)) if remote else os.path.abspath(path)
+        return Storage(*places.parent(place), say=_warn)
+    except ConfigError as error:
+        raise ResultsError(f"{path}: {error}") from error
 
 
 def _half_trained(
-    filesystem: fs.FileSystem, folder: str, columns: tuple[str, ...]
-) -> list[pa.Table]:
+    storage: Storage, files: TableFiles, columns: tuple[str, ...]
+) -> Iterator[pa.Table]:
     """Histories of unfinished cells, `checkpoints/<cell_id>/history.parquet`."""
-    below = f"{folder}/{HALF_TRAINED}"
     try:
-        if isinstance(filesystem, fs.LocalFileSystem):
-            paths = [path for path, _ in folders.list_files(below, _warn, depth=2)]
-        else:
-            selector = fs.FileSelector(below, allow_not_found=True, recursive=True)
-            infos = filesystem.get_file_info(selector)
-            paths = [info.path[len(below) + 1 :] for info in infos]
+        paths = [info.path for info in storage.infos(HALF_TRAINED, recursive=True)]
     except OSError:
-        return []
-    ids = sorted(path.removesuffix("/history.parquet") for path in paths if path.count("/") == 1)
-    names = [f"{id_}/history.parquet" for id_ in ids if f"{id_}/history.parquet" in paths]
-    found = _read_all(filesystem, below, "history", names, columns, gone=True)
-    return list(found.values())
+        return
+    names = sorted(p for p in paths if p.count("/") == 1 and p.endswith("/history.parquet"))
+    found = files.read("history", names, folder=HALF_TRAINED, required=columns, gone="forget")
+    yield from (rows for _, rows in found)
 
 
-def _why_no_cells(filesystem: fs.FileSystem, folder: str) -> str:
+def _why_no_cells(storage: Storage) -> str:
     try:
-        if isinstance(filesystem, fs.LocalFileSystem):
-            entries = [e.path for e in os.scandir(folder) if e.is_dir()]
-            below = sorted(name for name in entries if folders.is_text(name))
-        else:
-            infos = filesystem.get_file_info(fs.FileSelector(folder))
-            below = sorted(e.path for e in infos if e.type == fs.FileType.Directory)
-    except FileNotFoundError:
-        return "no such folder"
+        if storage.files.kind("") is None:
+            return "no such folder"
+        below = sorted(storage.files.folders(""))
+        if {"history", HALF_TRAINED} & set(below):
+            return "no finished cells yet"
+        sweeps = [name for name in below if _is_folder(storage, f"{name}/cells")]
     except OSError as error:
-        return _one_line(error)
-    if {f"{folder}/history", f"{folder}/{HALF_TRAINED}"} & set(below):
-        return "no finished cells yet"
-    inside = filesystem.get_file_info([f"{name}/cells" for name in below])
-    sweeps = [e.path.split("/")[-2] for e in inside if e.type == fs.FileType.Directory]
+        return folders.one_line(error)
     if sweeps:
         return f"not a sweep's folder; it holds the sweeps {', '.join(sweeps)}"
     return "not a sweep's folder (it has no folder named cells)"
 
 
-def _read_all(
-    filesystem: fs.FileSystem,
-    folder: str,
-    table: str,
-    names: list[str],
-    columns: tuple[str, ...],
-    gone: bool = False,
-) -> dict[str, pa.Table]:
-    """Rows of a table by file name. What can't be read or makes no sense is warned about and left
-    out. `gone`: so is what is gone since it was listed, without a word.
-
-    Raises:
-        FileNotFoundError: a file is gone since it was listed.
-    """
-
-    def fetch(name: str) -> bytes | OSError | None:
-        try:
-            with filesystem.open_input_file(f"{folder}/{name}") as file:
-                return file.read()
-        except FileNotFoundError:
-            if gone:
-                return None
-            raise
-        except OSError as error:
-            return error
-
-    shown = f"{os.path.basename(folder)}/{{}}".format
-    found: dict[str, pa.Table] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for name, content in zip(names, pool.map(fetch, names), strict=True):
-            try:
-                if isinstance(content, OSError):
-                    raise content
-                if content is not None:
-                    found[name] = tables.decode(table, content, required=columns)
-            except tables.UNREADABLE as error:
-                _warn_skipped(shown(name), _one_line(error))
-    found, why = tables.sound(table, found)
-    for name, reasons in why.items():
-        _warn_skipped(shown(name), "; ".join(reasons[:3]))
-    return found
+def _is_folder(storage: Storage, path: str) -> bool:
+    return storage.files.kind(path) == "folder"
 
 
 def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
@@ -248,7 +198,7 @@ def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
     whole, left_out = tables.concatenate(parts)
     if left_out:
         names = ", ".join(map(folders.shown, left_out))
-        _warn_skipped(f"columns of {table}", f"types differ: {names}")
+        _warn_skipped(f"columns of {table}", "are left out", f"types differ: {names}")
     frame = whole.to_pandas()
     if "cell_id" not in frame:
         return frame
@@ -256,13 +206,9 @@ def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
     return frame[rank == rank.groupby(frame["cell_id"]).transform("max")]
 
 
-def _warn_skipped(name: str, why: str) -> None:
+def _warn_skipped(name: str, verb: str, why: str) -> None:
     _warn(f"skipped {folders.shown(name)}: {why}")
 
 
 def _warn(line: str) -> None:
     warnings.warn(line, ResultsWarning, stacklevel=3)
-
-
-def _one_line(error: BaseException) -> str:
-    return folders.shown(" ".join(str(error).split())) or type(error).__name__

@@ -5,7 +5,8 @@ import torch
 from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.core.training.trainer import PackTrainer
-from metaphase.sweeps.planning.packs import Workers, plan
+from metaphase.sweeps.planning.packs import plan
+from metaphase.sweeps.planning.workers import Workers
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
 from tests.benchmarks import precision, throughput, without_ray

@@ -26,7 +26,6 @@ listed is gone. A plain `pd.read_parquet(folder)` or DuckDB knows nothing of thi
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
 import sys
@@ -60,9 +59,10 @@ def main(argv: list[str] | None = None) -> int:
 def _compact_and_tell(path: str) -> None:
     from metaphase.sweeps.store.lease import acquire
     from metaphase.sweeps.store.results import Results
+    from metaphase.sweeps.store.sweepfile import read_sweep
 
     results = Results.at(path)
-    results.read_sweep()  # it is one
+    read_sweep(results)  # it is one
     lease = acquire(results)
     try:
         time.sleep(max(0.0, lease.ready_at - time.time()))
@@ -79,7 +79,7 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
         OSError: the storage fails, or the lease on the sweep was lost.
     """
     from metaphase.core import schema
-    from metaphase.sweeps.store.results import TABLES
+    from metaphase.sweeps.store.layout import TABLES
 
     status = results.finished()
     trained = {id_ for id_, s in status.items() if s in (schema.DONE, schema.DIVERGED)}
@@ -100,24 +100,25 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
 def _compact_table(
     results: Results, table: str, trained: set[str], check: Callable[[], None]
 ) -> tuple[int, int]:
-    """Files before and after."""
-    names = results.table_files(table)
+    """Merges one table's files. Returns (files before, files after)."""
+    from metaphase.sweeps.store.tables import merged_name
+
+    names = results.tables.names(table)
     own = {n for n in names if n.removesuffix(".parquet") in trained}
     if len(own) < 2 and not (own and len(names) > len(own)):
         return len(names), len(names)
     flawed: set[str] = set()
-    tables, merged = results.read_tables(table, names, trained, merged=True, flawed=flawed)
+    tables, merged = results.tables.by_cell(table, names, trained, merged=True, flawed=flawed)
     for name in set(names) - merged:  # it keeps a file of its own, which goes before
         tables.pop(name.removesuffix(".parquet"), None)
     ids = sorted(tables)
     files: dict[str, list[str]] = {}
     for i in range(0, len(ids), CELLS_PER_FILE):
         part = ids[i : i + CELLS_PER_FILE]
-        digest = hashlib.sha256(" ".join(part).encode()).hexdigest()[:16]
-        files[f"compact-{digest}.parquet"] = part
+        files[merged_name(part)] = part
     gone = merged - files.keys()
     for name in sorted(merged & flawed):  # what is left out of the merged file is kept
-        results.keep_damaged(table, name)
+        results.tables.keep_damaged(table, name)
     after = len(names) - len(merged) + len(files)
     check()
     folder = results.local_path / table if results.local_path else None
@@ -127,7 +128,7 @@ def _compact_table(
         new.mkdir()
         for name, part in files.items():
             path = new.relative_to(folder.parent) / name
-            results.write_merged(path.as_posix(), [tables[id_] for id_ in part])
+            results.tables.write_merged(path.as_posix(), [tables[id_] for id_ in part])
         for name in {entry.name for entry in os.scandir(folder)} - merged - files.keys():
             if not name.endswith(".tmp"):  # of a crash
                 os.link(folder / name, new / name, follow_symlinks=False)
@@ -135,10 +136,10 @@ def _compact_table(
         _exchange(folder, new)
         return len(names), after
     for name, part in files.items():
-        results.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])
+        results.tables.write_merged(f"{table}/{name}", [tables[id_] for id_ in part])
     check()
     for name in sorted(gone):
-        results.delete_table_file(table, name)
+        results.delete(f"{table}/{name}")
     return len(names), after
 
 

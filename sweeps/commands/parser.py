@@ -57,6 +57,13 @@ def folder(text: str) -> str:
     return _argument(places.checked_folder, text)
 
 
+def positive(text: str) -> int:
+    """An argument's type: a whole number from 1, in the digits 0 to 9."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number from 1")
+    return int(text)
+
+
 def _argument(check: Callable[[str], str], text: str) -> str:
     try:
         return check(text)

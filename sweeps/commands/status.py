@@ -45,24 +45,27 @@ def report(results: Results) -> list[str]:
     """
     from metaphase.core import schema
     from metaphase.core.cell import NUMERICS
+    from metaphase.sweeps.execution.clock import clock
     from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.folders import shown
+    from metaphase.sweeps.store.layout import touched
     from metaphase.sweeps.store.lease import describe, is_live
+    from metaphase.sweeps.store.sweepfile import read_sweep
 
-    sweep = results.read_sweep()
+    sweep = read_sweep(results)
     said, revisions = results.survey()
     finished, numerics = by_cell_id(said, sweep.cells), by_cell_id(revisions, sweep.cells)
-    lease = results.read_lease()
+    lease = results.claim.lease()
     live = lease is not None and is_live(lease)
     last = {cell.cell_id: cell.steps for cell in sweep.cells}
-    found = by_cell_id(results.checkpoint_steps(), sweep.cells).items()
+    found = by_cell_id(results.checkpoints.steps(), sweep.cells).items()
     steps = {id_: step for id_, step in found if step <= last.get(id_, step)}
-    touched = results.touched() if live else {}
+    written = touched(results) if live else {}
     states = {}
     for cell in sweep.cells:
         state = finished.get(cell.cell_id)
         if state is None:
-            active = live and lease and touched.get(cell.cell_id, 0.0) >= lease.get("since", 0.0)
+            active = live and lease and written.get(cell.cell_id, 0.0) >= lease.get("since", 0.0)
             state = RUNNING if active else MISSING
         states[cell.cell_id] = state
 
@@ -86,9 +89,10 @@ def report(results: Results) -> list[str]:
         lines.append(f"... and {len(failed) - 3} more failed")
     if live and lease:
         lines.append(f"Running: {describe(lease)}.")
-        left = seconds_left(sweep.cells, states, touched, steps, lease["since"])
+        left = seconds_left(sweep.cells, states, written, steps, lease["since"])
         if left is not None:
-            lines.append(f"About {_duration(left)} left.")
+            unit = "h" if round(left) >= 3600 else "min"
+            lines.append(f"About {clock(left)} {unit} left.")
     else:
         unfinished = sum(state == MISSING for state in states.values())
         lines.append(
@@ -121,7 +125,7 @@ def seconds_left(
     since: float,
 ) -> float | None:
     """Estimate from what this driver has finished: its time by the share of the work, each cell's
-    work as `sweeps.planning.packs` estimates it. None before anything is finished or checkpointed.
+    work as `planning.workers` estimates it. None before anything is finished or checkpointed.
 
     Args:
         touched: {cell_id: when one of its files was last written}.
@@ -129,7 +133,7 @@ def seconds_left(
         since: when the driver began.
     """
     from metaphase.core.cell import stack_key
-    from metaphase.sweeps.planning.packs import Workers
+    from metaphase.sweeps.planning.workers import Workers
 
     workers = Workers(1)
     done = left = 0.0
@@ -148,12 +152,6 @@ def seconds_left(
     if not left:
         return 0.0
     return (time.time() - since) * left / done if done else None
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
 
 
 if __name__ == "__main__":

@@ -1,1 +1,5 @@
-"""Trains packs on Ray: the driver, the worker, and what they find and show around them."""
+"""Trains packs on Ray.
+
+What a run needs while it runs: the driver, its trials and their worker, the Ray that is found or
+started for them, the software of its machines, scratch space, and what a person sees meanwhile.
+"""

@@ -11,13 +11,14 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from metaphase.core import schema
+from metaphase.core.phases import DECIDING_COLUMNS, PHASES, phase_of
+from metaphase.sweeps.execution.clock import clock
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.results import LOST_WORKER, Results
 
@@ -58,11 +59,11 @@ class Progress(tune.Callback):
         self.config_error: str | None = None
         self.running: set[int] = set()
         self._before = len(before)
-        self._phases: Counter[str] = Counter()
+        self._phases = Counter(dict.fromkeys(PHASES, 0))  # in this order
         self._fraction: dict[int, float] = {}  # of a pack's remaining work
         self._started = time.monotonic()
         self._shown_at, self._shown_share = self._started, 0.0
-        self.add_phases(list(before))
+        self._count(before)
 
     # --- Tune's hooks ---
 
@@ -84,7 +85,7 @@ class Progress(tune.Callback):
         self.config_error = self.config_error or result["config_error"]
         if result["finished"]:
             self.finished += result["finished"]
-            self.add_phases(result["finished"])
+            self._phases.update(result["finished"].values())
             logger.info("finished: %s", " ".join(result["finished"]))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -131,32 +132,21 @@ class Progress(tune.Callback):
         gone = time.monotonic() - self._started
         parts = [f"{self._before + len(self.finished)}/{self.total} cells", self.phase_counts()]
         parts.append(f"{self.share:.0%}")
-        left = f", about {_clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
-        return "  ".join(part for part in (*parts, f"{_clock(gone)} gone{left}") if part)
+        left = f", about {clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
+        return "  ".join(part for part in (*parts, f"{clock(gone)} gone{left}") if part)
 
     def phase_counts(self) -> str:
         """Of the finished cells, such as "3 memorizing, 2 identifying"."""
         return ", ".join(f"{n} {phase}" for phase, n in self._phases.items() if n)
 
-    def add_phases(self, cell_ids: list[str]) -> None:
-        """Counts the phases of these cells, read back from the results."""
-        if not cell_ids:
-            return
-        import pandas as pd  # only now: starting up is quicker without
-
-        from metaphase.analysis.statistics.phases import PHASES, classify
-
+    def _count(self, cell_ids: Collection[str]) -> None:
+        """Counts the phases of cells that were finished before, read from the results."""
         try:
-            rows = self.results.read_rows(cell_ids)
+            rows = self.results.read_rows(cell_ids, ("cell_id", "status", *DECIDING_COLUMNS))
         except OSError as error:  # it is only for show
             logger.warning("phases aren't counted: %s", error)
             return
-        trained = [row for row in rows if row["status"] == schema.DONE]
-        if not self._phases:  # in this order
-            self._phases.update(dict.fromkeys(PHASES, 0))
-        self._phases.update(row["status"] for row in rows if row["status"] != schema.DONE)
-        if trained:
-            self._phases.update(classify(pd.DataFrame(trained))["phase"].astype(str))
+        self._phases.update(phase_of(row) or row["status"] for row in rows)
 
     def close(self) -> None:
         """Leaves the live line behind."""
@@ -183,9 +173,3 @@ def _error_text(trial: Any) -> str:
     except (OSError, TypeError):  # there is no file
         return ""
     return re.split(r"^Failure # .*$", text, flags=re.MULTILINE)[-1].strip()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

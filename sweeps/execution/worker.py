@@ -28,14 +28,16 @@ from ray import tune
 from ray._private import state as ray_state
 
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.phases import phase_of
 from metaphase.core.training.captured import out_of_memory
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.execution.software import difference, installed
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.files import ClaimLost, StorageError
-from metaphase.sweeps.store.folders import check_is_file
-from metaphase.sweeps.store.results import Results, is_full
+from metaphase.sweeps.store.folders import check_is_file, one_line
+from metaphase.sweeps.store.patience import is_full
+from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +78,16 @@ class PackTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
         self._job = job
-        self._results = Results(job.root, job.sweep, job.driver)
         self._in_step = self._leaving = False
-        self._wrong = difference(job.software, installed()) if job.software else ""
+        wrong = difference(job.software, installed()) if job.software else ""
+        self._wrong = f"{platform.node()} {wrong}" if wrong else ""
+        try:
+            self._results = Results(job.root, job.sweep, job.driver)
+        except (ConfigError, OSError) as error:  # credentials, say, that only the driver has
+            self._wrong = f"{platform.node()}: {one_line(error)}"
         if job.device == "cpu":
             torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
-        folder = self._results.local_path
+        folder = None if self._wrong else self._results.local_path
         if folder:
             _log_to(folder / "logs" / f"worker-{platform.node()}-{os.getpid()}.log")
         self.reset_config(config)
@@ -107,7 +113,8 @@ class PackTrial(tune.Trainable):
 
         done: no more to do. stopped: because the sweep isn't this driver's any more.
         fraction: share of all steps of all its cells that is done.
-        finished: ids of the cells finished by this call. training_seconds: time spent training and
+        finished: {cell_id: phase, or status where there is none} of the cells finished by this
+        call. training_seconds: time spent training and
         evaluating in this call. config_error: one line, where the data can't be had, the storage
         fails, or the machine has other software: no pack can go on.
 
@@ -145,12 +152,12 @@ class PackTrial(tune.Trainable):
         return f"{self._results}: the storage fails: {line}. {after}"
 
     def _step(self) -> dict[str, Any]:
+        if self._wrong:
+            return self._report(config_error=self._wrong)
         self._check_claim()
         if not self._claimed:
             self._save()
             return self._report(stopped=True)
-        if self._wrong:
-            return self._report(config_error=f"{platform.node()} {self._wrong}")
         if not self._planned:
             self._plan()
         if not self._todo:
@@ -175,7 +182,7 @@ class PackTrial(tune.Trainable):
         for cell in self._trainer.cells:
             self._steps_done[cell.cell_id] = self._trainer.step
         self._check_claim()  # an evaluation may have taken long
-        if not self._claimed and self._results.taken_from(self._job.driver):
+        if not self._claimed and self._results.claim.is_taken_from(self._job.driver):
             return self._report(training_seconds=training_seconds, stopped=True)
         finished = self._write(evaluated)
         return self._report(finished, training_seconds, stopped=not self._claimed)
@@ -200,7 +207,7 @@ class PackTrial(tune.Trainable):
     def _save(self) -> None:
         """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
         write."""
-        if self._unsaved and not self._results.taken_from(self._job.driver):
+        if self._unsaved and not self._results.claim.is_taken_from(self._job.driver):
             states = [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
             try:
                 self._write_checkpoints(states)
@@ -209,7 +216,7 @@ class PackTrial(tune.Trainable):
 
     def _report(
         self,
-        finished: list[str] | None = None,
+        finished: dict[str, str] | None = None,
         training_seconds: float = 0.0,
         stopped: bool = False,
         config_error: str | None = None,
@@ -219,7 +226,7 @@ class PackTrial(tune.Trainable):
             "done": stopped or config_error is not None or not self._todo,
             "stopped": stopped,
             "fraction": sum(self._steps_done.values()) / total,
-            "finished": finished or [],
+            "finished": finished or {},
             "training_seconds": training_seconds,
             "config_error": config_error,
         }
@@ -233,7 +240,7 @@ class PackTrial(tune.Trainable):
             if self._results.is_trained(cell.cell_id):
                 self._steps_done[cell.cell_id] = cell.steps
                 continue
-            state = self._results.read_checkpoint(cell.cell_id, partial(check_state, cell))
+            state = self._results.checkpoints.read(cell.cell_id, partial(check_state, cell))
             if state is not None and state["step"]:  # else it is as good as none
                 self._states[cell.cell_id] = state
             self._steps_done[cell.cell_id] = state["step"] if state else 0
@@ -271,8 +278,8 @@ class PackTrial(tune.Trainable):
             halves += list(by_step.values())
         self._todo = halves + rest
 
-    def _write(self, evaluated: bool) -> list[str]:
-        """Writes what is due after `advance`. Returns the ids of the cells it finished."""
+    def _write(self, evaluated: bool) -> dict[str, str]:
+        """Writes what is due after `advance`. Returns {cell_id: phase} of the cells it finished."""
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
         finished = trainer.finished_cells() if evaluated else []
@@ -280,16 +287,18 @@ class PackTrial(tune.Trainable):
             return self._write_results(trainer, finished)
         if evaluated and now - self._history_written >= HISTORY_SECONDS:
             for cell, rows in zip(trainer.cells, trainer.history, strict=True):
-                self._results.write_history(cell.cell_id, rows)
+                self._results.checkpoints.write_history(cell.cell_id, rows)
             self._history_written = time.monotonic()
         overdue = now - self._checkpointed >= self._checkpoint_interval
         if overdue or not (evaluated and self._claimed):  # paused for one, or about to stop
             self._write_checkpoints(trainer.states())
-        return []
+        return {}
 
-    def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> list[str]:
-        """Writes what is finished; the rest goes on as a smaller pack. Returns the ids of those."""
-        written, rest, states = [], [], []
+    def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> dict[str, str]:
+        """Writes what is finished; the rest goes on as a smaller pack. Returns {cell_id: phase} of
+        what is written."""
+        written: dict[str, str] = {}
+        rest, states = [], []
         for cell, done, (row, curves), history, state in zip(
             trainer.cells,
             finished,
@@ -301,7 +310,7 @@ class PackTrial(tune.Trainable):
             if done:
                 self._results.write_result(row, history, curves)
                 self._steps_done[cell.cell_id] = cell.steps
-                written.append(cell.cell_id)
+                written[cell.cell_id] = phase_of(row) or row["status"]
             else:
                 rest.append(cell)
                 states.append(state)
@@ -317,7 +326,7 @@ class PackTrial(tune.Trainable):
         before = time.monotonic()
         for state in states:
             if state["step"]:  # else there is nothing to go on from
-                self._results.write_checkpoint(state)
+                self._results.checkpoints.write(state)
         self._unsaved = False
         self._checkpointed = time.monotonic()
         taken = self._checkpointed - before
@@ -337,7 +346,7 @@ class PackTrial(tune.Trainable):
         seconds = CLAIM_SECONDS if self._results.local_path else REMOTE_CLAIM_SECONDS
         if self._claimed and now - self._claim_checked >= seconds:
             self._claim_checked = now
-            self._claimed = self._results.claimed_by(self._job.driver)
+            self._claimed = self._results.claim.is_held_by(self._job.driver)
             self._leaving = self._leaving or _node_is_drained()
 
 

@@ -1,1 +1,4 @@
-"""From cells to packs, for the hardware at hand. Nothing here starts anything."""
+"""From the cells of a grid to packs: what is missing, which workers there are, what goes together.
+
+Nothing here starts anything or writes results.
+"""

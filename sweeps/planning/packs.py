@@ -11,68 +11,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metaphase.core.cell import Cell, grouped, pack_key, stack_key, stream_key
-from metaphase.sweeps.planning import hardware
+from metaphase.sweeps.planning.workers import Workers
 
 TRIAL_SECONDS = 0.1  # what Ray Tune adds to a pack, workers being reused; measured on 2 cores: 0.05
 UNCERTAINTY = 0.2  # by which estimates are off; what the last packs may idle the other workers
-GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
-MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
 # Packs of many shapes must save this share of the time: their cells are all finished at the end.
 LEAST_GAIN = 0.02
-# By which a step takes longer than its operations say, where these are many small ones; measured on
-# one CPU core, widths 8 to 32, packs of 1 and 6.
-SLOWNESS = {"fast_weights": 4.0, "linear_attention": 2.5, "lstm": 2.5}
-
-
-@dataclass(frozen=True)
-class Workers:
-    """What trains packs side by side. The defaults were measured on one CPU core, widths 4 to 32.
-
-    Attributes:
-        count: workers that run at the same time.
-        device: torch device of each, "cpu" or "cuda".
-        memory: bytes each has for a pack.
-        flops: floating-point operations a second that training reaches.
-        step_seconds: what a step of a stacked model takes however small it is: launches, Python.
-        example_seconds: what an example takes however narrow the model: drawing it, attention.
-        normal_seconds: what a normal takes to draw.
-    """
-
-    count: int
-    device: str = "cpu"
-    memory: float = 4e9
-    flops: float = 1.3e11
-    step_seconds: float = 1.2e-3
-    example_seconds: float = 1.2e-6
-    normal_seconds: float = 1.3e-9
-
-    def seconds(self, cells: Sequence[Cell], from_step: int = 0) -> float:
-        """Estimated seconds to train a pack of these cells to their end."""
-        from metaphase.core.training import cost
-
-        step = 0.0
-        for stack in grouped(cells, stack_key).values():
-            cell = stack[0]
-            examples = cell.batch_size * cell.sequence_length
-            flops = cost.flops_per_step(cell) - cost.input_flops(cell)
-            replica = examples * self.example_seconds + flops / self.flops
-            slowness = SLOWNESS.get(cell.architecture, 1.0)
-            step += (self.step_seconds + len(stack) * replica) * slowness
-        streams = len({stream_key(cell) for cell in cells})
-        step += streams * cost.input_flops(cells[0]) / self.flops
-        step += cost.normals_per_step(cells, self.device) * self.normal_seconds
-        return (cells[0].steps - from_step) * step
-
-    def hold(self, cells: Sequence[Cell]) -> bool:
-        """Whether a worker's memory is enough for a pack of these cells."""
-        from metaphase.core.training.cost import pack_bytes
-
-        return pack_bytes(cells, self.device) <= MEMORY_SHARE * self.memory
 
 
 @dataclass(frozen=True)
@@ -204,45 +152,3 @@ def _split(units: Sequence[list[Cell]], parts: int) -> list[Sequence[list[Cell]]
     """`parts` runs of consecutive units whose lengths differ by at most one."""
     bounds = [round(i * len(units) / parts) for i in range(parts + 1)]
     return [units[a:b] for a, b in itertools.pairwise(bounds)]
-
-
-def local_workers() -> Workers:
-    """What Ray would find if it were started here; without starting it."""
-    import torch
-
-    if torch.cuda.is_available():
-        return gpu_workers(torch.cuda.device_count())
-    return cpu_workers(hardware.cores(), hardware.memory())
-
-
-def cpu_workers(cores: int, memory: float) -> Workers:
-    """One worker a core; they share `memory`, in bytes."""
-    return Workers(count=cores, memory=memory / cores)
-
-
-def gpu_workers(count: int, memory: float | None = None) -> Workers:
-    """One worker a GPU, as far as known like those of this machine. Speeds are estimates for one of
-    about 2022, from operations and bytes (core.kernels): none has been measured yet.
-
-    Args:
-        memory: bytes of each; None: as those of this machine have.
-    """
-    return Workers(
-        count,
-        "cuda",
-        _gpu_memory() if memory is None else memory,
-        flops=1e14,
-        step_seconds=5e-4,
-        example_seconds=0.0,
-        normal_seconds=1.4e-12,
-    )
-
-
-def _gpu_memory() -> float:
-    """Bytes of the smallest GPU of this machine, without opening it."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return min(float(line) for line in told.stdout.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return GPU_MEMORY

@@ -53,9 +53,9 @@ def every_id(cells: Iterable[Cell]) -> set[str]:
 def adopt_checkpoints(results: Results, cells: Iterable[Cell]) -> None:
     """Gives checkpoints of these cells that lie under an earlier identity, and are of this
     program's numerics, to the cells as they are called now."""
-    for cell_id, stored in stored_as(cells, results.checkpoint_steps()).items():
-        state = results.read_checkpoint(stored)
+    for cell_id, stored in stored_as(cells, results.checkpoints.steps()).items():
+        state = results.checkpoints.read(stored)
         if state is not None:
             rows = [{**row, "cell_id": cell_id} for row in state.get("history", ())]
-            results.write_checkpoint({**state, "cell_id": cell_id, "history": rows})
-        results.remove_checkpoints(stored)
+            results.checkpoints.write({**state, "cell_id": cell_id, "history": rows})
+        results.checkpoints.remove(stored)

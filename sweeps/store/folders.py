@@ -105,3 +105,8 @@ def shown(text: str) -> str:
     """A text from a file or a name, fit for a line in a terminal: what would control it, and what
     isn't UTF-8, is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message as one line that is fit for a terminal, at most 300 characters."""
+    return shown(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -33,7 +33,8 @@ from typing import Any
 
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps.store.files import Changed, ClaimLost, Version
-from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.folders import one_line
+from metaphase.sweeps.store.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Lease:
         lost: whether another driver has taken over.
     """
 
-    def __init__(self, results: Results):
+    def __init__(self, results: Storage):
         self.results = results
         self.driver = uuid.uuid4().hex
         self.ready_at = 0.0
@@ -83,19 +84,23 @@ class Lease:
     def _acquire(self) -> None:
         with _locked(self.results) as locked:
             try:
-                exclusive = locked and self.results.claims_are_exclusive()
+                exclusive = locked and self.results.claim.is_exclusive()
             except OSError as error:
-                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
-            before, version = self.results.read_claim(retry=True)
+                raise ConfigError(
+                    f"root: can't write to {self.results}: {one_line(error)}"
+                ) from None
+            before, version = self.results.claim.read(retry=True)
             if before and is_live(before):
                 raise ConfigError(f"{self.results} is being run: {describe(before)}")
             try:
                 self._write(version, retry=True)
             except Changed:
-                now = self.results.read_lease(retry=True) or {}
+                now = self.results.claim.lease(retry=True) or {}
                 raise ConfigError(f"{self.results} is being run: {describe(now)}") from None
             except OSError as error:
-                raise ConfigError(f"root: can't write to {self.results}: {_line(error)}") from None
+                raise ConfigError(
+                    f"root: can't write to {self.results}: {one_line(error)}"
+                ) from None
         if not exclusive:
             print(
                 f"note: {self.results} is on a storage without locks and conditional writes: it "
@@ -103,7 +108,7 @@ class Lease:
                 file=sys.stderr,
             )
             time.sleep(SETTLE_SECONDS)
-            now = self.results.read_lease(retry=True) or {}
+            now = self.results.claim.lease(retry=True) or {}
             if now.get("driver") != self.driver:
                 raise ConfigError(f"{self.results} is being run: {describe(now)}")
         if before and self.results.local_path is None:
@@ -119,7 +124,7 @@ class Lease:
             "since": self._since,
             "expires": time.time() + EXPIRE_SECONDS,
         }
-        self.results.claim(self.driver, replaces, stop=self._stopping, retry=retry, **details)
+        self.results.claim.take(self.driver, replaces, stop=self._stopping, retry=retry, **details)
 
     def _renew(self) -> None:
         """The only writer once the lease is ours."""
@@ -130,11 +135,11 @@ class Lease:
             pause, released = RENEW_SECONDS, self._released
             try:
                 with _locked(self.results):
-                    now, version = self.results.read_claim()
+                    now, version = self.results.claim.read()
                     if now is not None and now["driver"] != self.driver:
                         self._lose(describe(now))
                     elif released:
-                        self.results.release(version)
+                        self.results.claim.release(version)
                     else:
                         self._write(version)
             except ClaimLost:
@@ -153,7 +158,7 @@ class Lease:
         logger.error("%s was taken over: %s", self.results, why)
 
 
-def acquire(results: Results) -> Lease:
+def acquire(results: Storage) -> Lease:
     """Makes the sweep ours.
 
     Raises:
@@ -165,7 +170,7 @@ def acquire(results: Results) -> Lease:
 
 
 def is_live(lease: dict[str, Any]) -> bool:
-    """Whether the driver of this lease (`Results.read_lease`) is to be taken for alive. What no
+    """Whether the driver of this lease (`Claim.lease`) is to be taken for alive. What no
     driver writes, such as an end in a year's time, is no sign of life."""
     left = _number(lease, "expires") - time.time()
     if not 0 <= left <= EXPIRE_SECONDS + CLOCK_SECONDS:
@@ -197,16 +202,12 @@ def _number(lease: dict[str, Any], name: str) -> float:
     return number if math.isfinite(number) else 0.0
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _shown(value: Any) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(value)[:100])
 
 
 @contextlib.contextmanager
-def _locked(results: Results) -> Iterator[bool]:
+def _locked(results: Storage) -> Iterator[bool]:
     """On a file system: no other driver is in here meanwhile. Gives whether that is so, or needn't
     be, as in an object store.
 
@@ -232,7 +233,7 @@ def _locked(results: Results) -> Iterator[bool]:
         os.close(opened)
 
 
-def _lock(results: Results, lock: Callable[[], None]) -> bool:
+def _lock(results: Storage, lock: Callable[[], None]) -> bool:
     """Whether it could be locked; a file system may have no locks."""
     latest = time.monotonic() + LOCK_SECONDS
     while True:
@@ -241,7 +242,7 @@ def _lock(results: Results, lock: Callable[[], None]) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() > latest:
-                holder = describe(results.read_lease() or {})
+                holder = describe(results.claim.lease() or {})
                 raise ConfigError(
                     f"{results} is being run: {holder}. That process holds the lock on the folder "
                     "and doesn't go on: continue it, or end it"

@@ -1,15 +1,16 @@
-"""The tables of a results tree: their columns and types, and what may stand in their rows.
+"""The tables of a results tree: their columns, and Parquet files of them, written and read.
 
-A tree is a folder that others can write to, so a file in it may hold anything. What `decode` and
-`sound` return has the columns and types given here and rows that make sense one by one; what
-doesn't is left out, with a line that says why. Imports neither torch nor Ray.
+A tree is a folder that others can write to, so a file in it may hold anything. What `decode`
+returns has the columns and types given here, and what `soundness.sound` leaves of it has rows that
+make sense one by one. Neither torch nor Ray is imported.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +20,7 @@ from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, Cell
 from metaphase.core.settings import neutral_of
 
-COMPACT = "compact-"  # a merged file, `compact-*.parquet`; all others hold one cell, <cell_id>
+_MERGED = "compact-"  # begins the name of a file of many cells; all others hold one, <cell_id>
 # Columns that files of earlier versions lack: settings with what their cells were trained with.
 LATER = {"numerics": None, **neutral_of(Cell)}
 # What reading a file's content raises where it isn't what was written.
@@ -68,6 +69,7 @@ YARDSTICKS = pa.schema(
     [_setting(name) if name in SETTINGS else _column(name) for name in schema.YARDSTICK_COLUMNS]
 )
 SCHEMAS = {"cells": CELLS, "history": HISTORY, "curves": CURVES, "yardsticks": YARDSTICKS}
+_FIELDS = {table: {field.name: field for field in columns} for table, columns in SCHEMAS.items()}
 
 STATUSES = (schema.DONE, schema.DIVERGED, schema.FAILED)
 
@@ -80,8 +82,8 @@ KEYS = {
 }
 # Columns without which a row of a trained cell says nothing: never null in it, and in that of a
 # cell that is `done` not NaN either.
-_RESULTS = ("chance", "n", *schema.statistics_columns((schema.SEEN, schema.UNSEEN)))
-_FILLED = {
+RESULTS = ("chance", "n", *schema.statistics_columns((schema.SEEN, schema.UNSEEN)))
+FILLED = {
     "cells": ("status", *SETTINGS),
     "history": schema.HISTORY_COLUMNS,
     "curves": schema.CURVES_COLUMNS,
@@ -95,7 +97,24 @@ class TableError(ValueError):
 
 def is_own(name: str) -> bool:
     """Whether a table's file holds one cell, by which it is named, and isn't a merged one."""
-    return not name.startswith(COMPACT)
+    return not name.startswith(_MERGED)
+
+
+def merged_name(cell_ids: Iterable[str]) -> str:
+    """The name of a file that holds these cells."""
+    digest = hashlib.sha256(" ".join(sorted(cell_ids)).encode()).hexdigest()[:16]
+    return f"{_MERGED}{digest}.parquet"
+
+
+def encode(rows: pa.Table) -> bytes:
+    """A Parquet file of these rows. Every page has a checksum. The footer has none, so no
+    statistics are written into it, which a reader would believe. Pages hold plain values: the
+    dictionaries of a cell's few rows take more bytes and twice the time to read."""
+    sink = io.BytesIO()
+    pq.write_table(
+        rows, sink, write_page_checksum=True, write_statistics=False, use_dictionary=False
+    )
+    return sink.getvalue()
 
 
 def decode(
@@ -117,13 +136,16 @@ def decode(
     Raises:
         UNREADABLE: it isn't Parquet, is damaged, lacks a column, has one twice or of another type.
     """
-    expected = SCHEMAS[table]
-    wanted = expected.names if columns is None else list(columns)
+    fields = _FIELDS[table]
+    wanted = list(fields) if columns is None else list(columns)
+    expected = SCHEMAS[table] if columns is None else pa.schema([fields[name] for name in wanted])
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        there = file.schema_arrow.names
-        chosen = None if columns is None else [name for name in wanted if name in there]
+        chosen = None
+        if columns is not None:
+            stored = set(file.schema_arrow.names)
+            chosen = [name for name in wanted if name in stored]
         rows = file.read(columns=chosen, use_threads=False)  # a third of read_table's time
-    if rows.schema.equals(pa.schema([expected.field(name) for name in wanted])):
+    if rows.schema.equals(expected):
         return rows
     names = rows.column_names
     held = set(names)
@@ -134,13 +156,12 @@ def decode(
     missing = [name for name in required if name not in held]
     if missing:
         raise TableError(f"it lacks the columns {', '.join(missing)}")
-    made = {name: _cast(rows.column(name), expected.field(name)) for name in wanted if name in held}
+    there = dict(zip(names, rows.columns, strict=True))
+    made = {name: _cast(there[name], fields[name]) for name in wanted if name in held}
     for name in wanted:
         if name not in made and LATER.get(name) is not None:
-            field = expected.field(name)
-            made[name] = pa.chunked_array([[LATER[name]] * rows.num_rows], field.type)
-    known = set(expected.names)
-    others = {name: rows[name] for name in names if name not in known}
+            made[name] = pa.chunked_array([[LATER[name]] * rows.num_rows], fields[name].type)
+    others = {name: column for name, column in there.items() if name not in fields}
     return pa.table(made | {name: c for name, c in others.items() if _is_plain(c.type)})
 
 
@@ -190,85 +211,6 @@ def _short(kind: pa.DataType) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def sound(
-    table: str, parts: Mapping[str, pa.Table]
-) -> tuple[dict[str, pa.Table], dict[str, list[str]]]:
-    """({file name: its rows} without those that can't be, {file name: what was left out and why}).
-
-    Left out are all rows of a cell in a file where one of them has a null or an impossible value,
-    or the key of another one; and files whose name is that of another cell than they hold. A file
-    of which nothing is left isn't in the first of the two.
-
-    Args:
-        table: one of SCHEMAS.
-        parts: from `decode`, by the files' names in the table's folder; <cell_id>/<any> is a file
-            of that cell too.
-    """
-    if not parts:
-        return {}, {}
-    why: dict[str, list[str]] = {}
-    good = dict(parts)
-    joined = _joined(good)
-    if joined is None:  # some text isn't UTF-8: which?
-        for name, rows in parts.items():
-            if _joined({name: rows}) is None:
-                del good[name]
-                why[name] = ["it holds text that is not UTF-8"]
-        joined = _joined(good) if good else None
-        if joined is None:
-            return {}, why
-    owner = "cell_id" if "cell_id" in joined.column_names else None
-    for flaw, bad in _flaws(table, joined):
-        if not pc.any(bad).as_py():
-            continue
-        for name, ids in _by_file(joined.filter(bad), owner).items():
-            why.setdefault(name, []).append(
-                f"{flaw} (of {len(ids)} cells)" if owner and not is_own(name) else flaw
-            )
-            rows = good.pop(name, None)
-            if rows is not None and owner:
-                keep = pc.and_(rows[owner].is_valid(), _none_of(rows[owner], ids))
-                rows = rows.filter(keep)
-                if rows.num_rows:
-                    good[name] = rows
-    if owner:
-        for name in [name for name in good if is_own(name)]:
-            rows, cell_id = good[name], name.split("/")[0].removesuffix(".parquet")
-            if pc.any(pc.not_equal(rows[owner], cell_id)).as_py() or (
-                table == "cells" and rows.num_rows != 1
-            ):
-                why.setdefault(name, []).append("it holds other cells than its name says")
-                del good[name]
-    return good, why
-
-
-def statuses(name: str, rows: pa.Table) -> tuple[dict[str, tuple[str, int]], str]:
-    """({cell_id: (status, numerics)}, what was left out and why, if anything was) of a file of the
-    cells table. In plain Python: Arrow's functions of a value import pandas, which takes longer.
-
-    Args:
-        name: of the file.
-        rows: its columns cell_id, status and, if it has it, numerics.
-    """
-    ids, said = rows["cell_id"].to_pylist(), rows["status"].to_pylist()
-    there = "numerics" in rows.column_names
-    revisions = rows["numerics"].to_pylist() if there else [None] * len(ids)
-    if is_own(name) and ids != [name.removesuffix(".parquet")]:
-        return {}, "it holds other cells than its name says"
-    found: dict[str, tuple[str, int]] = {}
-    bad = set()
-    for cell_id, status, revision in zip(ids, said, revisions, strict=True):
-        revision = 1 if revision is None else revision
-        if not cell_id or cell_id in found or status not in STATUSES or revision < 1:
-            bad.add(cell_id)
-        else:
-            found[cell_id] = (status, revision)
-    for cell_id in bad:
-        found.pop(cell_id, None)
-    why = f"of {len(bad)} cells the status can't be, or is there twice" if bad else ""
-    return found, why
-
-
 def concatenate(parts: Sequence[pa.Table]) -> tuple[pa.Table, list[str]]:
     """(all rows, the columns left out of them). A column that some parts lack is null there; one
     that no schema knows and whose types in the parts don't go together is left out."""
@@ -289,80 +231,3 @@ def concatenate(parts: Sequence[pa.Table]) -> tuple[pa.Table, list[str]]:
     alike = all(part.schema.equals(parts[0].schema) for part in parts)
     options: Literal["none", "permissive"] = "none" if alike else "permissive"  # which is slow
     return pa.concat_tables(parts, promote_options=options), odd
-
-
-def _joined(parts: Mapping[str, pa.Table]) -> pa.Table | None:
-    """All rows with their file's name as column `_FILE`; None if some text isn't UTF-8."""
-    known = {name for columns in SCHEMAS.values() for name in columns.names}
-    tables = []
-    for name, rows in parts.items():
-        rows = rows.select([column for column in rows.column_names if column in known])
-        tables.append(rows.append_column(_FILE, pa.repeat(name, rows.num_rows)))
-    joined = pa.concat_tables(tables, promote_options="default")
-    try:
-        joined.validate(full=True)
-    except pa.ArrowException:
-        return None
-    return joined
-
-
-_FILE = "file name"
-
-
-def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
-    """(what is wrong, which rows: boolean) for all that can be wrong with a row."""
-    there = set(rows.column_names)
-    for name in dict.fromkeys((*KEYS[table], *_FILLED[table])):
-        if name in there and rows[name].null_count:
-            yield f"{name} is null", rows[name].is_null()
-    if "status" in there:
-        known = functools.reduce(pc.or_, (pc.equal(rows["status"], s) for s in STATUSES))
-        yield "its status is none that there is", pc.fill_null(pc.invert(known), False)
-        trained = pc.fill_null(pc.not_equal(rows["status"], schema.FAILED), False)
-        done = pc.fill_null(pc.equal(rows["status"], schema.DONE), False)
-        for name in (name for name in _RESULTS if name in there):
-            yield f"{name} is null", pc.and_(trained, rows[name].is_null())
-            if pa.types.is_floating(rows[name].type):
-                nan = pc.fill_null(pc.is_nan(rows[name]), False)
-                yield f"{name} is not a number", pc.and_(done, nan)
-    for name in rows.column_names:
-        low, high = _range(name)
-        if low is not None:
-            outside = pc.or_(pc.less(rows[name], low), pc.greater(rows[name], high))
-            yield f"{name} is out of range", pc.fill_null(outside, False)
-    keys = [_FILE, *(name for name in KEYS[table] if name in there)]
-    if len(keys) == 1 + len(KEYS[table]):
-        counted = rows.select(keys).group_by(keys).aggregate([([], "count_all")])
-        if counted.num_rows < rows.num_rows:
-            twice = counted.filter(pc.greater(counted["count_all"], 1)).select(keys)
-            numbered = rows.select(keys).append_column("row", pa.array(range(rows.num_rows)))
-            again = numbered.join(twice, keys, join_type="inner")["row"]
-            yield "a row of it is there twice", pc.is_in(numbered["row"], again.combine_chunks())
-
-
-def _range(name: str) -> tuple[float, float] | tuple[None, None]:
-    """The least and the greatest value of a result's column."""
-    end = name.rpartition("_")[2]
-    if end == "se" or end in ("accuracy", schema.FIRST, schema.LAST, "chance"):
-        return 0.0, 1.0
-    if end == schema.IMPROVEMENT:
-        return -1.0, 1.0
-    if name in ("step", "steps_trained", "diverged_at", "plateau_steps"):
-        return 0, 2**31
-    if name in ("n", "position", "numerics"):
-        return 1, 2**53
-    return None, None
-
-
-def _by_file(rows: pa.Table, owner: str | None) -> dict[str, list[Any]]:
-    """{file name: the cells whose rows these are}."""
-    found: dict[str, list[Any]] = {}
-    names = rows[_FILE].to_pylist()
-    owners = rows[owner].to_pylist() if owner else [None] * len(names)
-    for name, cell_id in dict.fromkeys(zip(names, owners, strict=True)):
-        found.setdefault(name, []).append(cell_id)
-    return found
-
-
-def _none_of(column: pa.ChunkedArray, values: list[Any]) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(column, pa.array([v for v in values if v is not None], pa.string())))

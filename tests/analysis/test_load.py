@@ -12,6 +12,7 @@ import pytest
 from metaphase.analysis import load
 from metaphase.core import schema
 from metaphase.core.cell import Cell
+from metaphase.sweeps.store.table_files import TableFiles
 from tests.tools.synthetic import make_results
 
 
@@ -31,12 +32,12 @@ def rewrite(path, **changes):
 
 
 def test_synthetic_results_have_the_columns_that_workers_write(sweep):
-    from metaphase.sweeps.store import results as storage
+    from metaphase.sweeps.store import tables
 
     for table, columns in (
-        ("cells", storage.CELLS.names),
-        ("history", storage.HISTORY.names),
-        ("curves", storage.CURVES.names),
+        ("cells", tables.CELLS.names),
+        ("history", tables.HISTORY.names),
+        ("curves", tables.CURVES.names),
     ):
         assert set(pq.read_schema(files(sweep, table)[0]).names) == set(columns)
 
@@ -167,7 +168,7 @@ def test_nothing_to_read_is_one_clear_line(sweep, tmp_path):
 
 def test_a_file_that_vanishes_while_reading_is_looked_for_again(sweep, monkeypatch):
     """A cell is merged between the listing and the reading of its own file."""
-    listed = load._parquet_names
+    listed = TableFiles.names
     victim = files(sweep)[0]
 
     def list_then_merge(*arguments):
@@ -176,5 +177,5 @@ def test_a_file_that_vanishes_while_reading_is_looked_for_again(sweep, monkeypat
             victim.rename(victim.with_name("compact-1.parquet"))
         return names
 
-    monkeypatch.setattr(load, "_parquet_names", list_then_merge)
+    monkeypatch.setattr(TableFiles, "names", list_then_merge)
     assert victim.stem in set(load.load_cells(sweep)["cell_id"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from metaphase.core.cell import Cell
 from metaphase.sweeps.preset import Sweep, parse_preset
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 
 PRESET = """
 cell: {{steps: 1000, image_size: 8}}
@@ -51,8 +52,10 @@ def finish(results: Results, cell: Cell) -> None:
 
 def half_train(results: Results, cell: Cell) -> None:
     """Writes a checkpoint such as training leaves, but smaller."""
-    results.write_checkpoint({"cell_id": cell.cell_id, "step": 500})
-    results.write_history(cell.cell_id, [{"cell_id": cell.cell_id, "step": 500, "split": "seen"}])
+    results.checkpoints.write({"cell_id": cell.cell_id, "step": 500})
+    results.checkpoints.write_history(
+        cell.cell_id, [{"cell_id": cell.cell_id, "step": 500, "split": "seen"}]
+    )
 
 
 def measure(*command: str) -> tuple[float, float, str]:
@@ -77,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         preset.write_text(text)
         sweep: Sweep = parse_preset(text, default_name="many")
         results = Results(folder, "many")
-        results.write_settings(sweep.settings)
+        write_settings(results, sweep.settings)
         started = time.perf_counter()
         third = len(sweep.cells) // 3
         for i, cell in enumerate(sweep.cells):

@@ -189,7 +189,8 @@ def shared(cell: Cell, processes: int, device: torch.device, seconds: float) -> 
 
 def planned_replicas(cell: Cell, device: torch.device) -> int:
     """Pack size that the planner chooses for a column of the grid on one such device."""
-    from metaphase.sweeps.planning.packs import local_workers, plan
+    from metaphase.sweeps.planning.packs import plan
+    from metaphase.sweeps.planning.workers import local_workers
 
     cells = [replace(cell, num_tasks=2**k) for k in range(FIGURE2_TASK_COUNTS)]
     workers = replace(local_workers(), count=1)

@@ -17,9 +17,11 @@ from typing import Any
 
 from metaphase.core.cell import Cell
 from metaphase.core.training.trainer import PackTrainer
-from metaphase.sweeps.planning.packs import local_workers, plan
+from metaphase.sweeps.planning.packs import plan
+from metaphase.sweeps.planning.workers import local_workers
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     sweep = load_preset(arguments.preset, arguments.set)
     results = Results(arguments.root, sweep.name)
-    results.write_settings(sweep.settings)
+    write_settings(results, sweep.settings)
     finished, workers = results.finished(), replace(local_workers(), count=1)
     packs = plan([cell for cell in sweep.cells if cell.cell_id not in finished], workers)
     started = time.monotonic()

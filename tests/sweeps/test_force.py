@@ -8,6 +8,7 @@ from metaphase.sweeps.execution import driver
 from metaphase.sweeps.execution.driver import Outcome
 from metaphase.sweeps.preset import describe_change, parse_preset, select_cells
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 from tests.sweeps.store.test_results import complete, state
 
 TEXT = """
@@ -61,17 +62,17 @@ def test_presets_are_compared():
 def test_forced_cells_are_removed_and_trained(tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.yaml").write_text(TEXT)
     results, cells = Results(str(tmp_path), "sweep"), sweep().cells
-    results.write_settings(sweep().settings)
+    write_settings(results, sweep().settings)
     for cell in cells:
         results.write_result(*complete(cell))
-    results.write_checkpoint(state(5, cells[3].cell_id))
+    results.checkpoints.write(state(5, cells[3].cell_id))
     command = [str(tmp_path / "sweep.yaml"), "--root", str(tmp_path), "--set", "seed=[0,1,2]"]
     trained = []
 
     def train(results, missing, **options):
         trained.extend(missing)
         assert cells[3].cell_id not in results.finished()
-        assert results.checkpoint_steps() == {}
+        assert results.checkpoints.steps() == {}
         assert len(list(results.local_path.glob("history/*"))) == 3
         return Outcome(1.0, 1.0, 1, interrupted=True)
 

@@ -16,7 +16,7 @@ import ray
 from metaphase.core import schema
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps import run
-from metaphase.sweeps.execution import driver
+from metaphase.sweeps.execution import driver, trials
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
 from tests.tools.processes import descendants, kill
@@ -135,7 +135,7 @@ def promises_memory_it_lacks():
 
 @pytest.mark.skipif(promises_memory_it_lacks(), reason="terabytes can be asked for here")
 def test_a_cell_that_cannot_be_trained_fails_alone(one_ray, preset, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(driver, "MAX_FAILURES", 0)  # each time takes a new worker, seconds
+    monkeypatch.setattr(trials, "MAX_FAILURES", 0)  # each time takes a new worker, seconds
     huge = "- {model_size: [65536], num_layers: [20], key_size: [64]}"  # weights of terabytes
     Path(preset).write_text(PRESET.replace("grid: ", "grid:\n- ") + huge)
     cells = load_preset(preset).cells
@@ -206,7 +206,7 @@ def interrupt(preset, root, number):
     assert process.returncode == run.INTERRUPTED, (out, err)
     assert "Stopped. This continues: python -m metaphase.sweeps.run" in out
     assert "Traceback" not in out + err
-    assert Results(str(root), "tiny").checkpoint_steps()
+    assert Results(str(root), "tiny").checkpoints.steps()
 
 
 def test_interrupted_and_continued(one_ray, preset, tmp_path, undisturbed):

@@ -12,6 +12,7 @@ import pytest
 from metaphase.sweeps import cli
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 from tests import ROOT
 from tests.tools.s3 import BUCKET, failing_s3
 from tests.tools.synthetic import make_results
@@ -119,7 +120,7 @@ def files_below(folder):
 def test_no_canary_in_what_is_written_without_training(canaries, capsys):
     make_results(canaries / "s", (8, 16), (1, 16), (0,))
     settings = load_preset("quickstart", ["name=s"]).settings
-    Results(str(canaries), "s").write_settings(settings)
+    write_settings(Results(str(canaries), "s"), settings)
     preset = str(canaries / "s" / "sweep.yaml")
     for expected, *arguments in (
         (0, "run", preset, "--root", canaries, "--dry-run"),

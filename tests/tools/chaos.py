@@ -253,7 +253,7 @@ def tables(results: Results) -> dict[str, pd.DataFrame]:
     """The sweep's tables, every file of them, in one order, less what may differ."""
     found = {}
     for name, keys in KEYS.items():
-        files = results._read_files(name, results.table_files(name))
+        files = results.tables.read(name, results.tables.names(name))
         table = pd.concat([rows.to_pandas() for _, rows in files])
         assert not table.duplicated(keys).any(), f"{name}: a row is there twice"
         table = table.drop(columns=MAY_DIFFER & set(table))

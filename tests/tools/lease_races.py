@@ -44,9 +44,9 @@ def prepare(root: str, races: int) -> None:
         if number % 3:
             results = Results(root, f"race-{number}")
             end = {"expires": time.time() - 1, "since": 0.0}
-            results.claim("dead", **end)
+            results.claim.take("dead", **end)
             if number % 3 == 1:
-                results.release(results.read_claim()[1])
+                results.claim.release(results.claim.read()[1])
 
 
 def owners(root: str, races: int, processes: int) -> list[list[str]]:

@@ -47,8 +47,8 @@ from metaphase.sweeps.execution import driver
 from metaphase.sweeps.execution.worker import Job, PackTrial
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.preset import parse_preset
-from metaphase.sweeps.store import lease
-from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store import checkpoints, lease, sweepfile
+from metaphase.sweeps.store.layout import TABLES
 from metaphase.sweeps.store.results import Results
 
 PRESET = """
@@ -125,15 +125,15 @@ class Fuzzer:
         assert self.run(self._tree(name), *grid)[0] == 0
         assert self.call(yardsticks.main, self._tree(name))[0] == 0
         results = Results.at(str(self._tree(name)))
-        results.write_settings(parse_preset(PRESET, default_name="tiny").settings)
+        sweepfile.write_settings(results, parse_preset(PRESET, default_name="tiny").settings)
         from metaphase.core.training.trainer import PackTrainer
 
         half = PackTrainer([CELLS[2]])
         half.advance()
-        results.write_history(CELLS[2].cell_id, half.history[0])
-        results.write_checkpoint(half.states()[0])
+        results.checkpoints.write_history(CELLS[2].cell_id, half.history[0])
+        results.checkpoints.write(half.states()[0])
         half.train(1)
-        results.write_checkpoint(half.states()[0])
+        results.checkpoints.write(half.states()[0])
 
     # --- the commands ---
 
@@ -458,9 +458,7 @@ class Changes:
         return f"{path} {how}"
 
     def folder_replaced(self) -> str:
-        path = self.tree / self.chance.choice(
-            [*storage.TABLES, "yardsticks", "checkpoints", "logs"]
-        )
+        path = self.tree / self.chance.choice([*TABLES, "yardsticks", "checkpoints", "logs"])
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         how = self.chance.randrange(4)
@@ -497,7 +495,7 @@ class Changes:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
-        path.write_bytes(storage._MAGIC + digest + b"\n" + buffer.getvalue())
+        path.write_bytes(checkpoints.MAGIC + digest + b"\n" + buffer.getvalue())
         return f"{path} {key} {how}"
 
     def lease_changed(self) -> str:
@@ -560,7 +558,7 @@ class Changes:
         if self.chance.random() < 0.2:
             text = b"name: \xff\n"
         if self.chance.random() < 0.7:
-            text += storage._checksum_line(text)
+            text += sweepfile.checksum_line(text)
         (self.tree / "sweep.yaml").write_bytes(text)
         return repr(text[:50])
 

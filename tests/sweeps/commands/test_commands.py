@@ -199,3 +199,15 @@ def test_a_folder_that_duckdb_takes_for_a_column_is_refused(name, tmp_path, caps
         immune = duckdb.sql(f"{query}, hive_partitioning = false) ORDER BY seed").fetchall()
         assert immune == [(0,), (1,)]
     assert places.checked_root(str(tmp_path / "run=3")) == str(tmp_path / "run=3")
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "\u0661", "0", "-1", "1.0", "", "9" * 5000])
+def test_what_is_no_whole_number_is_one_line(number, capsys):
+    for option in ("--pack-size", "--gpus"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["run", "quickstart", f"{option}={number}", "--dry-run"])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert said.startswith(f"error: argument {option}: ")
+        assert said.count("\n") == 1
+        assert len(said) < 200

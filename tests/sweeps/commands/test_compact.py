@@ -17,6 +17,8 @@ from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store import lease as leases
 from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
+from metaphase.sweeps.store.table_files import TableFiles
 from tests.sweeps.store.test_results import curves, history, row
 
 TEXT = "cell: {warmup_steps: 5, image_size: 8}\ngrid: {steps: [10, 11, 12, 13, 14, 15, 16, 17]}\n"
@@ -44,11 +46,11 @@ def results(request, tmp_path, monkeypatch):
     if request.param != "exchange":
         monkeypatch.setattr(compact, "_exchange_works", lambda folder: False)
     made = Results(str(tmp_path), "sweep")
-    made.write_settings(parse_preset(TEXT, default_name="sweep").settings)
+    write_settings(made, parse_preset(TEXT, default_name="sweep").settings)
     for cell in CELLS[:6]:
         finish(made, cell)
     made.write_failure(CELLS[6], "it broke")
-    made.write_history(CELLS[7].cell_id, history(cell_id=CELLS[7].cell_id))
+    made.checkpoints.write_history(CELLS[7].cell_id, history(cell_id=CELLS[7].cell_id))
     return made
 
 
@@ -107,10 +109,11 @@ def test_it_refuses_while_a_driver_runs(results, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["write_merged", "_exchange", "delete_table_file"])
-def test_interrupted_it_loses_nothing_and_clears_up(results, monkeypatch, stage):
+@pytest.mark.parametrize(
+    ("owner", "stage"), [(TableFiles, "write_merged"), (compact, "_exchange"), (Results, "delete")]
+)
+def test_interrupted_it_loses_nothing_and_clears_up(results, monkeypatch, owner, stage):
     before = tables(results)
-    owner = compact if stage == "_exchange" else Results
     with monkeypatch.context() as patched:
 
         def fail(*arguments):
@@ -172,7 +175,7 @@ def test_on_an_object_store(s3, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{s3[1]}")
     monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.05)
     results = Results("s3://bucket/here", "sweep")
-    results.write_settings(parse_preset(TEXT, default_name="sweep").settings)
+    write_settings(results, parse_preset(TEXT, default_name="sweep").settings)
     for cell in CELLS[:3]:
         finish(results, cell)
     lease = acquire(results)
@@ -181,7 +184,7 @@ def test_on_an_object_store(s3, monkeypatch, capsys):
     lease.release()
     before = tables(results)
     assert compact.main([str(results)]) == 0
-    assert len(results.table_files("cells")) == 1
+    assert len(results.tables.names("cells")) == 1
     for old, new in zip(before, tables(results), strict=True):
         pd.testing.assert_frame_equal(old, new)
     assert cli.main(["status", "s3://bucket/here/sweep"]) == 0

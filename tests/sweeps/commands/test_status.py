@@ -13,6 +13,7 @@ from metaphase.sweeps.commands import status
 from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import read_sweep, write_settings
 from tests.sweeps.store.test_results import history, row, state
 
 TEXT = """
@@ -26,13 +27,13 @@ grid: {model_size: [8, 16], seed: [0, 1, 2, 3, 4]}
 def results(tmp_path):
     made = Results(str(tmp_path / "root"), "sweep")
     sweep = parse_preset(TEXT, default_name="sweep")
-    made.write_settings(sweep.settings)
+    write_settings(made, sweep.settings)
     cells = sweep.cells
     made.write_result(row(cells[0]), history(), [])
     made.write_result(row(cells[1], status=schema.DIVERGED), history(), [])
     made.write_failure(cells[2], "it broke")
-    made.write_checkpoint(state(50, cells[5].cell_id))
-    made.write_history(cells[6].cell_id, history())
+    made.checkpoints.write(state(50, cells[5].cell_id))
+    made.checkpoints.write_history(cells[6].cell_id, history())
     made.write_result(row(cells[0], cell_id="f" * 16), history(), [])  # of another grid
     return made
 
@@ -55,9 +56,9 @@ def test_counts_while_nobody_runs_it(results, capsys):
 def test_counts_while_it_runs(results, capsys):
     lease = acquire(results)
     time.sleep(0.05)
-    cells = results.read_sweep().cells
-    results.write_checkpoint(state(60, cells[5].cell_id))
-    results.write_history(cells[8].cell_id, history())
+    cells = read_sweep(results).cells
+    results.checkpoints.write(state(60, cells[5].cell_id))
+    results.checkpoints.write_history(cells[8].cell_id, history())
     results.write_result(row(cells[3]), history(), [])
     assert cli.main(["status", f"file://{results}/"]) == 0
     out = capsys.readouterr().out
@@ -68,7 +69,7 @@ def test_counts_while_it_runs(results, capsys):
 
 
 def test_the_time_left_follows_the_work(results):
-    cells = results.read_sweep().cells[:2]
+    cells = read_sweep(results).cells[:2]
     ids = [cell.cell_id for cell in cells]
     since = time.time() - 100
     left = status.seconds_left(

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from metaphase.sweeps.execution import driver
-from metaphase.sweeps.execution.driver import Interrupt
+from metaphase.sweeps.execution import trials
+from metaphase.sweeps.execution.trials import Interrupt
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_what_runs_when_it_is_asked_is_waited_for_and_nothing_else(interrupt):
 
 
 def test_it_does_not_wait_for_ever(interrupt, monkeypatch):
-    monkeypatch.setattr(driver, "STOP_SECONDS", -1.0)
+    monkeypatch.setattr(trials, "STOP_SECONDS", -1.0)
     interrupt.asked = True
     assert interrupt.stop_all()
 

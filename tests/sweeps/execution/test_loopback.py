@@ -11,7 +11,7 @@ from tests.tools.processes import descendants, sockets, tcp
 
 CODE = """
 import ray
-from metaphase.sweeps.execution.cluster import ray_running
+from metaphase.sweeps.execution.ray_session import ray_running
 from metaphase.sweeps.execution.scratch import scratch_folder
 from tests.sweeps.execution.test_loopback import listening
 with scratch_folder() as scratch, ray_running(scratch):

@@ -5,9 +5,9 @@ import types
 import pytest
 
 from metaphase.core import schema
-from metaphase.sweeps import run
-from metaphase.sweeps.execution import driver
 from metaphase.sweeps.execution.progress import _last_error
+from metaphase.sweeps.execution.trials import judge
+from metaphase.sweeps.planning.missing import missing_cells
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store.results import LOST_WORKER, Results
@@ -25,11 +25,11 @@ def results(tmp_path):
 
 def blame(results, *packs):
     errors = dict.fromkeys(range(len(packs)), "it broke")
-    return driver._blame(results, [Pack(p, 0, 1.0) for p in packs], errors, results.finished())
+    return judge(results, [Pack(p, 0, 1.0) for p in packs], errors, results.finished())
 
 
 def test_a_pack_that_got_further_goes_on_whole(results):
-    results.write_checkpoint(state(5, CELLS[0].cell_id))
+    results.checkpoints.write(state(5, CELLS[0].cell_id))
     assert blame(results, CELLS[:1]) == ([CELLS[0]], None)
     assert blame(results, CELLS) == (list(CELLS), None)
     results.write_result(row(CELLS[2]), history(), [])
@@ -66,7 +66,7 @@ def test_a_cell_of_which_rows_were_lost_is_not_taken_for_finished(results):
     """Its worker dies before it is whole again: it is missing, also to a pack's blame."""
     results.write_result(row(CELLS[0]), history(), [])
     results.reopen({CELLS[0].cell_id})
-    results.write_history(CELLS[0].cell_id, history()[:1])
+    results.checkpoints.write_history(CELLS[0].cell_id, history()[:1])
     assert results.finished() == {}
     assert not results.is_trained(CELLS[0].cell_id)
     assert blame(results, CELLS[:2]) == (list(CELLS[:2]), 1)
@@ -77,5 +77,5 @@ def test_the_same_command_tries_cells_again_whose_workers_were_lost(results):
     results.write_failure(CELLS[1], f"{LOST_WORKER}: The actor died unexpectedly")
     results.write_result(row(CELLS[2]), history(), [])
     status = results.finished()
-    assert run._missing(SWEEP, results, status, False) == [CELLS[1], *CELLS[3:]]
-    assert run._missing(SWEEP, results, status, True) == [*CELLS[:2], *CELLS[3:]]
+    assert missing_cells(SWEEP, results, status, False) == [CELLS[1], *CELLS[3:]]
+    assert missing_cells(SWEEP, results, status, True) == [*CELLS[:2], *CELLS[3:]]

@@ -65,7 +65,7 @@ def training(root, process, count=2):
     while time.monotonic() < deadline and process.poll() is None:
         logs = {int(p.stem.rpartition("-")[2]): p for p in root.glob("tiny/logs/worker-*.log")}
         busy = {pid: log for pid, log in logs.items() if "training" in log.read_text()}
-        if len(busy) >= count and len(results.checkpoint_steps()) == 8:
+        if len(busy) >= count and len(results.checkpoints.steps()) == 8:
             return busy
         time.sleep(0.05)
     raise AssertionError(f"no worker trained: {process.communicate()}")
@@ -90,7 +90,7 @@ def node_of(cluster, pid):
 
 
 def steps_of_checkpoints(root):
-    return Results(str(root), "tiny").checkpoint_steps()
+    return Results(str(root), "tiny").checkpoints.steps()
 
 
 def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(cluster, preset, tmp_path):

@@ -22,15 +22,9 @@ def following(tmp_path):
 
 
 def report(following, pack, fraction, finished=()):
-    for cell in finished:
-        row = {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, "n": 1000}
-        row |= {f"{split}_{s}": 0.5 for split in schema.SPLITS for s in ("first", "last")}
-        row |= {f"{split}_improvement": 0.0 for split in schema.SPLITS}
-        row |= {f"{split}_{s}_se": 0.01 for split in schema.SPLITS for s in schema.STATISTICS}
-        following.results.write_result({**row, "chance": 0.2}, [], [])
     result = {
         "fraction": fraction,
-        "finished": [cell.cell_id for cell in finished],
+        "finished": {cell.cell_id: "memorizing" for cell in finished},
         "training_seconds": 2.0,
         "config_error": None,
     }
@@ -59,10 +53,17 @@ def test_the_line_counts_cells_and_phases(following, monkeypatch):
     assert following.line() == "2/6 cells  2 memorizing  75%  1:15 gone, about 0:25 left"
 
 
-def test_cells_that_diverged_or_failed_count_as_that(following):
-    following.results.write_failure(CELLS[0], "x")
-    following.add_phases([CELLS[0].cell_id])
-    assert following.phase_counts() == "1 failed"
+def test_cells_finished_before_are_counted_by_their_rows(tmp_path):
+    results = Results(str(tmp_path), "sweep")
+    results.write_failure(CELLS[0], "x")
+    cell = CELLS[1]
+    row = {**cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, "n": 1000}
+    row |= {f"{split}_{s}": 0.5 for split in schema.SPLITS for s in ("first", "last")}
+    row |= {f"{split}_improvement": 0.0 for split in schema.SPLITS}
+    row |= {f"{split}_{s}_se": 0.01 for split in schema.SPLITS for s in schema.STATISTICS}
+    results.write_result({**row, "chance": 0.2}, [], [])
+    following = Progress(results, [], 6, results.finished())
+    assert following.phase_counts() == "1 memorizing, 1 failed"
 
 
 def test_elsewhere_than_in_a_terminal_lines_are_few(following, monkeypatch, capsys):

@@ -10,10 +10,12 @@ import torch
 
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.phases import phase_of
 from metaphase.sweeps.execution import worker
 from metaphase.sweeps.execution.worker import Job, PackTrial
 from metaphase.sweeps.planning.packs import Pack
-from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store import patience
+from metaphase.sweeps.store.claim import Claim
 from metaphase.sweeps.store.results import Results
 
 CELLS = tuple(
@@ -38,7 +40,7 @@ CELLS = tuple(
 def start(root, cells=CELLS, driver="me"):
     """A trial as Ray Tune makes it, but in this process."""
     results = Results(str(root), "sweep")
-    results.claim("me")
+    results.claim.take("me")
     made = object.__new__(PackTrial)
     packs = [Pack(tuple(cells), 0, 1.0)]
     made.setup({"pack": 0}, Job(str(root), "sweep", driver, "data", "cpu", packs))
@@ -93,7 +95,7 @@ def test_it_reports_progress_and_finishes_its_cells(tmp_path):
     assert [len(r["finished"]) for r in reports] == [0, 0, len(CELLS)]
     assert all(r["training_seconds"] > 0 for r in reports)
     assert results.finished() == {cell.cell_id: schema.DONE for cell in CELLS}
-    assert results.checkpoint_steps() == {}
+    assert results.checkpoints.steps() == {}
     found = tables(results)
     assert len(found["history"]) == len(CELLS) * 3 * 3
     assert len(found["curves"]) == len(CELLS) * 3 * 8
@@ -104,7 +106,7 @@ def test_a_trial_tried_again_goes_on_from_the_checkpoints(tmp_path, undisturbed,
     made, results = start(tmp_path)
     for _ in range(steps):
         made.step()
-    assert results.checkpoint_steps() == {cell.cell_id: 10 * steps for cell in CELLS}
+    assert results.checkpoints.steps() == {cell.cell_id: 10 * steps for cell in CELLS}
     again, _ = start(tmp_path)
     reports = run(again)
     assert len(reports) == 3 - steps
@@ -149,12 +151,13 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
     reports = [made.step()]
     while not reports[-1]["finished"]:
         reports.append(made.step())
-    assert reports[-1]["finished"] == [cells[0].cell_id]
+    (row,) = results.read_rows([cells[0].cell_id])
+    assert reports[-1]["finished"] == {cells[0].cell_id: phase_of(row)}
     assert not reports[-1]["done"]
-    results.claim("me", stop=True)
+    results.claim.take("me", stop=True)
     made._claim_checked -= 10
     assert made.step()["stopped"]
-    assert list(results.checkpoint_steps()) == [cells[1].cell_id]
+    assert list(results.checkpoints.steps()) == [cells[1].cell_id]
     again, _ = start(tmp_path / "pack", cells)
     assert run(again)[-1]["fraction"] == 1
     for cell in cells:
@@ -168,12 +171,12 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
 def test_it_stops_with_a_checkpoint_when_its_driver_asks(tmp_path, undisturbed):
     made, results = start(tmp_path)
     made.step()
-    results.claim("me", stop=True)
+    results.claim.take("me", stop=True)
     made._claim_checked -= 10  # a check is due
     report = made.step()
     assert report["done"]
     assert report["stopped"]
-    assert set(results.checkpoint_steps().values()) == {10}
+    assert set(results.checkpoints.steps().values()) == {10}
     again, _ = start(tmp_path)
     run(again)
     assert_same(results, undisturbed)
@@ -187,10 +190,10 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
     if asked == "while it evaluated":
         monkeypatch.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, after the evaluation
-        monkeypatch.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+        monkeypatch.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
     assert made.step()["stopped"] == (asked != "after")
     made.cleanup()  # by Tune, without another step
-    assert results.checkpoint_steps() == {cell.cell_id: 10 for cell in CELLS}
+    assert results.checkpoints.steps() == {cell.cell_id: 10 for cell in CELLS}
     monkeypatch.undo()
     again, _ = start(tmp_path)
     run(again)
@@ -202,10 +205,10 @@ def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, False, False])  # at the call, at step 0
-        patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+        patched.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
     made.cleanup()
-    assert results.checkpoint_steps() == {}
+    assert results.checkpoints.steps() == {}
 
 
 SICK = [errno.EROFS, errno.EACCES, errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EPERM]
@@ -218,7 +221,7 @@ def test_a_sick_storage_is_no_cells_fault(tmp_path, monkeypatch, undisturbed, nu
 
     made, results = start(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "RETRY_SECONDS", 0.01)
+        patched.setattr(patience, "RETRY_SECONDS", 0.01)
         for name in ("replace", "link", "rename"):
             patched.setattr(os, name, fail)
         report = run(made)[-1]
@@ -239,7 +242,7 @@ def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
     with pytest.raises(ZeroDivisionError):
         made.step()
     made.cleanup()
-    assert results.checkpoint_steps() == {cell.cell_id: 10 for cell in CELLS}
+    assert results.checkpoints.steps() == {cell.cell_id: 10 for cell in CELLS}
 
 
 def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
@@ -250,9 +253,9 @@ def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(worker, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, later
-        patched.setattr(Results, "claimed_by", lambda self, driver: next(answers))
+        patched.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
-    (step,) = set(results.checkpoint_steps().values())
+    (step,) = set(results.checkpoints.steps().values())
     assert 0 < step < 60
     again, _ = start(tmp_path / "stopped", cells)
     run(again)
@@ -317,4 +320,19 @@ def test_data_that_cannot_be_had_is_reported_not_raised(tmp_path, monkeypatch):
     report = made.step()
     assert report["done"]
     assert report["config_error"] == "dataset: no network"
+    assert results.finished() == {}
+
+
+def test_a_worker_that_cannot_reach_the_results_blames_no_cell(tmp_path, monkeypatch):
+    """Credentials, say, that only the driver's machine has."""
+
+    def refuse(*arguments):
+        raise ConfigError("root: can't use s3://bucket: pip install boto3")
+
+    monkeypatch.setattr(worker, "Results", refuse)
+    made, results = start(tmp_path)
+    report = made.step()
+    assert report["config_error"].endswith("root: can't use s3://bucket: pip install boto3")
+    assert report["done"]
+    made.cleanup()
     assert results.finished() == {}

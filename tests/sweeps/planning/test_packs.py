@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from metaphase.core.cell import Cell, pack_key, stack_key, stream_key
 from metaphase.core.training.cost import normals_per_step, pack_bytes
-from metaphase.sweeps.planning.packs import MEMORY_SHARE, Workers, gpu_workers, makespan, plan
+from metaphase.sweeps.planning.packs import makespan, plan
+from metaphase.sweeps.planning.workers import MEMORY_SHARE, Workers, gpu_workers
 from metaphase.sweeps.preset import load_preset
 
 QUICKSTART = load_preset("quickstart").cells

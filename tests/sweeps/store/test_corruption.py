@@ -16,8 +16,9 @@ from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps import run
 from metaphase.sweeps.commands import compact, status, yardsticks
 from metaphase.sweeps.execution import driver
-from metaphase.sweeps.store import results as storage
-from metaphase.sweeps.store.results import TABLES, Results
+from metaphase.sweeps.store.checkpoints import MAGIC
+from metaphase.sweeps.store.layout import TABLES
+from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.tables import UNREADABLE, decode
 from tests.conftest import small_cell
 from tests.tools.tree_fuzzer import train_here
@@ -36,8 +37,8 @@ def write_tree(root):
         results.write_result(row, history, curves)
     half = PackTrainer([HALF])
     half.advance()
-    results.write_history(HALF.cell_id, half.history[0])
-    results.write_checkpoint(half.states()[0])
+    results.checkpoints.write_history(HALF.cell_id, half.history[0])
+    results.checkpoints.write(half.states()[0])
     return results
 
 
@@ -77,7 +78,7 @@ def test_every_file_damaged_one_at_a_time(tmp_path, how, capsys):
         else:
             assert set(finished) == {cell.cell_id for cell in CELLS}
         if path.suffix == ".ckpt":
-            assert results.read_checkpoint(HALF.cell_id) is None
+            assert results.checkpoints.read(HALF.cell_id) is None
         path.write_bytes(data)
 
 
@@ -166,13 +167,13 @@ def test_the_same_command_repairs_every_file(tmp_path, command, caplog, how, mer
 
 def test_a_torn_checkpoint_costs_one_interval(tmp_path):
     results = write_tree(tmp_path)
-    trainer = PackTrainer([HALF], states=[results.read_checkpoint(HALF.cell_id)])
+    trainer = PackTrainer([HALF], states=[results.checkpoints.read(HALF.cell_id)])
     trainer.train(5)
-    results.write_checkpoint(trainer.states()[0])
-    assert results.read_checkpoint(HALF.cell_id)["step"] == 15
+    results.checkpoints.write(trainer.states()[0])
+    assert results.checkpoints.read(HALF.cell_id)["step"] == 15
     newest = max((tmp_path / "tiny").rglob("*.ckpt"), key=lambda p: p.stem)
     newest.write_bytes(newest.read_bytes()[:-10])
-    assert results.read_checkpoint(HALF.cell_id)["step"] == 10
+    assert results.checkpoints.read(HALF.cell_id)["step"] == 10
 
 
 class Evil:
@@ -184,10 +185,10 @@ def test_no_pickle_is_executed(tmp_path):
     results = write_tree(tmp_path)
     [checkpoint] = (tmp_path / "tiny").rglob("*.ckpt")
     checkpoint.write_bytes(pickle.dumps(Evil()))
-    assert results.read_checkpoint(HALF.cell_id) is None
+    assert results.checkpoints.read(HALF.cell_id) is None
     # nor one with a right checksum
     payload = io.BytesIO()
     torch.save({"cell_id": HALF.cell_id, "step": 10, "evil": Evil()}, payload)
     digest = hashlib.sha256(payload.getvalue()).hexdigest().encode()
-    checkpoint.write_bytes(storage._MAGIC + digest + b"\n" + payload.getvalue())
-    assert results.read_checkpoint(HALF.cell_id) is None
+    checkpoint.write_bytes(MAGIC + digest + b"\n" + payload.getvalue())
+    assert results.checkpoints.read(HALF.cell_id) is None

@@ -10,12 +10,14 @@ import pytest
 
 from metaphase.core.cell import Cell
 from metaphase.sweeps.commands import compact
-from metaphase.sweeps.store import files
 from metaphase.sweeps.store import lease as leases
-from metaphase.sweeps.store import results as storage
-from metaphase.sweeps.store.files import ClaimLost
+from metaphase.sweeps.store import object_files, patience
+from metaphase.sweeps.store.files import ClaimLost, StorageError
+from metaphase.sweeps.store.layout import TABLES
 from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.local_files import WRITING
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.tables import decode
 from tests.sweeps.store.test_results import complete, state
 from tests.tools.s3 import failing_s3
 
@@ -36,8 +38,8 @@ def first_rows():
 
 
 LATE = {
-    "history": lambda results: results.write_history(ID, first_rows()),
-    "checkpoint": lambda results: results.write_checkpoint(state(250, ID)),
+    "history": lambda results: results.checkpoints.write_history(ID, first_rows()),
+    "checkpoint": lambda results: results.checkpoints.write(state(250, ID)),
     "result": lambda results: results.write_result(*complete(CELL)),
     "short result": lambda results: results.write_result(complete(CELL)[0], first_rows(), []),
     "failure": lambda results: results.write_failure(CELL, "it broke"),
@@ -52,7 +54,7 @@ def test_on_a_file_system_none_lands(tmp_path, monkeypatch, what, then):
     worker, driver = Results(str(tmp_path), "sweep"), Results(str(tmp_path), "sweep")
     if what == "deletion":
         driver.write_failure(CELL, "it broke")
-    worker.claim("first")
+    worker.claim.take("first")
     held, go_on, raised = threading.Event(), threading.Event(), []
 
     def holding(real):
@@ -76,12 +78,12 @@ def test_on_a_file_system_none_lands(tmp_path, monkeypatch, what, then):
     writing = threading.Thread(target=write)
     writing.start()
     assert held.wait(20)
-    driver.claim("second")
+    driver.claim.take("second")
     driver.reopen({ID})
     driver.write_result(*complete(CELL))
     if then == "finished and merged":
         driver.write_result(*complete(OTHER))
-        driver.release()
+        driver.claim.release()
         merge(driver, monkeypatch)
     elif then == "forced":
         driver.remove_results({ID})
@@ -105,10 +107,10 @@ def store():
 @pytest.mark.parametrize("what", ["result", "short result", "failure", "history"])
 def test_in_a_store_none_replaces_what_is_finished(store, monkeypatch, what):
     """The request itself is held up, and arrives when the cell is finished."""
-    monkeypatch.setattr(storage, "STORE_TRIES", 1)
+    monkeypatch.setattr(patience, "STORE_TRIES", 1)
     root = f"s3://bucket/{what.replace(' ', '-')}"
     worker, driver = Results(root, "sweep"), Results(root, "sweep")
-    worker.claim("first")
+    worker.claim.take("first")
     store.held = 1.0
 
     def write():
@@ -119,24 +121,24 @@ def test_in_a_store_none_replaces_what_is_finished(store, monkeypatch, what):
     writing.start()
     time.sleep(0.5)
     store.held = 0.0
-    driver.claim("second", driver.read_claim()[1])
+    driver.claim.take("second", driver.claim.read()[1])
     driver.write_result(*complete(CELL))
     writing.join()
     assert store.counts["held"]
     assert driver.damaged({ID}) == set()
     assert driver.is_trained(ID)
-    assert len(driver._read_table(f"history/{ID}.parquet")) == 12
+    assert len(decode("history", driver.get(f"history/{ID}.parquet"))) == 12
 
 
 def test_a_worker_that_tries_again_finds_the_sweep_taken(store, monkeypatch):
     worker, driver = Results("s3://bucket/again", "sweep"), Results("s3://bucket/again", "sweep")
-    worker.claim("first")
+    worker.claim.take("first")
 
     def fail(self, *arguments, **more):
-        driver.claim("second", driver.read_claim()[1])
-        raise files.StorageError("status 500")
+        driver.claim.take("second", driver.claim.read()[1])
+        raise StorageError("status 500")
 
-    monkeypatch.setattr(files.ObjectFiles, "create", fail)
+    monkeypatch.setattr(object_files.ObjectFiles, "create", fail)
     with pytest.raises(ClaimLost, match="another driver has taken over"):
         worker.write_result(*complete(CELL))
 
@@ -149,7 +151,7 @@ def test_a_merge_that_was_held_up_takes_nothing_away(tmp_path, monkeypatch):
 
     def late(a, b):
         if b.name == "cells":
-            driver.claim("second")
+            driver.claim.take("second")
             driver.write_result(*complete(CELL))
         exchange(a, b)
 
@@ -191,7 +193,7 @@ def test_a_store_without_conditions_is_told_of(store, monkeypatch, capsys, how):
 
     monkeypatch.setattr(store, "store", without)
     monkeypatch.setattr(leases, "SETTLE_SECONDS", 0.1)
-    monkeypatch.setattr(files, "REQUEST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(object_files, "REQUEST_RETRY_SECONDS", 0.1)
     results = Results(f"s3://bucket/{len(how)}", "sweep")
     lease = acquire(results)
     said = capsys.readouterr().err
@@ -200,13 +202,13 @@ def test_a_store_without_conditions_is_told_of(store, monkeypatch, capsys, how):
     results.write_result(*complete(CELL))
     assert results.is_trained(ID)
     lease.release()
-    assert results.read_lease() is None
+    assert results.claim.lease() is None
 
 
 def test_expired_credentials_are_one_line(store, monkeypatch, tmp_path):
-    from tests import test_trial
+    from tests.sweeps.execution import test_worker as test_trial
 
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
     made, results = test_trial.start("s3://bucket/expired")
     monkeypatch.setattr(store, "failing", 1.0)
     monkeypatch.setattr(store, "faults", ("403",))
@@ -223,15 +225,15 @@ def test_what_links_lead_to_stays(tmp_path):
     (outside / "folder").mkdir(parents=True)
     (outside / "folder" / "file").write_text("mine")
     results = Results(str(tmp_path), "sweep")
-    results.claim("first")
-    (tmp_path / "sweep" / files.WRITING / "other").symlink_to(outside)
-    Results(str(tmp_path), "sweep").claim("second")
-    writing = tmp_path / "sweep" / files.WRITING
+    results.claim.take("first")
+    (tmp_path / "sweep" / WRITING / "other").symlink_to(outside)
+    Results(str(tmp_path), "sweep").claim.take("second")
+    writing = tmp_path / "sweep" / WRITING
     assert [path.name for path in writing.iterdir()] == ["second"]
     (writing / "second").rmdir()
     writing.rmdir()
     writing.symlink_to(outside)
-    Results(str(tmp_path), "sweep").claim("third")
+    Results(str(tmp_path), "sweep").claim.take("third")
     assert (outside / "folder" / "file").read_text() == "mine"
 
 
@@ -244,18 +246,18 @@ def test_a_folder_linked_to_another_file_system(tmp_path):
         if os.stat(folder).st_dev == os.stat(tmp_path).st_dev:
             pytest.skip("it is the same")
         (tmp_path / "sweep").mkdir()
-        for table in (*storage.TABLES, "checkpoints"):
+        for table in (*TABLES, "checkpoints"):
             (tmp_path / "sweep" / table).symlink_to(folder)
         worker = Results(str(tmp_path), "sweep")
-        worker.claim("first")
-        worker.write_checkpoint(state(250, ID))
-        worker._create("cells/a.parquet", b"x")
-        worker._create("cells/a.parquet", b"y")
-        worker._delete("cells/a.parquet")
-        worker.remove_checkpoints(ID)
+        worker.claim.take("first")
+        worker.checkpoints.write(state(250, ID))
+        worker.create("cells/a.parquet", b"x")
+        worker.create("cells/a.parquet", b"y")
+        worker.delete("cells/a.parquet")
+        worker.checkpoints.remove(ID)
         assert os.listdir(folder) == []
-        Results(str(tmp_path), "sweep").claim("second")
-        for late in (LATE["checkpoint"], LATE["failure"], lambda w: w._delete("cells/a.parquet")):
+        Results(str(tmp_path), "sweep").claim.take("second")
+        for late in (LATE["checkpoint"], LATE["failure"], lambda w: w.delete("cells/a.parquet")):
             with pytest.raises(ClaimLost):
                 late(worker)
         assert all(not names for _, _, names in os.walk(folder))

@@ -37,7 +37,7 @@ def claim(results, driver, **details):
     other = Results(results.root, results.sweep)
     for _ in range(20):
         with contextlib.suppress(Changed):  # it was renewed meanwhile
-            other.claim(driver, other.read_claim()[1], **details)
+            other.claim.take(driver, other.claim.read()[1], **details)
             return
 
 
@@ -49,19 +49,19 @@ def test_the_second_driver_is_told_who_is_there(results):
     assert f"by process {os.getpid()} on " in str(refused.value)
     assert "expires in" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert results.claimed_by(mine.driver)
+    assert results.claim.is_held_by(mine.driver)
     assert not mine.lost
     mine.release()
-    assert not results.claimed_by(mine.driver)
+    assert not results.claim.is_held_by(mine.driver)
     acquire(results).release()
 
 
 def test_it_is_renewed_and_expires(results, monkeypatch):
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.05)
     mine = acquire(results)
-    first = results.read_lease()["expires"]
+    first = results.claim.lease()["expires"]
     time.sleep(0.3)
-    assert results.read_lease()["expires"] > first
+    assert results.claim.lease()["expires"] > first
     mine.release()
 
     elsewhere = {"host": "other", "machine": "m", "pid": 1, "born": "1", "since": time.time()}
@@ -79,10 +79,10 @@ def test_workers_stop_while_the_sweep_stays_ours(results):
     mine = acquire(results)
     mine.stop_workers()
     deadline = time.monotonic() + 60
-    while results.claimed_by(mine.driver) and time.monotonic() < deadline:
+    while results.claim.is_held_by(mine.driver) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not results.claimed_by(mine.driver)
-    assert not results.taken_from(mine.driver)
+    assert not results.claim.is_held_by(mine.driver)
+    assert not results.claim.is_taken_from(mine.driver)
     with pytest.raises(ConfigError, match="is being run"):
         acquire(results)
     mine.release()
@@ -96,15 +96,15 @@ def test_a_driver_that_lost_the_sweep_leaves_it_alone(results, monkeypatch):
     while not mine.lost and time.monotonic() < deadline:
         time.sleep(0.01)
     assert mine.lost
-    assert results.taken_from(mine.driver)
+    assert results.claim.is_taken_from(mine.driver)
     mine.release()
-    assert results.claimed_by("other")
+    assert results.claim.is_held_by("other")
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[]", b"{}", b"\xff\xfe\x00", b"3"])
 def test_a_damaged_lease_is_none(results, content):
-    results._put("driver", content)
-    assert results.read_lease() is None
+    results.put("driver", content)
+    assert results.claim.lease() is None
     acquire(results).release()
 
 
@@ -122,7 +122,7 @@ def test_a_dead_process_of_this_machine_expires_at_once(tmp_path):
     assert process.stdout is not None
     assert process.stdout.readline() == "mine\n"
     results = Results(str(tmp_path), "sweep")
-    held = results.read_lease()
+    held = results.claim.lease()
     assert held is not None
     assert held["pid"] == process.pid
     assert is_live(held)
@@ -160,14 +160,14 @@ def test_the_command_says_it_in_one_line_and_touches_nothing(tmp_path, capsys):
 
 
 def test_workers_write_nothing_once_the_sweep_is_anothers(tmp_path):
-    from tests import test_trial
+    from tests.sweeps.execution import test_worker as test_trial
 
     made, results = test_trial.start(tmp_path)
     made.step()
-    results.claim("other")
+    results.claim.take("other")
     made._claim_checked -= 10
     assert made.step()["stopped"]
-    assert results.checkpoint_steps() == {}
+    assert results.checkpoints.steps() == {}
     assert results.finished() == {}
 
 
@@ -189,4 +189,4 @@ def test_released_while_it_is_renewed(results, monkeypatch):
     time.sleep(0.1)
     go_on.set()
     releasing.join(10)
-    assert results.read_lease() is None
+    assert results.claim.lease() is None

@@ -1,5 +1,6 @@
 """The results tree: whole files or none, no row twice, nothing executed, damage named."""
 
+import hashlib
 import io
 import logging
 import os
@@ -17,9 +18,11 @@ from metaphase.analysis.load import load_history
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.sweeps.commands import compact
-from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store import tables
+from metaphase.sweeps.store.checkpoints import MAGIC
 from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 from tests import ROOT
 
 CELL = Cell(steps=10, unseen_datasets=("MNIST",), image_size=8)
@@ -99,9 +102,9 @@ def test_types_do_not_depend_on_what_is_null(results):
     third = row(Cell(steps=30), diverged_at=3, versions={"torch": "2"})
     results.write_result(third, history(), curves())
     for folder, expected in (
-        ("cells", storage.CELLS),
-        ("history", storage.HISTORY),
-        ("curves", storage.CURVES),
+        ("cells", tables.CELLS),
+        ("history", tables.HISTORY),
+        ("curves", tables.CURVES),
     ):
         for name in files(results, folder):
             assert pq.read_schema(results.local_path / folder / name).equals(expected)
@@ -115,7 +118,7 @@ def test_types_do_not_depend_on_what_is_null(results):
 
 def test_what_is_finished_is_never_replaced(results):
     results.write_result(row(wall_seconds=1.0), history(), curves())
-    results.write_checkpoint(state(5))
+    results.checkpoints.write(state(5))
     results.write_result(row(wall_seconds=2.0), history((5,)), curves()[:1])
     results.write_failure(CELL, "it broke")
     assert pd.read_parquet(results.local_path / "cells").wall_seconds.tolist() == [1.0]
@@ -131,41 +134,41 @@ def half_trained(results):
 
 def test_the_history_of_an_unfinished_cell_is_replaced(results):
     for steps in ((5,), (5, 10)):
-        results.write_history(ID, history(steps))
+        results.checkpoints.write_history(ID, history(steps))
     assert len(pd.read_parquet(half_trained(results))) == 6
     assert len(load_history(str(results))) == 6
     assert files(results, "history") == []
     results.write_result(row(), history((5, 10, 15)), curves())
     assert not half_trained(results).exists()
-    results.write_history(ID, history((5,)))  # late
+    results.checkpoints.write_history(ID, history((5,)))  # late
     assert len(load_history(str(results))) == 9
 
 
 def test_a_cell_is_finished_only_once_everything_of_it_is_there(results, monkeypatch):
-    results.write_checkpoint(state(5))
-    create = results._create
+    results.checkpoints.write(state(5))
+    create = results.create
 
     def fail_at_cells(path, data):
         if path.startswith("cells/"):
             raise OSError("disk full")
         create(path, data)
 
-    monkeypatch.setattr(results, "_create", fail_at_cells)
+    monkeypatch.setattr(results, "create", fail_at_cells)
     with pytest.raises(OSError, match="disk full"):
         results.write_result(row(), history(), curves())
     assert results.finished() == {}
-    assert results.checkpoint_steps() == {ID: 5}
+    assert results.checkpoints.steps() == {ID: 5}
     monkeypatch.undo()
     results.write_result(row(), history(), curves())
     assert results.finished() == {ID: schema.DONE}
     assert results.is_trained(ID)
-    assert results.checkpoint_steps() == {}
+    assert results.checkpoints.steps() == {}
     assert files(results, "checkpoints") == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     results = Results(str(tmp_path), "sweep")
-    results.write_checkpoint(state(5))
+    results.checkpoints.write(state(5))
     for broken in ("fsync", "replace"):
         with monkeypatch.context() as patched:
 
@@ -174,20 +177,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 
             patched.setattr(os, broken, fail)
             with pytest.raises(OSError, match="No space"):
-                results.write_checkpoint(state(5) | {"more": 1})
+                results.checkpoints.write(state(5) | {"more": 1})
     assert files(results, f"checkpoints/{ID}") == ["5.n2.ckpt"]
-    assert "more" not in results.read_checkpoint(ID)
+    assert "more" not in results.checkpoints.read(ID)
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path):
     results = Results(str(tmp_path), "sweep")
-    results.write_history(ID, history())
+    results.checkpoints.write_history(ID, history())
     stop = threading.Event()
 
     def write():
         while not stop.is_set():
             for steps in (range(1), range(200)):
-                results.write_history(ID, history(steps))
+                results.checkpoints.write_history(ID, history(steps))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -200,29 +203,29 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
 
 
 def test_checkpoints_come_back_and_the_last_two_are_kept(results):
-    assert results.read_checkpoint(ID) is None
+    assert results.checkpoints.read(ID) is None
     for step in (5, 100, 20):
-        results.write_checkpoint(state(step))
-    assert results.checkpoint_steps() == {ID: 100}
-    results.write_checkpoint(state(200))
+        results.checkpoints.write(state(step))
+    assert results.checkpoints.steps() == {ID: 100}
+    results.checkpoints.write(state(200))
     assert files(results, f"checkpoints/{ID}") == ["100.n2.ckpt", "200.n2.ckpt"]
-    read = results.read_checkpoint(ID)
+    read = results.checkpoints.read(ID)
     assert torch.equal(read.pop("w"), state(200).pop("w"))
     assert read == {k: v for k, v in state(200).items() if k != "w"}
-    results.remove_checkpoints(ID)
-    results.remove_checkpoints("never-there")
-    assert results.read_checkpoint(ID) is None
+    results.checkpoints.remove(ID)
+    results.checkpoints.remove("never-there")
+    assert results.checkpoints.read(ID) is None
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "other cell", "not ours"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damage, caplog):
-    results.write_checkpoint(state(5))
-    results.write_checkpoint(state(10))
+    results.checkpoints.write(state(5))
+    results.checkpoints.write(state(10))
     path = results.local_path / f"checkpoints/{ID}/10.n2.ckpt"
     data = path.read_bytes()
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
-    results.write_checkpoint(state(10, cell_id="0" * 16))
+    results.checkpoints.write(state(10, cell_id="0" * 16))
     other = (results.local_path / f"checkpoints/{'0' * 16}/10.n2.ckpt").read_bytes()
     path.write_bytes(
         {
@@ -234,7 +237,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(results, damag
         }[damage]
     )
     with caplog.at_level(logging.WARNING):
-        assert results.read_checkpoint(ID)["step"] == 5
+        assert results.checkpoints.read(ID)["step"] == 5
     assert f"checkpoints/{ID}/10.n2.ckpt is removed" in caplog.text
 
 
@@ -249,9 +252,9 @@ def test_nothing_in_a_checkpoint_is_executed(results, dump):
     buffer = io.BytesIO()
     dump({"cell_id": ID, "step": 5, "x": Trap()}, buffer)
     payload = buffer.getvalue()
-    digest = storage.hashlib.sha256(payload).hexdigest().encode()
-    results._put(f"checkpoints/{ID}/5.n2.ckpt", storage._MAGIC + digest + b"\n" + payload)
-    assert results.read_checkpoint(ID) is None
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    results.put(f"checkpoints/{ID}/5.n2.ckpt", MAGIC + digest + b"\n" + payload)
+    assert results.checkpoints.read(ID) is None
     assert not os.path.exists("/tmp/metaphase-trap")
 
 
@@ -273,12 +276,12 @@ def test_a_damaged_result_is_named_and_counts_as_missing(results, damage, caplog
 
 
 def test_the_sweep_belongs_to_the_driver_that_claimed_it_last(results):
-    results.claim("a")
-    assert results.claimed_by("a")
-    results.claim("b")
-    assert not results.claimed_by("a")
-    results.release()
-    assert not results.claimed_by("b")
+    results.claim.take("a")
+    assert results.claim.is_held_by("a")
+    results.claim.take("b")
+    assert not results.claim.is_held_by("a")
+    results.claim.release()
+    assert not results.claim.is_held_by("b")
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", ".x", "", "a b", "x" * 101, "a\n"])
@@ -295,42 +298,50 @@ def test_roots_that_cannot_be_used(tmp_path):
         Results(str(tmp_path / "file"), "sweep").check_writable()
 
 
-def test_secrets_of_a_uri_are_not_shown():
-    root = "s3://name:geheim@bucket/here?scheme=http&endpoint_override=127.0.0.1:9&region=r"
-    results = Results.at(root.replace("here", "here/sweep"))
-    assert results.root == root
-    assert str(results) == root.replace("geheim", "***").replace("here", "here/sweep")
-    with pytest.raises(ConfigError) as refused:
-        Results("nosuch://name:geheim@bucket", "sweep")
-    assert "geheim" not in str(refused.value)
+@pytest.mark.parametrize("root", ["s3://name:geheim@bucket/here", "nosuch://name:geheim@bucket"])
+def test_a_uri_with_credentials_is_refused_without_being_shown(root):
+    for make in (lambda: Results(root, "sweep"), lambda: Results.at(f"{root}/sweep")):
+        with pytest.raises(ConfigError, match="set environment variables") as refused:
+            make()
+        assert "geheim" not in str(refused.value)
+
+
+def test_nothing_of_a_driver_stays_once_it_has_released_the_sweep(results):
+    lease = acquire(results)
+    write_settings(results, {})
+    assert (results.local_path / ".writing").is_dir()
+    lease.release()
+    assert sorted(os.listdir(results.local_path)) == ["driver", "sweep.yaml"]
 
 
 def test_settings_are_a_preset_again(results):
     from metaphase.sweeps.preset import load_preset
 
     sweep = load_preset("quickstart", ["name=sweep", "seed=3"])
-    results.write_settings(sweep.settings)
+    write_settings(results, sweep.settings)
     assert load_preset(str(results.local_path / "sweep.yaml")) == sweep
 
 
-def test_a_results_tree_of_an_object_store(s3):
+def test_a_results_tree_of_an_object_store(s3, monkeypatch):
     """No local path, no folders: what S3 and its kin are like (moto serves one on loopback)."""
     client, address = s3
-    root = f"s3://x:x@bucket/here?scheme=http&endpoint_override={address}&region=us-east-1"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    root = f"s3://bucket/here?scheme=http&endpoint_override={address}&region=us-east-1"
     results = Results(root, "sweep")
     assert results.local_path is None
     assert results.finished() == {}
     results.check_writable()
-    results.claim("a")
-    assert results.claimed_by("a")
-    results.write_checkpoint(state(5))
-    results.write_checkpoint(state(10))
-    results.write_checkpoint(state(15))
-    assert results.checkpoint_steps() == {ID: 15}
-    assert results.read_checkpoint(ID)["step"] == 15
+    results.claim.take("a")
+    assert results.claim.is_held_by("a")
+    results.checkpoints.write(state(5))
+    results.checkpoints.write(state(10))
+    results.checkpoints.write(state(15))
+    assert results.checkpoints.steps() == {ID: 15}
+    assert results.checkpoints.read(ID)["step"] == 15
     results.write_result(row(), history(), curves())
     assert results.finished() == {ID: schema.DONE}
-    assert results.checkpoint_steps() == {}
+    assert results.checkpoints.steps() == {}
     keys = [o["Key"] for o in client.list_objects_v2(Bucket="bucket")["Contents"]]
     assert f"here/sweep/cells/{ID}.parquet" in keys
 
@@ -380,9 +391,9 @@ def test_the_readme_lists_every_column():
     text = (ROOT / "results" / "README.md").read_text()
     sections = dict(zip(("cells", "history", "curves"), text.split("\n## ")[1:], strict=False))
     for name, table in (
-        ("cells", storage.CELLS),
-        ("history", storage.HISTORY),
-        ("curves", storage.CURVES),
+        ("cells", tables.CELLS),
+        ("history", tables.HISTORY),
+        ("curves", tables.CURVES),
     ):
         listed = re.findall(r"^\| ([^|]+) \|", sections[name], re.MULTILINE)
         heads = {"column", "---", "*each setting*"}

@@ -6,15 +6,16 @@ import os
 
 import pytest
 
-from metaphase.sweeps.store import results as storage
+from metaphase.sweeps.store import patience
 from metaphase.sweeps.store.files import Refused, StorageError
-from metaphase.sweeps.store.results import Results, may_pass
+from metaphase.sweeps.store.patience import may_pass
+from metaphase.sweeps.store.results import Results
 from tests.sweeps.execution import test_worker as test_trial
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.001)
     return Results(str(tmp_path), "sweep")
 
 
@@ -34,23 +35,23 @@ def failing(times, *error):
 def test_it_is_tried_again_and_logged(results, monkeypatch, caplog):
     monkeypatch.setattr(os, "replace", failing(3, errno.EIO, "Input/output error"))
     with caplog.at_level(logging.WARNING):
-        results.write_history("a", [])
+        results.checkpoints.write_history("a", [])
     assert len(list(results.local_path.glob("checkpoints/a/*"))) == 1
     assert caplog.text.count("writing checkpoints/a/history.parquet: [Errno 5] Input/output") == 3
 
 
 def test_not_for_ever(results, monkeypatch):
-    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(os, "replace", failing(10**9, errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"):
-        results.write_history("a", [])
+        results.checkpoints.write_history("a", [])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
 def test_not_what_will_not_pass(results, monkeypatch, number):
     monkeypatch.setattr(os, "replace", failing(1, number, "no"))
     with pytest.raises(OSError, match="no"):
-        results.write_history("a", [])
+        results.checkpoints.write_history("a", [])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_not_what_will_not_pass(results, monkeypatch, number):
     [
         (1, StorageError(errno.EIO, "x")),
         (99, StorageError(errno.ESTALE, "x")),
-        (storage.STORE_TRIES - 1, StorageError("status 500")),
+        (patience.STORE_TRIES - 1, StorageError("status 500")),
         (1, Refused("status 403")),
     ],
 )
@@ -70,8 +71,8 @@ def test_what_may_pass(tries, error):
     ("tries", "error"),
     [
         (1, StorageError(errno.EROFS, "x")),
-        (storage.STORE_TRIES, StorageError("status 500")),
-        (storage.REFUSED_TRIES, Refused("status 403")),
+        (patience.STORE_TRIES, StorageError("status 500")),
+        (patience.REFUSED_TRIES, Refused("status 403")),
     ],
 )
 def test_what_will_not(tries, error):
@@ -117,6 +118,6 @@ def test_credentials_come_from_a_profile_too(s3, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / name))
     results = Results("s3://bucket/here", "sweep")
     results.write_yardsticks("a", [])
-    assert results._list("yardsticks") == ["a.parquet"]
-    settings = results._files._store.config
+    assert results.tables.names("yardsticks") == ["a.parquet"]
+    settings = results.files._store.config
     assert (settings["region"], settings["access_key_id"]) == ("eu-west-1", "k")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from metaphase.core.cell import NUMERICS
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.commands import compact, status
-from metaphase.sweeps.store import tables
+from metaphase.sweeps.store import soundness, tables
 from metaphase.sweeps.store.leasefile import AHEAD_SECONDS, parse_lease
 from metaphase.sweeps.store.results import Results
 from tests.tools.tree_fuzzer import CELLS, Fuzzer, in_process
@@ -94,9 +95,9 @@ def test_a_checkpoint_of_other_numerics_is_not_continued(fuzzer, tree):
     for path in list(folder.glob("*.ckpt")):
         path.rename(path.with_name(path.name.replace(f".n{NUMERICS}", "")))
     results = Results.at(str(tree))
-    assert results.read_checkpoint(CELLS[2].cell_id) is None
-    assert results.checkpoint_steps() == {}
-    assert results.older_checkpoints() == {CELLS[2].cell_id}
+    assert results.checkpoints.read(CELLS[2].cell_id) is None
+    assert results.checkpoints.steps() == {}
+    assert results.checkpoints.of_other_numerics() == {CELLS[2].cell_id}
     ended, said = fuzzer.run(tree)
     assert ended == 0
     assert "checkpoints of 1 cells are of other numerics" in said
@@ -179,7 +180,7 @@ def test_what_is_no_lease_is_none(text):
 def test_a_time_that_cannot_be_does_not_block(at, tree):
     lease = {"driver": "x", "host": "h\x1b[31m\n", "pid": "../..", "since": at, "expires": at}
     (tree / "driver").write_text(json.dumps(lease))
-    found = Results.at(str(tree)).read_lease()
+    found = Results.at(str(tree)).claim.lease()
     assert found["since"] == found["expires"] == 0.0
     assert found["host"] == "h\\x1b[31m\\n"
     assert found["pid"] == 0
@@ -231,7 +232,7 @@ def test_types_that_say_something_else_are_not(name, odd):
     why = ""
     try:
         rows = tables.decode("curves", written(table))
-        good, flaws = tables.sound("curves", {"a.parquet": rows})
+        good, flaws = soundness.sound("curves", {"a.parquet": rows})
         assert bool(good) == fits
         why = str(flaws)
     except tables.TableError as error:
@@ -245,7 +246,7 @@ def test_rows_that_cannot_be_cost_their_cell_and_no_other():
     rows[4]["accuracy"] = 1.5  # of c
     rows.append(rows[6])  # of d
     table = tables.decode("curves", written(pa.Table.from_pylist(rows)))
-    good, why = tables.sound("curves", {"compact-1.parquet": table})
+    good, why = soundness.sound("curves", {"compact-1.parquet": table})
     assert set(good["compact-1.parquet"]["cell_id"].to_pylist()) == {"a"}
     assert why["compact-1.parquet"] == [
         "n is null (of 1 cells)",
@@ -317,3 +318,11 @@ def test_a_folder_in_a_files_place_is_set_aside(fuzzer, tree):
     assert fuzzer.run(tree)[0] == 0
     assert path.is_file()
     assert (tree / "cells" / f"_{path.name}.damaged" / "inside").is_dir()
+
+
+def test_a_footer_holds_nothing_about_values_that_pages_do_not():
+    """Pages have checksums, footers have none, and readers believe the statistics in them."""
+    rows = pa.Table.from_pylist([{"cell_id": "a", "step": 1}], schema=tables.HISTORY)
+    with pq.ParquetFile(io.BytesIO(tables.encode(rows))) as file:
+        group = file.metadata.row_group(0)
+        assert all(not group.column(i).is_stats_set for i in range(group.num_columns))

@@ -25,25 +25,28 @@ def patch_lease(module):
     module.EXPIRE_SECONDS, module.RENEW_SECONDS = float(os.environ["CHAOS_LEASE"]), 1.0
 
 
-def patch_files(module):
-    module.REQUEST_SECONDS = module.REQUEST_RETRY_SECONDS = 4.0
-    counts = Counter()
+COUNTS = Counter()
 
-    def log(path, moment):
-        with open(os.environ["CHAOS_LOG"], "a") as file:
-            file.write(f"{moment} {path}\n")
 
-    def die(path, moment):
-        log(path, moment)
-        os.kill(os.getpid(), signal.SIGKILL)
+def log(path, moment):
+    with open(os.environ["CHAOS_LOG"], "a") as file:
+        file.write(f"{moment} {path}\n")
 
-    def choose(path, moments):
-        """What is to happen in this write; mostly nothing."""
-        counts[path] += 1
-        chance = random.Random(f"{os.environ['CHAOS_SEED']} {path} {counts[path]}")
-        share = float(os.environ["CHAOS_SHARE"])
-        return chance.choice(moments) if chance.random() < share else None
 
+def die(path, moment):
+    log(path, moment)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def choose(path, moments):
+    """What is to happen in this write; mostly nothing."""
+    COUNTS[path] += 1
+    chance = random.Random(f"{os.environ['CHAOS_SEED']} {path} {COUNTS[path]}")
+    share = float(os.environ["CHAOS_SHARE"])
+    return chance.choice(moments) if chance.random() < share else None
+
+
+def patch_local_files(module):
     write_by = module.LocalFiles._write_by
 
     def local(temporary, target, data, durable, move):
@@ -67,6 +70,10 @@ def patch_files(module):
 
     module.LocalFiles._write_by = staticmethod(local)
 
+
+def patch_object_files(module):
+    module.REQUEST_SECONDS = module.REQUEST_RETRY_SECONDS = 4.0
+
     def disturbed(put):
         def putting(self, path, data, *rest, **more):
             moment = choose(path, ["under way", "in place"])
@@ -86,7 +93,8 @@ def patch_files(module):
 PATCHES = {
     "metaphase.sweeps.execution.worker": patch_trial,
     "metaphase.sweeps.store.lease": patch_lease,
-    "metaphase.sweeps.store.files": patch_files,
+    "metaphase.sweeps.store.local_files": patch_local_files,
+    "metaphase.sweeps.store.object_files": patch_object_files,
 }
 
 

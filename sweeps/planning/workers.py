@@ -1,0 +1,92 @@
+"""The workers that train packs side by side: how many, how fast, and with how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metaphase.core.cell import Cell, grouped, stack_key, stream_key
+from metaphase.sweeps.planning import hardware
+
+MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
+# By which a step takes longer than its operations say, where these are many small ones; measured on
+# one CPU core, widths 8 to 32, packs of 1 and 6.
+SLOWNESS = {"fast_weights": 4.0, "linear_attention": 2.5, "lstm": 2.5}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What trains packs side by side. The defaults were measured on one CPU core, widths 4 to 32.
+
+    Attributes:
+        count: workers that run at the same time.
+        device: torch device of each, "cpu" or "cuda".
+        memory: bytes each has for a pack.
+        flops: floating-point operations a second that training reaches.
+        step_seconds: what a step of a stacked model takes however small it is: launches, Python.
+        example_seconds: what an example takes however narrow the model: drawing it, attention.
+        normal_seconds: what a normal takes to draw.
+    """
+
+    count: int
+    device: str = "cpu"
+    memory: float = 4e9
+    flops: float = 1.3e11
+    step_seconds: float = 1.2e-3
+    example_seconds: float = 1.2e-6
+    normal_seconds: float = 1.3e-9
+
+    def seconds(self, cells: Sequence[Cell], from_step: int = 0) -> float:
+        """Estimated seconds to train a pack of these cells to their end."""
+        from metaphase.core.training import cost
+
+        step = 0.0
+        for stack in grouped(cells, stack_key).values():
+            cell = stack[0]
+            examples = cell.batch_size * cell.sequence_length
+            flops = cost.flops_per_step(cell) - cost.input_flops(cell)
+            replica = examples * self.example_seconds + flops / self.flops
+            slowness = SLOWNESS.get(cell.architecture, 1.0)
+            step += (self.step_seconds + len(stack) * replica) * slowness
+        streams = len({stream_key(cell) for cell in cells})
+        step += streams * cost.input_flops(cells[0]) / self.flops
+        step += cost.normals_per_step(cells, self.device) * self.normal_seconds
+        return (cells[0].steps - from_step) * step
+
+    def hold(self, cells: Sequence[Cell]) -> bool:
+        """Whether a worker's memory is enough for a pack of these cells."""
+        from metaphase.core.training.cost import pack_bytes
+
+        return pack_bytes(cells, self.device) <= MEMORY_SHARE * self.memory
+
+
+def local_workers() -> Workers:
+    """What Ray would find if it were started here; without starting it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return gpu_workers(torch.cuda.device_count())
+    return cpu_workers(hardware.cores(), hardware.memory())
+
+
+def cpu_workers(cores: int, memory: float) -> Workers:
+    """One worker a core; they share `memory`, in bytes."""
+    return Workers(count=cores, memory=memory / cores)
+
+
+def gpu_workers(count: int, memory: float | None = None) -> Workers:
+    """One worker a GPU, as far as known like those of this machine. Speeds are estimates for one of
+    about 2022, from operations and bytes (core.kernels): none has been measured yet.
+
+    Args:
+        memory: bytes of each; None: as those of this machine have.
+    """
+    return Workers(
+        count,
+        "cuda",
+        hardware.gpu_memory() if memory is None else memory,
+        flops=1e14,
+        step_seconds=5e-4,
+        example_seconds=0.0,
+        normal_seconds=1.4e-12,
+    )

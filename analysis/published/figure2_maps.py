@@ -57,7 +57,7 @@ def figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "") -> Figur
             ax.label_outer()
     half = shifts[shifts["measure"] == "half"].set_index("model_size")
     for side, ax, color, dashes in (("paper", axes[1, 2], "black", "-"),
-                                    ("ours", axes[1, 2], style.RED, "--"),
+                                    ("ours", axes[1, 2], "#c2185b", "--"),
                                     ("paper", axes[1, 0], "white", "-"),
                                     ("ours", axes[1, 1], "white", "-")):  # fmt: skip
         at = half[side].replace([np.inf, -np.inf], np.nan)

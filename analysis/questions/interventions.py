@@ -187,7 +187,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     sns.lineplot(**at, units="seed", estimator=None, color="#bbbbbb", lw=0.5, zorder=1)
     colors, markers = {_LEFT: style.BLUE, _NOT_LEFT: style.RED}, {_LEFT: "o", _NOT_LEFT: "^"}
     by: dict[str, Any] = {"hue": "left", "style": "left", "palette": colors, "markers": markers}
-    sns.scatterplot(**at, **by, s=14, linewidth=0, zorder=2, legend=False)
+    sns.scatterplot(**at, **by, s=18, linewidth=0, zorder=2, legend=False)
     for i, median in enumerate(summarize(rows)["median"]):
         if np.isfinite(median):
             ax.hlines(median, i - 0.3, i + 0.3, color="black", lw=1.4, zorder=3)

@@ -135,11 +135,13 @@ def draw(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
 
     style.draw_chance(ax, table["chance"].mean())
     named = table.assign(architecture=table["architecture"].map(style.architecture_label))
-    by: dict[str, Any] = {"x": x, "y": "accuracy", "hue": "architecture", "style": "architecture"}
-    look: dict[str, Any] = {"palette": "colorblind", "markers": True, "ax": ax}
-    sns.scatterplot(named, **by, **look, s=8, alpha=0.5, linewidth=0, legend=False)
     means = named.groupby(_MODEL, as_index=False)[[x, "accuracy"]].mean()
-    sns.lineplot(means, **by, **look, dashes=False, sort=False, lw=0.8, ms=5, mew=0)
+    order = list(named["architecture"].unique())
+    look: dict[str, Any] = {"x": x, "y": "accuracy", "ax": ax}
+    look |= {"hue": "architecture", "hue_order": order, "palette": "colorblind"}
+    look |= {"style": "architecture", "style_order": order, "markers": True}
+    sns.scatterplot(named, **look, s=8, alpha=0.5, linewidth=0, legend=False)
+    sns.lineplot(means, **look, dashes=False, sort=False, lw=0.8, ms=6.5, mew=0)
     style.log_ticks(ax, "x", table[x].min(), table[x].max())
     ax.set_ylim(0, 1)
     return ax

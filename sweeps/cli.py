@@ -30,7 +30,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.analysis.commands.report",
         "write one HTML page with a sweep's figures and numbers",
     ),
-    "compare": ("metaphase.analysis.published.compare", "put a sweep beside the paper's numbers"),
+    "compare": ("metaphase.analysis.commands.compare", "put a sweep beside the paper's numbers"),
 }
 
 

@@ -31,8 +31,12 @@ MODULES = modules()
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules of ours that it imports, without `metaphase.`."""
-    for node in ast.walk(tree):
+    """The modules of ours that it imports, without `metaphase.`; what only type checkers see isn't
+    counted."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield from imported(node)
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}".removeprefix("metaphase.")
@@ -48,10 +52,12 @@ GRAPH = {
 
 
 def room(module: str) -> str:
-    """The folder a module is in; one at the top of core, sweeps or analysis is a room of its own."""
-    parts = module.split(".")
+    """The folder a module is in. Modules at the top of core, sweeps or analysis are rooms of their
+    own, and so are the facts in a package's `__init__`."""
     is_package = any(other.startswith(f"{module}.") for other in MODULES)
-    return ".".join(parts if is_package or len(parts) == 2 else parts[:-1])
+    if is_package or module.count(".") == 1:
+        return f"{module} itself"
+    return module.rpartition(".")[0]
 
 
 def test_no_import_runs_back_up():

@@ -1,24 +1,17 @@
-"""What the commands of this package share: one-line errors, numbers in range, whole files."""
+"""What the command lines of this package share: options, and how a command runs."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from pyarrow import fs
+from typing import Any
 
 from metaphase.analysis import load
+from metaphase.analysis.commands import output
 from metaphase.analysis.statistics import phases
-from metaphase.sweeps.commands.parser import Parser, carry_out
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from metaphase.sweeps.commands.parser import Parser, carry_out, place
 
 
 def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
@@ -38,16 +31,30 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
     return parse
 
 
-def add_phase_options(parser: argparse.ArgumentParser) -> None:
-    """--delta and --confidence, the parameters of `phases.classify`."""
+def add_delta(parser: Parser, counts: str = "accuracy difference") -> None:
+    """--delta, the least effect that counts. `counts` is what it is an effect on."""
     parser.add_argument(
         "--delta", type=number(0, 1, True), default=phases.DELTA,
-        help="least accuracy difference that counts (default: %(default)s)",
+        help=f"least {counts} that counts (default: %(default)s)",
     )  # fmt: skip
+
+
+def add_confidence(parser: Parser) -> None:
+    """--confidence, as `phases.classify` takes it."""
     parser.add_argument(
         "--confidence", type=number(0, 1, False), default=phases.CONFIDENCE,
         help="of the intervals that decide a cell's phase (default: %(default)s)",
     )  # fmt: skip
+
+
+def add_format(parser: Parser) -> None:
+    """--format of the figures."""
+    parser.add_argument("--format", choices=output.FORMATS, default=output.FORMATS[0])
+
+
+def add_out(parser: Parser) -> None:
+    """--out, a folder or a URI in place of the sweep's own."""
+    parser.add_argument("--out", type=place, help="write there instead of into the sweep's folder")
 
 
 def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
@@ -58,50 +65,3 @@ def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) ->
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return status
-
-
-def write_file(folder: str, name: str, data: bytes) -> None:
-    """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
-    filesystem, path = load.open_folder(folder)
-    filesystem.create_dir(path, recursive=True)
-    temporary = f"{path}/.{name}.tmp"
-    try:
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
-        filesystem.move(temporary, f"{path}/{name}")
-    except BaseException:
-        with contextlib.suppress(OSError):
-            filesystem.delete_file(temporary)
-        raise
-
-
-def is_folder(path: str) -> bool:
-    """Whether there is a folder at this path or URI."""
-    filesystem, inside = load.open_folder(path)
-    return filesystem.get_file_info(inside).type == fs.FileType.Directory
-
-
-def figure_bytes(figure: Figure, format: str) -> bytes:
-    """The figure as a file's content: the same figure, the same bytes."""
-    data = io.BytesIO()
-    undated = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}[format]
-    figure.savefig(data, format=format, metadata={undated: None})
-    return data.getvalue()
-
-
-def words(condition: dict[str, object]) -> list[str]:
-    """A condition of `phases.split_conditions`, for titles: lstm, learning_rate=0.003."""
-    return [str(v) if k == "architecture" else f"{k}={v}" for k, v in condition.items()]
-
-
-def suffix(condition: dict[str, object]) -> str:
-    """What follows a file's name to tell conditions apart."""
-    return "".join(f"-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', word)}" for word in words(condition))
-
-
-def power(value: float) -> str:
-    """16 -> "2^4"; a number that is no power of two as it is."""
-    whole = int(value)
-    if whole == value and whole > 0 and whole & (whole - 1) == 0:
-        return f"2^{whole.bit_length() - 1}"
-    return f"{value:g}"

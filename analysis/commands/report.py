@@ -10,20 +10,20 @@ and it runs no script. A half-finished sweep gives a page of what there is.
 from __future__ import annotations
 
 import base64
-import html
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pyarrow import fs
 
-from metaphase.analysis import load, phase_plot
-from metaphase.analysis.commands import options
-from metaphase.analysis.published import compare
-from metaphase.analysis.questions import experiments
+from metaphase.analysis import labels, load
+from metaphase.analysis.commands import options, output
+from metaphase.analysis.figures import text_map
+from metaphase.analysis.published import comparisons
+from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
 from metaphase.core.process import as_command
@@ -36,29 +36,6 @@ if TYPE_CHECKING:
 FILE = "report.html"
 SETTINGS = "sweep.yaml"  # what the sweep was run with
 DPI = 150
-
-# The browser itself enforces that nothing is loaded and nothing runs.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: white }
-h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
-img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: 13px }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 12px; line-height: 1.4 }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
-td, th { padding: .15rem .4rem; text-align: right; border-bottom: 1px solid #e5e5e5 }
-td { white-space: nowrap } th { border-bottom: 1px solid #888; vertical-align: bottom }
-details { margin: .6rem 0 } summary { cursor: pointer }
-"""
-CAPTIONS = {
-    "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
-    "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
-    "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
-    "learning_curves": "Accuracy against examples seen. Lines with symbols, if any: known "
-    "learning algorithms, fitted to the same examples.",
-    **experiments.CAPTIONS,
-    **compare.CAPTIONS,
-}
 
 
 @as_command
@@ -77,77 +54,112 @@ def run(path: str, out: str | None, delta: float, confidence: float) -> None:
     """
     page = render(path, delta, confidence)
     out = out or path
-    if out == path or out.endswith("/") or options.is_folder(out):
+    if out == path or out.endswith("/") or output.is_folder(out):
         out = places.inside(out, FILE)
-    options.write_file(*places.parent(out), page.encode())
+    output.write_file(*places.parent(out), page.encode())
     print(f"wrote {out}")
 
 
 def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CONFIDENCE) -> str:
-    """The page as HTML.
+    """The page as HTML, from `report.html.jinja`.
 
     Raises:
         ResultsError: the results can't be read, or no cell is finished yet.
     """
-    import matplotlib as mpl  # here, so that a wrong path is told at once
-
     cells = load.load_cells(path)
-    from metaphase.analysis.figures import style
-
     classified = phases.classify(cells, delta, confidence)
     history, curves = load.load_history(path), load.load_curves(path)
     yardsticks = load.load_yardsticks(path)
-    name = str(cells["sweep"].iloc[0])
-    settings = _settings(path)
-    parts = [_heading("h1", name), _counts(cells, history), _rerun(path, settings)]
-    with mpl.rc_context({**style.RC, "savefig.dpi": DPI}):
-        found = experiments.find(classified, history, yardsticks)
-        if found:
-            parts.append(_heading("h2", "Whole sweep"))
-        for experiment in found:
-            parts += [_text(experiment.text)] if experiment.text else []
-            if experiment.figure is not None:
-                parts.append(_figure(experiment.kind, experiment.figure, name))
-        conditions = phases.split_conditions(classified)
-        for condition, group in conditions:
-            title = ", ".join(options.words(condition)) or "Phases"
-            begins = transitions.estimate_transitions(group)
-            parts.append(_heading("h2", title))
-            parts.append(_text(phase_plot.describe(group, begins, condition)))
-            figures = phase_plot.figures(group, curves, begins, condition, delta, yardsticks)
-            if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
-                figures = {k: v for k, v in figures.items() if k == "learning_curves"}  # no map
-            parts += [_figure(key, make, f"{name}, {title}") for key, make in figures.items()]
-            parts.append(_points(group))
-        compared = list(compare.find(cells, curves, delta))
-        if compared:
-            parts.append(_heading("h2", "Beside the paper"))
-        for comparison in compared:
-            parts.append(_text(comparison.text))
-            parts.append(_figure(comparison.reference, comparison.figure, name))
-            for summary, table in comparison.tables.values():
-                parts.append(_folded(table, f"{summary}, as a table"))
-    parts += [
-        _heading("h2", "How phases are decided"),
-        _paragraph(
-            f"With delta {delta:g} and intervals at {confidence:.0%}: generalizing, if accuracy "
-            "improves within sequences of unseen tasks by more than delta and the interval "
-            "excludes 0; else identifying, if the same holds on seen tasks; else memorizing, if "
-            "the first position on seen tasks is above chance by more than delta and the interval "
-            "excludes chance; else untrained. First position: Wilson's interval; improvement: "
-            "Bonett & Price's; where phases begin: posterior medians, see analysis/transitions.py."
-        ),
+    name, settings = labels.title(cells, {}), _settings(path)
+    answers = [
+        {
+            "text": answer.text,
+            "figure": answer.figure and _image(answer.figure, name, answer.caption),
+        }
+        for answer in registry.find(classified, history, yardsticks)
     ]
-    if settings is not None:
-        parts += [_heading("h2", f"Settings ({SETTINGS})"), _text(settings)]
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{html.escape(name)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+    beside_published = [
+        {
+            "text": comparison.text,
+            "figure": _image(comparison.figure, name, comparison.caption),
+            "tables": comparison.tables.values(),
+        }
+        for comparison in comparisons.find(cells, curves, delta)
+    ]
+    return _template().render(
+        name=name,
+        counts=_counts(cells, history),
+        failures=_failures(cells),
+        commands=_commands(path, settings),
+        answers=answers,
+        conditions=[
+            _section(condition, group, curves, yardsticks, delta)
+            for condition, group in phases.split_conditions(classified)
+        ],
+        comparisons=beside_published,
+        delta=delta,
+        confidence=confidence,
+        settings=settings,
+        settings_file=SETTINGS,
     )
+
+
+def _template() -> Any:
+    import jinja2  # here, as only this command needs it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["table_text"] = table_text
+    return environment.get_template(f"{FILE}.jinja")
+
+
+def table_text(value: object) -> str:
+    """A table's value as the page shows it; what is missing is a dash."""
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    return f"{value:z.3f}".replace("inf", "∞") if isinstance(value, float) else str(value)
+
+
+def _image(make: Callable[[], Figure], alt: str, caption: str) -> dict[str, str]:
+    data = output.figure_bytes(make, "png", DPI)
+    return {"data": base64.b64encode(data).decode(), "alt": alt, "caption": caption}
+
+
+def _section(
+    condition: dict[str, object],
+    group: pd.DataFrame,
+    curves: pd.DataFrame,
+    yardsticks: pd.DataFrame,
+    delta: float,
+) -> dict[str, Any]:
+    """What the page shows of one condition."""
+    from metaphase.analysis.figures import condition as of_condition
+
+    found = transitions.estimate_transitions(group)
+    makers = of_condition.figures(group, curves, found, condition, delta, yardsticks)
+    if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:  # no map of one point
+        makers = {name: make for name, make in makers.items() if name == "learning_curves"}
+    title = ", ".join(labels.condition_words(condition)) or "Phases"
+    alt = f"{labels.title(group, {})}, {title}"
+    return {
+        "title": title,
+        "text": text_map.describe(group, found, condition),
+        "figures": [_image(make, alt, of_condition.CAPTIONS[key]) for key, make in makers.items()],
+        "points": _points(group),
+    }
+
+
+def _points(group: pd.DataFrame) -> pd.DataFrame:
+    """The condition's grid points: phases, how seeds split, mean accuracies."""
+    points = phases.summarize_grid(group)
+    done = group[group["status"] == schema.DONE]
+    accuracies = [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
+    means = done.groupby(phases.GRID_POINT)[accuracies].mean()
+    return points.join(means, on=phases.GRID_POINT).drop(columns="architecture")  # a single one
 
 
 def _settings(path: str) -> str | None:
@@ -163,90 +175,41 @@ def _settings(path: str) -> str | None:
 
 
 def _counts(cells: pd.DataFrame, history: pd.DataFrame) -> str:
+    """How many cells ended in which way, and how long they took."""
     training = history.loc[~history["cell_id"].isin(cells["cell_id"]), "cell_id"].nunique()
     status = cells["status"].value_counts()
-    parts = [f"{status.get(word, 0)} {word}" for word in (schema.DONE, schema.DIVERGED)]
-    parts += [f"{status.get(schema.FAILED, 0)} {schema.FAILED}", f"{training} in training"]
+    words = (schema.DONE, schema.DIVERGED, schema.FAILED)
+    parts = [*(f"{status.get(word, 0)} {word}" for word in words), f"{training} in training"]
     text = f"{len(cells)} cells finished or given up: {', '.join(parts)}."
     if "wall_seconds" in cells:
         hours = cells["wall_seconds"].sum() / 3600
         devices = ", ".join(sorted({str(d) for d in cells.get("device", []) if d is not None}))
         text += f" {hours:.2f} hours of {devices or 'unknown devices'}."
+    return text
+
+
+def _failures(cells: pd.DataFrame) -> list[str]:
+    """A line an error, with how many cells it befell."""
     errors = cells.loc[cells["status"] == schema.FAILED].get("error")
-    lines = [] if errors is None else [f"{n}× {e}" for e, n in errors.value_counts().items()]
-    return _paragraph(text) + (_text("failures:\n" + "\n".join(lines)) if lines else "")
+    return [] if errors is None else [f"{n}× {e}" for e, n in errors.value_counts().items()]
 
 
-def _rerun(path: str, settings: str | None) -> str:
-    """The commands, as they work wherever `path` does; the sweep's folder is its name."""
+def _commands(path: str, settings: str | None) -> list[str]:
+    """The commands that train the sweep and make its page, as they work wherever `path` does; the
+    sweep's folder is its name."""
     lines = []
     if settings is not None:
         root, name = places.parent(path)
         preset = shlex.join([places.inside(path, SETTINGS), "--root", root])
-        renamed = "" if _name(settings) == name else f" --set name={shlex.quote(name)}"
+        renamed = "" if _stored_name(settings) == name else f" --set name={shlex.quote(name)}"
         lines.append(f"metaphase run {preset}{renamed}")
-    lines.append(f"metaphase report {shlex.quote(path)}")
-    return _paragraph(
-        "To train what is missing and make this page anew (name another --root to train it all "
-        "again):"
-    ) + _text("\n".join(lines))
+    return [*lines, f"metaphase report {shlex.quote(path)}"]
 
 
-def _name(settings: str) -> str | None:
+def _stored_name(settings: str) -> str | None:
     """The sweep's name as its preset was stored."""
     found = re.search(r"^name: (\S+)$", settings, re.MULTILINE)
     return found[1].strip("'\"") if found else None
-
-
-def _points(group: pd.DataFrame) -> str:
-    """A folded table of the condition's grid points."""
-    points = phases.summarize_grid(group)
-    done = group[group["status"] == schema.DONE]
-    means = done.groupby(phases.GRID_POINT)[
-        [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
-    ].mean()
-    table = points.join(means, on=phases.GRID_POINT).drop(columns="architecture")  # a single one
-    return _folded(table, f"Grid points ({len(table)}), as a table")
-
-
-def _folded(table: pd.DataFrame, summary: str) -> str:
-    """A table that opens on a click."""
-    head = "".join(f"<th>{html.escape(str(c).replace('_', ' '))}</th>" for c in table.columns)
-    rows = [
-        "<tr>" + "".join(f"<td>{html.escape(_value(v))}</td>" for v in row) + "</tr>"
-        for row in table.itertuples(index=False)
-    ]
-    return (
-        f"<details><summary>{html.escape(summary)}</summary>\n<table>\n"
-        f"<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>\n</details>"
-    )
-
-
-def _value(value: object) -> str:
-    if value is None or value is pd.NA or value != value:
-        return "–"
-    return f"{value:z.3f}".replace("inf", "∞") if isinstance(value, float) else str(value)
-
-
-def _figure(key: str, make: Callable[[], Figure], alt: str) -> str:
-    data = base64.b64encode(options.figure_bytes(make(), "png")).decode()
-    caption = CAPTIONS.get(key, key.replace("_", " "))
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(f"{alt}: {caption}")}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _heading(tag: str, text: str) -> str:
-    return f"<{tag}>{html.escape(text)}</{tag}>"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
-
-
-def _text(text: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _parser() -> Parser:
@@ -255,7 +218,8 @@ def _parser() -> Parser:
         "--out", metavar="FILE", type=place,
         help=f"a file, or a folder for {FILE} (default: {FILE} in the sweep's folder)",
     )  # fmt: skip
-    options.add_phase_options(parser)
+    options.add_delta(parser)
+    options.add_confidence(parser)
     return parser
 
 

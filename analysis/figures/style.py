@@ -1,7 +1,8 @@
-"""How figures look: colours of the phases, log2 axes, tiles. Readable without colour vision.
+"""How figures look: colours of the phases, fonts, logarithmic axes, titles.
 
-The phases' colours differ in hue for every kind of colour vision and fall in lightness with
-capability, so they stay apart in a grey print; tiles carry the phase's letter too.
+Figures are readable without colour vision: the phases' colours differ in hue for every kind of it
+and fall in lightness with capability, so they stay apart in a grey print; tiles carry the phase's
+letter too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
+from metaphase.analysis import labels
 from metaphase.analysis.statistics.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 COLORS = {
@@ -25,8 +27,8 @@ COLORS = {
     IDENTIFYING: "#3a86c4",  # near their blue
     GENERALIZING: "#0f2f52",
 }
-LETTERS = {UNTRAINED: "U", MEMORIZING: "M", IDENTIFYING: "I", GENERALIZING: "G"}
 UNFINISHED_LETTER = "×"  # diverged or failed
+BLUE, RED = "#3a86c4", "#b00020"  # of single symbols; red: diverged, failed or not reached
 INK = {UNTRAINED: "#555555", MEMORIZING: "black", IDENTIFYING: "white", GENERALIZING: "white"}
 
 ACCURACY_MAP = mpl.colormaps["viridis"]
@@ -64,9 +66,9 @@ RC: dict[Any, Any] = {
 
 
 def power_of_two(value: float) -> str:
-    """16 -> "2^4" as math text; a number that is no power of two as it is."""
-    exponent = np.log2(value)
-    return f"$2^{{{int(exponent)}}}$" if exponent == int(exponent) else f"{value:g}"
+    """16 -> 2^4 as math text; a number that is no power of two as it is."""
+    exponent = labels.exponent_of_two(value)
+    return f"{value:g}" if exponent is None else f"$2^{{{exponent}}}$"
 
 
 def wrap(title: str, inches: float) -> str:
@@ -79,13 +81,25 @@ def title_above(figure: Figure, title: str) -> None:
     figure.suptitle(wrap(title, figure.get_figwidth()), size=8)
 
 
-def log_ticks(ax: Axes, low: float, high: float) -> None:
-    """A log10 x-axis with few labels: 200, 1k, 50k, 2M. `low` and `high`: of what is drawn."""
-    ax.set_xscale("log")
+def draw_chance(ax: Axes, chance: float) -> None:
+    """A dotted line at the accuracy of always guessing the commonest class."""
+    ax.axhline(chance, color="#555555", lw=0.8, ls=":", label="chance")
+
+
+def log_ticks(ax: Axes, which: str, low: float, high: float) -> None:
+    """A log10 axis with few labels: 200, 1k, 50k, 2M.
+
+    Args:
+        ax: whose axis.
+        which: "x" or "y".
+        low, high: of what is drawn.
+    """
+    ax.set(**{f"{which}scale": "log"})
     factors = (1,) if high > 100 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 5, 7)
-    ax.xaxis.set_major_locator(LogLocator(10, factors))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(10, factors))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) -> None:
@@ -98,22 +112,6 @@ def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) ->
     axis.set_ticklabels([power_of_two(v) for v in values])
 
 
-def tile_edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
-    """Where each value's tile begins and ends on a log2 axis.
-
-    Neighbours share an edge half-way, unless they are much farther apart than is typical: a gap in
-    the grid looks like a gap.
-    """
-    ordered = np.unique(np.asarray(list(values), dtype=float))
-    x = np.log2(ordered)
-    spacing = np.diff(x)
-    typical = float(np.median(spacing)) if len(spacing) else 1.0
-    spacing = np.where(spacing > 1.5 * typical, typical, spacing)
-    half = np.concatenate([[typical], spacing, [typical]]) / 2
-    edges = zip((x - half[:-1]).tolist(), (x + half[1:]).tolist(), strict=True)
-    return dict(zip(ordered.tolist(), edges, strict=True))
-
-
 def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:
     """At most this many of the values, evenly spread, the smallest and the largest included."""
     ordered = np.unique(np.asarray(list(values), dtype=float))
@@ -122,7 +120,19 @@ def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:
     return [float(v) for v in ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)]]
 
 
-def sequence_colors(values: Sequence[float], cmap: Colormap = SEQUENTIAL_MAP) -> dict:
+def seed_shifts(seeds: Iterable[int], width: float) -> dict[int, float]:
+    """How far beside its group's place each seed stands, up to `width` to the left and right.
+
+    A seed has the same shift in every group, so that it can be followed from one to the next.
+    """
+    ordered = sorted(set(seeds))
+    shifts = np.linspace(-width, width, len(ordered)) if len(ordered) > 1 else np.zeros(1)
+    return dict(zip(ordered, shifts.tolist(), strict=True))
+
+
+def sequence_colors(
+    values: Sequence[float], cmap: Colormap = SEQUENTIAL_MAP
+) -> dict[float, np.ndarray]:
     """A colour for each value, dark to light in their order."""
     return dict(zip(values, cmap(np.linspace(0, 1, max(len(values), 2))), strict=False))
 

@@ -1,1 +1,4 @@
-"""Values that papers report, and comparisons with them."""
+"""A sweep beside published numbers: a module a published figure or table.
+
+The published numbers themselves are in `reference`; `comparisons` finds what a sweep has in common
+with them."""

@@ -34,28 +34,24 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
-from metaphase.analysis import load
-from metaphase.analysis.commands import options
+from metaphase.analysis import labels, load
 from metaphase.analysis.published import reference
+from metaphase.analysis.questions.generalization import T_INTERVAL
 from metaphase.analysis.statistics import phases
+from metaphase.analysis.statistics.intervals import t_half_width
 from metaphase.core import schema
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SOURCE = "Kirsch et al. 2022, Figure 2 (Transformer, MNIST)"
 ARCHITECTURE = "transformer"
-CONFIDENCE = 0.95  # of intervals over seeds
 SEEN_ONLY = "seen-only"
 REGIMES = (phases.UNTRAINED, SEEN_ONLY, phases.GENERALIZING)
 PLATEAU_POINTS = 3
+SIDES = ("paper", "ours", "difference")  # the columns of a split, `<split>_<side>`
 
 
 def regime(seen: Any, unseen: Any, chance: Any, delta: float) -> np.ndarray:
@@ -112,12 +108,9 @@ def compare_points(cells: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataF
         table[f"regime_{side}"] = regime(
             table[f"seen_{side}"], table[f"unseen_{side}"], table[f"chance_{side}"], delta
         )
-    columns = [f"{split}_{side}" for split in (schema.SEEN, schema.UNSEEN) for side in _SIDES]
+    columns = [f"{split}_{side}" for split in (schema.SEEN, schema.UNSEEN) for side in SIDES]
     columns += ["seeds", "chance_paper", "chance_ours", "regime_paper", "regime_ours"]
     return table[columns].reset_index()
-
-
-_SIDES = ("paper", "ours", "difference")
 
 
 def mean_absolute_difference(points: pd.DataFrame) -> dict[str, float]:
@@ -221,8 +214,7 @@ def seed_errors(
             at = np.array([place[i] for place in places])
             half = np.nan
             if len(at) > 1 and np.isfinite(at).all():
-                t = special.stdtrit(len(at) - 1, (1 + CONFIDENCE) / 2)
-                half = float(t * at.std(ddof=1) / np.sqrt(len(at)))
+                half = float(t_half_width(at.std(ddof=1), len(at)))
             rows.append((size, measure, len(at), half))
     return pd.DataFrame(rows, columns=["model_size", "measure", "seeds", "half_width"])
 
@@ -245,10 +237,9 @@ def describe(
     mad = mean_absolute_difference(points)
     table = agreement(points)
     same = int(np.trace(table.to_numpy()))
-    head = ", ".join([str(cells["sweep"].iloc[0]), *options.words(condition or {})])
     dataset = str(cells["dataset"].iloc[0]) if "dataset" in cells else reference.DATASET
     lines = [
-        f"{head} beside {SOURCE}",
+        f"{labels.title(cells, condition or {})} beside {SOURCE}",
         f"{len(points)} grid points in common, of the paper's {len(reference.load_figure2()) // 2}",
     ]
     differing = _differing_settings(cells)
@@ -267,7 +258,7 @@ def describe(
             for name, row in zip(REGIMES, table.to_numpy(), strict=True)
         ),
         "generalizing takes over, log2 number of tasks; shift: ours − paper, octaves"
-        + (" (±: half the 95% t interval over seeds)" if _has_errors(shifts) else ""),
+        + (f" (±: {T_INTERVAL})" if _has_errors(shifts) else ""),
         f"  {'':10}{'onset':^39}   {'half of the rise':^39}",
         f"  {'model size':>10}" + "   ".join([f"{'paper':>13}{'ours':>13}{'shift':>13}"] * 2),
     ]
@@ -276,7 +267,7 @@ def describe(
             "".join(f"{text:>13}" for text in (*_places(row), shift_text(row)))
             for row in rows.to_dict("records")
         ]
-        lines.append(f"  {options.power(float(str(size))):>10}" + "   ".join(parts))
+        lines.append(f"  {labels.power_of_two(size):>10}" + "   ".join(parts))
     return "\n".join(lines)
 
 
@@ -317,77 +308,3 @@ def shift_text(row: dict[Hashable, Any]) -> str:
     if np.isfinite(low):
         return f"> {low:+.1f}"
     return f"< {high:+.1f}" if np.isfinite(high) else "unknown"
-
-
-def comparison_table(points: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Tiles of a split's heatmaps: model_size, num_tasks, paper, ours, difference, in log2 units.
-
-    A row a grid point of the points' rectangle; NaN where there is no result in common.
-    """
-    from metaphase.analysis.figures import style
-
-    across = style.tile_edges(points["num_tasks"])
-    upward = style.tile_edges(points["model_size"])
-    index = pd.MultiIndex.from_product(
-        [[int(v) for v in upward], [int(v) for v in across]], names=["model_size", "num_tasks"]
-    )
-    columns = {f"{split}_{side}": side for side in _SIDES}
-    found = points.set_index(index.names)[list(columns)].rename(columns=columns)
-    table = found.reindex(index).reset_index()
-    table["left"], table["right"] = np.array([across[v] for v in table["num_tasks"]]).T
-    table["bottom"], table["top"] = np.array([upward[v] for v in table["model_size"]]).T
-    return table
-
-
-DIFFERENCE_LIMIT = 0.5  # of the colours of differences
-
-
-def draw_difference(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Heatmap of the differences of `comparison_table`: blue where ours is lower, red higher."""
-    from matplotlib import colormaps
-
-    from metaphase.analysis.figures import plots
-
-    limit = DIFFERENCE_LIMIT
-    shade = table["difference"].clip(-limit, limit) / (2 * limit) + 0.5
-    return plots.draw_accuracy(table.assign(accuracy=shade), ax, colormaps["RdBu_r"])
-
-
-def comparison_figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "") -> Figure:
-    """The paper's heatmaps, ours and the difference; on unseen tasks where half the rise is."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    from metaphase.analysis.figures import plots, style
-
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    half = shifts[shifts["measure"] == "half"]
-    for row, split in zip(axes, (schema.SEEN, schema.UNSEEN), strict=True):
-        table = comparison_table(points, split)
-        for ax, side in zip(row, _SIDES[:2], strict=False):
-            plots.draw_accuracy(table.assign(accuracy=table[side]), ax)
-        draw_difference(table, row[2])
-        for ax, side in zip(row, ("paper", "ours", "ours − paper"), strict=True):
-            ax.set_title(f"{side}, {split} tasks")
-            style.log2_ticks(ax, "x", points["num_tasks"], most=9)
-            ax.label_outer()
-    rows = comparison_table(points, schema.UNSEEN).groupby("model_size")[["bottom", "top"]].first()
-    for axis, side, colors in ((0, "paper", ["white"]), (1, "ours", ["white"]),
-                               (2, "both", ["black", "#c2185b"])):  # fmt: skip
-        sides = ("paper", "ours") if side == "both" else (side,)
-        for name, color in zip(sides, colors, strict=True):
-            at = half.set_index("model_size")[name].replace([np.inf, -np.inf], np.nan)
-            x = np.repeat(at.reindex(rows.index).to_numpy(dtype=float), 2)
-            label = f"half of the rise, {name}" if side == "both" else None
-            dashes = "--" if (side, name) == ("both", "ours") else "-"
-            axes[1, axis].plot(x, rows.to_numpy().ravel(), color=color, lw=1.2, ls=dashes,
-                               label=label)  # fmt: skip
-    figure.colorbar(plots.accuracy_scale(), ax=axes[:, :2], label="accuracy at the last positions")
-    bounds = Normalize(-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
-    figure.colorbar(ScalarMappable(bounds, "RdBu_r"), ax=axes[:, 2], label="difference")
-    handles, labels = axes[1, 2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower right", ncols=2)
-    style.title_above(figure, f"{title} beside {SOURCE}")
-    return figure

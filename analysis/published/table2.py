@@ -15,6 +15,7 @@ import pandas as pd
 from metaphase.analysis import load
 from metaphase.analysis.published import reference
 from metaphase.analysis.questions import generalization
+from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.core import schema
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 SOURCE = "Kirsch et al. 2022, Table 2 (meta-trained on MNIST)"
 EXAMPLES = 99  # before the paper's last position
 _MARKERS = "osD^vPX<>"
-_BLUE = "#3a86c4"
 _VALUE = ("accuracy", "accuracy_se")
 COUNTERPARTS = {"transformer": "GPICL Transformer", "lstm": "LSTM"}  # the paper's method of ours
 
@@ -91,7 +91,7 @@ def describe(table: pd.DataFrame) -> str:
         if source == "ours":
             rows.append(("         ± standard error", _texts(at["accuracy_se"], "{:.3f}")))
             half = (at["high"] - at["low"]) / 2
-            rows.append(("         ± 95% t interval", _texts(half, "{:.3f}")))
+            rows.append((f"         ± {CONFIDENCE:.0%} t interval", _texts(half, "{:.3f}")))
             rows.append(("         minus the paper's", _texts(at["difference"], "{:+.3f}")))
     width = max(len(name) for name, _ in rows) + 2
     notes = [
@@ -121,11 +121,13 @@ def _texts(values: pd.Series, format: str) -> dict[str, str]:
     return {str(k): format.format(round(v, 3) + 0.0) for k, v in values.dropna().items()}
 
 
-def draw_methods(table: pd.DataFrame, ax: Axes) -> Axes:
+def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     """Accuracy by dataset, a symbol a method: open the paper's, filled ours with standard error.
 
     Methods of the same architecture have the same symbol.
     """
+    from metaphase.analysis.figures import style
+
     names = list(dict.fromkeys(table["dataset"]))
     place = {name: i for i, name in enumerate(names)}
     methods = list(table.groupby(["source", "method"], sort=False))
@@ -135,18 +137,14 @@ def draw_methods(table: pd.DataFrame, ax: Axes) -> Axes:
         counterpart = rows["counterpart"].iloc[0]
         marker = markers.get(counterpart) or _MARKERS[len(markers) % len(_MARKERS)]
         markers.setdefault(method, marker)
-        look: dict[str, Any] = {
-            "marker": marker,
-            "ms": 4.5,
-            "ls": "",
-            "label": f"{source}: {method}",
-        }
+        look: dict[str, Any] = {"marker": marker, "ms": 4.5, "ls": ""}
+        look["label"] = f"{source}: {method}"
         x = rows["dataset"].map(place).to_numpy(dtype=float) + dx
         if source == "paper":
             ax.plot(x, rows["accuracy"], color="#555555", mfc="white", **look)
         else:
             error = rows["accuracy_se"]
-            ax.errorbar(x, rows["accuracy"], error, color=_BLUE, elinewidth=0.8, **look)
+            ax.errorbar(x, rows["accuracy"], error, color=style.BLUE, elinewidth=0.8, **look)
     for between in range(1, len(names)):
         ax.axvline(between - 0.5, color="#dddddd", lw=0.6, zorder=0)
     ax.set_xticks(range(len(names)), names)
@@ -156,14 +154,14 @@ def draw_methods(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def comparison_figure(table: pd.DataFrame, title: str = "") -> Figure:
+def figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Both sides by dataset, from `compare_datasets`."""
     from matplotlib.figure import Figure
 
     from metaphase.analysis.figures import style
 
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    ax = draw_methods(table, figure.subplots())
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
-    style.title_above(figure, f"{title} beside {SOURCE}")
-    return figure
+    whole = Figure(figsize=(7.2, 3.0), layout="constrained")
+    ax = draw(table, whole.subplots())
+    whole.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+    style.title_above(whole, f"{title} beside {SOURCE}")
+    return whole

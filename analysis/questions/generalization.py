@@ -1,42 +1,39 @@
-"""The generalization table: accuracy after the last example on every dataset tested on.
+"""Generalization: how accurate is a model on every dataset that it was tested on?
 
 `unseen` is new tasks on the dataset that a cell was trained on, `unseen/<dataset>` on another one.
 Accuracies are `last` (the last tenth of the positions) at the last evaluation of finished cells:
 means over seeds, with Student's t interval (n - 1 degrees of freedom; none for a single seed).
+Asked where cells were tested on other datasets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
-from metaphase.analysis.commands import options
-from metaphase.analysis.questions.yardsticks import NAMES
+from metaphase.analysis import labels
+from metaphase.analysis.questions.answer import Answer
+from metaphase.analysis.statistics import yardsticks as yards
+from metaphase.analysis.statistics.intervals import CONFIDENCE, t_half_width
+from metaphase.analysis.statistics.settings import GRID, varying_settings
 from metaphase.core import schema
-from metaphase.core.cell import UNUSED, Cell
 
-CONFIDENCE = 0.95
-GRID = ("dataset", "architecture", "model_size", "num_tasks")
-_NO_SETTING = {"seed", "unseen_datasets", *GRID}
+T_INTERVAL = f"half the {CONFIDENCE:.0%} t interval over seeds"  # as tables explain their ±
 
 
-def varying_settings(cells: pd.DataFrame) -> list[str]:
-    """Settings besides the grid's axes and the dataset that take several values.
-
-    Those that follow from architecture and model size (a head's size, say) don't count.
-    """
-    names = []
-    for name in Cell.__dataclass_fields__:
-        if name in _NO_SETTING or name not in cells or cells[name].nunique(dropna=False) < 2:
-            continue
-        follows = cells.groupby(["architecture", "model_size"])[name].nunique(dropna=False).max()
-        if follows > 1 or name not in UNUSED:
-            names.append(name)
-    return names
+def find(
+    cells: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None
+) -> Iterator[Answer]:
+    """An answer if cells were tested on other datasets."""
+    if not history["split"].astype(str).str.startswith(f"{schema.UNSEEN}/").any():
+        return
+    table = generalization_table(cells, history)
+    if not table.empty:
+        beside = None if yardsticks is None else yards.last_table(yardsticks, cells)
+        yield Answer("generalization", describe(table, beside), table)
 
 
 def generalization_table(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
@@ -79,10 +76,8 @@ def mean_over_seeds(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         {"accuracy": value.mean().astype(float), "sd": value.std(), "seeds": value.count(),
          "variance": groups["variance"].sum(), "chance": groups["chance"].mean()}
     )  # fmt: skip
-    n = table["seeds"].to_numpy(dtype=float)
-    table["accuracy_se"] = np.sqrt(table["variance"]) / n
-    with np.errstate(invalid="ignore"):
-        half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * table.pop("sd") / np.sqrt(n)
+    table["accuracy_se"] = np.sqrt(table["variance"]) / table["seeds"]
+    half = t_half_width(table.pop("sd").to_numpy(), table["seeds"].to_numpy())
     table["low"], table["high"] = table["accuracy"] - half, table["accuracy"] + half
     table = table.reset_index()
     elsewhere = table["tested_on"] != table["dataset"]
@@ -94,7 +89,7 @@ def label(row: dict[Hashable, Any], table: pd.DataFrame) -> str:
     """What a row is of: architecture, model size, and what else varies in the table."""
     parts = [str(row["architecture"]), f"size {row['model_size']}"]
     if table["num_tasks"].nunique() > 1:
-        parts.append(f"N {options.power(row['num_tasks'])}")
+        parts.append(f"N {labels.power_of_two(row['num_tasks'])}")
     if table["dataset"].nunique() > 1:
         parts.insert(0, f"{row['dataset']}:")
     fixed = {*GRID, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "chance"}
@@ -108,7 +103,7 @@ def describe(table: pd.DataFrame, yardsticks: pd.DataFrame | None = None) -> str
 
     Args:
         table: from `generalization_table`.
-        yardsticks: from `analysis.questions.yardsticks.last_table`; rows below.
+        yardsticks: from `analysis.statistics.yardsticks.last_table`; rows below.
     """
     names = list(dict.fromkeys(table["tested_on"]))
     rows: dict[str, dict[str, str]] = {}
@@ -117,14 +112,14 @@ def describe(table: pd.DataFrame, yardsticks: pd.DataFrame | None = None) -> str
         text = f"{row['accuracy']:.3f}" + (f" ± {half:.3f}" if half == half else "")
         rows.setdefault(label(row, table), {})[row["tested_on"]] = text
     for row in [] if yardsticks is None else yardsticks.to_dict("records"):
-        name = NAMES.get(row["yardstick"], row["yardstick"])
+        name = yards.NAMES.get(row["yardstick"], row["yardstick"])
         name = f"{row['dataset']}: {name}" if table["dataset"].nunique() > 1 else name
         rows.setdefault(name, {})[row["tested_on"]] = f"{row['accuracy']:.3f}"
     margin = max(map(len, rows), default=0)
     width = max(15, *(len(name) + 2 for name in names))
     return "\n".join(
         [
-            "accuracy on new tasks by dataset (±: half the 95% t interval over seeds)",
+            f"accuracy on new tasks by dataset (±: {T_INTERVAL})",
             " " * (margin + 2) + "".join(f"{name:>{width}}" for name in names),
             *(
                 f"  {name:<{margin}}" + "".join(f"{texts.get(k, '.'):>{width}}" for k in names)

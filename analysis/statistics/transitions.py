@@ -29,10 +29,10 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import GENERALIZING, IDENTIFYING, require_one_condition
 from metaphase.core import schema
 
-CONFIDENCE = 0.95
 BEGINS = (IDENTIFYING, GENERALIZING)  # the phases whose beginning is estimated
 
 # Values of censored

@@ -28,7 +28,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
     "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
     "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
-    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.images._draw_random
+    "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.random_inputs
     "glyphs": DatasetInfo(
         28, 1, 200, 40_000, 10_000, 10
     ),  # characters drawn by core.datasets.glyphs

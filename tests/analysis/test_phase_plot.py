@@ -207,7 +207,7 @@ from metaphase.analysis import phase_plot
 start = time.process_time()
 status = phase_plot.main([sys.argv[1]])
 seconds = time.process_time() - start
-loaded = [m for m in ("torch", "ray") if m in sys.modules]
+loaded = [m for m in ("torch", "ray", "seaborn", "jinja2") if m in sys.modules]
 print(status, seconds, loaded)
 """
     run = subprocess.run(

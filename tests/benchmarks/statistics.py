@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from metaphase.analysis.questions import experiments
-from metaphase.analysis.statistics import phases, transitions
+from metaphase.analysis.statistics import correlations, phases, transitions
 from metaphase.core import schema
 from metaphase.core.phases import paired_interval, wilson_interval
 
@@ -156,7 +155,7 @@ def spearman_coverage(times: int, sizes: Iterable[int] = (8, 12, 15, 30)) -> pd.
             y_SxN = rho * x_SxN + np.sqrt(1 - rho**2) * noise_SxN
             held = 0
             for x, y in zip(x_SxN, y_SxN, strict=True):
-                _, low, high = experiments.rank_correlation(x, y, 0.95)
+                _, low, high = correlations.rank_correlation(x, y, 0.95)
                 held += low <= truth <= high
             row[f"true correlation {truth:.2f}"] = held / times
         rows.append(row)

@@ -178,7 +178,7 @@ def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
 
 def test_what_a_table_has_not_is_a_dash():
     values = (None, float("nan"), pd.NA, 0, 0.25, "x", float("-inf"), -0.0, -0.0001)
-    assert [report._value(v) for v in values] == [
+    assert [report.table_text(v) for v in values] == [
         "–", "–", "–", "0", "0.250", "x", "-∞", "0.000", "0.000",
     ]  # fmt: skip
 

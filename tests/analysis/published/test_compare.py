@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metaphase.analysis.commands import compare
 from metaphase.analysis.load import CELL_COLUMNS, ResultsError, load_cells, load_curves
-from metaphase.analysis.published import compare, figure2, reference
+from metaphase.analysis.published import comparisons, figure2, reference
 from metaphase.analysis.statistics.phases import GENERALIZING, UNTRAINED
 from metaphase.core import schema
 from metaphase.core.cell import DATASETS
@@ -243,7 +244,8 @@ def test_table2_without_a_dataset_in_common(tmp_path, capsys):
 
 
 def found(path):
-    return [c.reference for c in compare.find(load_cells(path), load_curves(path))]
+    names = [c.name for c in comparisons.find(load_cells(path), load_curves(path))]
+    return [next(r for r in reference.NAMES if f"compare-{r}" in name) for name in names]
 
 
 def test_what_a_report_compares(tmp_path):

@@ -46,6 +46,18 @@ def test_ties_and_scale():
     assert dip(5 - 3 * x) == pytest.approx(dip(x))
 
 
+@pytest.mark.parametrize(
+    ("values", "found", "p"),
+    [(np.random.default_rng(3).random(12), 0.09533416503285314, 0.4262),
+     (np.concatenate([np.linspace(0.2, 0.25, 6), np.linspace(0.6, 0.7, 5)]),
+      0.1767676767676768, 0.0005),
+     ([0.1, 0.1, 0.2, 0.2, 0.2, 0.8, 0.8, 0.8, 0.9], 0.19047619047619052, 0.001)],
+)  # fmt: skip
+def test_the_same_values_have_the_same_p_value_everywhere(values, found, p):
+    """From an implementation of AS 217 by hand; the null samples are always the same."""
+    assert dip_test(np.asarray(values)) == pytest.approx((found, p), rel=1e-12)
+
+
 def test_p_values_are_uniform_for_uniform_values_and_small_for_two_modes():
     rng = np.random.default_rng(1)
     p = [dip_test(rng.random(12))[1] for _ in range(300)]

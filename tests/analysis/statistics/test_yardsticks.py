@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from metaphase.analysis import load, phase_plot
 from metaphase.analysis.commands import report
-from metaphase.analysis.figures import plots, style
+from metaphase.analysis.figures import learning_curves, style, yardstick_lines
 from metaphase.analysis.questions import generalization
-from metaphase.analysis.questions import yardsticks as yards
+from metaphase.analysis.statistics import yardsticks as yards
 from metaphase.analysis.statistics.phases import classify
 from metaphase.core import schema
 from metaphase.sweeps.store.results import Results
-from tests.analysis.figures.test_plots import VISION, seen_lab
+from tests.analysis.figures.colour_vision import VISION, seen_lab
 from tests.tools.synthetic import BASE, make_results
 
 ACCURACY = {"nearest_neighbour": 0.6, "ridge": 0.5, "logistic": 0.55, "mlp": 0.52, "chance": 0.2}
@@ -95,7 +95,7 @@ def test_last_is_over_the_last_tenth(sweep):
 def test_they_are_drawn_on_unseen_tasks_and_told(sweep, capsys):
     cells = classify(load.load_cells(sweep))
     stored = load.load_yardsticks(sweep)
-    figure = plots.curves_figure(load.load_curves(sweep), cells, "s", stored)
+    figure = learning_curves.figure(load.load_curves(sweep), cells, "s", stored)
     names = set(yards.NAMES.values()) - {"chance"}
     per_panel = [{line.get_label() for line in ax.lines} & names for ax in figure.axes]
     assert per_panel == [set(), set(), names, names]  # seen: none; unseen: all
@@ -109,8 +109,8 @@ def test_they_are_drawn_on_unseen_tasks_and_told(sweep, capsys):
 
 
 def test_yardsticks_differ_in_dashes_symbols_and_colours_for_every_vision():
-    looks = list(yards.LOOKS.values())
-    assert list(yards.LOOKS) == [name for name in yards.NAMES if name != yards.CHANCE]
+    looks = list(yardstick_lines.LOOKS.values())
+    assert list(yardstick_lines.LOOKS) == [name for name in yards.NAMES if name != yards.CHANCE]
     assert len({look["marker"] for look in looks}) == len({look["ls"] for look in looks}) == 4
     curves = style.sequence_colors(range(7)).values()
     for vision in VISION:
@@ -128,8 +128,10 @@ def test_names_stand_beside_the_ends_of_their_lines_without_overlap(sweep):
     table = yards.curves_table(load.load_yardsticks(sweep), cells, "unseen")
     ax = Figure().subplots()
     ax.set_ylim(0, 1)
-    lines = yards.draw_curves(table.assign(accuracy=table["accuracy"] / 20), ax)  # all at the floor
-    yards.label_ends(lines, ax)
+    lines = yardstick_lines.draw(
+        table.assign(accuracy=table["accuracy"] / 20), ax
+    )  # all at the floor
+    yardstick_lines.label_ends(lines, ax)
     texts = {text.get_text(): text.get_position()[1] for text in ax.texts if text.get_text()}
     order = ["ridge regression", "MLP from scratch", "logistic regression", "nearest neighbour"]
     assert sorted(texts, key=texts.__getitem__) == order
@@ -144,11 +146,11 @@ def test_names_stand_beside_the_ends_of_their_lines_without_overlap(sweep):
 
 def test_spread_out_is_nearest_with_gaps_and_within_bounds():
     far = np.array([0.1, 0.5, 0.9])
-    assert yards.spread_out(far, 0.1, 0, 1) == pytest.approx(far)
+    assert yardstick_lines.spread_out(far, 0.1, 0, 1) == pytest.approx(far)
     close = np.array([0.5, 0.5, 0.9])
-    assert yards.spread_out(close, 0.1, 0, 1) == pytest.approx([0.45, 0.55, 0.9])
-    assert yards.spread_out(np.ones(3), 0.1, 0, 0.9) == pytest.approx([0.7, 0.8, 0.9])
-    assert yards.spread_out(np.zeros(3), 0.1, 0, 0.9) == pytest.approx([0.0, 0.1, 0.2])
+    assert yardstick_lines.spread_out(close, 0.1, 0, 1) == pytest.approx([0.45, 0.55, 0.9])
+    assert yardstick_lines.spread_out(np.ones(3), 0.1, 0, 0.9) == pytest.approx([0.7, 0.8, 0.9])
+    assert yardstick_lines.spread_out(np.zeros(3), 0.1, 0, 0.9) == pytest.approx([0.0, 0.1, 0.2])
 
 
 def test_generalization_shows_them_below_the_models(sweep):

@@ -1,0 +1,87 @@
+"""A sweep beside published numbers (`analysis.published`):
+
+    metaphase compare results/figure2 --reference kirsch2022-figure2
+    metaphase compare results/table2 --reference kirsch2022-table2
+
+prints a table and writes CSV files and a figure into the sweep's folder. What is compared, and how:
+`analysis.published.figure2` and `analysis.published.table2`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from metaphase.analysis import labels, load
+from metaphase.analysis.commands import options, output
+from metaphase.analysis.published import comparisons, figure2, reference
+from metaphase.analysis.statistics import phases
+from metaphase.core import schema
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import Parser, sweep_parser
+
+
+@as_command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return options.main(_parser(), run, argv)
+
+
+def run(path: str, against: str, out: str | None, delta: float, format: str) -> None:
+    """Compare the sweep at `path`, print, write to `out` (default: there).
+
+    Raises:
+        ResultsError: the results can't be read, or have nothing in common with the reference.
+        OSError: the outputs can't be written.
+    """
+    out = out or path
+    cells = load.load_cells(path)
+    if against == reference.TABLE2:
+        found = [comparisons.beside_table2(cells, load.load_curves(path))]
+    else:
+        conditions = _transformers(cells, path)
+        found = [comparisons.beside_figure2(*condition, delta) for condition in conditions]
+    written = []
+    for comparison in found:
+        print(comparison.text, end="\n\n")
+        for name, (_, table) in comparison.tables.items():
+            output.write_table(out, name, table)
+            written.append(name)
+        name = output.write_figure(out, comparison.name, comparison.figure, format)
+        written.append(f"{output.FIGURES}/{name}")
+    print(f"wrote in {out}: {', '.join(written)}")
+
+
+def _transformers(
+    cells: pd.DataFrame, path: load.Path
+) -> list[tuple[dict[str, object], pd.DataFrame]]:
+    """Conditions with finished transformers, and their cells; prints which others are left out."""
+    found = []
+    for condition, group in phases.split_conditions(cells):
+        words = ", ".join(labels.condition_words(condition))
+        if group["architecture"].iloc[0] != figure2.ARCHITECTURE:
+            print(f"left out: {words} (the reference: {figure2.ARCHITECTURE})")
+        elif not (group["status"] == schema.DONE).any():
+            print(f"left out: {words} (no cell is done)")
+        else:
+            found.append((condition, group))
+    if not found:
+        raise load.ResultsError(f"{path}: no finished transformer cells to compare")
+    return found
+
+
+def _parser() -> Parser:
+    parser = sweep_parser("compare", "Put a sweep beside published numbers.")
+    parser.add_argument(
+        "--reference", dest="against", choices=reference.NAMES, default=reference.FIGURE2
+    )
+    options.add_out(parser)
+    options.add_format(parser)
+    options.add_delta(parser, "accuracy above chance")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Files that commands write: whole or not at all, tables as CSV, figures the same byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from pyarrow import fs
+
+from metaphase.analysis import load
+from metaphase.sweeps.store import places
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURES = "figures"  # the folder of figures beside a sweep's tables
+_DATE = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}  # metadata that isn't written
+FORMATS = tuple(_DATE)
+
+
+def write_file(folder: str, name: str, data: bytes) -> None:
+    """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
+    filesystem, path = load.open_folder(folder)
+    filesystem.create_dir(path, recursive=True)
+    temporary = f"{path}/.{name}.tmp"
+    try:
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        filesystem.move(temporary, f"{path}/{name}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
+
+
+def write_table(folder: str, name: str, table: pd.DataFrame) -> None:
+    """Write a table as CSV; `folder` may be a URI."""
+    write_file(folder, name, table.to_csv(index=False).encode())
+
+
+def write_figure(folder: str, name: str, make: Callable[[], Figure], format: str) -> str:
+    """Draw a figure and write it to `<folder>/figures/`; returns its file's name."""
+    file = f"{name}.{format}"
+    write_file(places.inside(folder, FIGURES), file, figure_bytes(make, format))
+    return file
+
+
+def figure_bytes(make: Callable[[], Figure], format: str, dpi: float | None = None) -> bytes:
+    """A figure as a file's content, drawn in the package's style: equal figures are equal bytes.
+
+    Args:
+        make: draws the figure.
+        format: one of `FORMATS`.
+        dpi: dots an inch (default: the style's).
+    """
+    import matplotlib as mpl  # here, so that a wrong path is told at once
+
+    from metaphase.analysis.figures import style
+
+    data = io.BytesIO()
+    with mpl.rc_context(style.RC):
+        make().savefig(data, format=format, dpi=dpi, metadata={_DATE[format]: None})
+    return data.getvalue()
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder at this path or URI."""
+    filesystem, inside = load.open_folder(path)
+    return filesystem.get_file_info(inside).type == fs.FileType.Directory

@@ -1,0 +1,49 @@
+"""Which figures one condition has results for; `metaphase plot` and `report` draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from metaphase.analysis import labels
+from metaphase.analysis.figures import accuracy, improvement, learning_curves, phase_map
+from metaphase.core import schema
+
+CAPTIONS = {
+    "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
+    "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
+    "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
+    "learning_curves": "Accuracy against examples seen. Lines with symbols, if any: known "
+    "learning algorithms, fitted to the same examples.",
+}
+
+
+def figures(
+    cells: pd.DataFrame,
+    curves: pd.DataFrame,
+    transitions: pd.DataFrame,
+    condition: Mapping[str, object],
+    delta: float,
+    yardsticks: pd.DataFrame | None = None,
+) -> dict[str, Callable[[], Figure]]:
+    """The figures by name, of `CAPTIONS`; each is drawn when it is called.
+
+    Args:
+        cells: of the condition, as from `analysis.statistics.phases.classify`.
+        curves: from `analysis.load.load_curves`.
+        transitions: from `analysis.statistics.transitions.estimate_transitions`.
+        condition: see `analysis.statistics.phases.split_conditions`.
+        delta: the threshold that cells were classified with.
+        yardsticks: from `analysis.load.load_yardsticks`.
+    """
+    title = labels.title(cells, condition)
+    finished = cells[cells["status"] == schema.DONE]
+    makers = {"phase_map": lambda: phase_map.figure(cells, transitions, title)}
+    if len(finished):
+        makers["accuracy"] = lambda: accuracy.figure(cells, title)
+        makers["improvement"] = lambda: improvement.figure(cells, title, delta)
+    if curves["cell_id"].isin(finished["cell_id"]).any():
+        makers["learning_curves"] = lambda: learning_curves.figure(curves, cells, title, yardsticks)
+    return makers

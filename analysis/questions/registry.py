@@ -1,0 +1,35 @@
+"""All questions, asked of one sweep."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from metaphase.analysis.questions import (
+    architectures,
+    generalization,
+    interventions,
+    known_algorithms,
+    seeds,
+    state_size,
+)
+from metaphase.analysis.questions.answer import Answer
+
+
+def find(
+    classified: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None = None
+) -> list[Answer]:
+    """The answers to all questions that the sweep can answer.
+
+    Args:
+        classified: from `analysis.statistics.phases.classify`, all conditions.
+        history: from `analysis.load.load_history`.
+        yardsticks: from `analysis.load.load_yardsticks`.
+    """
+    return [
+        *architectures.find(classified),
+        *state_size.find(classified),
+        *interventions.find(classified),
+        *seeds.find(classified),
+        *generalization.find(classified, history, yardsticks),
+        *known_algorithms.find(classified, yardsticks),
+    ]

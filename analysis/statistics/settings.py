@@ -1,0 +1,43 @@
+"""Which settings vary among cells, and groups of cells that are equal in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from metaphase.core.cell import UNUSED, Cell
+
+GRID = ("dataset", "architecture", "model_size", "num_tasks")
+_NO_SETTING = {"seed", "unseen_datasets", *GRID}
+
+
+def varying_settings(cells: pd.DataFrame) -> list[str]:
+    """Settings besides the grid's axes and the dataset that take several values.
+
+    Those that follow from architecture and model size (a head's size, say) don't count.
+    """
+    names = []
+    for name in Cell.__dataclass_fields__:
+        if name in _NO_SETTING or name not in cells or cells[name].nunique(dropna=False) < 2:
+            continue
+        follows = cells.groupby(["architecture", "model_size"])[name].nunique(dropna=False).max()
+        if follows > 1 or name not in UNUSED:
+            names.append(name)
+    return names
+
+
+def equal_groups(
+    cells: pd.DataFrame, by: Sequence[str], besides: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    """Groups of cells that are equal in `by` and in all settings that vary but those in `besides`.
+
+    Yields:
+        The settings that tell the group from the others, and its cells.
+    """
+    varying = [name for name in varying_settings(cells) if name not in besides]
+    keys = [key for key in dict.fromkeys([*by, *varying]) if key in cells]
+    told = [key for key in keys if cells[key].nunique(dropna=False) > 1]
+    for values, group in cells.groupby(keys, dropna=False, sort=True):
+        condition = dict(zip(keys, values, strict=True))
+        yield {key: condition[key] for key in told}, group

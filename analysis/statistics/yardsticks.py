@@ -1,0 +1,92 @@
+"""Known learning algorithms on the sequences that cells are evaluated on: pooled over seeds.
+
+Reads the table that `metaphase yardsticks` writes. Yardsticks have no phases and aren't bimodal, so
+seeds are pooled: accuracies are means over the sequences of all seeds, errors those of such a mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from metaphase.analysis.statistics.intervals import accuracy_interval
+from metaphase.core import schema
+
+CHANCE = "chance"  # drawn with the cells, which know it
+NAMES = {
+    "nearest_neighbour": "nearest neighbour",
+    "ridge": "ridge regression",
+    "logistic": "logistic regression",
+    "mlp": "MLP from scratch",
+    CHANCE: "chance",
+}  # as they are written in texts and figures
+
+
+def of_cells(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the yardsticks table for the very sequences of these cells.
+
+    Args:
+        yardsticks: from `analysis.load.load_yardsticks`.
+        cells: from `analysis.load.load_cells`.
+    """
+    keys = list(schema.YARDSTICK_SETTINGS)
+    if yardsticks.empty or not {*keys, "eval_sequences"} <= set(cells):
+        return yardsticks.iloc[:0]
+    of_interest = cells[[*keys, "eval_sequences"]].rename(columns={"eval_sequences": "n"})
+    return yardsticks.merge(of_interest.drop_duplicates(), on=[*keys, "n"])
+
+
+def curves_table(yardsticks: pd.DataFrame, cells: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Accuracy against examples seen, on a split of the cells' sequences.
+
+    Returns:
+        A row for each (yardstick, examples_seen): `accuracy`, and the ends `low` and `high` of its
+        95% interval (normal, over the sequences of all seeds). Several base datasets or lengths
+        among the cells are averaged: pass the cells of one condition.
+    """
+    rows = of_cells(yardsticks, cells)
+    rows = rows[rows["split"] == split]
+    pooled = _pool(rows, ["yardstick", "position"]).reset_index()
+    pooled["examples_seen"] = pooled["position"] - 1
+    return pooled[["yardstick", "examples_seen", "accuracy", "low", "high"]]
+
+
+def last_table(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy over the last tenth of the positions, as `last` of the cells has it.
+
+    Of long sequences only some positions are evaluated: the mean is over those in the last tenth.
+
+    Returns:
+        A row for each (dataset, yardstick, tested_on), `dataset` being the cells': `accuracy`,
+        `low`, `high` (as above, positions taken as wholly correlated, so the interval is rather
+        too wide), `seeds`.
+    """
+    rows = of_cells(yardsticks, cells)
+    tenth = rows["sequence_length"].map(lambda T: T - math.ceil(T / 10)).astype(float)
+    rows = rows[rows["position"] > tenth]
+    other = rows["split"].str.removeprefix(f"{schema.UNSEEN}/")
+    rows = rows.assign(tested_on=other.where(other != rows["split"], rows["dataset"]))
+    keys = ["dataset", "yardstick", "tested_on", *schema.YARDSTICK_SETTINGS[1:], "n"]
+    mean = rows.groupby(keys, as_index=False)[["accuracy", "accuracy_se"]].mean()
+    pooled = _pool(mean, ["dataset", "yardstick", "tested_on"]).reset_index()
+    order = {name: i for i, name in enumerate(NAMES)}
+    pooled = pooled.sort_values(
+        ["dataset", "yardstick", "tested_on"],
+        key=lambda column: column.map(order) if column.name == "yardstick" else column,
+        ignore_index=True,
+    )
+    columns = ["dataset", "yardstick", "tested_on", "accuracy", "low", "high", "seeds"]
+    return pooled[columns]
+
+
+def _pool(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Means over seeds, each of equally many sequences, with intervals."""
+    groups = rows.assign(variance=rows["accuracy_se"].astype(float) ** 2).groupby(keys)
+    table = pd.DataFrame(
+        {"accuracy": groups["accuracy"].mean().astype(float), "seeds": groups["accuracy"].count()}
+    )
+    error = np.sqrt(groups["variance"].sum()) / table["seeds"]
+    low, high = accuracy_interval(table["accuracy"], error)
+    return table.assign(low=low, high=high)

@@ -1,0 +1,36 @@
+"""Heat maps show the mean of finished seeds on one scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
+from metaphase.analysis.figures import accuracy, style
+
+
+def test_accuracy_table_is_the_mean_of_finished_seeds(sweep):
+    cells = sweep[0]
+    table = accuracy.tile_table(cells, "unseen").set_index(["model_size", "num_tasks"])
+    two = cells[(cells["model_size"] == 16) & (cells["num_tasks"] == 16)]
+    assert table.loc[(16, 16), "accuracy"] == pytest.approx(two["unseen_last"].mean())
+    assert 0.3 < table.loc[(16, 16), "accuracy"] < 0.7
+    assert table.loc[(8, 256), "seeds"] == 1
+    assert table.loc[(8, 256), "accuracy"] == pytest.approx(0.8, abs=0.06)
+    assert np.isnan(table.loc[(16, 256), "accuracy"])
+    assert table.loc[(16, 256), "seeds"] == 0
+
+
+def test_accuracy_is_drawn_on_the_shared_scale_and_missing_cells_are_blank(sweep, ax):
+    table = accuracy.tile_table(sweep[0], "seen")
+    accuracy.draw(table, ax)
+    (tiles,) = [c for c in ax.collections if isinstance(c, PolyCollection)]
+    expected = style.ACCURACY_MAP(table["accuracy"].dropna().to_numpy())
+    assert tiles.get_facecolor() == pytest.approx(expected)
+    assert len(expected) == len(table) - 1
+    figure = Figure()
+    accuracy.add_scale(figure, figure.subplots(), 0.2)
+    bar = figure.axes[-1]
+    assert bar.get_ylim() == (0, 1)
+    assert [line.get_ydata()[0] for line in bar.lines if line.get_color() == "white"] == [0.2]

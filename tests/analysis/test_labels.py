@@ -1,0 +1,29 @@
+"""Numbers and conditions as they are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaphase.analysis import labels
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "2^0"), (np.int64(1024), "2^10"), (2.0**32, "2^32"), (100, "100"), (0.5, "0.5"),
+     (0, "0"), (-4, "-4"), (1.5, "1.5")],
+)  # fmt: skip
+def test_powers_of_two(value, text):
+    assert labels.power_of_two(value) == text
+
+
+def test_conditions():
+    condition = {"architecture": "lstm", "learning_rate": 0.003, "unseen_datasets": ("a", "b/c")}
+    assert labels.file_suffix({}) == ""
+    assert labels.file_suffix(condition) == "-lstm-learning_rate=0.003-unseen_datasets=_a_b_c_"
+    cells = pd.DataFrame({"sweep": ["s", "s"]})
+    assert labels.title(cells, {}) == "s"
+    assert labels.title(cells, condition) == (
+        "s, lstm, learning_rate=0.003, unseen_datasets=('a', 'b/c')"
+    )

@@ -39,6 +39,10 @@ _MASK = 0xFFFFFFFF
     EVAL_CLASSES,
 ) = range(14)
 
+NOISE_ALIGNMENT = (
+    8  # entries between the places of a noise table: 16 bytes in bf16, a thread's load
+)
+
 Word = Tensor | int
 
 # Normals that the plain generator draws at a time, a matrix at least: on a CPU few enough to stay
@@ -189,3 +193,8 @@ def _mix(value: Tensor, key: Tensor) -> Tensor:
     h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
     h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
     return (h ^ (h >> 16)) >= 2**31
+
+
+def noise_place_bits(noise: Tensor) -> int:
+    """Rows start at 2^this places of a noise table (`core.tasks.projected_images.noise_table`)."""
+    return (len(noise) // NOISE_ALIGNMENT).bit_length() - 1

@@ -40,7 +40,6 @@ def projections(seed: Tensor, task: Tensor, size: int) -> Tensor:
 
 
 _NOISE_SEED = 0  # one table serves all seeds
-_NOISE_ALIGNMENT = 8  # entries: 16 bytes in bf16, what a GPU's thread loads at once
 
 
 def noise_table(size: int, bits: int = 24, device: torch.device | str = "cpu") -> Tensor:
@@ -50,11 +49,6 @@ def noise_table(size: int, bits: int = 24, device: torch.device | str = "cpu") -
     rows = 2**bits // columns + -(-size // columns)
     seed = torch.full((1,), _NOISE_SEED, device=device)
     return rng.normal_matrix(seed, rng.NOISE, rows, columns).flatten().bfloat16()
-
-
-def noise_place_bits(noise: Tensor) -> int:
-    """Rows start at 2^this places of a noise table."""
-    return (len(noise) // _NOISE_ALIGNMENT).bit_length() - 1
 
 
 def noise_projections(seed: Tensor, task: Tensor, size: int, noise: Tensor) -> Tensor:
@@ -74,7 +68,7 @@ def noise_projections(seed: Tensor, task: Tensor, size: int, noise: Tensor) -> T
     row = torch.arange(size, device=task.device)
     counters = (row, low[..., None], high[..., None])
     word = rng.philox(seed[..., None], rng.NOISE_OFFSET, counters)[0]
-    start = (word >> (32 - noise_place_bits(noise))) * _NOISE_ALIGNMENT
+    start = (word >> (32 - rng.noise_place_bits(noise))) * rng.NOISE_ALIGNMENT
     entries = noise[start[..., None] + torch.arange(size, device=task.device)]
     return entries.float() / math.sqrt(size)
 
@@ -82,8 +76,8 @@ def noise_projections(seed: Tensor, task: Tensor, size: int, noise: Tensor) -> T
 def noise_overlap(size: int, noise: Tensor) -> float:
     """Probability that two rows of `noise_projections` share entries: their places, uniform and
     independent, are less than `size` entries apart."""
-    places = 2 ** noise_place_bits(noise)
-    near = -(-size // _NOISE_ALIGNMENT) - 1  # to either side
+    places = 2 ** rng.noise_place_bits(noise)
+    near = -(-size // rng.NOISE_ALIGNMENT) - 1  # to either side
     # Of places^2 pairs: those at distance d are 2 (places - d), and d = 0 counts once.
     return (places + sum(2 * (places - d) for d in range(1, near + 1))) / places**2
 

@@ -48,7 +48,6 @@ from metaphase.core.kernels.cuda.common import (
     dot,
     padded,
 )
-from metaphase.core.tasks import projected_images
 
 _ROUNDS = tl.constexpr(rng.ROUNDS)
 _MULTIPLIER_0 = tl.constexpr(rng.MULTIPLIER_0)
@@ -250,7 +249,7 @@ def project(
         size, T, B,
         table_UxNxXxX.shape[1] if table_UxNxXxX is not None else 0,
         images.stride(0), quads, -2.0 * math.log(2.0) / size, size**-0.5,
-        0 if noise is None else 32 - projected_images.noise_place_bits(noise),
+        0 if noise is None else 32 - rng.noise_place_bits(noise),
         SOURCE=source, PRECISION=DOTS[precision], MASKED=masked,
         BLOCK_I=block_i, BLOCK_T=block_t, BLOCK_J=block_j,
         num_warps=tiles.warps, num_stages=tiles.stages,

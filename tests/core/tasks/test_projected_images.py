@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy import stats
 
+from metaphase.core import rng
 from metaphase.core.tasks.projected_images import (
     FIRST_UNSEEN,
     noise_overlap,
-    noise_place_bits,
     noise_projections,
     noise_table,
     permutations,
@@ -100,7 +100,7 @@ def test_the_table_of_seen_tasks_changes_no_number(device):
 def test_a_noise_projection_is_rows_of_noise_from_anywhere(seed):
     size, bits = 12, 9
     noise = noise_table(size, bits, seed.device)
-    assert noise_place_bits(noise) == bits - 3
+    assert rng.noise_place_bits(noise) == bits - 3
     assert noise.dtype == torch.bfloat16
     tasks = torch.arange(FIRST_UNSEEN - 5, FIRST_UNSEEN + 5, device=seed.device)
     matrices = noise_projections(seed, tasks, size, noise)

@@ -13,7 +13,8 @@ from pyarrow import fs
 
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
-from metaphase.sweeps.store import folders, places, tables
+from metaphase.sweeps import places
+from metaphase.sweeps.store import folders, tables
 from metaphase.sweeps.store.storage import Storage
 from metaphase.sweeps.store.table_files import TableFiles
 

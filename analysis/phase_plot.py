@@ -20,8 +20,8 @@ from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
 from metaphase.core.process import as_command
+from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, sweep_parser
-from metaphase.sweeps.store import places
 
 CSV_COLUMNS = (
     "cell_id",

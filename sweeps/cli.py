@@ -7,8 +7,8 @@ import sys
 
 from metaphase.core.cell import ConfigError
 from metaphase.core.process import as_command
+from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import WRONG
-from metaphase.sweeps.store import places
 
 COMMANDS = {  # word: (module with a main(argv), what it does)
     "run": ("metaphase.sweeps.run", "train the cells of a preset that are missing in its results"),

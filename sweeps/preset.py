@@ -34,7 +34,7 @@ import yaml
 
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
-from metaphase.sweeps.store.places import inside, parent
+from metaphase.sweeps.places import inside, parent
 from metaphase.sweeps.yaml12 import Dumper, parse_yaml, show
 
 PRESETS = Path(__file__).parent / "presets"

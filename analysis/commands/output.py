@@ -11,7 +11,7 @@ import pandas as pd
 from pyarrow import fs
 
 from metaphase.analysis import load
-from metaphase.sweeps.store import places
+from metaphase.sweeps import places
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

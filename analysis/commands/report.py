@@ -27,8 +27,9 @@ from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
 from metaphase.core.process import as_command
+from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, place, sweep_parser
-from metaphase.sweeps.store import folders, places
+from metaphase.sweeps.store import folders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

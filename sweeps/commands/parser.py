@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from metaphase.core.cell import ConfigError
-from metaphase.sweeps.store import places
+from metaphase.sweeps import places
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 

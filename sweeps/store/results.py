@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
+from metaphase.sweeps import places
 from metaphase.sweeps.preset import check_name
-from metaphase.sweeps.store import places
 from metaphase.sweeps.store.checkpoints import Checkpoints
 from metaphase.sweeps.store.completeness import incomplete
 from metaphase.sweeps.store.files import StorageError

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from metaphase.core.cell import ConfigError
-from metaphase.sweeps.store import places
+from metaphase.sweeps import places
 from metaphase.sweeps.store.arrow_files import ArrowFiles
 from metaphase.sweeps.store.claim import Claim
 from metaphase.sweeps.store.files import Files, Info

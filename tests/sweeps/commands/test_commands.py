@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from metaphase.core.cell import ConfigError
-from metaphase.sweeps import cli
-from metaphase.sweeps.store import places
+from metaphase.sweeps import cli, places
 from tests import ROOT
 from tests.tools.synthetic import make_results
 

@@ -27,7 +27,7 @@ lint: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(BIN)/python -c "from core import native; native.library()"
+	$(BIN)/python -c "from metaphase.core.kernels import cpu; cpu.available()"
 	sync  # gigabytes were written: what runs next shouldn't wait for the disk
 	touch $@
 

@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
 
 # As a worker has; what is tested is too small for more, and several test workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start
+os.environ.setdefault("RAY_worker_niceness", "0")  # the other test worker would have their core
 torch.set_num_threads(1)
 threadpoolctl.threadpool_limits(1)
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from metaphase.sweeps import run
 from metaphase.sweeps.commands import compact, status
 from metaphase.sweeps.store import earlier
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import read_sweep
 from tests.tools.tree_fuzzer import in_process
 
 TREES = Path(__file__).parent / "trees"
@@ -67,7 +69,7 @@ def stored_ids(tree):
 
 @both
 def test_its_cells_are_told_by_their_settings(tree):
-    sweep, stored = Results.at(str(tree)).read_sweep(), stored_ids(tree)
+    sweep, stored = read_sweep(Results.at(str(tree))), stored_ids(tree)
     assert len(stored) == len(sweep.cells) == 4
     assert not {cell.cell_id for cell in sweep.cells} & stored
     assert set(earlier.stored_as(sweep.cells, stored).values()) == stored
@@ -116,7 +118,7 @@ def test_of_the_same_numerics_only_what_is_new_is_trained(tree):
     assert "6 of 6 cells are finished" in said
     new = {
         Cell(**{**c.to_dict(), "num_tasks": 16}).cell_id
-        for c in Results.at(str(tree)).read_sweep().cells
+        for c in read_sweep(Results.at(str(tree))).cells
     }
     assert stored_ids(tree) == before | new
     assert set(load.load_cells(tree)["numerics"]) == {NUMERICS}
@@ -124,7 +126,7 @@ def test_of_the_same_numerics_only_what_is_new_is_trained(tree):
 
 @same
 def test_a_cell_is_trained_anew_under_its_present_identity(tree):
-    sweep = Results.at(str(tree)).read_sweep()
+    sweep = read_sweep(Results.at(str(tree)))
     names = earlier.stored_as(sweep.cells, stored_ids(tree))
     cell = sweep.cells[1]
     expected = load.load_curves(tree).query("cell_id == @names[@cell.cell_id]")
@@ -139,7 +141,7 @@ def test_a_cell_is_trained_anew_under_its_present_identity(tree):
 @same
 def test_a_checkpoint_under_an_earlier_identity_is_continued(tree):
     results = Results.at(str(tree))
-    [cell, *_] = results.read_sweep().cells
+    [cell, *_] = read_sweep(results).cells
     old = earlier.stored_as([cell], stored_ids(tree))[cell.cell_id]
     expected = load.load_history(tree).query("cell_id == @old")
     results.remove_results({old})
@@ -147,7 +149,7 @@ def test_a_checkpoint_under_an_earlier_identity_is_continued(tree):
     half.advance()
     [state] = half.states()
     rows = [{**row, "cell_id": old} for row in state["history"]]
-    results.write_checkpoint({**state, "cell_id": old, "history": rows})
+    results.checkpoints.write({**state, "cell_id": old, "history": rows})
     [path] = (tree / "checkpoints" / old).glob("*.ckpt")
     path.write_bytes(path.read_bytes().replace(b"metaphase", b"phasesweep", 1))
     assert "1 of the missing cells continue from checkpoints." in call(status.main, tree)[1]
@@ -190,8 +192,9 @@ def test_of_other_numerics_nothing_is_mixed_unasked(tree):
 def test_results_of_these_numerics_are_found_by_a_program_of_the_next(tree, monkeypatch):
     before = stored_ids(tree)
     assert go_on(tree, "--set", "num_tasks=[1,64,16]")[0] == 0
-    for name in ("metaphase.core.cell", "metaphase.sweeps.store.results"):
-        monkeypatch.setattr(f"{name}.NUMERICS", NUMERICS + 1)
+    for module in [m for m in sys.modules.values() if hasattr(m, "NUMERICS")]:
+        if module.__name__.startswith("metaphase."):
+            monkeypatch.setattr(module, "NUMERICS", NUMERICS + 1)
     ended, said = go_on(tree)
     assert ended == 0
     assert "6 finished cells are of numerics 2, this program's are 3" in said
@@ -202,7 +205,7 @@ def test_what_failed_or_is_damaged_is_found_under_an_earlier_identity(tmp_path):
     with in_process():
         tree = shutil.copytree(TREES / OTHER, tmp_path / "small")
         results = Results.at(str(tree))
-        names = earlier.stored_as(results.read_sweep().cells, stored_ids(tree))
+        names = earlier.stored_as(read_sweep(results).cells, stored_ids(tree))
         failed, torn = list(names.values())[:2]
         path = tree / "cells" / f"{failed}.parquet"
         table = pq.read_table(path, partitioning=None)

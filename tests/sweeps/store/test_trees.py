@@ -176,7 +176,7 @@ def test_what_is_no_lease_is_none(text):
     assert parse_lease(text.encode()) is None
 
 
-@pytest.mark.parametrize("at", ["x", None, [], 1e999, -1, 10**400, time.time() + 1e9, True])
+@pytest.mark.parametrize("at", ["x", None, [], 1e999, -1, 10**400, 4e9, True])
 def test_a_time_that_cannot_be_does_not_block(at, tree):
     lease = {"driver": "x", "host": "h\x1b[31m\n", "pid": "../..", "since": at, "expires": at}
     (tree / "driver").write_text(json.dumps(lease))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaphase.analysis.statistics.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
+from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 LETTERS = {UNTRAINED: "U", MEMORIZING: "M", IDENTIFYING: "I", GENERALIZING: "G"}
 

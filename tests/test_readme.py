@@ -7,7 +7,7 @@ import sys
 import duckdb
 import pytest
 
-from metaphase.analysis.statistics.phases import GENERALIZING, MEMORIZING
+from metaphase.core.phases import GENERALIZING, MEMORIZING
 from tests import ROOT
 from tests.tools.synthetic import make_results
 

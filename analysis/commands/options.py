@@ -10,7 +10,7 @@ from typing import Any
 
 from metaphase.analysis import load
 from metaphase.analysis.commands import output
-from metaphase.analysis.statistics import phases
+from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps.commands.parser import Parser, carry_out, place
 
 
@@ -34,7 +34,7 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
 def add_delta(parser: Parser, counts: str = "accuracy difference") -> None:
     """--delta, the least effect that counts. `counts` is what it is an effect on."""
     parser.add_argument(
-        "--delta", type=number(0, 1, True), default=phases.DELTA,
+        "--delta", type=number(0, 1, True), default=DELTA,
         help=f"least {counts} that counts (default: %(default)s)",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ def add_delta(parser: Parser, counts: str = "accuracy difference") -> None:
 def add_confidence(parser: Parser) -> None:
     """--confidence, as `phases.classify` takes it."""
     parser.add_argument(
-        "--confidence", type=number(0, 1, False), default=phases.CONFIDENCE,
+        "--confidence", type=number(0, 1, False), default=CONFIDENCE,
         help="of the intervals that decide a cell's phase (default: %(default)s)",
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
+from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, place, sweep_parser
@@ -61,7 +62,7 @@ def run(path: str, out: str | None, delta: float, confidence: float) -> None:
     print(f"wrote {out}")
 
 
-def render(path: str, delta: float = phases.DELTA, confidence: float = phases.CONFIDENCE) -> str:
+def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> str:
     """The page as HTML, from `report.html.jinja`.
 
     Raises:

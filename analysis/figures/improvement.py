@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
-from metaphase.analysis.statistics.phases import DELTA, require_one_condition, summarize_grid
+from metaphase.analysis.statistics.phases import require_one_condition, summarize_grid
 from metaphase.core import schema
+from metaphase.core.phases import DELTA
 
 
 def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:

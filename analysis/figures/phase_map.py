@@ -14,13 +14,9 @@ from matplotlib.patheffects import withStroke
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
-from metaphase.analysis.statistics.phases import (
-    GENERALIZING,
-    IDENTIFYING,
-    PHASES,
-    require_one_condition,
-)
+from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.core import schema
+from metaphase.core.phases import GENERALIZING, IDENTIFYING, PHASES
 
 _BOUNDARY = {IDENTIFYING: (0, (2.5, 1.2)), GENERALIZING: "-"}  # dashes
 _SMALLEST = 3.5  # points, of letters that can be read

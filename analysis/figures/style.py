@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from metaphase.analysis import labels
-from metaphase.analysis.statistics.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
+from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 COLORS = {
     UNTRAINED: "#ebebeb",

@@ -12,6 +12,7 @@ from metaphase.analysis import labels
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.core import schema
+from metaphase.core.phases import PHASES
 
 UNFINISHED, MISSING, SPLIT = "x", ".", "*"
 
@@ -26,9 +27,7 @@ def describe(
         found: from `analysis.statistics.transitions.estimate_transitions`.
         condition: see `analysis.statistics.phases.split_conditions`.
     """
-    counts = [
-        f"{n} {p}" for p, n in cells["phase"].value_counts()[list(phases.PHASES)[::-1]].items()
-    ]
+    counts = [f"{n} {p}" for p, n in cells["phase"].value_counts()[list(PHASES)[::-1]].items()]
     unfinished = (cells["status"] != schema.DONE).sum()
     if unfinished:
         counts.append(f"{unfinished} of these diverged or failed")
@@ -61,7 +60,7 @@ def text_map(points: pd.DataFrame) -> list[str]:
     def line(start: str, texts: list[str]) -> str:
         return start + "".join(f"{text:<2}".rjust(width) for text in texts).rstrip()
 
-    legend = "  ".join(f"{labels.LETTERS[phase]} {phase}" for phase in reversed(phases.PHASES))
+    legend = "  ".join(f"{labels.LETTERS[phase]} {phase}" for phase in reversed(PHASES))
     return [
         "model size",
         *(

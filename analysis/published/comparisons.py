@@ -12,6 +12,7 @@ import pandas as pd
 from metaphase.analysis import labels
 from metaphase.analysis.published import figure2, reference, table2
 from metaphase.analysis.statistics import phases
+from metaphase.core.phases import DELTA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +39,7 @@ class Comparison:
     caption: str
 
 
-def find(
-    cells: pd.DataFrame, curves: pd.DataFrame, delta: float = phases.DELTA
-) -> Iterator[Comparison]:
+def find(cells: pd.DataFrame, curves: pd.DataFrame, delta: float = DELTA) -> Iterator[Comparison]:
     """Comparisons of what the sweep trained on the paper's problem, ten classes of MNIST.
 
     Figure 2: transformers at several numbers of tasks of its grid. Table 2: models that were tested

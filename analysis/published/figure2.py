@@ -45,11 +45,12 @@ from metaphase.analysis.questions.generalization import T_INTERVAL
 from metaphase.analysis.statistics import phases
 from metaphase.analysis.statistics.intervals import t_half_width
 from metaphase.core import schema
+from metaphase.core.phases import DELTA, GENERALIZING, UNTRAINED
 
 SOURCE = "Kirsch et al. 2022, Figure 2 (Transformer, MNIST)"
 ARCHITECTURE = "transformer"
 SEEN_ONLY = "seen-only"
-REGIMES = (phases.UNTRAINED, SEEN_ONLY, phases.GENERALIZING)
+REGIMES = (UNTRAINED, SEEN_ONLY, GENERALIZING)
 PLATEAU_POINTS = 3
 SIDES = ("paper", "ours", "difference")  # the columns of a split, `<split>_<side>`
 
@@ -57,7 +58,7 @@ SIDES = ("paper", "ours", "difference")  # the columns of a split, `<split>_<sid
 def regime(seen: Any, unseen: Any, chance: Any, delta: float) -> np.ndarray:
     """One of `REGIMES` from the last accuracies, elementwise; the rule is the module's."""
     choices = [np.asarray(unseen) > chance + delta, np.asarray(seen) > chance + delta]
-    return np.select(choices, [phases.GENERALIZING, SEEN_ONLY], phases.UNTRAINED)
+    return np.select(choices, [GENERALIZING, SEEN_ONLY], UNTRAINED)
 
 
 def has_points_in_common(cells: pd.DataFrame) -> bool:
@@ -72,7 +73,7 @@ def has_points_in_common(cells: pd.DataFrame) -> bool:
     return bool((common.groupby("model_size").size() > 1).any())
 
 
-def compare_points(cells: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataFrame:
+def compare_points(cells: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     """Both sides at the grid points they share, by model size and number of tasks.
 
     Args:
@@ -152,7 +153,7 @@ def onset_and_half(
     return onset, crossing(x, unseen, chance + (plateau - chance) / 2)
 
 
-def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd.DataFrame:
+def compare_transitions(points: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     """Where generalizing takes over on both sides, and the shift, a row a model size and measure.
 
     Args:
@@ -184,9 +185,7 @@ def compare_transitions(points: pd.DataFrame, delta: float = phases.DELTA) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
-def seed_errors(
-    cells: pd.DataFrame, points: pd.DataFrame, delta: float = phases.DELTA
-) -> pd.DataFrame:
+def seed_errors(cells: pd.DataFrame, points: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     """Half the t interval, over seeds, of the mean place where generalizing takes over.
 
     Args:

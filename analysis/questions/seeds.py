@@ -19,6 +19,7 @@ from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import bimodality, phases
 from metaphase.core import schema
+from metaphase.core.phases import GENERALIZING, PHASES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +59,7 @@ def seed_table(classified: pd.DataFrame) -> pd.DataFrame:
         accuracy=done["unseen_last"].astype(float)
     )
     table["phase"] = table["phase"].astype(str)
-    reached = (table["phase"] == phases.GENERALIZING).groupby(
-        [table["model_size"], table["num_tasks"]]
-    )
+    reached = (table["phase"] == GENERALIZING).groupby([table["model_size"], table["num_tasks"]])
     table["split"] = reached.transform("nunique") > 1
     return table.sort_values(["model_size", "num_tasks", "seed"]).reset_index(drop=True)
 
@@ -75,7 +74,7 @@ def describe(table: pd.DataFrame, title: str) -> str:
     spread = points.transform("max") - points.transform("min")
     told = table[table["split"] | (spread > SPREAD)]
     for (size, tasks), rows in told.groupby(["model_size", "num_tasks"]):
-        number = int((rows["phase"] == phases.GENERALIZING).sum())
+        number = int((rows["phase"] == GENERALIZING).sum())
         values = "  ".join(f"{v:.3f}" for v in np.sort(rows["accuracy"]))
         where = f"model size {labels.power_of_two(size)}, {labels.power_of_two(tasks)} tasks:"
         lines.append(f"  {where:32}{number} of {len(rows)} generalize   {values}")
@@ -111,7 +110,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     shift = rows["seed"].map(style.seed_shifts(rows["seed"], 0.28 * unit))
     sns.scatterplot(
         rows.assign(place=place + shift), x="place", y="accuracy", hue="phase",
-        hue_order=phases.PHASES, palette=style.COLORS, legend=False, ax=ax, **_DOT,
+        hue_order=PHASES, palette=style.COLORS, legend=False, ax=ax, **_DOT,
     )  # fmt: skip
     median = rows.groupby("num_tasks")["accuracy"].median()
     x = np.log2(median.index.to_numpy(dtype=float))
@@ -142,7 +141,7 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
     dot = {"mec": _DOT["edgecolor"], "mew": _DOT["linewidth"]}
     handles: list[Any] = [
         Line2D([], [], color=style.COLORS[phase], label=phase, ls="", marker="o", ms=3, **dot)
-        for phase in reversed(phases.PHASES)
+        for phase in reversed(PHASES)
     ]
     handles.append(Line2D([], [], color="black", lw=0.8, label="median"))
     handles += axes[0].get_legend_handles_labels()[0]  # chance

@@ -17,29 +17,10 @@ from metaphase.core.phases import (
     CONFIDENCE,
     DECIDING_COLUMNS,
     DELTA,
-    GENERALIZING,
-    IDENTIFYING,
-    MEMORIZING,
     PHASES,
     UNTRAINED,
     decide,
 )
-
-__all__ = [
-    "AXES",
-    "CONFIDENCE",
-    "DELTA",
-    "GENERALIZING",
-    "GRID_POINT",
-    "IDENTIFYING",
-    "MEMORIZING",
-    "PHASES",
-    "UNTRAINED",
-    "classify",
-    "require_one_condition",
-    "split_conditions",
-    "summarize_grid",
-]
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])

@@ -30,8 +30,9 @@ import pandas as pd
 from scipy import special
 
 from metaphase.analysis.statistics.intervals import CONFIDENCE
-from metaphase.analysis.statistics.phases import GENERALIZING, IDENTIFYING, require_one_condition
+from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.core import schema
+from metaphase.core.phases import GENERALIZING, IDENTIFYING
 
 BEGINS = (IDENTIFYING, GENERALIZING)  # the phases whose beginning is estimated
 

@@ -19,7 +19,15 @@ from scipy import stats
 
 from metaphase.analysis.statistics import correlations, phases, transitions
 from metaphase.core import schema
-from metaphase.core.phases import paired_interval, wilson_interval
+from metaphase.core.phases import (
+    GENERALIZING,
+    IDENTIFYING,
+    MEMORIZING,
+    PHASES,
+    UNTRAINED,
+    paired_interval,
+    wilson_interval,
+)
 
 WIDTH = 10  # positions that `last` averages: the last tenth of 100
 
@@ -184,10 +192,10 @@ def simulated_cells(
     rng: np.random.Generator, times: int, n: int, phase: str, effect: float, chance: float = 0.1
 ) -> pd.DataFrame:
     """Cells of a true phase whose decisive statistic differs from chance by `effect`."""
-    knows = chance + effect * (phase == phases.MEMORIZING)
+    knows = chance + effect * (phase == MEMORIZING)
     learns = {
-        schema.SEEN: phase in (phases.IDENTIFYING, phases.GENERALIZING),
-        schema.UNSEEN: phase == phases.GENERALIZING,
+        schema.SEEN: phase in (IDENTIFYING, GENERALIZING),
+        schema.UNSEEN: phase == GENERALIZING,
     }
     columns: dict[str, object] = {"status": schema.DONE, "chance": chance, "n": n}
     for split, rises in learns.items():
@@ -200,13 +208,13 @@ def simulated_cells(
 def confusion(times: int, n: int) -> pd.DataFrame:
     """How cells of known phases are called, with the defaults of `analysis.statistics.phases`."""
     rng, rows = np.random.default_rng(5), []
-    for phase in phases.PHASES:
-        for effect in (0.0,) if phase == phases.UNTRAINED else (0.07, 0.1, 0.2):
+    for phase in PHASES:
+        for effect in (0.0,) if phase == UNTRAINED else (0.07, 0.1, 0.2):
             called = phases.classify(simulated_cells(rng, times, n, phase, effect))["phase"]
             shares = called.value_counts(normalize=True)
             rows.append(
                 {"true phase": phase, "effect": f"{effect:g}"}
-                | {name: float(shares[name]) for name in phases.PHASES}
+                | {name: float(shares[name]) for name in PHASES}
             )
     return pd.DataFrame(rows)
 
@@ -218,8 +226,8 @@ def power(times: int) -> pd.DataFrame:
         row: dict[str, object] = {"sequences": n}
         for effect in (0.0, 0.02, 0.04, 0.05, 0.06, 0.08, 0.1, 0.2):
             cells = simulated_cells(rng, max(20, times * 512 // max(n, 512)), n,
-                                    phases.GENERALIZING, effect)  # fmt: skip
-            called = phases.classify(cells)["phase"] == phases.GENERALIZING
+                                    GENERALIZING, effect)  # fmt: skip
+            called = phases.classify(cells)["phase"] == GENERALIZING
             row[f"+{effect:g}"] = float(called.mean())
         rows.append(row)
     return pd.DataFrame(rows)

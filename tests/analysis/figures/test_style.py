@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style
-from metaphase.analysis.statistics.phases import PHASES
+from metaphase.core.phases import PHASES
 from tests.analysis.figures.colour_vision import VISION, seen_lab
 
 

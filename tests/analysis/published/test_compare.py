@@ -13,9 +13,9 @@ import pytest
 from metaphase.analysis.commands import compare
 from metaphase.analysis.load import CELL_COLUMNS, ResultsError, load_cells, load_curves
 from metaphase.analysis.published import comparisons, figure2, reference
-from metaphase.analysis.statistics.phases import GENERALIZING, UNTRAINED
 from metaphase.core import schema
 from metaphase.core.cell import DATASETS
+from metaphase.core.phases import GENERALIZING, UNTRAINED
 from tests.tools.synthetic import BASE, make_results
 
 MNIST = replace(BASE, dataset="MNIST", num_classes=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metaphase.analysis.statistics import phases
+from metaphase.core.phases import PHASES
 from tests import ROOT
 from tests.benchmarks import statistics
 
@@ -48,7 +48,7 @@ def test_phases_are_called_right_and_never_too_capable_by_more_than_chance():
     for row in table.to_dict("records"):
         own = row[row["true phase"]]
         assert own > (0.8 if row["effect"] == "0.07" else 0.97)
-        above = phases.PHASES[phases.PHASES.index(row["true phase"]) + 1 :]
+        above = PHASES[PHASES.index(row["true phase"]) + 1 :]
         assert sum(row[phase] for phase in above) < 0.03
 
 

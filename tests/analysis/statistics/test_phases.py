@@ -9,10 +9,9 @@ import torch
 
 from metaphase.analysis.load import ResultsError, load_cells
 from metaphase.analysis.statistics import phases
+from metaphase.core.phases import PHASES
 from tests.tools import synthetic
 from tests.tools.synthetic import make_results
-
-PHASES = phases.PHASES
 
 
 def table(**columns) -> pd.DataFrame:

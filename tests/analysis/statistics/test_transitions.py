@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from metaphase.analysis.load import load_cells
-from metaphase.analysis.statistics.phases import PHASES, classify
+from metaphase.analysis.statistics.phases import classify
 from metaphase.analysis.statistics.transitions import (
     ABOVE,
     BELOW,
@@ -16,6 +16,7 @@ from metaphase.analysis.statistics.transitions import (
     estimate_transitions,
     threshold,
 )
+from metaphase.core.phases import PHASES
 from tests.tools.synthetic import make_results
 
 X = np.arange(0, 14, 2)  # log2 numbers of tasks

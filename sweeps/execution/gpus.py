@@ -1,8 +1,8 @@
 """Whether PyTorch can compute on the GPUs that a cluster says it has.
 
-Ray believes what it is told (`--num-gpus`, a container's variables): a GPU without a driver, with one
-that is too old, or one that this PyTorch has no code for is found out before packs are planned for
-it, and before a cell is blamed for it.
+Ray believes what it is told (`--num-gpus`, a container's variables): a GPU without a driver, with
+one that is too old, or one that this PyTorch has no code for is found out before packs are planned
+for it, and before a cell is blamed for it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ def test_a_cpu_is_always_there(name):
 def test_what_is_no_device_of_ours_is_refused(name, capsys):
     assert train.main(["--device", name]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: device: ") and error.count("\n") == 1
-    assert name in error and "allowed: cpu, cuda" in error
+    assert error.startswith("error: device: ")
+    assert error.count("\n") == 1
+    assert name in error
+    assert "allowed: cpu, cuda" in error
 
 
 @needs_no_gpu
@@ -29,7 +31,8 @@ def test_what_is_no_device_of_ours_is_refused(name, capsys):
 def test_a_gpu_that_isnt_there(name, capsys):
     assert train.main(["--device", name]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: device: {name} can't be used: ") and error.count("\n") == 1
+    assert error.startswith(f"error: device: {name} can't be used: ")
+    assert error.count("\n") == 1
 
 
 @needs_no_gpu
@@ -46,7 +49,7 @@ def test_what_pytorch_says_of_gpus_is_told(monkeypatch):
             devices.training_device("cuda")
     monkeypatch.setattr(cuda, "init", lambda: None)
     monkeypatch.setattr(cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="cuda:2 is no GPU .* there are 2, cuda:0 to cuda:1"):
+    with pytest.raises(ConfigError, match=r"cuda:2 is no GPU .* there are 2, cuda:0 to cuda:1"):
         devices.training_device("cuda:2")
 
     def no_image(*size, device):

@@ -38,7 +38,8 @@ UNCLEAR = "unclear"  # a constant share of seeds fits better than a rise or a ba
 # Grids of the posterior
 _PER_OCTAVE = 8  # thetas of a rise
 _BEYOND = 2  # theta may lie this many spacings outside the grid, where it counts as censored
-_WIDTHS = np.geomspace(1 / 8, 4, 6)  # s in octaves: from a step to a rise over most of a grid
+WIDTHS = 6  # how many values s has
+_WIDTHS = np.geomspace(1 / 8, 4, WIDTHS)  # s in octaves: from a step to a rise over most of a grid
 _BAND_WIDTHS = np.geomspace(1 / 8, 2, 4)
 _LAPSE = 0.01  # outcomes that are mistakes: lo of most rises, 1 - hi of the others
 _HIGHS = np.array([0.99, 0.9, 0.75, 0.6, 0.45, 0.3])  # share of seeds that reach it in the end
@@ -134,17 +135,20 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
 
 
 @functools.lru_cache(maxsize=32)
-def rises(x_K: tuple[float, ...], beyond: float = _BEYOND) -> Rises:
-    """The table of rises on a grid; theta goes `beyond` typical spacings past its ends."""
-    x = np.array(x_K)
-    margin = beyond * (float(np.median(np.diff(x))) if len(x) > 1 else 1.0)
-    span = x[-1] - x[0] + 2 * margin
+def rises(x_K: tuple[float, ...]) -> Rises:
+    """The table of rises on a grid; theta goes `_BEYOND` typical spacings past its ends."""
+    margin = _BEYOND * (float(np.median(np.diff(x_K))) if len(x_K) > 1 else 1.0)
+    span = x_K[-1] - x_K[0] + 2 * margin
     number = 2 * math.ceil(span * _PER_OCTAVE / 2) + 1  # odd: the middle is one of them
-    theta_T = np.linspace(x[0] - margin, x[-1] + margin, number)
-    rise_TxSxK = _expit((x - theta_T[:, None, None]) / _WIDTHS[:, None])
+    return rises_at(np.linspace(x_K[0] - margin, x_K[-1] + margin, number), np.array(x_K))
+
+
+def rises_at(theta_T: np.ndarray, x_K: np.ndarray) -> Rises:
+    """The table of rises with given thetas. M goes through widths first, then asymptotes."""
+    rise_TxSxK = _expit((x_K - theta_T[:, None, None]) / _WIDTHS[:, None])
     lo_A, hi_A = _ASYMPTOTES.T
     p_TxSxAxK = lo_A[:, None] + (hi_A - lo_A)[:, None] * rise_TxSxK[:, :, None, :]
-    p_TxMxK = p_TxSxAxK.reshape(number, -1, len(x))
+    p_TxMxK = p_TxSxAxK.reshape(len(theta_T), -1, len(x_K))
     return Rises(theta_T, np.log(p_TxMxK), np.log1p(-p_TxMxK))
 
 

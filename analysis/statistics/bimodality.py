@@ -9,11 +9,81 @@ the null hypothesis.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 FEWEST = 8  # values below which even two clean clusters say little
+LEAST_RANGE = (
+    0.1  # of accuracies at a grid point: where seeds differ less, they say nothing of modes
+)
+LEVEL = 0.05  # at which the power is told
+MODE_WIDTH = 0.1  # deviation within each of two modes at 0 and 1 for which the power is told
 _SIMULATIONS = 9999  # so that a p of 0.05 is within 0.005
+_POOLED_SIMULATIONS = 1999  # so that a p of 0.05 is within 0.01
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A dip test of seeds at several grid points.
+
+    Attributes:
+        values: how many, of all grid points used.
+        dip, p: as from `dip_test`, the p-value against uniform seeds chosen in the same way.
+        power: the chance of a p of at most `LEVEL` if each seed were in one of two modes, equally
+            often, with a deviation of `MODE_WIDTH` of their distance.
+    """
+
+    values: int
+    dip: float
+    p: float
+    power: float
+
+
+def pooled_test(values: np.ndarray, point: np.ndarray, least: np.ndarray) -> Pooled | None:
+    """Are seeds in two modes, over all grid points whose seeds differ enough?
+
+    Args:
+        values: of seeds, scaled so that 0 and 1 mean the same at all grid points, shape (n,).
+        point: the grid point of each, shape (n,).
+        least: range below which a seed's grid point is left out, in scaled values, shape (n,).
+
+    Returns:
+        None where fewer than `FEWEST` values are left.
+    """
+    used = [values[point == one] for one in np.unique(point)]
+    ranges = [float(least[point == one][0]) for one in np.unique(point)]
+    kept = [(v, r) for v, r in zip(used, ranges, strict=True) if len(v) > 1 and np.ptp(v) >= r]
+    pooled = np.concatenate([v for v, _ in kept]) if kept else np.empty(0)
+    if len(pooled) < FEWEST:
+        return None
+    rng = np.random.default_rng(0)
+    shape = [(len(v), r) for v, r in kept]
+    null = _simulated_dips(shape, lambda size: rng.random(size))
+    modes = _simulated_dips(
+        shape, lambda size: rng.integers(0, 2, size) + rng.normal(0, MODE_WIDTH, size)
+    )
+    found = dip(pooled)
+    p = (1 + (null >= found - 1e-12).sum()) / (1 + len(null))
+    power = (modes > np.quantile(null, 1 - LEVEL)).mean()
+    return Pooled(len(pooled), found, float(p), float(power))
+
+
+def _simulated_dips(
+    shape: Sequence[tuple[int, float]], draw: Callable[[tuple[int, int]], np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """Dips of simulated seeds: those of each grid point are drawn until they differ enough."""
+    samples = []
+    for seeds, least in shape:
+        value_SxN = draw((_POOLED_SIMULATIONS, seeds))
+        for _ in range(100):
+            again = np.flatnonzero(np.ptp(value_SxN, axis=1) < least)
+            if not len(again):
+                break
+            value_SxN[again] = draw((len(again), seeds))
+        samples.append(value_SxN)
+    return np.array([dip(sample) for sample in np.concatenate(samples, axis=1)])
 
 
 def dip_test(values: np.ndarray) -> tuple[float, float]:

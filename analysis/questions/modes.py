@@ -44,8 +44,8 @@ def near_transitions(classified: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray
 
     Returns:
         (`COLUMNS`, a row a seed: `octaves` from the transition, `accuracy` on unseen tasks,
-        `scaled` (see above), `used`: whether the grid point's seeds differ enough; that least difference, in
-        scaled values, shape (rows,)).
+        `scaled` (see above), `used`: whether the grid point's seeds differ enough; that least
+        difference, in scaled values, shape (rows,)).
     """
     found = transitions.estimate_transitions(classified)
     begins = (found["begins"] == GENERALIZING) & (found["boundary"] == transitions.BEGIN)

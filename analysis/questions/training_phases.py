@@ -46,7 +46,8 @@ def describe(onsets: pd.DataFrame) -> str:
         told.append(
             f"  {row['architecture']}, model size {labels.power_of_two(row['model_size'])}, "
             f"{labels.power_of_two(row['num_tasks'])} tasks, seed {row['seed']}: generalized at "
-            f"step {row['onset']:,}, lost it by step {row['lost_by']:,.0f}, {row['ended']} in the end"
+            f"step {row['onset']:,}, lost it by step {row['lost_by']:,.0f}, then "
+            f"{row['ended']}"
         )
     if len(lost) > MOST_LINES:
         told.append(f"  and {len(lost) - MOST_LINES} more (onsets.csv)")

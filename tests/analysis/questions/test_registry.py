@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.analysis.questions import find
 from tests.tools.synthetic import make_results
 
-
 ALWAYS = {
     "transitions-by-delta", "order-parameter", "variance-peak", "phases-over-training", "onsets",
 }  # fmt: skip

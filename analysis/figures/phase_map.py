@@ -106,7 +106,8 @@ def _draw_boundaries(ax: Axes, table: pd.DataFrame, transitions: pd.DataFrame) -
     edge_left, edge_right = table["left"].min(), table["right"].max()
     halo = [withStroke(linewidth=3.0, foreground="white")]
     for phase, dashes in _BOUNDARY.items():
-        steps = transitions[transitions["begins"] == phase].set_index("model_size")
+        of_phase = (transitions["begins"] == phase) & (transitions["boundary"] == "begin")
+        steps = transitions[of_phase].set_index("model_size")
         x, y, rows = tiles.boundary(table, steps["log2_num_tasks"])
         ax.plot(x, y, color="black", linestyle=dashes, lw=1.4, path_effects=halo, zorder=4)
         steps = steps.reindex(rows.index)

@@ -6,11 +6,15 @@ import pandas as pd
 
 from metaphase.analysis.questions import (
     architectures,
+    boundaries,
     generalization,
     interventions,
     known_algorithms,
+    modes,
+    order,
     seeds,
     state_size,
+    training_phases,
 )
 from metaphase.analysis.questions.answer import Answer
 
@@ -30,6 +34,10 @@ def find(
         *state_size.find(classified),
         *interventions.find(classified),
         *seeds.find(classified),
+        *modes.find(classified),
+        *boundaries.find(classified),
+        *order.find(classified, history),
+        *training_phases.find(classified, history),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

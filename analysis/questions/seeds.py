@@ -1,9 +1,8 @@
 """Seeds near the transition: where, at each number of tasks, does every seed end?
 
-Near the transition seeds are bimodal, which means over seeds hide. Hartigans' dip test
-(`analysis.statistics.bimodality`) is of the seeds at the numbers of tasks where seeds disagree on
-generalizing, against one mode. Asked where three or more seeds ran at three or more numbers of
-tasks.
+Near the transition seeds are bimodal, which means over seeds hide. Asked where three or more seeds
+ran at three or more numbers of tasks. Whether there are two modes is asked by itself, in
+`analysis.questions.modes`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pandas as pd
 
 from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
-from metaphase.analysis.statistics import bimodality, phases
+from metaphase.analysis.statistics import phases
 from metaphase.core import schema
 from metaphase.core.phases import GENERALIZING, PHASES
 
@@ -80,19 +79,7 @@ def describe(table: pd.DataFrame, title: str) -> str:
         lines.append(f"  {where:32}{number} of {len(rows)} generalize   {values}")
     if len(lines) == 1:
         lines.append("  none")
-    return "\n".join([*lines, *_bimodality(table)])
-
-
-def _bimodality(table: pd.DataFrame) -> Iterator[str]:
-    """A line a model size: the dip test of the seeds at grid points where seeds disagree."""
-    for size, rows in table[table["split"]].groupby("model_size"):
-        values = rows["accuracy"].to_numpy(dtype=float)
-        where = f"  model size {labels.power_of_two(size)}, where seeds disagree:"
-        if len(values) < bimodality.FEWEST:
-            yield f"{where} {len(values)} seeds, too few to test for two modes"
-        else:
-            found, p = bimodality.dip_test(values)
-            yield f"{where} {len(values)} seeds, Hartigans' dip {found:.3f}, p = {p:.3f}"
+    return "\n".join(lines)
 
 
 def draw(rows: pd.DataFrame, ax: Axes) -> Axes:

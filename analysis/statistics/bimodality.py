@@ -9,11 +9,86 @@ the null hypothesis.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
 FEWEST = 8  # values below which even two clean clusters say little
+LEAST_RANGE = (
+    0.1  # of accuracies at a grid point: where seeds differ less, they say nothing of modes
+)
+LEVEL = 0.05  # at which the power is told
+MODE_WIDTH = 0.1  # deviation within each of two modes at 0 and 1 for which the power is told
 _SIMULATIONS = 9999  # so that a p of 0.05 is within 0.005
+_POOLED_SIMULATIONS = 999  # so that a p of 0.05 is within 0.014
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A dip test of seeds at several grid points.
+
+    Attributes:
+        values: how many, of all grid points used.
+        dip, p: as from `dip_test`, the p-value against uniform seeds chosen in the same way.
+        power: the chance of a p of at most `LEVEL` if each seed were in one of two modes, equally
+            often, with a deviation of `MODE_WIDTH` of their distance.
+    """
+
+    values: int
+    dip: float
+    p: float
+    power: float
+
+
+def pooled_test(values: np.ndarray, point: np.ndarray, least: np.ndarray) -> Pooled | None:
+    """Are seeds in two modes, over all grid points whose seeds differ enough?
+
+    Args:
+        values: of seeds, scaled so that 0 and 1 mean the same at all grid points, shape (n,).
+        point: the grid point of each, shape (n,).
+        least: range below which a seed's grid point is left out, in scaled values, shape (n,).
+
+    Returns:
+        None where fewer than `FEWEST` values are left.
+    """
+    used = [values[point == one] for one in np.unique(point)]
+    ranges = [float(least[point == one][0]) for one in np.unique(point)]
+    kept = [(v, r) for v, r in zip(used, ranges, strict=True) if len(v) > 1 and np.ptp(v) >= r]
+    pooled = np.concatenate([v for v, _ in kept]) if kept else np.empty(0)
+    if len(pooled) < FEWEST:
+        return None
+    null, modes = _simulated(tuple(sorted((len(v), round(r, 3)) for v, r in kept)))
+    found = dip(pooled)
+    p = (1 + (null >= found - 1e-12).sum()) / (1 + len(null))
+    power = (modes > np.quantile(null, 1 - LEVEL)).mean()
+    return Pooled(len(pooled), found, float(p), float(power))
+
+
+@functools.lru_cache(maxsize=64)
+def _simulated(shape: tuple[tuple[int, float], ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Dips of uniform seeds, and of seeds in two modes, at grid points of so many seeds and such a
+    least range each: the seeds of a point are drawn until they differ enough."""
+    rng = np.random.default_rng(0)
+
+    def uniform(size: tuple[int, int]) -> np.ndarray:
+        return rng.random(size)
+
+    def two_modes(size: tuple[int, int]) -> np.ndarray:
+        return rng.integers(0, 2, size) + rng.normal(0, MODE_WIDTH, size)
+
+    dips = []
+    for draw in (uniform, two_modes):
+        samples = []
+        for seeds, least in shape:
+            value_NxS = draw((_POOLED_SIMULATIONS, seeds))
+            for _ in range(100):
+                again = np.flatnonzero(np.ptp(value_NxS, axis=1) < least)
+                if not len(again):
+                    break
+                value_NxS[again] = draw((len(again), seeds))
+            samples.append(value_NxS)
+        dips.append(np.array([dip(sample) for sample in np.concatenate(samples, axis=1)]))
+    return dips[0], dips[1]
 
 
 def dip_test(values: np.ndarray) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from metaphase.core.cell import Cell, grouped, stack_key
 from metaphase.core.training.cost import flops_per_step, num_parameters
+from metaphase.sweeps.planning import seeds_needed
 from metaphase.sweeps.planning.packs import plan
 from metaphase.sweeps.planning.workers import local_workers
 from metaphase.sweeps.preset import Sweep
@@ -40,6 +41,9 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
         f"operations, about {size / 1e6:.1f} MB of results; "
         f"{len(packs)} packs, as for {workers.count} x {workers.device}"
     )
+    precision = seeds_needed.line(sweep.cells)
+    if precision is not None:
+        print(precision)
 
 
 def _disk_bytes(cell: Cell) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from metaphase.analysis.statistics import correlations, phases, transitions
+from metaphase.analysis.statistics import correlations, phases
 from metaphase.core import schema
 from metaphase.core.phases import (
     GENERALIZING,
@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for title, table in (
         ("Wilson's score interval of a proportion", wilson_coverage()),
         ("Bonett and Price's interval of an improvement", improvement_coverage(times(10_000))),
-        ("Interval of a transition", transition_coverage(times(1000))),
         ("Interval of Spearman's rank correlation", spearman_coverage(times(10_000))),
         ("Paired t interval of a difference of plateaus", plateau_coverage(times(10_000))),
         *(
@@ -117,38 +116,6 @@ def improvement_coverage(times: int, sizes: Iterable[int] = (32, 128, 512)) -> p
                 truth = last - first
                 row[f"nominal {confidence:.0%}"] = float(((low <= truth) & (truth <= high)).mean())
             rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def transition_coverage(times: int) -> pd.DataFrame:
-    """Seeds reach a phase with probability share / (1 + exp(-(log2 N - theta) / s)), theta uniform.
-
-    Where an end of the interval is open it holds everything on that side, so the median width is
-    told too: coverage alone could be had by saying nothing.
-    """
-    rng, rows = np.random.default_rng(2), []
-    for spacing, seeds, s, share in (
-        (1, 3, 0.1, 1.0), (1, 3, 0.5, 1.0), (1, 3, 1.0, 1.0), (1, 3, 2.0, 1.0), (1, 3, 0.5, 0.6),
-        (1, 5, 0.5, 1.0), (1, 1, 0.5, 1.0), (2, 3, 0.5, 1.0), (2, 2, 0.5, 1.0), (2, 1, 0.5, 1.0),
-    ):  # fmt: skip
-        x = np.repeat(np.arange(0.0, 26.0, spacing), seeds)
-        covered, widths, errors = [], [], []
-        for _ in range(times):
-            theta = rng.uniform(8, 17)
-            reached = rng.random(len(x)) < share / (1 + np.exp(-(x - theta) / s))
-            found = transitions.threshold(x, reached, 0.95)
-            covered.append(found.low <= theta <= found.high)
-            widths.append(found.high - found.low)
-            errors.append(found.estimate - theta)
-        rows.append(
-            {
-                "octaves between points": spacing, "seeds": seeds, "true s": str(s),
-                "seeds that ever get there": f"{share:.0%}",
-                "nominal 95%": float(np.mean(covered)),
-                "median width, octaves": f"{np.median(widths):.1f}",
-                "median error, octaves": f"{np.nanmedian(np.abs(errors)):.2f}",
-            }
-        )  # fmt: skip
     return pd.DataFrame(rows)
 
 

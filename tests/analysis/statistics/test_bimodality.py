@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from metaphase.analysis.statistics.bimodality import dip, dip_test
+from metaphase.analysis.statistics.bimodality import dip, dip_test, pooled_test
 
 
 def by_linear_programs(x: np.ndarray) -> float:
@@ -68,3 +68,30 @@ def test_p_values_are_uniform_for_uniform_values_and_small_for_two_modes():
     for _ in range(20):
         two = np.concatenate([rng.normal(0.2, 0.02, 6), rng.normal(0.6, 0.02, 6)])
         assert dip_test(two)[1] < 0.01
+
+
+def pooled(value_PxS, least=0.1):
+    points, seeds = value_PxS.shape
+    at = np.repeat(np.arange(points), seeds)
+    return pooled_test(value_PxS.ravel(), at, np.full(at.shape, least))
+
+
+def test_few_seeds_at_many_points_speak_together():
+    rng = np.random.default_rng(2)
+    two = np.tile([0.02, 0.98], (6, 1)) + rng.normal(0, 0.05, (6, 2))
+    found = pooled(two)
+    assert found.values == 12
+    assert found.p < 0.01
+    assert found.power > 0.5
+    agree = np.concatenate([two, np.full((5, 2), 0.5)])  # seeds that agree say nothing
+    assert pooled(agree) == found
+    assert pooled(two[:3]) is None
+    assert pooled(np.full((9, 2), 0.5)) is None
+
+
+def test_points_are_chosen_by_their_range_under_the_null_too():
+    """Without that, leaving out seeds that agree would look like two modes."""
+    rng = np.random.default_rng(3)
+    p = [pooled(rng.random((6, 2)), 0.4).p for _ in range(40)]
+    assert np.mean(np.array(p) <= 0.1) < 0.28
+    assert np.mean(p) > 0.35

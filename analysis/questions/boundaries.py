@@ -1,0 +1,76 @@
+"""Boundaries of phases: how they move with what counts as an effect, and with the model's size.
+
+Three answers: `transitions-by-delta`, how transitions move with the least effect that counts;
+`boundary`, all model sizes at once by the joint models of `analysis.statistics.boundary`, with the
+power law N*(size); `transitions-along-size`, the thresholds along model size at each number of
+tasks. Asked where there are three or more numbers of tasks, the latter two of three or more model
+sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from metaphase.analysis import labels, transition_text
+from metaphase.analysis.questions.answer import Answer
+from metaphase.analysis.statistics import boundary, phases, transitions
+from metaphase.analysis.statistics.intervals import CONFIDENCE
+
+FEWEST = 3  # numbers of tasks
+
+
+def find(classified: pd.DataFrame) -> Iterator[Answer]:
+    """The answers for each condition with enough numbers of tasks."""
+    for condition, cells in phases.split_conditions(classified):
+        if transitions.usable_cells(cells)["num_tasks"].nunique() < FEWEST:
+            continue
+        end, title = labels.file_suffix(condition), labels.title(classified, condition)
+        moved = transitions.by_delta(cells)
+        yield Answer(f"transitions-by-delta{end}", describe_deltas(moved, title), moved)
+        by_size, laws = boundary.boundaries(cells)
+        if len(laws):
+            yield Answer(f"boundary{end}", describe_laws(laws, title), by_size)
+            yield Answer(f"power-law{end}", "", laws)
+        along = transitions.along_model_size(cells)
+        if along["clear"].any() and np.isfinite(along["log2_model_size"]).any():
+            yield Answer(f"transitions-along-size{end}", "", along)
+
+
+def describe_deltas(moved: pd.DataFrame, title: str) -> str:
+    """A line for each model size and phase whose transition lies within the grid at some delta."""
+    told = [f"{title}: number of tasks where a phase begins, by the least effect that counts"]
+    begins = moved[moved["boundary"] == transitions.BEGIN]
+    told.append(" " * 33 + "".join(f"{f'delta {d:g}':>14}" for d in moved["delta"].unique()))
+    for (size, phase), rows in begins.groupby(["model_size", "begins"], observed=True):
+        places = [transition_text.place(row).split(" (")[0] for row in rows.to_dict("records")]
+        if rows["log2_num_tasks"].notna().any():
+            where = f"  model size {labels.power_of_two(size)}, {phase}"
+            told.append(f"{where:33}" + "".join(f"{_short(text):>14}" for text in places))
+    return "\n".join(told) if len(told) > 2 else ""
+
+
+def describe_laws(laws: pd.DataFrame, title: str) -> str:
+    """A line a phase: the power law's exponent, and whether the boundary moves at all."""
+    told = [
+        f"{title}: number of tasks where a phase begins ~ model size ^ exponent "
+        f"({CONFIDENCE:.0%} interval; all sizes at once)"
+    ]
+    for row in laws.to_dict("records"):
+        told.append(
+            f"  {row['begins']}: exponent {row['exponent']:.2f} ({row['low']:.2f} to "
+            f"{row['high']:.2f}), Bayes factor of a move {row['moves']:.2g}, of a power law "
+            f"against any smooth boundary {row['bayes_factor']:.2g}"
+        )
+    return "\n".join(told)
+
+
+def _short(place: str) -> str:
+    """ "not up to 2^12" -> "> 2^12"."""
+    if place.startswith("not up to "):
+        return "> " + place.removeprefix("not up to ")
+    if place.endswith(" or below"):
+        return "<= " + place.removeprefix("at ").removesuffix(" or below")
+    return place

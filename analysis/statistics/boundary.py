@@ -1,0 +1,192 @@
+"""How the number of tasks at which a phase begins moves with the model's size: all sizes at once.
+
+Seeds of all sizes reach the phase as in `core.thresholds`, with one sharpness s that sizes share,
+asymptotes of each size's own, and thresholds theta(size) that are
+
+- smooth: a random walk along log2 of the size, whose deviation an octave is one of `_STEPS`, all
+  equally likely, so that a size at which little was trained, or with no rise inside the grid,
+  learns from its neighbours; or
+- a power law: N* = N0 (size / middle size)^exponent, a straight line in log2.
+
+Both posteriors are summed over grids of parameters (the random walk's by the forward-backward
+algorithm: Rabiner 1989, Proc. IEEE 77:257), so that they can be compared by their Bayes factor.
+Priors are flat: on the first theta, from half the grid's length below it to as much above; on the
+line's height at the middle of the sizes, over the same range; on the exponent, within
+`_STEEPEST`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis.statistics.phases import require_one_condition
+from metaphase.analysis.statistics.transitions import BEGINS, counts, usable_cells
+from metaphase.core import thresholds
+
+FEWEST = 3  # model sizes
+_RESOLUTION = 0.25  # of theta, octaves
+_STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
+_STEEPEST = 6.0  # exponents are from minus this to this
+_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 193)
+
+
+def boundaries(
+    classified: pd.DataFrame, confidence: float = CONFIDENCE
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Where phases begin by the joint models.
+
+    Args:
+        classified: cells with `phase`, of one condition, as from
+            `analysis.statistics.phases.classify`.
+
+    Returns:
+        (a row for each (architecture, model_size) and phase of `transitions.BEGINS`: `begins`,
+        `log2_num_tasks`, `low`, `high` of the smooth model, and the power law's under the same
+        names with `law_` before; a row for each architecture and phase: `exponent`, its `low`
+        and `high`, `middle_size`, `log2_num_tasks` (N0's), `sizes`, `bayes_factor` (of the power
+        law against the smooth model) and `moves` (the power law's Bayes factor against one
+        number of tasks for all sizes)). Ends of intervals beyond the grid are -inf and inf, an
+        estimate beyond it is NaN. Nothing for architectures with fewer than `FEWEST` sizes, and
+        none for a phase that all cells reach or none does.
+
+    Raises:
+        ResultsError: cells differ in more than the grid's axes.
+    """
+    require_one_condition(classified)
+    sizes_found, laws_found = [], []
+    for architecture, cells in usable_cells(classified).groupby("architecture"):
+        sizes = np.sort(cells["model_size"].unique())
+        if len(sizes) < FEWEST or cells["num_tasks"].nunique() < FEWEST:
+            continue
+        for phase in BEGINS:
+            reached = cells["phase"] >= phase
+            if reached.all() or not reached.any():
+                continue
+            rows, law = _of_phase(cells, reached, sizes, confidence)
+            for size, row in zip(sizes, rows, strict=True):
+                sizes_found.append((architecture, size, phase, *row))
+            laws_found.append((architecture, phase, *law))
+    columns = ["log2_num_tasks", "low", "high"]
+    columns += [f"law_{name}" for name in columns]
+    by_size = pd.DataFrame(sizes_found, columns=["architecture", "model_size", "begins", *columns])
+    by_phase = pd.DataFrame(
+        laws_found,
+        columns=[
+            "architecture", "begins", "exponent", "low", "high", "middle_size", "log2_num_tasks",
+            "sizes", "bayes_factor", "moves",
+        ],
+    )  # fmt: skip
+    return by_size, by_phase
+
+
+def _of_phase(
+    cells: pd.DataFrame, reached: pd.Series, sizes: np.ndarray, confidence: float
+) -> tuple[list[tuple[float, ...]], tuple[float, ...]]:
+    """The rows of one phase for both tables of `boundaries`."""
+    x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
+    first, last = x.min(), x.max()
+    margin = (last - first) / 2
+    number = 2 * int(np.ceil((last - first + 2 * margin) / _RESOLUTION / 2)) + 1
+    theta_T = np.linspace(first - margin, last + margin, number)
+    log_WxTxS = np.stack(
+        [_log_likelihood(theta_T, x[at], reached.to_numpy()[at])
+         for at in (cells["model_size"].to_numpy() == size for size in sizes)]
+    )  # fmt: skip
+    v_W = np.log2(sizes.astype(float))
+    v_W = v_W - (v_W[0] + v_W[-1]) / 2
+    marginal_WxT, smooth = _smooth(theta_T, v_W, log_WxTxS)
+    weight_TxB, log_law, log_flat = _power_law(theta_T, v_W, log_WxTxS)
+
+    rows = []
+    for w, v in enumerate(v_W):
+        line = (theta_T[:, None] + _SLOPES * v).ravel()
+        ends = [_quantiles(theta_T, marginal_WxT[w], confidence),
+                _quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
+        rows.append(tuple(value for each in ends for value in _cut(each, first, last)))
+    low, exponent, high = _quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
+    middle = _cut(_quantiles(theta_T, weight_TxB.sum(axis=1), confidence), first, last)[0]
+    size = float(np.sqrt(float(sizes[0]) * float(sizes[-1])))
+    law = (exponent, low, high, size, middle, len(sizes))
+    return rows, (*law, _factor(log_law - smooth), _factor(log_law - log_flat))
+
+
+def _log_likelihood(theta_T: np.ndarray, x: np.ndarray, reached: np.ndarray) -> np.ndarray:
+    """One size's, at each theta and width, averaged over the asymptotes; shape (T, S)."""
+    x_K, yes_K, no_K = counts(x, reached)
+    log_TxM = thresholds.rises_at(theta_T, x_K).log_likelihood(yes_K[None], no_K[None])[0]
+    log_TxSxA = log_TxM.reshape(len(theta_T), thresholds.WIDTHS, -1)
+    most = log_TxSxA.max()
+    return np.log(np.exp(log_TxSxA - most).mean(axis=2) + 1e-300) + most
+
+
+def _smooth(
+    theta_T: np.ndarray, v_W: np.ndarray, log_WxTxS: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Each size's posterior of theta, shape (W, T), and the log evidence of the random walk."""
+    most_W = log_WxTxS.max(axis=(1, 2))
+    like_WxTxS = np.exp(log_WxTxS - most_W[:, None, None])
+    apart_TxT = theta_T[:, None] - theta_T
+    total_WxT, total = np.zeros(log_WxTxS.shape[:2]), 0.0
+    for step in _STEPS:
+        kernels = []
+        for dv in np.diff(v_W):
+            kernel_TxT = np.exp(-(apart_TxT**2) / (2 * step**2 * dv))
+            kernels.append(kernel_TxT / kernel_TxT.sum(axis=1, keepdims=True))
+        forward = [like_WxTxS[0] / len(theta_T)]
+        for like_TxS, kernel_TxT in zip(like_WxTxS[1:], kernels, strict=True):
+            forward.append(like_TxS * (kernel_TxT.T @ forward[-1]))
+        backward = [np.ones_like(forward[0])]
+        for like_TxS, kernel_TxT in zip(like_WxTxS[:0:-1], reversed(kernels), strict=True):
+            backward.append(kernel_TxT @ (like_TxS * backward[-1]))
+        both_WxTxS = np.stack(forward) * np.stack(backward[::-1])
+        total_WxT += both_WxTxS.sum(axis=2)
+        total += float(forward[-1].sum())
+    evidence = total / len(_STEPS) / log_WxTxS.shape[2]
+    return total_WxT, float(np.log(evidence) + most_W.sum())
+
+
+def _power_law(
+    theta_T: np.ndarray, v_W: np.ndarray, log_WxTxS: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """Posterior weights of (height, exponent), shape (T, B), and log evidence of the power law
+    and of exponent 0. Beyond the range of theta the likelihood is that at its end."""
+    position_TxB = np.arange(len(theta_T), dtype=float)[:, None]
+    log_TxBxS = np.zeros((len(theta_T), len(_SLOPES), log_WxTxS.shape[2]))
+    for v, log_TxS in zip(v_W, log_WxTxS, strict=True):
+        at = np.clip(position_TxB + _SLOPES * v / (theta_T[1] - theta_T[0]), 0, len(theta_T) - 1)
+        left = np.minimum(at.astype(int), len(theta_T) - 2)
+        part = (at - left)[:, :, None]
+        log_TxBxS += (1 - part) * log_TxS[left] + part * log_TxS[left + 1]
+    most = log_TxBxS.max()
+    weight_TxB = np.exp(log_TxBxS - most).mean(axis=2)
+    flat = weight_TxB[:, len(_SLOPES) // 2].mean()
+    return weight_TxB, float(np.log(weight_TxB.mean()) + most), float(np.log(flat) + most)
+
+
+def _quantiles(
+    value: np.ndarray, weight: np.ndarray, confidence: float
+) -> tuple[float, float, float]:
+    """Low end, median and high end of weighted values."""
+    order = np.argsort(value, kind="stable")
+    cumulative = np.cumsum(weight[order])
+    middle = cumulative - weight[order] / 2
+    at = np.array([(1 - confidence) / 2, 0.5, (1 + confidence) / 2]) * cumulative[-1]
+    low, median, high = np.interp(at, middle, value[order])
+    return float(low), float(median), float(high)
+
+
+def _cut(ends: tuple[float, float, float], first: float, last: float) -> tuple[float, float, float]:
+    """(estimate, low, high), open and NaN beyond the grid."""
+    low, median, high = ends
+    inside = first <= median <= last
+    return (
+        median if inside else np.nan,
+        -np.inf if low < first else min(low, last),
+        np.inf if high > last else max(high, first),
+    )
+
+
+def _factor(log: float) -> float:
+    return float(np.exp(min(log, 700.0)))

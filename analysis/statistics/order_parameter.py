@@ -1,0 +1,207 @@
+"""Accuracy on unseen tasks as an order parameter: its mean and variance over seeds, and what
+physics reads off such curves.
+
+- The variance over seeds peaks where seeds disagree most. Its place has an interval from the
+  bootstrap over seeds (Efron 1979, Annals of Statistics 7:1), which draws the same seeds at all
+  numbers of tasks, as a seed is the same tasks everywhere.
+- Curves of several model sizes may be one curve, m = f(log2 N - b log2 size). b is where the
+  quality of the collapse, Houdayer & Hartmann's S (2004, Physical Review B 70:014418), is best: the
+  mean squared distance of points from the line through their neighbours of the other sizes, in
+  units of its error. S near 1: one curve within errors; far above: several.
+- Where curves of two training budgets cross, more training begins to help on new tasks: below it
+  makes them worse (Raventos et al. 2023, arXiv 2306.15063). It is read off the loss, which moves
+  also where accuracy stays at chance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis.statistics.phases import require_one_condition
+from metaphase.analysis.statistics.transitions import usable_cells
+from metaphase.core import schema
+
+FEWEST_SEEDS = 3  # for an interval by the bootstrap
+FEWEST_TASKS = 3
+_RESAMPLES = 999
+_EXPONENTS = np.linspace(-3, 3, 61)
+_LEAST_OVERLAP = 0.5  # share of the points that have neighbours of other sizes on both sides
+
+
+def order_table(classified: pd.DataFrame) -> pd.DataFrame:
+    """Mean and variance over seeds of the accuracy on unseen tasks.
+
+    Returns:
+        A row a grid point with cells that say something (`transitions.usable_cells`):
+        architecture, model_size, num_tasks, `mean`, `variance` (n - 1 degrees of freedom; NaN
+        with one seed), `error` (of the mean: over seeds, at least that over sequences), `seeds`.
+
+    Raises:
+        ResultsError: cells differ in more than the grid's axes.
+    """
+    require_one_condition(classified)
+    cells = usable_cells(classified)
+    squares = cells["unseen_last_se"].astype(float) ** 2
+    groups = cells.assign(squares=squares).groupby(["architecture", "model_size", "num_tasks"])
+    value = groups["unseen_last"]
+    table = pd.DataFrame(
+        {"mean": value.mean(), "variance": value.var(), "seeds": value.count(),
+         "squares": groups["squares"].sum()}
+    )  # fmt: skip
+    sequences = np.sqrt(table.pop("squares")) / table["seeds"]
+    over_seeds = np.sqrt(table["variance"].fillna(0.0) / table["seeds"])
+    table["error"] = np.maximum(over_seeds, sequences)
+    return table[["mean", "variance", "error", "seeds"]].reset_index()
+
+
+def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Where the variance over seeds of the accuracy on unseen tasks is largest.
+
+    Returns:
+        A row for each (architecture, model_size) with two seeds or more at `FEWEST_TASKS` numbers
+        of tasks: `log2_num_tasks` of the largest variance, `low` and `high` (bootstrap percentiles;
+        NaN with fewer than `FEWEST_SEEDS` seeds), `variance` there, `seeds`.
+
+    Raises:
+        ResultsError: cells differ in more than the grid's axes.
+    """
+    require_one_condition(classified)
+    rows = []
+    for key, cells in usable_cells(classified).groupby(["architecture", "model_size"]):
+        value_SxK = _by_seed(cells, "unseen_last")
+        if value_SxK.shape[0] < 2 or value_SxK.shape[1] < FEWEST_TASKS:
+            continue
+        x_K = np.log2(value_SxK.columns.to_numpy(dtype=float))
+        variance_K = value_SxK.var(axis=0).to_numpy()
+        peak = int(np.nanargmax(variance_K))
+        low = high = np.nan
+        if len(value_SxK) >= FEWEST_SEEDS:
+            samples_NxSxK = value_SxK.to_numpy()[_resamples(len(value_SxK))]
+            peaks_N = x_K[samples_NxSxK.var(axis=1).argmax(axis=1)]
+            low, high = np.quantile(peaks_N, [(1 - confidence) / 2, (1 + confidence) / 2])
+        rows.append((*key, x_K[peak], low, high, variance_K[peak], len(value_SxK)))
+    columns = ["architecture", "model_size", "log2_num_tasks", "low", "high", "variance", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def collapse(order: pd.DataFrame) -> pd.DataFrame:
+    """The exponent at which the curves of all sizes fall on one.
+
+    Args:
+        order: from `order_table`.
+
+    Returns:
+        A row for each architecture with three model sizes or more: `exponent`, `low` and `high`
+        (where S is within 1 of its least), `quality` (S there), `unshifted` (S at exponent 0),
+        `sizes`.
+    """
+    rows = []
+    for architecture, points in order.groupby("architecture"):
+        sizes = points["model_size"].nunique()
+        if sizes < 3 or points["num_tasks"].nunique() < FEWEST_TASKS:
+            continue
+        quality_B = np.array([_quality(points, exponent) for exponent in _EXPONENTS])
+        if np.isnan(quality_B).all():
+            continue
+        best = int(np.nanargmin(quality_B))
+        near = _EXPONENTS[quality_B <= quality_B[best] + 1]
+        unshifted = quality_B[len(_EXPONENTS) // 2]
+        rows.append((architecture, _EXPONENTS[best], near[0], near[-1], quality_B[best],
+                     unshifted, sizes))  # fmt: skip
+    columns = ["architecture", "exponent", "low", "high", "quality", "unshifted", "sizes"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def budget_crossings(
+    cells: pd.DataFrame, history: pd.DataFrame, confidence: float = CONFIDENCE
+) -> pd.DataFrame:
+    """The number of tasks from which on more training helps on new tasks.
+
+    Budgets are the steps that all cells were evaluated at, but step 0; each is compared with the
+    last one.
+
+    Args:
+        cells: of one condition, with `phase`.
+        history: as from `analysis.load.load_history`.
+
+    Returns:
+        A row for each (architecture, model_size), `step` and `later` step: `log2_num_tasks` where
+        the mean over seeds of loss(step) - loss(later) on unseen tasks last changes from below 0 to
+        above (NaN if it never does), `low` and `high` (bootstrap over seeds; NaN with fewer than
+        `FEWEST_SEEDS`), `crossed` (the share of bootstrap samples that cross), `seeds`.
+    """
+    require_one_condition(cells)
+    used = usable_cells(cells)[["cell_id", "architecture", "model_size", "num_tasks", "seed"]]
+    losses = history.loc[history["split"] == schema.UNSEEN, ["cell_id", "step", "loss"]]
+    losses = used.merge(losses.dropna(), on="cell_id")
+    rows = []
+    for key, group in losses.groupby(["architecture", "model_size"]):
+        per_step = group.groupby("step")["cell_id"].nunique()
+        steps = per_step.index[(per_step == per_step.max()) & (per_step.index > 0)].to_numpy()
+        for step in steps[:-1]:
+            early, late = (_by_seed(group[group["step"] == at], "loss") for at in (step, steps[-1]))
+            gain_SxK = (early - late).dropna(axis=0).dropna(axis=1)
+            if gain_SxK.shape[0] < 1 or gain_SxK.shape[1] < FEWEST_TASKS:
+                continue
+            x_K = np.log2(gain_SxK.columns.to_numpy(dtype=float))
+            place = _crossing(x_K, gain_SxK.to_numpy().mean(axis=0))
+            low = high = crossed = np.nan
+            if len(gain_SxK) >= FEWEST_SEEDS:
+                means_NxK = gain_SxK.to_numpy()[_resamples(len(gain_SxK))].mean(axis=1)
+                places_N = np.array([_crossing(x_K, mean_K) for mean_K in means_NxK])
+                crossed = float(np.isfinite(places_N).mean())
+                if crossed:
+                    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+                    low, high = np.nanquantile(places_N, ends)
+            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain_SxK)))
+    columns = ["architecture", "model_size", "step", "later", "log2_num_tasks", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])
+
+
+def _by_seed(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Seeds (S) by numbers of tasks (K), those numbers that all seeds have."""
+    table = cells.pivot(index="seed", columns="num_tasks", values=column).astype(float)
+    return table.loc[table.notna().mean(axis=1) > 0.5].dropna(axis=1)
+
+
+def _resamples(seeds: int) -> np.ndarray:
+    """Indices of bootstrap samples, shape (`_RESAMPLES`, seeds), always the same ones."""
+    return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
+
+
+def _crossing(x_K: np.ndarray, gain_K: np.ndarray) -> float:
+    """Where a line through the points last crosses 0 upwards; NaN if it doesn't."""
+    up = np.flatnonzero((gain_K[:-1] < 0) & (gain_K[1:] >= 0))
+    if not len(up):
+        return np.nan
+    k = up[-1]
+    return float(x_K[k] + (x_K[k + 1] - x_K[k]) * gain_K[k] / (gain_K[k] - gain_K[k + 1]))
+
+
+def _quality(points: pd.DataFrame, exponent: float) -> float:
+    """Houdayer & Hartmann's S with straight lines between a size's neighbouring points; NaN where
+    curves hardly overlap."""
+    size = np.log2(points["model_size"].to_numpy(dtype=float))
+    x = np.log2(points["num_tasks"].to_numpy(dtype=float)) - exponent * (size - size.mean())
+    y, error = points["mean"].to_numpy(), points["error"].to_numpy()
+    weight_sum, mean_sum = np.zeros(len(x)), np.zeros(len(x))
+    for one in np.unique(size):
+        own = np.flatnonzero(size == one)
+        own = own[np.argsort(x[own])]
+        if len(own) < 2:
+            continue
+        left = np.clip(np.searchsorted(x[own], x) - 1, 0, len(own) - 2)
+        a, b = own[left], own[left + 1]
+        part = (x - x[a]) / (x[b] - x[a])
+        there = (part >= 0) & (part <= 1) & (size != one)
+        variance = (1 - part) ** 2 * error[a] ** 2 + part**2 * error[b] ** 2
+        weight = np.where(there, 1 / np.maximum(variance, 1e-12), 0.0)
+        weight_sum += weight
+        mean_sum += weight * ((1 - part) * y[a] + part * y[b])
+    there = weight_sum > 0
+    if there.mean() < _LEAST_OVERLAP:
+        return np.nan
+    master = mean_sum[there] / weight_sum[there]
+    return float(((y[there] - master) ** 2 / (error[there] ** 2 + 1 / weight_sum[there])).mean())

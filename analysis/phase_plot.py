@@ -67,7 +67,9 @@ def run(path: str, format: str, delta: float, confidence: float, out: str | None
             print(text.splitlines()[0])  # no map of one point
             continue
         print(text, end="\n\n")
-        makers = of_condition.figures(cells, curves, found, condition, delta, yardsticks)
+        makers = of_condition.figures(
+            cells, curves, found, condition, delta, confidence, yardsticks
+        )
         names += [
             output.write_figure(out, f"{name}{labels.file_suffix(condition)}", make, format)
             for name, make in makers.items()

@@ -95,7 +95,7 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
         commands=_commands(path, settings),
         answers=answers,
         conditions=[
-            _section(condition, group, curves, yardsticks, delta)
+            _section(condition, group, curves, yardsticks, delta, confidence)
             for condition, group in phases.split_conditions(classified)
         ],
         comparisons=beside_published,
@@ -127,7 +127,7 @@ def table_text(value: object) -> str:
 
 
 def _image(make: Callable[[], Figure], alt: str, caption: str) -> dict[str, str]:
-    data = output.figure_bytes(make, "png", DPI)
+    data = output.figure_bytes(make, "png", dpi=DPI)
     return {"data": base64.b64encode(data).decode(), "alt": alt, "caption": caption}
 
 
@@ -137,12 +137,13 @@ def _section(
     curves: pd.DataFrame,
     yardsticks: pd.DataFrame,
     delta: float,
+    confidence: float,
 ) -> dict[str, Any]:
     """What the page shows of one condition."""
     from metaphase.analysis.figures import condition as of_condition
 
     found = transitions.estimate_transitions(group)
-    makers = of_condition.figures(group, curves, found, condition, delta, yardsticks)
+    makers = of_condition.figures(group, curves, found, condition, delta, confidence, yardsticks)
     if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:  # no map of one point
         makers = {name: make for name, make in makers.items() if name == "learning_curves"}
     title = ", ".join(labels.condition_words(condition)) or "Phases"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from metaphase.analysis import labels
-from metaphase.analysis.statistics import phases, transitions
-from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis import labels, transition_text
+from metaphase.analysis.statistics import phases
 from metaphase.core import schema
 from metaphase.core.phases import PHASES
 
@@ -37,7 +34,7 @@ def describe(
         f"{seeds} seed{'s' * (seeds != 1)}: {', '.join(counts)}"
     )
     map_lines = text_map(phases.summarize_grid(cells))
-    return "\n".join([head, "", *map_lines, "", *text_transitions(found)])
+    return "\n".join([head, "", *map_lines, "", *transition_text.lines(found)])
 
 
 def text_map(points: pd.DataFrame) -> list[str]:
@@ -76,24 +73,3 @@ def text_map(points: pd.DataFrame) -> list[str]:
         f"{legend}  {SPLIT} seeds disagree  {UNFINISHED} diverged or failed"
         f"  {MISSING} no result yet",
     ]
-
-
-def text_transitions(found: pd.DataFrame) -> list[str]:
-    """A line a model size from `transitions.estimate_transitions`."""
-    lines = [f"number of tasks where a phase begins ({CONFIDENCE:.0%} interval)"]
-    for size, rows in found.groupby("model_size", sort=True):
-        parts = [f"{row['begins']} {_begins(row)}" for row in rows.to_dict("records")]
-        lines.append(f"  model size {labels.power_of_two(size)}: {', '.join(parts)}")
-    return lines
-
-
-def _begins(row: dict[Hashable, Any]) -> str:
-    if row["censored"] == transitions.BELOW:
-        return f"at 2^{row['smallest']:g} or below"
-    if row["censored"] == transitions.ABOVE:
-        return f"not up to 2^{row['largest']:g}"
-    if row["censored"] == transitions.UNCLEAR:
-        return "unclear"
-    low = f"2^{row['low']:.1f}" if np.isfinite(row["low"]) else f"below 2^{row['smallest']:g}"
-    high = f"2^{row['high']:.1f}" if np.isfinite(row["high"]) else f"above 2^{row['largest']:g}"
-    return f"2^{row['log2_num_tasks']:.1f} ({low} to {high})"

@@ -1,0 +1,61 @@
+"""Transitions as commands print them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metaphase.analysis import labels
+from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.core import thresholds
+
+
+def lines(found: pd.DataFrame) -> list[str]:
+    """A line a model size from `transitions.estimate_transitions`."""
+    told = [f"number of tasks where a phase begins ({CONFIDENCE:.0%} interval)"]
+    for size, rows in found.groupby("model_size", sort=True):
+        parts = []
+        for phase, boundaries in rows.groupby("begins", sort=False, observed=True):
+            places = [place(row) for row in boundaries.to_dict("records")]
+            parts.append(f"{phase} {', ends '.join(places)}")
+        told.append(f"  model size {labels.power_of_two(size)}: {', '.join(parts)}")
+    return told
+
+
+def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
+    """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)".
+
+    Args:
+        row: of `transitions.estimate_transitions`, or of `transitions.along_model_size`.
+        axis: along which.
+    """
+    smallest, largest = _exact(row["smallest"]), _exact(row["largest"])
+    powers = "^" in smallest and "^" in largest
+    if row["censored"] == thresholds.BELOW:
+        return f"at {smallest} or below"
+    if row["censored"] == thresholds.ABOVE:
+        return f"not up to {largest}"
+    if row["censored"] == thresholds.UNCLEAR:
+        return "unclear"
+    low = about(row["low"], powers) if np.isfinite(row["low"]) else f"below {smallest}"
+    high = about(row["high"], powers) if np.isfinite(row["high"]) else f"above {largest}"
+    return f"{about(row[f'log2_{axis}'], powers)} ({low} to {high})"
+
+
+def about(log2: float, powers: bool) -> str:
+    """An estimate: 2^7.5 where the axis counts in powers of two, else 181 (three digits)."""
+    if powers:
+        return f"2^{log2:.1f}"
+    value = 2.0**log2
+    digits = 2 - int(np.floor(np.log10(value)))
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
+def _exact(log2: float) -> str:
+    """A value of the grid: 2^12, or 100,000."""
+    value = round(2.0**log2)
+    text = labels.power_of_two(value)
+    return text if "^" in text else f"{value:,}"

@@ -1,0 +1,299 @@
+"""The model of where, along one axis of a grid, a phase begins, and where it ends again.
+
+Seeds reach a phase or don't. Along x, log2 of the number of tasks say, their share is
+
+    rise   P(y = 1 | x) = lo + (hi - lo) / (1 + exp(-(x - theta) / s))
+    band   P(y = 1 | x) = lo + (hi - lo) / (1 + exp(-(x - begin) / s)) / (1 + exp(-(end - x) / s))
+
+with asymptotes as Wichmann & Hill's lapses (2001, Perception & Psychophysics 63:1293): seeds that
+never get there, or that are there too early, don't drag theta along. Inference is Bayesian (Kuss,
+Jaekel & Wichmann 2005, Journal of Vision 5:478): flat priors on theta, log s and pairs of
+asymptotes, of which one at most is away from its end. That prior is the same when x and y are both
+turned around, so outcomes that favour no half of the grid have their estimate in its middle. The
+posterior is summed over a grid of parameters: no starting values, no failure to converge, no
+randomness.
+
+Whether anything rises is a comparison of models (Kass & Raftery 1995, JASA 90:773): the Bayes
+factor of a rise inside the grid, or of a band that ends inside it, against a constant share, whose
+prior is flat on [0, 1].
+
+It is here, beside the rule of phases, because a plan for a sweep asks it how many seeds are needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Values of censored
+INSIDE = ""  # the estimate lies within the grid
+BELOW = "below"  # the phase is there at the grid's smallest value
+ABOVE = "above"  # it has not begun at the largest
+UNCLEAR = "unclear"  # a constant share of seeds fits better than a rise or a band
+
+# Grids of the posterior
+_PER_OCTAVE = 8  # thetas of a rise
+_BEYOND = 2  # theta may lie this many spacings outside the grid, where it counts as censored
+_WIDTHS = np.geomspace(1 / 8, 4, 6)  # s in octaves: from a step to a rise over most of a grid
+_BAND_WIDTHS = np.geomspace(1 / 8, 2, 4)
+_LAPSE = 0.01  # outcomes that are mistakes: lo of most rises, 1 - hi of the others
+_HIGHS = np.array([0.99, 0.9, 0.75, 0.6, 0.45, 0.3])  # share of seeds that reach it in the end
+_ASYMPTOTES = np.array([(_LAPSE, h) for h in _HIGHS] + [(1 - h, 1 - _LAPSE) for h in _HIGHS[1:]])
+_MOST_ENDS = 100  # values of a band's begin and end, at most
+_PER_GAP = 4  # and at most this many for each spacing of the grid
+_ROWS = 32  # bands of so many rows at once
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """An estimate on the axis x. Open ends of the interval are -inf and inf."""
+
+    estimate: float  # NaN if censored
+    low: float
+    high: float
+    censored: str  # one of INSIDE, BELOW, ABOVE, UNCLEAR
+    # of a begin: a rise or band inside the grid against a constant share; of an end: the band
+    # against the better of a rise without an end and a constant share
+    bayes_factor: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether something can be said of it, if only on which side of the grid it is."""
+        return self.censored != UNCLEAR
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a phase begins, and where it ends if it comes and goes within the grid."""
+
+    begin: Threshold
+    end: Threshold | None = None
+
+
+@dataclass(frozen=True)
+class Rises:
+    """Log probabilities of y = 1 and y = 0 at a grid of parameters: T thetas, M other ones.
+
+    Attributes:
+        theta_T: equally spaced, symmetric about the grid's middle.
+        log_yes_TxMxK, log_no_TxMxK: at the K values of the axis.
+    """
+
+    theta_T: np.ndarray
+    log_yes_TxMxK: np.ndarray
+    log_no_TxMxK: np.ndarray
+
+    def log_likelihood(self, yes_RxK: np.ndarray, no_RxK: np.ndarray) -> np.ndarray:
+        """Of R rows of counts, shape (R, T, M)."""
+        return _log_likelihood(self.log_yes_TxMxK, self.log_no_TxMxK, yes_RxK, no_RxK)
+
+
+def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: float) -> list[Fit]:
+    """Begin and end of each row of outcomes at the same values of x.
+
+    Args:
+        x_K: ascending, distinct.
+        yes_RxK, no_RxK: how many seeds reached the phase, and how many didn't.
+        confidence: posterior probability of the intervals, their tails equal. They may hold more:
+            an interval spans the gap of the grid that its estimate lies in.
+    """
+    x_K = np.asarray(x_K, dtype=float)
+    yes_RxK, no_RxK = (np.atleast_2d(np.asarray(n, dtype=float)) for n in (yes_RxK, no_RxK))
+    table = rises(tuple(x_K.tolist()))
+    log_TxM = table.log_likelihood(yes_RxK, no_RxK)
+    inside_T = (table.theta_T >= x_K[0]) & (table.theta_T <= x_K[-1])
+    yes_R, no_R = yes_RxK.sum(axis=1), no_RxK.sum(axis=1)
+    constant_R = np.array([_log_beta(y + 1, n + 1) for y, n in zip(yes_R, no_R, strict=True)])
+    rise_R = _log_mean(log_TxM[:, inside_T])
+    peak_R = log_TxM.max(axis=(1, 2), keepdims=True)
+    posterior_RxT = np.exp(log_TxM - peak_R).sum(axis=2)
+    found: list[Fit | None] = [None] * len(yes_RxK)
+    goes_R = [row for row in range(len(yes_RxK)) if _comes_and_goes(yes_RxK[row], no_RxK[row])]
+    for rows in (goes_R[i : i + _ROWS] for i in range(0, len(goes_R), _ROWS)):
+        at_RxP, log_R = _band_posteriors(x_K, yes_RxK[rows], no_RxK[rows])
+        for row, weight_P, band in zip(rows, at_RxP, log_R, strict=True):
+            if band > max(rise_R[row], constant_R[row]):
+                factors = [
+                    _exp(band - constant_R[row]),
+                    _exp(band - max(rise_R[row], constant_R[row])),
+                ]
+                found[row] = _band(x_K, yes_RxK[row], no_RxK[row], weight_P, factors, confidence)
+    for row, (yes_K, no_K) in enumerate(zip(yes_RxK, no_RxK, strict=True)):
+        if found[row] is None:
+            factor = _exp(rise_R[row] - constant_R[row])
+            low, middle, high = _quantiles(table.theta_T, posterior_RxT[row], confidence)
+            side = _censored(x_K, yes_K, no_K, middle, factor)
+            step = _step(x_K, yes_K, no_K) if side == INSIDE else None
+            middle = middle if step is None else step
+            found[row] = Fit(_threshold(x_K, low, middle, high, side, factor))
+    return [one for one in found if one is not None]
+
+
+@functools.lru_cache(maxsize=32)
+def rises(x_K: tuple[float, ...], beyond: float = _BEYOND) -> Rises:
+    """The table of rises on a grid; theta goes `beyond` typical spacings past its ends."""
+    x = np.array(x_K)
+    margin = beyond * (float(np.median(np.diff(x))) if len(x) > 1 else 1.0)
+    span = x[-1] - x[0] + 2 * margin
+    number = 2 * math.ceil(span * _PER_OCTAVE / 2) + 1  # odd: the middle is one of them
+    theta_T = np.linspace(x[0] - margin, x[-1] + margin, number)
+    rise_TxSxK = _expit((x - theta_T[:, None, None]) / _WIDTHS[:, None])
+    lo_A, hi_A = _ASYMPTOTES.T
+    p_TxSxAxK = lo_A[:, None] + (hi_A - lo_A)[:, None] * rise_TxSxK[:, :, None, :]
+    p_TxMxK = p_TxSxAxK.reshape(number, -1, len(x))
+    return Rises(theta_T, np.log(p_TxMxK), np.log1p(-p_TxMxK))
+
+
+@functools.lru_cache(maxsize=2)
+def _bands(x_K: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """Begins and ends (P pairs each; a begin of -inf: below the grid), the pairs' prior, and the
+    log probabilities of y = 1 and y = 0, shape (P, M, K). Half of the prior is on begins below."""
+    x = np.array(x_K)
+    per_gap = int(np.clip(_MOST_ENDS // (len(x) - 1), 1, _PER_GAP))
+    place = np.linspace(x[0], x[-1], per_gap * (len(x) - 1) + 1)
+    begin, end = (place[i] for i in np.triu_indices(len(place), 1))
+    begin_P = np.concatenate([np.full(len(place) - 1, -np.inf), begin])
+    end_P = np.concatenate([place[1:], end])
+    below_P = np.isinf(begin_P)
+    prior_P = np.where(below_P, 0.5 / below_P.sum(), 0.5 / (~below_P).sum())
+    up_PxSxK = _expit((x - begin_P[:, None, None]) / _BAND_WIDTHS[:, None])
+    down_PxSxK = _expit((end_P[:, None, None] - x) / _BAND_WIDTHS[:, None])
+    within_PxSxK = (up_PxSxK * down_PxSxK).astype(np.float32)
+    p = _LAPSE + (_HIGHS[:, None] - _LAPSE).astype(np.float32) * within_PxSxK[:, :, None, :]
+    p_PxMxK = p.reshape(len(begin_P), -1, len(x))
+    return begin_P, end_P, prior_P, np.log(p_PxMxK), np.log1p(-p_PxMxK)
+
+
+def _band_posteriors(
+    x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior weights of the pairs of `_bands`, shape (R, P), and the log likelihood of a band
+    with its prior, shape (R,)."""
+    _, _, prior_P, log_yes, log_no = _bands(tuple(x_K.tolist()))
+    log_RxPxM = _log_likelihood(log_yes, log_no, yes_RxK, no_RxK)
+    most_R = log_RxPxM.max(axis=(1, 2))
+    weight_RxP = np.exp(log_RxPxM - most_R[:, None, None]).mean(axis=2) * prior_P
+    return weight_RxP, np.log(weight_RxP.sum(axis=1)) + most_R
+
+
+def _band(
+    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, weight_P: np.ndarray,
+    factors: Sequence[float], confidence: float,
+) -> Fit:  # fmt: skip
+    """Both ends of a band. `factors` are the Bayes factors of its begin and its end."""
+    begin_P, end_P, *_ = _bands(tuple(x_K.tolist()))
+    steps = _steps(x_K, yes_K, no_K)
+    place, at = np.unique(end_P, return_inverse=True)
+    low, middle, high = _quantiles(place, np.bincount(at, weight_P), confidence)
+    middle = float(np.clip(middle if steps is None else steps[1], *x_K[[0, -1]]))
+    end = _threshold(x_K, low, middle, high, INSIDE, factors[1])
+    inside_P = np.isfinite(begin_P)
+    below = weight_P[~inside_P].sum() / weight_P.sum()
+    if below > 0.5:
+        return Fit(_threshold(x_K, -math.inf, math.nan, x_K[0], BELOW, factors[0]), end)
+    place, at = np.unique(begin_P[inside_P], return_inverse=True)
+    low, middle, high = _quantiles(place, np.bincount(at, weight_P[inside_P]), confidence)
+    low = -math.inf if below > (1 - confidence) / 2 else low
+    middle = float(np.clip(middle if steps is None else steps[0], *x_K[[0, -1]]))
+    return Fit(_threshold(x_K, low, middle, high, INSIDE, factors[0]), end)
+
+
+def _censored(
+    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, factor: float
+) -> str:
+    """Where the begin of a phase without an end is, given theta's posterior median."""
+    yes, no = yes_K.sum(), no_K.sum()
+    if yes == 0 or no == 0:
+        return ABOVE if yes == 0 else BELOW
+    if factor >= 1 and _step(x_K, yes_K, no_K) is not None:
+        return INSIDE
+    if factor >= 1:
+        return BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE
+    constant, hit, miss = _log_beta(yes + 1, no + 1), math.log(1 - _LAPSE), math.log(_LAPSE)
+    if no * hit + yes * miss > constant:
+        return ABOVE  # no seed gets there, but for mistakes
+    if yes * hit + no * miss > constant:
+        return BELOW
+    return UNCLEAR
+
+
+def _threshold(
+    x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float
+) -> Threshold:
+    """The interval open where it leaves the grid, and as wide as the gap the estimate lies in."""
+    low = -math.inf if low < x_K[0] else low
+    high = math.inf if high > x_K[-1] else high
+    if side == UNCLEAR:
+        return Threshold(math.nan, -math.inf, math.inf, side, factor)
+    if side == ABOVE:
+        return Threshold(math.nan, float(min(low, x_K[-1])), math.inf, side, factor)
+    if side == BELOW:
+        return Threshold(math.nan, -math.inf, float(max(high, x_K[0])), side, factor)
+    low = min(low, x_K[x_K <= middle][-1])  # within a gap nothing is known
+    high = max(high, x_K[x_K >= middle][0])
+    return Threshold(float(middle), float(low), float(high), side, factor)
+
+
+def _comes_and_goes(yes_K: np.ndarray, no_K: np.ndarray) -> bool:
+    """Whether a larger x ever has a smaller share."""
+    share_K = yes_K / (yes_K + no_K)
+    return bool((np.diff(share_K) < 0).any())
+
+
+def _step(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray) -> float | None:
+    """The middle of the gap that parts all misses from all hits: every theta within it fits
+    equally well. None where no gap does."""
+    last_miss, first_hit = np.flatnonzero(no_K)[-1], np.flatnonzero(yes_K)[0]
+    return float(x_K[[last_miss, first_hit]].mean()) if last_miss < first_hit else None
+
+
+def _steps(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray) -> tuple[float, float] | None:
+    """The middles of the gaps at both sides of all hits, where no miss is between hits.
+
+    Where hits begin at the smallest x, the first is that x."""
+    hits = np.flatnonzero(yes_K)
+    first, last = hits[0], hits[-1]
+    if no_K[first : last + 1].any() or last == len(x_K) - 1:
+        return None
+    return float(x_K[max(first - 1, 0) : first + 1].mean()), float(x_K[last : last + 2].mean())
+
+
+def _quantiles(x: np.ndarray, mass: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Low end, median and high end, each place's mass spread evenly up to half-way to the next."""
+    half = (x[1] - x[0]) / 2 if len(x) > 1 else 0.0
+    edges = np.concatenate([[x[0] - half], x + half])
+    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
+    at = [(1 - confidence) / 2, 0.5, (1 + confidence) / 2]
+    low, middle, high = np.interp(at, cumulative / cumulative[-1], edges)
+    return float(low), float(middle), float(high)
+
+
+def _log_likelihood(
+    log_yes_PxMxK: np.ndarray, log_no_PxMxK: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray
+) -> np.ndarray:
+    shape, number = log_yes_PxMxK.shape[:2], log_yes_PxMxK.shape[2]
+    yes, no = (n_RxK.astype(log_yes_PxMxK.dtype) for n_RxK in (yes_RxK, no_RxK))
+    log_RxPM = yes @ log_yes_PxMxK.reshape(-1, number).T + no @ log_no_PxMxK.reshape(-1, number).T
+    return log_RxPM.reshape(len(yes_RxK), *shape)
+
+
+def _log_mean(log_RxTxM: np.ndarray) -> np.ndarray:
+    """log of the mean of exp over all but the first axis, shape (R,)."""
+    most_R = log_RxTxM.max(axis=(1, 2))
+    return most_R + np.log(np.exp(log_RxTxM - most_R[:, None, None]).mean(axis=(1, 2)))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))  # below the largest float
+
+
+def _expit(value: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(value, -500, 500)))

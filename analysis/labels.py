@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -52,22 +51,6 @@ def power_of_two(value: Any) -> str:
     """16 -> "2^4"; a number that is no power of two as it is."""
     exponent = exponent_of_two(value)
     return number(value) if exponent is None else f"2^{exponent}"
-
-
-def place(log2: float, powers: bool) -> str:
-    """A place on the axis of the number of tasks, given as log2: "2^12.4", or where the grid isn't
-    one of powers of two the number itself in three digits, "5,400".
-
-    Args:
-        log2: finite.
-        powers: whether the grid's values are powers of two.
-    """
-    if powers:
-        return f"2^{int(log2)}" if log2 == int(log2) else f"2^{log2:.1f}"
-    amount = 2.0**log2
-    if abs(amount - round(amount)) < 1e-6 * amount:  # a value of the grid
-        return number(round(amount))
-    return number(round(amount, 2 - math.floor(math.log10(amount))))
 
 
 def condition_words(condition: Mapping[str, object]) -> list[str]:

@@ -78,7 +78,7 @@ def _parser() -> Parser:
         "--reference", dest="against", choices=reference.NAMES, default=reference.FIGURE2
     )
     options.add_out(parser)
-    options.add_format(parser)
+    options.add_figures(parser)
     options.add_delta(parser, "accuracy above chance")
     return parser
 

@@ -20,7 +20,7 @@ import pandas as pd
 from pyarrow import fs
 
 from metaphase.analysis import labels, load
-from metaphase.analysis.commands import options, output
+from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
@@ -78,7 +78,7 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
             "text": answer.text,
             "figure": answer.figure and _image(answer.figure, name, answer.caption),
         }
-        for answer in registry.find(classified, history, yardsticks)
+        for answer in registry.find(classified, history, yardsticks, delta, confidence)
     ]
     beside_published = [
         {
@@ -152,17 +152,8 @@ def _section(
         "title": title,
         "text": text_map.describe(group, found, condition),
         "figures": [_image(make, alt, of_condition.CAPTIONS[key]) for key, make in makers.items()],
-        "points": _points(group),
+        "points": exports.grid_table(group).drop(columns="architecture"),  # a single one
     }
-
-
-def _points(group: pd.DataFrame) -> pd.DataFrame:
-    """The condition's grid points: phases, how seeds split, mean accuracies."""
-    points = phases.summarize_grid(group)
-    done = group[group["status"] == schema.DONE]
-    accuracies = [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
-    means = done.groupby(phases.GRID_POINT)[accuracies].mean()
-    return points.join(means, on=phases.GRID_POINT).drop(columns="architecture")  # a single one
 
 
 def _settings(path: str) -> str | None:

@@ -121,8 +121,8 @@ def figure(
     phases = [phase for phase in reversed(PHASES) if (shades["phase"] == phase).any()]
     whole = panels.Panels(
         panels.facets(len(values), _NARROWEST), 1.9 if len(values) == 1 else 1.05, title,
-        [f"symbols: seeds, bars: {100 * confidence:.4g}% intervals over sequences, lines: means of seeds; "
-         "shaded: the phase of most seeds"],
+        [f"symbols: seeds, bars: {100 * confidence:.4g}% intervals over sequences, "
+         "lines: means of seeds; shaded: the phase of most seeds"],
         [*(f"{split} tasks" for split in SPLITS), f"δ = {delta:g}", *phases],
         left=0.62, width=4.2 if len(values) == 1 else None,
     )  # fmt: skip

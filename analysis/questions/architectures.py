@@ -71,8 +71,8 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
     bottom, top = min(low for low, _ in edges), max(high for _, high in edges)
     splits = (schema.SEEN, schema.UNSEEN)
     whole = panels.Panels(
-        [len(block) for block in blocks for _ in splits], 1.25, title, ["line on the scale: chance"],
-        right=0.95, left=0.75, between=(0.14, 0.35),
+        [len(block) for block in blocks for _ in splits], 1.25, title,
+        ["line on the scale: chance"], right=0.95, left=0.75, between=(0.14, 0.35),
     )  # fmt: skip
     places = [(block, split) for block in blocks for split in splits]
     for (block, split), row in zip(places, whole.rows, strict=True):

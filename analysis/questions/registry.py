@@ -11,12 +11,18 @@ from metaphase.analysis.questions import (
     known_algorithms,
     seeds,
     state_size,
+    training,
 )
 from metaphase.analysis.questions.answer import Answer
+from metaphase.core.phases import CONFIDENCE, DELTA
 
 
 def find(
-    classified: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None = None
+    classified: pd.DataFrame,
+    history: pd.DataFrame,
+    yardsticks: pd.DataFrame | None = None,
+    delta: float = DELTA,
+    confidence: float = CONFIDENCE,
 ) -> list[Answer]:
     """The answers to all questions that the sweep can answer.
 
@@ -24,12 +30,14 @@ def find(
         classified: from `analysis.statistics.phases.classify`, all conditions.
         history: from `analysis.load.load_history`.
         yardsticks: from `analysis.load.load_yardsticks`.
+        delta, confidence: that the cells were classified with.
     """
     return [
         *architectures.find(classified),
         *state_size.find(classified),
         *interventions.find(classified),
         *seeds.find(classified),
+        *training.find(classified, history, delta, confidence),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

@@ -60,9 +60,12 @@ def condition_words(condition: Mapping[str, object]) -> list[str]:
 
 def file_suffix(condition: Mapping[str, object]) -> str:
     """The end of a file's name that tells its condition from others; "" for {}."""
-    return "".join(
-        f"-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', word)}" for word in condition_words(condition)
-    )
+    return "".join(f"-{file_word(word)}" for word in condition_words(condition))
+
+
+def file_word(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.=_-]+", "_", text)
 
 
 def title(cells: pd.DataFrame, condition: Mapping[str, object]) -> str:

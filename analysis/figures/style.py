@@ -143,14 +143,6 @@ def draw_chance(ax: Axes, chance: float) -> None:
     ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
 
 
-def spread(values: Iterable[float], most: int) -> list[float]:
-    """At most this many of the values, evenly spread, the smallest and the largest included."""
-    ordered = np.unique(np.asarray(list(values), dtype=float))
-    if len(ordered) <= most:
-        return [float(v) for v in ordered]
-    return [float(v) for v in ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)]]
-
-
 def seed_shifts(seeds: Iterable[int], width: float) -> dict[int, float]:
     """How far beside its group's place each seed stands, up to `width` to the left and right.
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from metaphase.analysis.figures import style
+from metaphase.analysis.statistics.yardsticks import NAMES
 
 # Told apart by dashes and symbols in black and white, and by colours that no learning curve has.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> None:
             every = max(len(LOOKS), len(rows) // 6)  # symbols side by side where lines are equal
             start = i * every // len(LOOKS)
             ax.plot(rows["examples_seen"], rows["accuracy"], **look, **_symbol(), zorder=2.5,
-                    markevery=(start, every))  # fmt: skip
+                    label=NAMES[name], markevery=(start, every))  # fmt: skip
 
 
 def handles(names: Sequence[str]) -> list[Line2D]:

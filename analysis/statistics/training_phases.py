@@ -4,8 +4,8 @@ as if training had ended there.
 A phase's onset is the first evaluation at which a cell is in it; it is lost at the first evaluation
 after the last one at which the cell is in it. A cell is transient if it generalized at an
 evaluation and doesn't at its last one (Singh et al. 2023, arXiv 2311.08360, found in-context
-learning to be so). Cells are known by their row in the cells table, so those in training, which have
-none yet, are left out.
+learning to be so). Cells are known by their row in the cells table, so those in training, which
+have none yet, are left out.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def transient_text(found: pd.DataFrame) -> list[str]:
     """
     rows = found[found["transient"] & (found["phase"] == GENERALIZING)]
     return [
-        f"model size {row['model_size']}, {row['num_tasks']} tasks, seed {row['seed']}: generalized "
-        f"at step {row['onset']}, lost it by step {row['lost']}"
+        f"model size {row['model_size']}, {row['num_tasks']} tasks, seed {row['seed']}: "
+        f"generalized at step {row['onset']}, lost it by step {row['lost']}"
         for row in rows.to_dict("records")
     ]
 

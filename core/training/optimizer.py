@@ -54,7 +54,7 @@ def scheduled(step: Tensor, cell: Cell, end_R: Tensor) -> Tensor:
 
 
 def clip(grad_RxP: Tensor, limit_R: Tensor) -> None:
-    """Scales each replica's gradient, in place, to its limit where its norm is larger (Pascanu et al.
+    """Scales each replica's gradient in place to its limit where its norm is larger (Pascanu et al.
     2013, algorithm 1, with PyTorch's 1e-6); a limit of 0 is none. All float32."""
     function = cpu.clip if cpu.serves(grad_RxP) else plain_clip
     function(grad_RxP, limit_R)

@@ -28,7 +28,7 @@ from ray import tune
 from ray._private import state as ray_state
 
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.phases import phase_of
+from metaphase.core.phases import outcome_of
 from metaphase.core.training.captured import out_of_memory
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
@@ -281,7 +281,8 @@ class PackTrial(tune.Trainable):
         self._todo = halves + rest
 
     def _write(self, evaluated: bool) -> dict[str, str]:
-        """Writes what is due after `advance`. Returns {cell_id: phase} of the cells it finished."""
+        """Writes what is due after `advance`. Returns {cell_id: outcome} of the cells it
+        finished (`core.phases.outcome_of`)."""
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
         finished = trainer.finished_cells() if evaluated else []
@@ -297,8 +298,8 @@ class PackTrial(tune.Trainable):
         return {}
 
     def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> dict[str, str]:
-        """Writes what is finished; the rest goes on as a smaller pack. Returns {cell_id: phase} of
-        what is written."""
+        """Writes what is finished; the rest goes on as a smaller pack. Returns {cell_id: outcome}
+        of what is written."""
         written: dict[str, str] = {}
         rest, states = [], []
         for cell, done, (row, curves), history, state in zip(
@@ -314,7 +315,7 @@ class PackTrial(tune.Trainable):
                     self._results.models.write(cell, state)
                 self._results.write_result(row, history, curves)
                 self._steps_done[cell.cell_id] = cell.steps
-                written[cell.cell_id] = phase_of(row) or row["status"]
+                written[cell.cell_id] = outcome_of(row)
             else:
                 rest.append(cell)
                 states.append(state)

@@ -14,7 +14,6 @@ from metaphase.analysis.questions import (
     order,
     seeds,
     state_size,
-    training_phases,
 )
 from metaphase.analysis.questions.answer import Answer
 
@@ -37,7 +36,6 @@ def find(
         *modes.find(classified),
         *boundaries.find(classified),
         *order.find(classified, history),
-        *training_phases.find(classified, history),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

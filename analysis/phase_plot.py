@@ -1,9 +1,12 @@
 """Classify a sweep's cells, draw its figures and print its phase map:
 
     metaphase plot results/quickstart
+    metaphase plot results/quickstart --width column --format pdf --latex
+    metaphase plot results/quickstart --at-step 500
 
-writes `phases.csv` (a row a cell), a table for each question that the sweep answers, and `figures/`
-into the sweep's folder. A half-finished sweep gives a half-filled map.
+writes `phases.csv` (a row a cell), `grid.csv` (a row a grid point), `transitions.csv`, a table for
+each question that the sweep answers, and `figures/` into the sweep's folder. A half-finished sweep
+gives a half-filled map. With --at-step all but learning curves is as of that step of training.
 """
 
 from __future__ import annotations
@@ -14,27 +17,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from metaphase.analysis import labels, load
-from metaphase.analysis.commands import options, output
+from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.questions import registry
-from metaphase.analysis.statistics import phases, transitions
-from metaphase.core import schema
+from metaphase.analysis.statistics import phases, training_phases, transitions
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
-from metaphase.sweeps.commands.parser import Parser, sweep_parser
-
-CSV_COLUMNS = (
-    "cell_id",
-    "architecture",
-    "model_size",
-    "num_tasks",
-    "seed",
-    "status",
-    "phase",
-    "chance",
-    "n",
-    *schema.statistics_columns((schema.SEEN, schema.UNSEEN)),
-)
+from metaphase.sweeps.commands.parser import Parser, positive, sweep_parser
 
 
 @as_command
@@ -43,59 +32,111 @@ def main(argv: Sequence[str] | None = None) -> int:
     return options.main(_parser(), run, argv)
 
 
-def run(path: str, format: str, delta: float, confidence: float, out: str | None) -> None:
+def run(
+    path: str,
+    format: str,
+    width: str,
+    delta: float,
+    confidence: float,
+    at_step: int | None,
+    latex: bool,
+    out: str | None,
+) -> None:
     """Read the sweep at `path`, write tables and figures to `out` (default: there), print.
 
     Raises:
-        ResultsError: the results can't be read.
+        ResultsError: the results can't be read, or nothing was evaluated up to `at_step`.
         OSError: the outputs can't be written.
     """
-    classified = phases.classify(load.load_cells(path), delta, confidence)
-    history, curves = load.load_history(path), load.load_curves(path)
+    cells, history, curves = load.load_cells(path), load.load_history(path), load.load_curves(path)
     yardsticks = load.load_yardsticks(path)
-    in_training = history.loc[~history["cell_id"].isin(classified["cell_id"]), "cell_id"].nunique()
+    in_training = history.loc[~history["cell_id"].isin(cells["cell_id"]), "cell_id"].nunique()
+    if at_step is not None:
+        cells, history, curves = _as_of(path, cells, history, curves, at_step)
+    classified = phases.classify(cells, delta, confidence)
     conditions = phases.split_conditions(classified)
     from metaphase.analysis.figures import condition as of_condition  # slow: after what may fail
 
     out = out or path
-    output.write_table(out, "phases.csv", classified[_csv_columns(conditions)])
+    found = [(told, transitions.estimate_transitions(group)) for told, group in conditions]
+    grids = [(told, exports.grid_table(group)) for told, group in conditions]
+    tables = {
+        "phases.csv": exports.phases_table(classified, conditions),
+        "grid.csv": exports.of_conditions(grids),
+        "transitions.csv": exports.of_conditions(found),
+    }
     names = []
-    for condition, cells in conditions:
-        found = transitions.estimate_transitions(cells)
-        text = text_map.describe(cells, found, condition)
-        if len(conditions) > 1 and len(cells[["model_size", "num_tasks"]].drop_duplicates()) == 1:
+    for (told, group), (_, boundaries) in zip(conditions, found, strict=True):
+        text = text_map.describe(group, boundaries, told)
+        if len(conditions) > 1 and len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
             print(text.splitlines()[0])  # no map of one point
             continue
         print(text, end="\n\n")
-        makers = of_condition.figures(cells, curves, found, condition, delta, yardsticks)
+        makers = of_condition.figures(
+            group, curves, boundaries, told, delta, confidence, yardsticks
+        )
         names += [
-            output.write_figure(out, f"{name}{labels.file_suffix(condition)}", make, format)
+            output.write_figure(out, f"{name}{labels.file_suffix(told)}", make, format, width)
             for name, make in makers.items()
         ]
-    files = ["phases.csv"]
-    for answer in registry.find(classified, history, yardsticks):
+    for answer in registry.find(classified, history, yardsticks, delta, confidence):
         if answer.text:
             print(answer.text, end="\n\n")
-        files.append(f"{answer.name}.csv")
-        output.write_table(out, files[-1], answer.table)
+        tables[f"{answer.name}.csv"] = answer.table
         if answer.figure is not None:
-            names.append(output.write_figure(out, answer.name, answer.figure, format))
+            names.append(output.write_figure(out, answer.name, answer.figure, format, width))
+    for name, table in tables.items():
+        output.write_table(out, name, table)
+    files = [*tables, *(_write_latex(out, grids, found) if latex else [])]
     if in_training:
         print(f"{in_training} cell{' is' if in_training == 1 else 's are'} in training")
     written = ", ".join(places.inside(out, name) for name in files)
     print(f"wrote {written} and {places.inside(out, output.FIGURES)}: {', '.join(names)}")
 
 
-def _csv_columns(conditions: list[tuple[dict[str, object], pd.DataFrame]]) -> list[str]:
-    """`CSV_COLUMNS` and the settings that tell conditions apart."""
-    return list(dict.fromkeys([*CSV_COLUMNS, *conditions[0][0]]))
+def _as_of(
+    path: str, cells: pd.DataFrame, history: pd.DataFrame, curves: pd.DataFrame, step: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables as of a step of training; curves are of the end alone, so there are none then."""
+    history = history[history["step"] <= step]
+    then = training_phases.as_of(cells, history, step)
+    if then.empty:
+        raise load.ResultsError(f"{path}: no finished cell was evaluated at step {step} or before")
+    left_out = len(cells) - len(then)
+    print(
+        f"as of step {step}: {len(then)} cells at their last evaluation until then"
+        + f", {left_out} not evaluated yet" * (left_out > 0)
+    )
+    return then, history, curves.iloc[:0]
+
+
+def _write_latex(out: str, grids: exports.Conditions, found: exports.Conditions) -> list[str]:
+    """A grid and a transitions table for each condition; returns the files' names."""
+    files = []
+    for (told, grid), (_, boundaries) in zip(grids, found, strict=True):
+        end = labels.file_suffix(told)
+        texts = {
+            f"grid{end}.tex": exports.latex_grid(grid),
+            f"transitions{end}.tex": exports.latex_transitions(boundaries),
+        }
+        for name, text in texts.items():
+            output.write_file(out, name, text.encode())
+            files.append(name)
+    return files
 
 
 def _parser() -> Parser:
     parser = sweep_parser("plot", "Classify a sweep's cells and draw its phase diagrams.")
-    options.add_format(parser)
+    options.add_figures(parser)
     options.add_delta(parser)
     options.add_confidence(parser)
+    parser.add_argument(
+        "--at-step", type=positive, metavar="N",
+        help="as of step N of training: each cell at its last evaluation until then",
+    )  # fmt: skip
+    parser.add_argument(
+        "--latex", action="store_true", help="also grid.tex and transitions.tex, for booktabs"
+    )
     options.add_out(parser)
     return parser
 

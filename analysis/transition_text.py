@@ -56,6 +56,4 @@ def about(log2: float, powers: bool) -> str:
 
 def _exact(log2: float) -> str:
     """A value of the grid: 2^12, or 100,000."""
-    value = round(2.0**log2)
-    text = labels.power_of_two(value)
-    return text if "^" in text else f"{value:,}"
+    return labels.power_of_two(round(2.0**log2))

@@ -59,11 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or with one line 1 for an impossible setting, 2 for a wrong command line."""
     try:
         cell, arguments = parse(argv)
-        import torch
-
+        from metaphase.core.devices import training_device
         from metaphase.core.training.trainer import PackTrainer
 
-        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = training_device(arguments.device)
         trainer = PackTrainer([cell], device=device, data_root=arguments.data_root)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

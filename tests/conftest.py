@@ -31,7 +31,7 @@ DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 # Tests that start Ray, or look at what runs on the machine: one after the other.
 _RAY = ("test_run", "test_chaos", "test_nodes", "test_loopback", "test_cluster", "test_software",
         "test_surroundings", "test_cluster_launch", "test_force", "test_secrets", "test_readme",
-        "test_process", "test_benchmarks")  # fmt: skip
+        "test_process", "test_benchmarks", "test_gpus")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,11 @@
-"""A sweep beside published numbers (`analysis.published`):
+"""A sweep beside another one, or beside published numbers (`analysis.published`):
 
+    metaphase compare results/wide results/narrow
     metaphase compare results/figure2 --reference kirsch2022-figure2
     metaphase compare results/table2 --reference kirsch2022-table2
 
-prints a table and writes CSV files and a figure into the sweep's folder. What is compared, and how:
-`analysis.published.figure2` and `analysis.published.table2`.
+prints a table and writes CSV files and a figure into the (first) sweep's folder. What is compared,
+and how: `analysis.statistics.paired`, `analysis.published.figure2`, `analysis.published.table2`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from metaphase.analysis import labels, load
-from metaphase.analysis.commands import options, output
+from metaphase.analysis.commands import compare_sweeps, options, output
 from metaphase.analysis.published import comparisons, figure2, reference
 from metaphase.analysis.statistics import phases
 from metaphase.core import schema
 from metaphase.core.process import as_command
-from metaphase.sweeps.commands.parser import Parser, sweep_parser
+from metaphase.sweeps import places
+from metaphase.sweeps.commands.parser import Parser, sweep_parser, sweep_place
 
 
 @as_command
@@ -29,16 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return options.main(_parser(), run, argv)
 
 
-def run(path: str, against: str, out: str | None, delta: float, format: str) -> None:
-    """Compare the sweep at `path`, print, write to `out` (default: there).
+def run(
+    path: str,
+    other: str | None,
+    against: str | None,
+    out: str | None,
+    delta: float,
+    format: str,
+    width: str,
+) -> None:
+    """Compare the sweep at `path` with the one at `other`, or with published numbers; print, write
+    to `out` (default: to `path`).
 
     Raises:
-        ResultsError: the results can't be read, or have nothing in common with the reference.
+        ResultsError: results can't be read, or have nothing in common.
         OSError: the outputs can't be written.
     """
+    if other is not None and against is not None:
+        raise load.ResultsError("a second sweep and --reference: allowed is one of them")
     out = out or path
     cells = load.load_cells(path)
-    if against == reference.TABLE2:
+    if other is not None:
+        names = (_name(path), _name(other))
+        names = names if names[0] != names[1] else (path, other)
+        found = compare_sweeps.compare(cells, load.load_cells(other), names, delta)
+    elif against == reference.TABLE2:
         found = [comparisons.beside_table2(cells, load.load_curves(path))]
     else:
         conditions = _transformers(cells, path)
@@ -49,9 +66,14 @@ def run(path: str, against: str, out: str | None, delta: float, format: str) -> 
         for name, (_, table) in comparison.tables.items():
             output.write_table(out, name, table)
             written.append(name)
-        name = output.write_figure(out, comparison.name, comparison.figure, format)
+        name = output.write_figure(out, comparison.name, comparison.figure, format, width)
         written.append(f"{output.FIGURES}/{name}")
     print(f"wrote in {out}: {', '.join(written)}")
+
+
+def _name(path: str) -> str:
+    """What a sweep is called: its folder."""
+    return places.parent(path)[1]
 
 
 def _transformers(
@@ -73,12 +95,17 @@ def _transformers(
 
 
 def _parser() -> Parser:
-    parser = sweep_parser("compare", "Put a sweep beside published numbers.")
+    parser = sweep_parser("compare", "Put a sweep beside another one, or published numbers.")
     parser.add_argument(
-        "--reference", dest="against", choices=reference.NAMES, default=reference.FIGURE2
-    )
+        "other", metavar="OTHER", nargs="?", type=sweep_place,
+        help="another sweep, paired with the first by model size, number of tasks and seed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference", dest="against", choices=reference.NAMES,
+        help=f"published numbers (default, without another sweep: {reference.FIGURE2})",
+    )  # fmt: skip
     options.add_out(parser)
-    options.add_format(parser)
+    options.add_figures(parser)
     options.add_delta(parser, "accuracy above chance")
     return parser
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from metaphase.analysis import load
@@ -47,9 +49,14 @@ def add_confidence(parser: Parser) -> None:
     )  # fmt: skip
 
 
-def add_format(parser: Parser) -> None:
-    """--format of the figures."""
+def add_figures(parser: Parser) -> None:
+    """--format and --width of the figures."""
     parser.add_argument("--format", choices=output.FORMATS, default=output.FORMATS[0])
+    parser.add_argument(
+        "--width", choices=output.WIDTHS, default=output.WIDTHS[1],
+        help="of figures: a column (3.3 inches) or a page (7) in print, or a slide (10), with text "
+        "to match (default: %(default)s)",
+    )  # fmt: skip
 
 
 def add_out(parser: Parser) -> None:
@@ -57,9 +64,25 @@ def add_out(parser: Parser) -> None:
     parser.add_argument("--out", type=place, help="write there instead of into the sweep's folder")
 
 
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+    """Hides MPLBACKEND, a notebook's or a user's choice, with which matplotlib can refuse to be
+    imported; figures that are written to files need none. A matplotlib that was first imported
+    meanwhile has that backend afterwards, if it can."""
+    chosen, imported = os.environ.pop("MPLBACKEND", None), "matplotlib" in sys.modules
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
+            if not imported and "matplotlib" in sys.modules:
+                with contextlib.suppress(ValueError):
+                    sys.modules["matplotlib"].rcParams["backend"] = chosen
+
+
 def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _without_backend():
         warnings.simplefilter("always", load.ResultsWarning)
         status = carry_out(parser, run, argv, errors=load.ResultsError)
     for warning in caught:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FIGURES = "figures"  # the folder of figures beside a sweep's tables
 _DATE = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}  # metadata that isn't written
 FORMATS = tuple(_DATE)
+WIDTHS = ("column", "page", "slide")  # of figures, see `analysis.figures.style`
 
 
 def write_file(folder: str, name: str, data: bytes) -> None:
@@ -41,27 +42,30 @@ def write_table(folder: str, name: str, table: pd.DataFrame) -> None:
     write_file(folder, name, table.to_csv(index=False).encode())
 
 
-def write_figure(folder: str, name: str, make: Callable[[], Figure], format: str) -> str:
+def write_figure(
+    folder: str, name: str, make: Callable[[], Figure], format: str, width: str = WIDTHS[1]
+) -> str:
     """Draw a figure and write it to `<folder>/figures/`; returns its file's name."""
     file = f"{name}.{format}"
-    write_file(places.inside(folder, FIGURES), file, figure_bytes(make, format))
+    write_file(places.inside(folder, FIGURES), file, figure_bytes(make, format, width))
     return file
 
 
-def figure_bytes(make: Callable[[], Figure], format: str, dpi: float | None = None) -> bytes:
+def figure_bytes(
+    make: Callable[[], Figure], format: str, width: str = WIDTHS[1], dpi: float | None = None
+) -> bytes:
     """A figure as a file's content, drawn in the package's style: equal figures are equal bytes.
 
     Args:
         make: draws the figure.
         format: one of `FORMATS`.
+        width: one of `WIDTHS`.
         dpi: dots an inch (default: the style's).
     """
-    import matplotlib as mpl  # here, so that a wrong path is told at once
-
-    from metaphase.analysis.figures import style
+    from metaphase.analysis.figures import style  # here, so that a wrong path is told at once
 
     data = io.BytesIO()
-    with mpl.rc_context(style.RC):
+    with style.context(width):
         make().savefig(data, format=format, dpi=dpi, metadata={_DATE[format]: None})
     return data.getvalue()
 

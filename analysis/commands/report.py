@@ -20,7 +20,7 @@ import pandas as pd
 from pyarrow import fs
 
 from metaphase.analysis import labels, load
-from metaphase.analysis.commands import options, output
+from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
@@ -78,7 +78,7 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
             "text": answer.text,
             "figure": answer.figure and _image(answer.figure, name, answer.caption),
         }
-        for answer in registry.find(classified, history, yardsticks)
+        for answer in registry.find(classified, history, yardsticks, delta, confidence)
     ]
     beside_published = [
         {
@@ -95,7 +95,7 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
         commands=_commands(path, settings),
         answers=answers,
         conditions=[
-            _section(condition, group, curves, yardsticks, delta)
+            _section(condition, group, curves, yardsticks, delta, confidence)
             for condition, group in phases.split_conditions(classified)
         ],
         comparisons=beside_published,
@@ -127,7 +127,7 @@ def table_text(value: object) -> str:
 
 
 def _image(make: Callable[[], Figure], alt: str, caption: str) -> dict[str, str]:
-    data = output.figure_bytes(make, "png", DPI)
+    data = output.figure_bytes(make, "png", dpi=DPI)
     return {"data": base64.b64encode(data).decode(), "alt": alt, "caption": caption}
 
 
@@ -137,12 +137,13 @@ def _section(
     curves: pd.DataFrame,
     yardsticks: pd.DataFrame,
     delta: float,
+    confidence: float,
 ) -> dict[str, Any]:
     """What the page shows of one condition."""
     from metaphase.analysis.figures import condition as of_condition
 
     found = transitions.estimate_transitions(group)
-    makers = of_condition.figures(group, curves, found, condition, delta, yardsticks)
+    makers = of_condition.figures(group, curves, found, condition, delta, confidence, yardsticks)
     if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:  # no map of one point
         makers = {name: make for name, make in makers.items() if name == "learning_curves"}
     title = ", ".join(labels.condition_words(condition)) or "Phases"
@@ -151,17 +152,8 @@ def _section(
         "title": title,
         "text": text_map.describe(group, found, condition),
         "figures": [_image(make, alt, of_condition.CAPTIONS[key]) for key, make in makers.items()],
-        "points": _points(group),
+        "points": exports.grid_table(group).drop(columns="architecture"),  # a single one
     }
-
-
-def _points(group: pd.DataFrame) -> pd.DataFrame:
-    """The condition's grid points: phases, how seeds split, mean accuracies."""
-    points = phases.summarize_grid(group)
-    done = group[group["status"] == schema.DONE]
-    accuracies = [f"{split}_{schema.LAST}" for split in (schema.SEEN, schema.UNSEEN)]
-    means = done.groupby(phases.GRID_POINT)[accuracies].mean()
-    return points.join(means, on=phases.GRID_POINT).drop(columns="architecture")  # a single one
 
 
 def _settings(path: str) -> str | None:

@@ -12,11 +12,14 @@ from metaphase.analysis.figures import accuracy, improvement, learning_curves, p
 from metaphase.core import schema
 
 CAPTIONS = {
-    "phase_map": "Phase of every cell; a grid point's seeds stand side by side.",
-    "accuracy": "Accuracy at the last tenth of the positions, mean over seeds.",
-    "improvement": "Improvement within the sequence: a dot a seed, with its interval.",
-    "learning_curves": "Accuracy against examples seen. Lines with symbols, if any: known "
-    "learning algorithms, fitted to the same examples.",
+    "phase_map": "Phase of every cell; a grid point's seeds lie one above the other, ordered by "
+    "phase. Symbols: where phases begin and end, with their intervals.",
+    "accuracy": "Accuracy at the last tenth of the positions: the mean over seeds, and beside it "
+    "the seeds where they are far apart.",
+    "improvement": "Improvement within the sequence on seen and on unseen tasks: a symbol a seed, "
+    "with its interval.",
+    "learning_curves": "Accuracy against examples seen, a line a seed. Lines with symbols, if any: "
+    "known learning algorithms, fitted to the same examples.",
 }
 
 
@@ -26,6 +29,7 @@ def figures(
     transitions: pd.DataFrame,
     condition: Mapping[str, object],
     delta: float,
+    confidence: float,
     yardsticks: pd.DataFrame | None = None,
 ) -> dict[str, Callable[[], Figure]]:
     """The figures by name, of `CAPTIONS`; each is drawn when it is called.
@@ -35,7 +39,7 @@ def figures(
         curves: from `analysis.load.load_curves`.
         transitions: from `analysis.statistics.transitions.estimate_transitions`.
         condition: see `analysis.statistics.phases.split_conditions`.
-        delta: the threshold that cells were classified with.
+        delta, confidence: the threshold and of the intervals that cells were classified with.
         yardsticks: from `analysis.load.load_yardsticks`.
     """
     title = labels.title(cells, condition)
@@ -43,7 +47,7 @@ def figures(
     makers = {"phase_map": lambda: phase_map.figure(cells, transitions, title)}
     if len(finished):
         makers["accuracy"] = lambda: accuracy.figure(cells, title)
-        makers["improvement"] = lambda: improvement.figure(cells, title, delta)
+        makers["improvement"] = lambda: improvement.figure(cells, title, delta, confidence)
     if curves["cell_id"].isin(finished["cell_id"]).any():
         makers["learning_curves"] = lambda: learning_curves.figure(curves, cells, title, yardsticks)
     return makers

@@ -1,17 +1,29 @@
-"""Improvement within the sequence against the number of tasks, by model size and seed."""
+"""Improvement within the sequence against the number of tasks: a panel a model size."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from metaphase.analysis import labels
-from metaphase.analysis.figures import style, tiles
+from metaphase.analysis.figures import axes, panels, style, tiles
 from metaphase.analysis.statistics.phases import require_one_condition, summarize_grid
 from metaphase.core import schema
-from metaphase.core.phases import DELTA
+from metaphase.core.phases import CONFIDENCE, DELTA, PHASES
+
+SPLITS = (schema.SEEN, schema.UNSEEN)
+_LOOKS: dict[str, dict[str, Any]] = {
+    schema.SEEN: {"color": "#b35c00", "marker": "s", "ls": (0, (3, 1.2))},
+    schema.UNSEEN: {"color": "#3d2266", "marker": "o", "ls": "-"},
+}
+_NARROWEST = 1.35  # inches, of a panel
 
 
 def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -29,86 +41,118 @@ def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
     return table.sort_values(keys).reset_index(drop=True)
 
 
-def shade_table(classified: pd.DataFrame) -> pd.DataFrame:
-    """Stretches of numbers of tasks in the same majority phase, for the largest model size.
-
-    Returns:
-        A row a stretch, in order: `phase`, `left`, `right` in log2 units, `model_size`.
-    """
-    points = summarize_grid(classified)
-    points = points[points["seeds"] > points["unfinished"]]
-    largest = points["model_size"].max()
-    points = points[points["model_size"] == largest].sort_values("num_tasks")
-    edges = tiles.tile_edges(points["num_tasks"])
-    stretches: list[tuple[str, float, float]] = []
-    for phase, tasks in zip(points["phase"].astype(str), points["num_tasks"], strict=True):
-        left, right = edges[tasks]
-        if stretches and stretches[-1][0] == phase:
-            stretches[-1] = (phase, stretches[-1][1], right)
-        else:
-            stretches.append((phase, left, right))
-    table = pd.DataFrame(stretches, columns=["phase", "left", "right"])
-    return table.assign(model_size=largest)
-
-
-def draw(
-    table: pd.DataFrame, ax: Axes, shades: pd.DataFrame | None = None, delta: float = DELTA
-) -> Axes:
-    """Improvement against number of tasks: a line a model size, a dot with interval a seed.
+def shade_table(classified: pd.DataFrame, axis: str = "num_tasks") -> pd.DataFrame:
+    """Stretches in the same majority phase along an axis of the grid, for each value of the other.
 
     Args:
-        table: from `seed_table`; of more than 6 model sizes, 6 are drawn.
-        ax: where to draw.
-        shades: from `shade_table`; the phases behind the lines.
-        delta: the threshold, drawn as a dotted line.
+        classified: the cells of one condition.
+        axis: num_tasks or model_size.
+
+    Returns:
+        A row a stretch, in order: the other axis, `phase`, `left`, `right` in log2 units.
     """
-    sizes = style.spread(table["model_size"])
-    colors = style.sequence_colors(sizes)
-    edges = tiles.tile_edges(table["num_tasks"])
-    spacing = min(right - left for left, right in edges.values())
-    ax.axhline(0, color="#888888", lw=0.6)
-    ax.axhline(delta, color="#555555", lw=0.7, ls=":", label=f"δ = {delta:g}")
-    for i, size in enumerate(sizes):
-        rows = table[table["model_size"] == size]
-        shift = 0.04 * spacing * (i - (len(sizes) - 1) / 2)  # so that intervals don't coincide
-        x = np.log2(rows["num_tasks"]) + shift
-        ax.vlines(x, rows["low"], rows["high"], color=colors[size], lw=0.6, alpha=0.6)
-        ax.plot(x, rows["improvement"], ls="", marker="o", ms=1.8, color=colors[size])
-        mean = rows.groupby("num_tasks")["improvement"].mean()
-        x = np.log2(mean.index.to_numpy(dtype=float)) + shift
-        ax.plot(x, mean, color=colors[size], label=style.power_of_two(size))
-    ax.set_xlabel(style.NUM_TASKS_LABEL)
-    style.log2_ticks(ax, "x", table["num_tasks"])
-    ax.set_xlim(min(edges.values())[0], max(edges.values())[1])
-    if shades is not None:
-        _draw_shades(ax, shades)
-    return ax
+    [other] = {*tiles.POINT} - {axis}
+    points = summarize_grid(classified)
+    done = classified.loc[classified["status"] == schema.DONE, tiles.POINT].drop_duplicates()
+    points = points.merge(done).sort_values([other, axis])
+    edges = tiles.tile_edges(points[axis]) if len(points) else {}
+    stretches: list[tuple[int, str, float, float]] = []
+    for value, phase, place in zip(points[other], points["phase"], points[axis], strict=True):
+        left, right = edges[place]
+        if stretches and stretches[-1][:2] == (value, phase) and stretches[-1][3] == left:
+            stretches[-1] = (value, phase, stretches[-1][2], right)
+        else:
+            stretches.append((value, phase, left, right))
+    return pd.DataFrame(stretches, columns=[other, "phase", "left", "right"])
+
+
+def draw(table: pd.DataFrame, ax: Axes, axis: str, split: str, shift: float = 0.0) -> None:
+    """One split's improvement: a symbol with its interval a seed, a line through the means.
+
+    Args:
+        table: rows of `seed_table` of one model size, or of one number of tasks.
+        ax: where to draw.
+        axis: num_tasks or model_size: what is on x.
+        split: what the table is of; sets colour, symbol and dashes.
+        shift: to the right, in log2 units, so that splits don't hide each other.
+    """
+    look, unit = _LOOKS[split], style.scale()
+    x = np.log2(table[axis].to_numpy(dtype=float)) + shift
+    ends = np.stack([[x, x], table[["low", "high"]].to_numpy(dtype=float).T])  # 2, ends, rows
+    bars = LineCollection(
+        list(ends.transpose(2, 1, 0)), colors=look["color"], linewidths=0.6 * unit, alpha=0.7
+    )
+    ax.add_collection(bars, autolim=True)
+    ax.plot(x, table["improvement"], ls="", marker=look["marker"], ms=2 * unit, mew=0,
+            color=look["color"])  # fmt: skip
+    mean = table.groupby(axis)["improvement"].mean()
+    ax.plot(np.log2(mean.index.to_numpy(dtype=float)) + shift, mean, color=look["color"],
+            ls=look["ls"], lw=unit)  # fmt: skip
 
 
 def _draw_shades(ax: Axes, shades: pd.DataFrame) -> None:
-    columns = (shades["phase"], shades["left"], shades["right"])
-    for phase, left, right in zip(*columns, strict=True):
-        ax.axvspan(left, right, color=style.COLORS[phase], alpha=0.22, lw=0, zorder=0)
-        ax.text(
-            (left + right) / 2, 1.01, labels.LETTERS[phase], size=7, ha="center",
-            va="bottom", transform=ax.get_xaxis_transform(),
-        )  # fmt: skip
+    for row in shades.to_dict("records"):
+        color = style.COLORS[str(row["phase"])]
+        ax.axvspan(row["left"], row["right"], color=color, alpha=0.35, lw=0, zorder=0)
 
 
-def figure(classified: pd.DataFrame, title: str = "", delta: float = DELTA) -> Figure:
-    """Improvement within the sequence on seen and on unseen tasks, phases shaded."""
-    whole = Figure(figsize=(7.2, 2.8), layout="constrained")
-    axes = whole.subplots(1, 2, sharey=True)
-    shades = shade_table(classified)
-    for ax, split in zip(axes, (schema.SEEN, schema.UNSEEN), strict=True):
-        draw(seed_table(classified, split), ax, shades, delta)
-        ax.set_title(f"{split} tasks", pad=14)
-        ax.label_outer()
-    axes[0].set_ylabel("improvement within the sequence\n(accuracy, last − first position)")
-    size = style.power_of_two(shades["model_size"].iloc[0])
-    whole.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside right center",
-        title=style.MODEL_SIZE_LABEL, reverse=True,
+def figure(
+    classified: pd.DataFrame,
+    title: str = "",
+    delta: float = DELTA,
+    confidence: float = CONFIDENCE,
+) -> Figure:
+    """Improvement within the sequence on seen and on unseen tasks: a panel a model size, all of
+    them; where the grid has one number of tasks a single panel with the model size on x.
+
+    Args:
+        classified: the cells of one condition.
+        title: above all panels.
+        delta: the threshold that cells were classified with.
+        confidence: of the intervals, as they were classified with.
+    """
+    by_size = classified["num_tasks"].nunique() == 1 and classified["model_size"].nunique() > 1
+    axis, other = ("model_size", "num_tasks") if by_size else ("num_tasks", "model_size")
+    found = {split: seed_table(classified, split) for split in SPLITS}
+    shades = shade_table(classified, axis)
+    values = sorted(classified.loc[classified["status"] == schema.DONE, other].unique())
+    edges = tiles.tile_edges(classified[axis])
+    spacing = min(right - left for left, right in edges.values())
+    phases = [phase for phase in reversed(PHASES) if (shades["phase"] == phase).any()]
+    whole = panels.Panels(
+        panels.facets(len(values), _NARROWEST), 1.9 if len(values) == 1 else 1.05, title,
+        [f"symbols: seeds, bars: {100 * confidence:.4g}% intervals over sequences, "
+         "lines: means of seeds; shaded: the phase of most seeds"],
+        [*(f"{split} tasks" for split in SPLITS), f"δ = {delta:g}", *phases],
+        left=0.62, width=4.2 if len(values) == 1 else None,
     )  # fmt: skip
-    style.title_above(whole, f"{title} (shaded: phases at model size {size})")
-    return whole
+    for ax, value in zip(whole.axes, values, strict=True):
+        ax.axhline(0, color="#888888", lw=0.5 * style.scale())
+        ax.axhline(delta, color="#333333", lw=0.7 * style.scale(), ls=":")
+        for sign, split in zip((-1, 1), SPLITS, strict=True):
+            rows = found[split][found[split][other] == value]
+            draw(rows, ax, axis, split, sign * 0.08 * spacing)
+        _draw_shades(ax, shades[shades[other] == value])
+        ax.set_xlim(min(edges.values())[0], max(edges.values())[1])
+        if by_size:
+            axes.sizes_axis(ax, "x", classified[axis])
+            ax.set_title(f"{axes.tasks_text(value, False)} tasks")
+        else:
+            axes.tasks_axis(ax, "x", classified[axis])
+            ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(value)}")
+    low, high = _limits(found)
+    for ax in whole.axes:
+        ax.set_ylim(min(low, -0.1) - 0.03, max(high, 0.2) + 0.03)
+        ax.set_ylabel("improvement\n(last − first)")
+    whole.label_outer()
+    look: dict[str, Any] = {"lw": style.scale(), "mew": 0}
+    handles: list[Any] = [Line2D([], [], **_LOOKS[split], **look) for split in SPLITS]
+    handles.append(Line2D([], [], color="#333333", lw=0.7 * style.scale(), ls=":"))
+    handles += [Patch(facecolor=style.COLORS[phase], alpha=0.35) for phase in phases]
+    whole.legend(handles)
+    return whole.figure
+
+
+def _limits(found: dict[str, pd.DataFrame]) -> tuple[float, float]:
+    every = pd.concat(list(found.values()))
+    return float(every["low"].min()), float(every["high"].max())

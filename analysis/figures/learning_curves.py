@@ -7,15 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from metaphase.analysis.figures import style, yardstick_lines
+from metaphase.analysis import labels
+from metaphase.analysis.figures import axes, panels, style, yardstick_lines
 from metaphase.analysis.statistics import yardsticks as yards
 from metaphase.analysis.statistics.intervals import accuracy_interval
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.core import schema
 
-MOST_SIZES, MOST_CURVES = 4, 7  # panels in a row, numbers of tasks in a panel
+MOST_BANDS = 7  # numbers of tasks whose lines have their intervals around them, unsmoothed
+_NARROWEST = 1.35  # inches, of a panel
 
 
 def curve_table(curves: pd.DataFrame, classified: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -41,29 +48,58 @@ def curve_table(curves: pd.DataFrame, classified: pd.DataFrame, split: str) -> p
     return rows[[*keys, "accuracy", "low", "high"]].sort_values(keys, ignore_index=True)
 
 
+def smoothing_window(positions: int) -> int:
+    """Positions that a smoothed curve is a mean over: odd, about a tenth of them."""
+    return 2 * (positions // 20) + 1
+
+
+def smoothed(accuracy_RxT: np.ndarray, window: int) -> np.ndarray:
+    """Centred running means along the last axis; at the ends of as many as there are on both sides,
+    so that the first and the last position stay what they are.
+
+    Args:
+        accuracy_RxT: shape (..., positions).
+        window: odd.
+    """
+    length = accuracy_RxT.shape[-1]
+    sums = np.cumsum(np.insert(accuracy_RxT, 0, 0.0, axis=-1), axis=-1)
+    at = np.arange(length)
+    half = np.minimum(np.minimum(at, length - 1 - at), window // 2)
+    return (sums[..., at + half + 1] - sums[..., at - half]) / (2 * half + 1)
+
+
 def draw(
-    table: pd.DataFrame, ax: Axes, num_tasks: Sequence[float], chance: float | None = None
+    table: pd.DataFrame,
+    ax: Axes,
+    colors: dict[float, np.ndarray],
+    bands: bool,
+    chance: float | None = None,
 ) -> Axes:
-    """Learning curves of one model size: a colour a number of tasks, a line with band a seed.
+    """Learning curves of one model size: a colour a number of tasks, a line a seed.
 
     Args:
         table: rows of `curve_table` with one model size.
         ax: where to draw.
-        num_tasks: which to draw; their order sets the colours, so panels agree.
+        colors: by number of tasks.
+        bands: with intervals; else smoothed (`smoothing_window`), without.
         chance: accuracy of always guessing the commonest class; a dotted line.
     """
-    ax.set_ylim(0, 1)  # first, so that it isn't fitted to every line
-    colors = style.sequence_colors(num_tasks)
-    for tasks in num_tasks:
-        ax.plot([], [], color=colors[tasks], label=style.power_of_two(tasks))
-        rows = table[table["num_tasks"] == tasks].sort_values(["seed", "examples_seen"])
-        ends = np.flatnonzero(np.diff(rows["seed"])) + 1
-        x, low, high, accuracy = (  # all seeds at once, which costs little; a NaN between them
-            np.insert(rows[name].to_numpy(dtype=float), ends, np.nan)
-            for name in ("examples_seen", "low", "high", "accuracy")
-        )
-        ax.fill_between(x, low, high, color=colors[tasks], alpha=0.15, lw=0)
-        ax.plot(x, accuracy, color=colors[tasks], lw=0.9)
+    ax.set_ylim(0, 1)
+    positions = int(table["examples_seen"].max()) + 1 if len(table) else 1
+    ax.set_xlim(-0.03 * positions, 1.03 * positions - 1)
+    wide = table.pivot(index=["num_tasks", "seed"], columns="examples_seen", values="accuracy")
+    x, lines_RxT = wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+    of_line = [colors[tasks] for tasks, _ in wide.index]
+    if bands:
+        for (tasks, _), rows in table.groupby(["num_tasks", "seed"]):
+            ax.fill_between(rows["examples_seen"], rows["low"], rows["high"], alpha=0.15, lw=0,
+                            color=colors[tasks])  # fmt: skip
+    elif len(x):
+        lines_RxT = smoothed(lines_RxT, smoothing_window(len(x)))
+    lines = np.stack([np.broadcast_to(x, lines_RxT.shape), lines_RxT], axis=-1)
+    ax.add_collection(
+        LineCollection(list(lines), colors=of_line, linewidths=0.8 * style.scale()), autolim=False
+    )
     if chance is not None:
         style.draw_chance(ax, chance)
     return ax
@@ -75,7 +111,7 @@ def figure(
     title: str = "",
     yardsticks: pd.DataFrame | None = None,
 ) -> Figure:
-    """Accuracy against examples seen: a row a split, a column a model size (at most 4).
+    """Accuracy against examples seen: a panel for every split and model size that has results.
 
     Args:
         curves: from `analysis.load.load_curves`.
@@ -84,34 +120,65 @@ def figure(
         yardsticks: from `analysis.load.load_yardsticks`; drawn where they are for a split.
     """
     done = classified[classified["status"] == schema.DONE]
-    own = curves.loc[curves["cell_id"].isin(done["cell_id"]), "split"].unique()
-    others = [split for split in sorted(own) if split.startswith(f"{schema.UNSEEN}/")]
+    own = curves[curves["cell_id"].isin(done["cell_id"])]
+    others = [s for s in sorted(own["split"].unique()) if s.startswith(f"{schema.UNSEEN}/")]
     splits = [schema.SEEN, schema.UNSEEN, *others]
-    sizes = style.spread(done["model_size"], MOST_SIZES)
-    num_tasks = style.spread(done["num_tasks"], MOST_CURVES)
-    width = {1: 3.4, 2: 2.5}.get(len(sizes), 1.8)  # inches a panel
-    margin = 0.6 if yardsticks is None or yardsticks.empty else 2.0  # for their names
-    whole = Figure(
-        figsize=(margin + width * len(sizes), 1.1 + 1.7 * len(splits)), layout="constrained"
-    )
-    axes = whole.subplots(len(splits), len(sizes), sharex=True, sharey=True, squeeze=False)
-    for row, split in zip(axes, splits, strict=True):
-        table = curve_table(curves, done, split)
-        for ax, size in zip(row, sizes, strict=True):
-            draw(table[table["model_size"] == size], ax, num_tasks, done["chance"].mean())
-            if yardsticks is not None:
-                known = yardstick_lines.draw(yards.curves_table(yardsticks, done, split), ax)
-                if known and ax is row[-1]:
-                    yardstick_lines.label_ends(known, ax)
-        row[0].set_ylabel(f"accuracy,\n{split} tasks")
-    for ax, size in zip(axes[0], sizes, strict=True):
-        ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
-    for ax in axes[-1]:
-        ax.set_xlabel("examples seen")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    whole.legend(
-        handles, names, loc="outside lower center", title=style.NUM_TASKS_LABEL,
-        ncols=len(names), handlelength=1.5, columnspacing=1.2,
+    sizes, num_tasks = sorted(done["model_size"].unique()), sorted(done["num_tasks"].unique())
+    colors = style.sequence_colors([float(n) for n in num_tasks])
+    powers = labels.are_powers_of_two(num_tasks)
+    few = len(num_tasks) <= MOST_BANDS
+    tables = {split: curve_table(own, done, split) for split in splits}
+    known = {} if yardsticks is None else {
+        split: yards.curves_table(yardsticks, done, split) for split in splits
+    }  # fmt: skip
+    known = {split: rows for split, rows in known.items() if len(rows)}
+    columns = panels.facets(len(sizes), _NARROWEST)
+    blocks = [sizes[at : at + columns[0]] for at in range(0, len(sizes), columns[0])]
+    shown = yardstick_lines.shown(list(known.values()))
+    names = [f"{labels.power_of_two(n)} tasks" for n in num_tasks] if few else []
+    rows_of_panels = len(blocks) * len(splits)
+    height = 1.7 if len(sizes) == 1 else 1.05 if rows_of_panels < 7 else 0.75
+    whole = panels.Panels(
+        [len(block) for block in blocks for _ in splits], height, title,
+        [_note(few, own)], [*names, "chance", *(yards.NAMES[name] for name in shown)],
+        left=0.62, right=0.12 if few else 0.75, between=(0.14, 0.27),
+        width=3.2 if len(sizes) == 1 else None,
     )  # fmt: skip
-    style.title_above(whole, title)
-    return whole
+    places = [(block, split) for block in blocks for split in splits]
+    for (block, split), row in zip(places, whole.rows, strict=True):
+        for ax, size in zip(row, block, strict=True):
+            rows = tables[split]
+            draw(rows[rows["model_size"] == size], ax, colors, few, done["chance"].mean())
+            if split in known:
+                yardstick_lines.draw(known[split], ax)
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+            ax.set(ylabel=f"accuracy,\n{split}", xlabel="examples seen")
+            if split == splits[0]:
+                ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}")
+    whole.label_outer()
+    lines = [Line2D([], [], color=color, lw=style.scale()) for color in colors.values()]
+    chance = Line2D([], [], color="#555555", lw=0.8 * style.scale(), ls=":")
+    whole.legend([*(lines if few else []), chance, *yardstick_lines.handles(shown)])
+    if not few:
+        _color_bar(whole, num_tasks, powers)
+    return whole.figure
+
+
+def _note(few: bool, curves: pd.DataFrame) -> str:
+    if few:
+        return "lines: seeds, with their 95% intervals over sequences"
+    window = smoothing_window(int(curves["position"].max()))
+    means = f", running means over {window} positions" if window > 1 else ""
+    return f"lines: seeds{means}; their intervals are left out"
+
+
+def _color_bar(whole: panels.Panels, num_tasks: Sequence[float], powers: bool) -> None:
+    """A bar with a step for each number of tasks."""
+    count = len(num_tasks)
+    steps = ListedColormap(list(style.sequence_colors(num_tasks).values()))
+    bar = whole.colorbar(
+        ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), steps),
+        axes.tasks_label(powers),
+    )
+    axes.named_ticks(bar.ax, "y", [axes.tasks_text(n, powers) for n in num_tasks])

@@ -1,123 +1,146 @@
-"""How figures look: colours of the phases, fonts, logarithmic axes, titles.
+"""How figures look: widths, fonts, colours of the phases, titles. Axes are in `axes`.
+
+A figure is drawn in `context`, which begins with matplotlib's own defaults: neither a user's
+matplotlibrc nor what a caller has set has an influence, and a caller's settings stay as they are.
+The context's `figure.figsize` says how wide figures are; makers of figures ask `room` and `figure`.
+All lengths in this package are in the measures of a page with a font of 8 points; `scale` takes
+them to the font at hand.
 
 Figures are readable without colour vision: the phases' colours differ in hue for every kind of it
-and fall in lightness with capability, so they stay apart in a grey print; tiles carry the phase's
-letter too.
+and fall in lightness with capability, so they stay apart in a grey print.
 """
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from metaphase.analysis import labels
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
+# Inches of a figure, and points of its text: a column and a page in print, a slide on a wall.
+WIDTHS = {"column": (3.3, 7.5), "page": (7.0, 8.0), "slide": (10.0, 14.0)}
+_TALLEST = {"column": 4.4, "page": 4.5, "slide": 5.6}  # inches, of maps
+SMALLEST = 7.0  # points, of any text
+
 COLORS = {
-    UNTRAINED: "#ebebeb",
+    UNTRAINED: "#f1f1f1",
     MEMORIZING: "#f5b942",  # near Okabe & Ito's orange, lighter
-    IDENTIFYING: "#3a86c4",  # near their blue
-    GENERALIZING: "#0f2f52",
+    IDENTIFYING: "#56a0d8",  # near their sky blue
+    GENERALIZING: "#3d2266",
 }
-UNFINISHED_LETTER = "×"  # diverged or failed
-BLUE, RED = "#3a86c4", "#b00020"  # of single symbols; red: diverged, failed or not reached
-INK = {UNTRAINED: "#555555", MEMORIZING: "black", IDENTIFYING: "white", GENERALIZING: "white"}
+# Generalizing by how well: from chance on unseen tasks to no error.
+GENERALIZING_MAP = LinearSegmentedColormap.from_list(
+    GENERALIZING, ["#8a5fb8", "#5b3691", "#2e1658", "#12062a"]
+)
+INK = {UNTRAINED: "#555555", MEMORIZING: "black", IDENTIFYING: "black", GENERALIZING: "white"}
+BLUE, RED = "#2f7fc1", "#b00020"  # of single symbols; red: diverged, failed or not reached
+GREY = "#9a9a9a"  # frames of what has no result
 
 ACCURACY_MAP = mpl.colormaps["viridis"]
+DIFFERENCE_MAP = mpl.colormaps["cividis"]  # its lightness rises all along: signs survive in grey
 SEQUENTIAL_MAP = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.0, 0.88, 256)))  # lines
-MOST_LINES = 6  # that can be told apart in one panel
 
 NUM_TASKS_LABEL = "number of tasks"
 MODEL_SIZE_LABEL = "model size"
 
 ABBREVIATIONS = {"lstm": "LSTM", "mlp": "MLP"}
 
-RC: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "mathtext.fontset": "dejavusans",
-    "figure.dpi": 100,
-    "savefig.dpi": 220,
-    "pdf.fonttype": 42,  # text stays text
-    "svg.fonttype": "none",
-    "svg.hashsalt": "metaphase",  # the same figure is the same file
-}
+_NOT_LOOKS = ("backend", "interactive", "toolbar", "timezone")  # settings that are a session's
 
 
-def power_of_two(value: float) -> str:
-    """16 -> 2^4 as math text; a number that is no power of two as it is."""
-    exponent = labels.exponent_of_two(value)
-    return f"{value:g}" if exponent is None else f"$2^{{{exponent}}}$"
+def _settings(inches: float, tallest: float, points: float) -> dict[Any, Any]:
+    """matplotlib's settings for figures of this width and size of text."""
+    small, unit = max(SMALLEST, 0.9 * points), points / 8
+    return {
+        "font.size": points,
+        "figure.figsize": (inches, tallest),
+        "axes.titlesize": points,
+        "axes.labelsize": points,
+        "axes.titlepad": 4 * unit,
+        "axes.labelpad": 2.5 * unit,
+        "xtick.labelsize": small,
+        "ytick.labelsize": small,
+        "legend.fontsize": small,
+        "legend.title_fontsize": small,
+        "axes.linewidth": 0.6 * unit,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **{f"{which}tick.major.width": 0.6 * unit for which in "xy"},
+        **{f"{which}tick.major.size": 2.5 * unit for which in "xy"},
+        **{f"{which}tick.major.pad": 2.5 * unit for which in "xy"},
+        "lines.linewidth": 1.2 * unit,
+        "lines.markersize": 3 * unit,
+        "hatch.linewidth": 0.6 * unit,
+        "legend.frameon": False,
+        "figure.constrained_layout.h_pad": 0.03 * unit,
+        "figure.constrained_layout.w_pad": 0.03 * unit,
+        "figure.dpi": 100,
+        "savefig.dpi": 220,
+        "pdf.fonttype": 42,  # TrueType, embedded: text stays text
+        "svg.fonttype": "path",  # glyphs are in the file: it looks the same where no font is
+        "svg.hashsalt": "metaphase",  # the same figure is the same file
+    }
+
+
+@contextlib.contextmanager
+def context(width: str = "page") -> Iterator[None]:
+    """Within it figures are made, and saved, in this package's style.
+
+    Args:
+        width: one of `WIDTHS`.
+    """
+    defaults = {k: v for k, v in mpl.rcParamsDefault.items() if k not in _NOT_LOOKS}
+    inches, points = WIDTHS[width]
+    with mpl.rc_context({**defaults, **_settings(inches, _TALLEST[width], points)}):
+        yield
+
+
+def scale() -> float:
+    """What lengths and points are multiplied with, given the font at hand."""
+    return mpl.rcParams["font.size"] / 8
+
+
+def room() -> float:
+    """Inches that figures are wide, as they would be with a font of 8 points."""
+    return mpl.rcParams["figure.figsize"][0] / scale()
+
+
+def tallest() -> float:
+    """Inches, as `room` counts them, that a map is high at most, legend and all."""
+    return mpl.rcParams["figure.figsize"][1] / scale()
+
+
+def figure(height: float, **options: Any) -> Figure:
+    """An empty figure of the context's width.
+
+    Args:
+        height: inches with a font of 8 points.
+        options: of matplotlib's Figure.
+    """
+    return Figure(figsize=(mpl.rcParams["figure.figsize"][0], height * scale()), **options)
+
+
+def small() -> float:
+    """Points of the smallest text in a figure."""
+    return mpl.rcParams["legend.fontsize"]
 
 
 def wrap(title: str, inches: float) -> str:
-    """The title in lines that fit, at size 8."""
-    return textwrap.fill(title, int(13.5 * inches), break_on_hyphens=False)
-
-
-def title_above(figure: Figure, title: str) -> None:
-    """A title above all panels, in as many lines as it needs."""
-    figure.suptitle(wrap(title, figure.get_figwidth()), size=8)
+    """The title in lines that fit, `inches` as `room` counts them."""
+    return textwrap.fill(title, max(12, int(13.5 * inches)), break_on_hyphens=False)
 
 
 def draw_chance(ax: Axes, chance: float) -> None:
     """A dotted line at the accuracy of always guessing the commonest class."""
-    ax.axhline(chance, color="#555555", lw=0.8, ls=":", label="chance")
-
-
-def log_ticks(ax: Axes, which: str, low: float, high: float) -> None:
-    """A log10 axis with few labels: 200, 1k, 50k, 2M.
-
-    Args:
-        ax: whose axis.
-        which: "x" or "y".
-        low, high: of what is drawn.
-    """
-    ax.set(**{f"{which}scale": "log"})
-    factors = (1,) if high > 100 * low else (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 5, 7)
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(LogLocator(10, factors))
-    axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def log2_ticks(ax: Axes, which: str, values: Iterable[float], most: int = 14) -> None:
-    """Ticks at log2 of (some of) the values, labelled 2^k. `which` is "x" or "y"."""
-    values = np.unique(np.asarray(list(values), dtype=float))
-    values = values[:: -(-len(values) // most)]
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(FixedLocator(list(np.log2(values))))
-    axis.set_minor_locator(NullLocator())
-    axis.set_ticklabels([power_of_two(v) for v in values])
-
-
-def spread(values: Iterable[float], most: int = MOST_LINES) -> list[float]:
-    """At most this many of the values, evenly spread, the smallest and the largest included."""
-    ordered = np.unique(np.asarray(list(values), dtype=float))
-    if len(ordered) <= most:
-        return [float(v) for v in ordered]
-    return [float(v) for v in ordered[np.linspace(0, len(ordered) - 1, most).round().astype(int)]]
+    ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
 
 
 def seed_shifts(seeds: Iterable[int], width: float) -> dict[int, float]:

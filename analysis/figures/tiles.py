@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
-from metaphase.analysis.figures import style
+from metaphase.analysis.figures import axes
 
 POINT = ["model_size", "num_tasks"]
 
@@ -52,13 +52,11 @@ def rectangle(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def frame(ax: Axes, tiles: pd.DataFrame) -> None:
-    """Axes that just hold the tiles, labelled in powers of two, without a frame."""
+    """Axes that just hold the tiles, with the labels of both, without a frame."""
     ax.set_xlim(tiles["left"].min(), tiles["right"].max())
     ax.set_ylim(tiles["bottom"].min(), tiles["top"].max())
-    style.log2_ticks(ax, "x", tiles["num_tasks"])
-    style.log2_ticks(ax, "y", tiles["model_size"])
-    ax.set_xlabel(style.NUM_TASKS_LABEL)
-    ax.set_ylabel(style.MODEL_SIZE_LABEL)
+    axes.tasks_axis(ax, "x", tiles["num_tasks"])
+    axes.sizes_axis(ax, "y", tiles["model_size"])
     for spine in ax.spines.values():
         spine.set_visible(False)
 
@@ -72,6 +70,8 @@ def add(ax: Axes, tiles: pd.DataFrame, inset: float = 0.0, **look: Any) -> None:
         inset: share of the width and height that is left free at each side.
         look: properties of the collection, such as `facecolors`.
     """
+    if tiles.empty:
+        return
     left, right, bottom, top = (tiles[c].to_numpy() for c in ("left", "right", "bottom", "top"))
     dx, dy = inset * (right - left), inset * (top - bottom)
     left, right, bottom, top = left + dx, right - dx, bottom + dy, top - dy
@@ -79,18 +79,8 @@ def add(ax: Axes, tiles: pd.DataFrame, inset: float = 0.0, **look: Any) -> None:
     ax.add_collection(PolyCollection(list(corners.transpose(2, 0, 1)), **look))
 
 
-def boundary(
-    tiles: pd.DataFrame, log2_num_tasks: pd.Series
-) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """A line of steps through the rows of a map.
-
-    Args:
-        tiles: of the whole map.
-        log2_num_tasks: by model size, where the step of its row is; NaN breaks the line.
-
-    Returns:
-        The line's x and y, shape (2 rows,), and `bottom` and `top` by model size.
-    """
-    rows = tiles.groupby("model_size")[["bottom", "top"]].first()
-    x = np.repeat(log2_num_tasks.reindex(rows.index).to_numpy(dtype=float), 2)
-    return x, rows.to_numpy().ravel(), rows
+def points_a_unit(ax: Axes) -> tuple[float, float]:
+    """Points that a unit of the x and of the y axis is long, as the axes stand now."""
+    unit = ax.transData.transform([(0, 0), (1, 1)])  # pixels
+    x, y = (unit[1] - unit[0]) * 72 / ax.figure.dpi
+    return float(x), float(y)

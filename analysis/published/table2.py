@@ -128,6 +128,7 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     from metaphase.analysis.figures import style
 
+    unit = style.scale()
     names = list(dict.fromkeys(table["dataset"]))
     place = {name: i for i, name in enumerate(names)}
     methods = list(table.groupby(["source", "method"], sort=False))
@@ -137,17 +138,17 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
         counterpart = rows["counterpart"].iloc[0]
         marker = markers.get(counterpart) or _MARKERS[len(markers) % len(_MARKERS)]
         markers.setdefault(method, marker)
-        look: dict[str, Any] = {"marker": marker, "ms": 4.5, "ls": ""}
+        look: dict[str, Any] = {"marker": marker, "ms": 4 * unit, "ls": ""}
         look["label"] = f"{source}: {method}"
         x = rows["dataset"].map(place).to_numpy(dtype=float) + dx
         if source == "paper":
             ax.plot(x, rows["accuracy"], color="#555555", mfc="white", **look)
         else:
             error = rows["accuracy_se"]
-            ax.errorbar(x, rows["accuracy"], error, color=style.BLUE, elinewidth=0.8, **look)
+            ax.errorbar(x, rows["accuracy"], error, color=style.BLUE, elinewidth=0.8 * unit, **look)
     for between in range(1, len(names)):
-        ax.axvline(between - 0.5, color="#dddddd", lw=0.6, zorder=0)
-    ax.set_xticks(range(len(names)), names)
+        ax.axvline(between - 0.5, color="#dddddd", lw=0.6 * unit, zorder=0)
+    ax.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.set_ylim(0, 1.03)
     ax.set_ylabel("accuracy at the last position")
@@ -156,12 +157,17 @@ def draw(table: pd.DataFrame, ax: Axes) -> Axes:
 
 def figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Both sides by dataset, from `compare_datasets`."""
-    from matplotlib.figure import Figure
+    from metaphase.analysis.figures import panels
 
-    from metaphase.analysis.figures import style
-
-    whole = Figure(figsize=(7.2, 3.0), layout="constrained")
-    ax = draw(table, whole.subplots())
-    whole.legend(*ax.get_legend_handles_labels(), loc="outside right center")
-    style.title_above(whole, f"{title} beside {SOURCE}")
-    return whole
+    groups = table.groupby(["source", "method"], sort=False)
+    names = [f"{source}: {method}" for (source, method), _ in groups]
+    whole = panels.Panels(
+        [1], 2.0, f"{title} beside {SOURCE}", ["bars: standard errors over sequences"], names,
+        heads=False,
+    )  # fmt: skip
+    [ax] = whole.axes
+    draw(table, ax)
+    ax.tick_params(axis="x", labelrotation=30 if whole.width < 4 else 0)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    whole.legend([handles[name] for name in names])
+    return whole.figure

@@ -59,33 +59,34 @@ def accuracy_table(classified: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(classified: pd.DataFrame, title: str = "") -> Figure:
-    """Heat maps as in `analysis.figures.accuracy`: a column an architecture, rows seen, unseen."""
-    from matplotlib.figure import Figure
-
-    from metaphase.analysis.figures import accuracy, style, tiles
+    """Heat maps as in `analysis.figures.accuracy`: a column an architecture, rows seen, unseen;
+    where there is no room for all side by side, rows below."""
+    from metaphase.analysis.figures import accuracy, axes, panels, style, tiles
 
     groups = dict(list(classified.groupby("architecture")))
-    columns = [group["num_tasks"].nunique() for group in groups.values()]
-    size = (2.0 + sum(0.9 + 0.16 * n for n in columns), 3.8)
-    whole = Figure(figsize=size, layout="constrained")
-    ratios = [5 + n for n in columns]
+    shape = panels.facets(len(groups), 1.3)
+    names = list(groups)
+    blocks = [names[at : at + shape[0]] for at in range(0, len(names), shape[0])]
     edges = tiles.tile_edges(classified["model_size"]).values()
     bottom, top = min(low for low, _ in edges), max(high for _, high in edges)
-    axes = whole.subplots(2, len(groups), squeeze=False, width_ratios=ratios, sharex="col")
-    for row, split in zip(axes, (schema.SEEN, schema.UNSEEN), strict=True):
-        for ax, (name, group) in zip(row, groups.items(), strict=True):
+    splits = (schema.SEEN, schema.UNSEEN)
+    whole = panels.Panels(
+        [len(block) for block in blocks for _ in splits], 1.25, title,
+        ["line on the scale: chance"], right=0.95, left=0.75, between=(0.14, 0.35),
+    )  # fmt: skip
+    places = [(block, split) for block in blocks for split in splits]
+    for (block, split), row in zip(places, whole.rows, strict=True):
+        for name, ax in zip(block, row, strict=True):
+            group = groups[name]
             accuracy.draw(accuracy.tile_table(group, split), ax)
-            style.log2_ticks(ax, "x", group["num_tasks"], most=4)
-            style.log2_ticks(ax, "y", classified["model_size"])
+            axes.sizes_axis(ax, "y", classified["model_size"])
             ax.set_ylim(bottom, top)  # the same for all, so that sizes stand side by side
-            ax.set_ylabel("")
+            ax.set_ylabel(f"{split} tasks\n{style.MODEL_SIZE_LABEL}")
+            ax.set_title(style.architecture_label(str(name)) if split == schema.SEEN else "")
+            if ax is not row[0]:
+                ax.set_ylabel("")
+                ax.tick_params(labelleft=False)
             if split == schema.SEEN:
-                ax.set_title(style.architecture_label(str(name)))
                 ax.set_xlabel("")
-        row[0].set_ylabel(f"{split} tasks\n{style.MODEL_SIZE_LABEL}")
-    for ax in axes[1]:
-        ax.set_xlabel("")
-    whole.supxlabel(style.NUM_TASKS_LABEL, size=8)
-    accuracy.add_scale(whole, axes, classified["chance"].mean())
-    style.title_above(whole, title)
-    return whole
+    accuracy.add_scale(whole, classified["chance"].mean())
+    return whole.figure

@@ -176,6 +176,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
 
     from metaphase.analysis.figures import style
 
+    unit = style.scale()
     values = rows.drop_duplicates("order").sort_values("order")
     places = {order: i for i, order in enumerate(values["order"])}
     shown = rows.assign(
@@ -184,13 +185,13 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
         left=np.where(rows["steps"].notna(), _LEFT, _NOT_LEFT),
     )
     at: dict[str, Any] = {"data": shown, "x": "place", "y": "until", "ax": ax}
-    sns.lineplot(**at, units="seed", estimator=None, color="#bbbbbb", lw=0.5, zorder=1)
+    sns.lineplot(**at, units="seed", estimator=None, color="#bbbbbb", lw=0.5 * unit, zorder=1)
     colors, markers = {_LEFT: style.BLUE, _NOT_LEFT: style.RED}, {_LEFT: "o", _NOT_LEFT: "^"}
     by: dict[str, Any] = {"hue": "left", "style": "left", "palette": colors, "markers": markers}
-    sns.scatterplot(**at, **by, s=18, linewidth=0, zorder=2, legend=False)
+    sns.scatterplot(**at, **by, s=14 * unit**2, linewidth=0, zorder=2, legend=False)
     for i, median in enumerate(summarize(rows)["median"]):
         if np.isfinite(median):
-            ax.hlines(median, i - 0.3, i + 0.3, color="black", lw=1.4, zorder=3)
+            ax.hlines(median, i - 0.3, i + 0.3, color="black", lw=1.4 * unit, zorder=3)
     names = [
         f"{v}\n(base)" if b else v.replace(" to ", "\nto ")
         for v, b in zip(values["value"], values["base"], strict=True)
@@ -203,29 +204,32 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
 
 def figure(table: pd.DataFrame, title: str = "") -> Figure:
     """A panel a factor."""
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    from metaphase.analysis.figures import style
+    from metaphase.analysis.figures import axes, panels, style
 
-    names = list(dict.fromkeys(table["factor"]))
-    widths = [table.loc[table["factor"] == name, "order"].nunique() + 0.5 for name in names]
-    whole = Figure(figsize=(1.0 + 0.55 * sum(widths), 2.9), layout="constrained")
-    axes = whole.subplots(1, len(names), sharey=True, width_ratios=widths, squeeze=False)[0]
+    factors = list(dict.fromkeys(table["factor"]))
+    most = max(table.loc[table["factor"] == name, "order"].nunique() for name in factors)
+    late = bool(table["steps"].isna().any())
+    names = [_LEFT, *([_NOT_LEFT] if late else []), "median"]
+    whole = panels.Panels(
+        panels.facets(len(factors), max(1.4, 0.42 * most)), 1.9, title,
+        ["grey lines join equal seeds"], names, between=(0.14, 0.75), below=0.55, heads=False,
+    )  # fmt: skip
     until = table["steps"].fillna(table["limit"])
-    for ax, name in zip(axes, names, strict=True):
+    for ax, name in zip(whole.axes, factors, strict=True):
         draw(table[table["factor"] == name], ax)
-        style.log_ticks(ax, "y", until.min(), until.max())
-        ax.label_outer()
-    axes[0].set_ylabel("steps until the plateau is left")
-    symbol: dict[str, Any] = {"ls": "", "mew": 0}
-    handles = [
-        Line2D([], [], marker="o", ms=3.5, color=style.BLUE, label=_LEFT, **symbol),
-        Line2D([], [], color="black", lw=1.4, label="median"),
-    ]
-    if table["steps"].isna().any():
-        late = Line2D([], [], marker="^", ms=4.5, color=style.RED, label=_NOT_LEFT, **symbol)
-        handles.insert(1, late)
-    whole.legend(handles=handles, loc="outside lower center", ncols=3)
-    style.title_above(whole, title)
-    return whole
+        axes.log_ticks(ax, "y")
+        ax.set_ylim(until.min() / 1.15, until.max() * 1.15)
+        ax.set_ylabel("steps until the plateau is left")
+    for row in whole.rows:
+        for ax in row[1:]:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+    unit = style.scale()
+    symbol: dict[str, Any] = {"ls": "", "mew": 0, "ms": 4 * unit}
+    handles = [Line2D([], [], marker="o", color=style.BLUE, **symbol)]
+    if late:
+        handles.append(Line2D([], [], marker="^", color=style.RED, **symbol))
+    whole.legend([*handles, Line2D([], [], color="black", lw=1.4 * unit)])
+    return whole.figure

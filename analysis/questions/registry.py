@@ -14,12 +14,18 @@ from metaphase.analysis.questions import (
     order,
     seeds,
     state_size,
+    training,
 )
 from metaphase.analysis.questions.answer import Answer
+from metaphase.core.phases import CONFIDENCE, DELTA
 
 
 def find(
-    classified: pd.DataFrame, history: pd.DataFrame, yardsticks: pd.DataFrame | None = None
+    classified: pd.DataFrame,
+    history: pd.DataFrame,
+    yardsticks: pd.DataFrame | None = None,
+    delta: float = DELTA,
+    confidence: float = CONFIDENCE,
 ) -> list[Answer]:
     """The answers to all questions that the sweep can answer.
 
@@ -27,6 +33,7 @@ def find(
         classified: from `analysis.statistics.phases.classify`, all conditions.
         history: from `analysis.load.load_history`.
         yardsticks: from `analysis.load.load_yardsticks`.
+        delta, confidence: that the cells were classified with.
     """
     return [
         *architectures.find(classified),
@@ -34,8 +41,9 @@ def find(
         *interventions.find(classified),
         *seeds.find(classified),
         *modes.find(classified),
-        *boundaries.find(classified),
+        *boundaries.find(classified, confidence),
         *order.find(classified, history),
+        *training.find(classified, history, delta, confidence),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 CAPTION = "Accuracy on unseen tasks at the last tenth of the positions: a dot a seed."
 FEWEST = 3  # seeds, and numbers of tasks
-MOST_PANELS = 4  # model sizes that are drawn
 SPREAD = 0.15  # between the best and the worst seed: told, though all may be in one phase
 _DISAGREE_COLOR = "#f0e6f5"
-_DOT: dict[str, Any] = {"s": 10, "edgecolor": "#444444", "linewidth": 0.35}
 
 
 def find(classified: pd.DataFrame) -> Iterator[Answer]:
@@ -84,9 +82,7 @@ def describe(table: pd.DataFrame, title: str) -> str:
 
 def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     """Accuracy on unseen tasks of one model size: a dot a seed, coloured by its phase."""
-    import seaborn as sns
-
-    from metaphase.analysis.figures import style, tiles
+    from metaphase.analysis.figures import axes, style, tiles
 
     style.draw_chance(ax, rows["chance"].mean())
     edges = tiles.tile_edges(rows["num_tasks"])
@@ -95,44 +91,51 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     unit = min(right - left for left, right in edges.values())
     place = np.log2(rows["num_tasks"].astype(float))
     shift = rows["seed"].map(style.seed_shifts(rows["seed"], 0.28 * unit))
-    sns.scatterplot(
-        rows.assign(place=place + shift), x="place", y="accuracy", hue="phase",
-        hue_order=PHASES, palette=style.COLORS, legend=False, ax=ax, **_DOT,
-    )  # fmt: skip
+    colors = list(rows["phase"].map(style.COLORS))
+    ax.scatter(place + shift, rows["accuracy"], c=colors, **_dot())
     median = rows.groupby("num_tasks")["accuracy"].median()
     x = np.log2(median.index.to_numpy(dtype=float))
-    ax.hlines(median, x - 0.4 * unit, x + 0.4 * unit, color="black", lw=0.8)
-    style.log2_ticks(ax, "x", rows["num_tasks"], most=9)
+    ax.hlines(median, x - 0.4 * unit, x + 0.4 * unit, color="black", lw=0.8 * style.scale())
+    axes.tasks_axis(ax, "x", rows["num_tasks"])
     ax.set_ylim(0, 1)
-    ax.set_xlabel(style.NUM_TASKS_LABEL)
     return ax
 
 
+def _dot() -> dict[str, Any]:
+    from metaphase.analysis.figures import style
+
+    unit = style.scale()
+    return {"s": 8 * unit**2, "edgecolors": "#444444", "linewidths": 0.35 * unit}
+
+
 def figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """A panel a model size, at most `MOST_PANELS`."""
-    from matplotlib.figure import Figure
+    """A panel a model size, all of them."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from metaphase.analysis.figures import style
+    from metaphase.analysis.figures import panels, style
 
-    sizes = style.spread(table["model_size"], MOST_PANELS)
-    width = {1: 3.6, 2: 2.6}.get(len(sizes), 1.9)  # inches a panel
-    whole = Figure(figsize=(1.6 + width * len(sizes), 2.6), layout="constrained")
-    axes = whole.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-    for ax, size in zip(axes, sizes, strict=True):
+    sizes = sorted(table["model_size"].unique())
+    phases_there = [phase for phase in reversed(PHASES) if (table["phase"] == phase).any()]
+    names = [*phases_there, "median", "chance"]
+    split = bool(table["split"].any())
+    whole = panels.Panels(
+        panels.facets(len(sizes), 1.35), 1.9 if len(sizes) == 1 else 1.05, title,
+        ["dots: seeds, coloured by phase"], [*names, *(["seeds disagree"] if split else [])],
+        left=0.62, width=4.2 if len(sizes) == 1 else None,
+    )  # fmt: skip
+    for ax, size in zip(whole.axes, sizes, strict=True):
         draw(table[table["model_size"] == size], ax)
-        ax.set_title(f"{style.MODEL_SIZE_LABEL} {style.power_of_two(size)}")
-        ax.label_outer()
-    axes[0].set_ylabel("accuracy, unseen tasks")
-    dot = {"mec": _DOT["edgecolor"], "mew": _DOT["linewidth"]}
+        ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}")
+        ax.set_ylabel("accuracy,\nunseen tasks")
+    whole.label_outer()
+    unit = style.scale()
     handles: list[Any] = [
-        Line2D([], [], color=style.COLORS[phase], label=phase, ls="", marker="o", ms=3, **dot)
-        for phase in reversed(PHASES)
-    ]
-    handles.append(Line2D([], [], color="black", lw=0.8, label="median"))
-    handles += axes[0].get_legend_handles_labels()[0]  # chance
-    handles.append(Patch(color=_DISAGREE_COLOR, label="seeds disagree"))
-    whole.legend(handles=handles, loc="outside right center")
-    style.title_above(whole, title)
-    return whole
+        Line2D([], [], color=style.COLORS[phase], ls="", marker="o", ms=3.4 * unit, mec="#444444",
+               mew=0.35 * unit)
+        for phase in phases_there
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color="black", lw=0.8 * unit))
+    handles.append(Line2D([], [], color="#555555", lw=0.8 * unit, ls=":"))
+    whole.legend([*handles, *([Patch(color=_DISAGREE_COLOR)] if split else [])])
+    return whole.figure

@@ -131,38 +131,43 @@ def draw(table: pd.DataFrame, ax: Axes, x: str) -> Axes:
     """
     import seaborn as sns
 
-    from metaphase.analysis.figures import style
+    from metaphase.analysis.figures import axes, style
 
     style.draw_chance(ax, table["chance"].mean())
     named = table.assign(architecture=table["architecture"].map(style.architecture_label))
     means = named.groupby(_MODEL, as_index=False)[[x, "accuracy"]].mean()
-    order = list(named["architecture"].unique())
+    order, unit = list(named["architecture"].unique()), style.scale()
     look: dict[str, Any] = {"x": x, "y": "accuracy", "ax": ax}
     look |= {"hue": "architecture", "hue_order": order, "palette": "colorblind"}
     look |= {"style": "architecture", "style_order": order, "markers": True}
-    sns.scatterplot(named, **look, s=8, alpha=0.5, linewidth=0, legend=False)
-    sns.lineplot(means, **look, dashes=False, sort=False, lw=0.8, ms=6.5, mew=0)
-    style.log_ticks(ax, "x", table[x].min(), table[x].max())
+    sns.scatterplot(named, **look, s=8 * unit**2, alpha=0.5, linewidth=0, legend=False)
+    sns.lineplot(means, **look, dashes=False, sort=False, lw=0.8 * unit, ms=6 * unit, mew=0)
+    axes.log_ticks(ax, "x")
     ax.set_ylim(0, 1)
     return ax
 
 
 def figure(table: pd.DataFrame, title: str = "") -> Figure:
     """Two panels: against the state size, against the parameter count."""
-    from matplotlib.figure import Figure
+    from metaphase.analysis.figures import panels, style
 
-    from metaphase.analysis.figures import style
-
-    whole = Figure(figsize=(7.2, 2.9), layout="constrained")
-    axes = whole.subplots(1, 2, sharey=True)
-    names = {"state_size": "state size (numbers carried)", "num_parameters": "parameters"}
+    columns = {"state_size": "state size (numbers carried)", "num_parameters": "parameters"}
+    names = ["chance", *(style.architecture_label(a) for a in table["architecture"].unique())]
+    whole = panels.Panels(
+        panels.facets(2, 2.4), 2.0, title,
+        ["large symbols: means over seeds, small ones: seeds"], names, between=(0.25, 0.75),
+    )  # fmt: skip
     found = correlations(table)
-    for ax, (column, name) in zip(axes, names.items(), strict=True):
+    handles: dict[str, Any] = {}
+    for ax, (column, name) in zip(whole.axes, columns.items(), strict=True):
         draw(table, ax, column)
-        ax.set_xlabel(name)
+        ax.set(xlabel=name, ylabel="accuracy, unseen tasks")
         ax.set_title(f"rank correlation {_estimate_text(found[column])}")
+        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         ax.get_legend().remove()
-    axes[0].set_ylabel("accuracy, unseen tasks")
-    whole.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    style.title_above(whole, title)
-    return whole
+    for row in whole.rows:
+        for ax in row[1:]:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+    whole.legend([handles[name] for name in names])
+    return whole.figure

@@ -25,6 +25,7 @@ from metaphase.core.cell import (
     stream_key,
 )
 from metaphase.core.datasets.images import load_images
+from metaphase.core.devices import current
 from metaphase.core.evaluation.metrics import SplitMetrics, split_metrics
 from metaphase.core.kernels.cpu import check
 from metaphase.core.kernels.operations import cross_entropy
@@ -159,7 +160,7 @@ class PackTrainer:
 
     def train(self, count: int) -> None:
         """Trains `count` steps, without evaluating."""
-        with float32_products(self.cell.precision, self.device):
+        with current(self.device), float32_products(self.cell.precision, self.device):
             for start in range(self.step, self.step + count, STEPS_PER_DRAW):
                 step_J = torch.arange(start, start + STEPS_PER_DRAW, device=self.device)
                 left = self.step + count - start
@@ -175,7 +176,7 @@ class PackTrainer:
     @torch.no_grad()
     def _evaluate(self) -> None:
         others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
-        with float32_products(self.cell.precision, self.device):
+        with current(self.device), float32_products(self.cell.precision, self.device):
             of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
         losses = [loss_RxExT.flatten(1) for loss_RxExT, _ in of_splits.values()]
         sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)

@@ -19,6 +19,7 @@ from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps.execution.cluster import find_cluster
+from metaphase.sweeps.execution.gpus import gpu_memory
 from metaphase.sweeps.planning import hardware
 from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
 from metaphase.sweeps.store.folders import one_line
@@ -96,11 +97,15 @@ def ray_running(scratch: Path) -> Iterator[bool]:
 
 
 def cluster_workers() -> Workers:
-    """One worker a GPU where the cluster has some, else one a CPU core."""
+    """One worker a GPU where the cluster has some, else one a CPU core.
+
+    Raises:
+        ConfigError: a GPU can't be used (`execution.gpus`).
+    """
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     if gpus:
-        return gpu_workers(gpus)
+        return gpu_workers(gpus, gpu_memory())
     return cpu_workers(max(1, int(resources.get("CPU", 1))), resources.get("memory", 4e9))
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from matplotlib import image
 
 from metaphase.analysis import phase_plot
+from metaphase.analysis.commands import exports
 from metaphase.analysis.load import load_cells
 from metaphase.analysis.statistics.phases import classify
 from metaphase.core.cell import Cell
 from tests import ROOT
+from tests.analysis.questions import change
 from tests.tools.synthetic import make_results
 
+A_NOTEBOOKS = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 FIGURES = ["accuracy", "improvement", "learning_curves", "phase_map"]
 
 
@@ -62,20 +67,81 @@ def test_writes_figures_and_csv_and_prints_the_map(sweep, capsys):
     assert any("generalizing not up to 2^4" in line for line in out)
 
 
-def test_csv_has_a_row_a_cell_with_the_classification(sweep):
+def test_everything_drawn_is_in_tables(sweep):
     phase_plot.main([str(sweep)])
     csv = pd.read_csv(sweep / "phases.csv")
     cells = classify(load_cells(sweep))
-    assert list(csv.columns) == list(phase_plot.CSV_COLUMNS)
-    for split in ("seen", "unseen"):
-        for name in ("first", "last", "improvement"):
-            assert {f"{split}_{name}", f"{split}_{name}_se"} <= {*csv.columns}
+    assert {*exports.CELL_COLUMNS} <= {*csv.columns}
+    for name in ("seen_improvement", "unseen_improvement", "unseen_last"):
+        for end in ("_low", "_high"):  # of each interval that decides
+            assert (f"{name}{end}" in csv) == (f"{name}{end}" in cells)
     assert list(csv["cell_id"].astype(str)) == list(cells["cell_id"])
-    assert list(csv["phase"]) == list(cells["phase"].astype(str))
+    assert list(csv["phase"].fillna("")) == list(cells["phase"].astype(object).fillna(""))
     assert csv["unseen_improvement_se"].to_numpy() == pytest.approx(
         cells["unseen_improvement_se"].to_numpy(), nan_ok=True
     )
     assert (csv["status"] == "failed").sum() == 2
+    grid = pd.read_csv(sweep / "grid.csv")
+    assert len(grid) == 9  # grid points with cells
+    [row] = grid[(grid["model_size"] == 16) & (grid["num_tasks"] == 64)].to_dict("records")
+    own = cells[(cells["model_size"] == 16) & (cells["num_tasks"] == 64)]["unseen_last"]
+    ends = [row[f"unseen_last{end}"] for end in ("", "_lowest", "_highest")]
+    assert ends == pytest.approx([own.mean(), own.min(), own.max()])
+    transitions = pd.read_csv(sweep / "transitions.csv")
+    assert set(transitions["model_size"]) == {8, 16}
+    assert {"begins", "log2_num_tasks", "low", "high", "censored"} <= {*transitions.columns}
+
+
+def test_latex_tables_compile_as_they_stand(sweep):
+    assert phase_plot.main([str(sweep), "--latex"]) == 0
+    for name, columns in (("grid", 7), ("transitions", 3)):
+        lines = (sweep / f"{name}.tex").read_text().splitlines()
+        assert lines[0].startswith("\\begin{tabular}")
+        assert lines[1] == "\\toprule"
+        assert lines[-1] == "\\end{tabular}"
+        rows = [line for line in lines if line.endswith("\\\\")]
+        assert {line.count("&") for line in rows} == {columns - 1}
+        text = "".join(rows)
+        assert text.count("$") % 2 == 0
+        assert not re.search(r"(?<!\\)[_%#]", re.sub(r"\$[^$]*\$", "", text))
+        assert "^" not in re.sub(r"\$[^$]*\$", "", text)
+
+
+def test_widths(sweep, tmp_path):
+    sizes = {}
+    for width in ("column", "page", "slide"):
+        out = tmp_path / width
+        assert phase_plot.main([str(sweep), "--width", width, "--out", str(out)]) == 0
+        for figure in FIGURES:
+            sizes[width, figure] = image.imread(out / "figures" / f"{figure}.png").shape[1] / 220
+    for (width, _), inches in sizes.items():
+        assert inches == pytest.approx({"column": 3.3, "page": 7, "slide": 10}[width], abs=0.01)
+
+
+def test_as_of_a_step(sweep, capsys):
+    """Half-way nothing but what was measured then: here, at half of the accuracy's rise."""
+
+    def halve(frame):
+        early = frame["step"] < frame["step"].max()
+        last = frame["last"].where(~early, frame["first"] + 0.02)
+        return frame.assign(last=last, improvement=last - frame["first"])
+
+    change(sweep, "history", halve)
+    steps = pd.read_parquet(sweep / "history")["step"].unique()
+    half = sorted(steps)[1]
+    assert phase_plot.main([str(sweep), "--at-step", str(half + 1), "--out", f"{sweep}/then"]) == 0
+    then = pd.read_csv(sweep / "then" / "phases.csv")
+    assert set(then["phase"].dropna()) <= {"memorizing", "untrained"}
+    assert (then["status"] == "done").all()
+    assert "learning_curves.png" not in names(sweep / "then" / "figures")
+    assert f"as of step {half + 1}: 16 cells" in capsys.readouterr().out
+    assert (
+        phase_plot.main([str(sweep), "--at-step", str(steps.max()), "--out", f"{sweep}/end"]) == 0
+    )
+    assert phase_plot.main([str(sweep)]) == 0
+    end, now = (pd.read_csv(sweep / at / "phases.csv") for at in ("end", "."))
+    done = now[now["status"] == "done"].set_index("cell_id")["phase"]
+    assert end.set_index("cell_id")["phase"].to_dict() == done.to_dict()
 
 
 @pytest.mark.parametrize(("format", "magic"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
@@ -83,7 +149,7 @@ def test_formats_out_and_equal_bytes_when_repeated(sweep, tmp_path, format, magi
     out = tmp_path / "elsewhere" / "deep"
     before = sorted(sweep.rglob("*"))
     assert phase_plot.main([str(sweep), "--format", format, "--out", str(out)]) == 0
-    assert names(out) == ["figures", "phases.csv"]
+    assert names(out) == ["figures", "grid.csv", "phases.csv", "transitions.csv"]
     files = {p: p.read_bytes() for p in (out / "figures").iterdir()}
     assert sorted(p.name for p in files) == [f"{f}.{format}" for f in FIGURES]
     assert all(content.startswith(magic) for content in files.values())
@@ -162,6 +228,8 @@ def test_every_condition_gets_its_own_figures_and_map(tmp_path, capsys):
         (["x", "--confidence", "1"], "1 is out of range; allowed: between 0 and 1"),
         (["x", "--confidence", "nan"], "nan is out of range"),
         (["x", "--format", "gif"], "invalid choice: 'gif'"),
+        (["x", "--width", "poster"], "invalid choice: 'poster'"),
+        (["x", "--at-step", "0"], "'0' is not a whole number from 1"),
         (["x", "--what"], "--what"),
     ],
 )
@@ -198,6 +266,8 @@ def test_500_cells_take_seconds_and_neither_torch_nor_ray(tmp_path):
         tmp_path / "s", [2**k for k in range(1, 11)], [2**k for k in range(25)], (0, 1), n=64,
         base=Cell(num_classes=5, position_encoding="learned", num_heads=1, steps=3000),
     )  # fmt: skip
+    rc = tmp_path / "matplotlibrc"
+    rc.write_text("text.usetex: True\nfont.size: 30\n")
     code = """
 import sys, time
 import metaphase.analysis
@@ -212,7 +282,7 @@ print(status, seconds, loaded)
 """
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=True,
-        capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"},
+        capture_output=True, text=True, env={**os.environ, **A_NOTEBOOKS, "MATPLOTLIBRC": str(rc)},
     )  # fmt: skip
     status, seconds, loaded = run.stdout.splitlines()[-1].split(maxsplit=2)
     assert (status, loaded) == ("0", "[]")

@@ -153,6 +153,7 @@ def test_a_cell_that_cannot_be_trained_fails_alone(one_ray, preset, tmp_path, ca
     assert "1 of 9 cells to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_had_ends_the_run_in_one_line(one_ray, preset, tmp_path, capsys):
     data = tmp_path / "data"
     data.write_text("a file where the folder should be")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 
-from metaphase.analysis.figures import accuracy, style
+from metaphase.analysis.figures import accuracy, outcomes, style
 
 
 def test_accuracy_table_is_the_mean_of_finished_seeds(sweep):
@@ -22,6 +21,18 @@ def test_accuracy_table_is_the_mean_of_finished_seeds(sweep):
     assert table.loc[(16, 256), "seeds"] == 0
 
 
+def test_seeds_stand_beside_the_mean_where_they_are_far_apart_or_unfinished(sweep):
+    seeds = accuracy.seed_table(sweep[0], "unseen")
+    points = {(row.model_size, row.num_tasks) for row in seeds.itertuples()}
+    assert points == {(16, 16), (8, 256), (16, 256)}  # bimodal; one diverged; missing
+    two = seeds[(seeds["model_size"] == 16) & (seeds["num_tasks"] == 16)]
+    assert (np.diff(two["accuracy"]) > 0.15).all()  # from the bottom
+    assert (two["left"] > 2.0).all()  # right of the mean
+    assert list(seeds.loc[seeds["num_tasks"] == 256, "outcome"]) == [
+        "generalizing", "diverged", outcomes.MISSING, outcomes.MISSING,
+    ]  # fmt: skip
+
+
 def test_accuracy_is_drawn_on_the_shared_scale_and_missing_cells_are_blank(sweep, ax):
     table = accuracy.tile_table(sweep[0], "seen")
     accuracy.draw(table, ax)
@@ -29,8 +40,12 @@ def test_accuracy_is_drawn_on_the_shared_scale_and_missing_cells_are_blank(sweep
     expected = style.ACCURACY_MAP(table["accuracy"].dropna().to_numpy())
     assert tiles.get_facecolor() == pytest.approx(expected)
     assert len(expected) == len(table) - 1
-    figure = Figure()
-    accuracy.add_scale(figure, figure.subplots(), 0.2)
+    values = {text.get_text() for text in ax.texts}
+    assert values == {f"{a:.2f}"[1:] for a in table["accuracy"].dropna()}
+    with style.context():
+        figure = accuracy.figure(sweep[0])
     bar = figure.axes[-1]
     assert bar.get_ylim() == (0, 1)
     assert [line.get_ydata()[0] for line in bar.lines if line.get_color() == "white"] == [0.2]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["diverged", outcomes.MISSING]

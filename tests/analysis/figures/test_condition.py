@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import pandas as pd
 import pytest
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
+from matplotlib.text import Text
 
+from metaphase.analysis.commands import output
 from metaphase.analysis.figures import accuracy, improvement, learning_curves, phase_map, style
 from metaphase.analysis.load import ResultsError
+from metaphase.analysis.statistics.transitions import estimate_transitions
 
 
 def test_tables_refuse_mixed_settings(sweep):
@@ -23,21 +28,48 @@ def test_tables_refuse_mixed_settings(sweep):
             table()
 
 
-def test_long_titles_are_wrapped_into_the_figure(sweep):
+@pytest.mark.parametrize("width", style.WIDTHS)
+def test_figures_are_as_wide_as_asked_and_all_text_is_inside_and_readable(sweep, width):
     cells, curves = sweep
-    cells = cells[cells["model_size"] == 8]
     title = "s, fast_weights, dataset=digits, unseen_datasets=('glyphs', 'random'), steps=60"
-    for make in (
-        lambda: learning_curves.figure(curves, cells, title),
-        lambda: phase_map.figure(cells, None, title),
-    ):
-        with rc_context(style.RC):
+    found = estimate_transitions(cells)
+    with style.context(width):
+        for make in (
+            lambda: learning_curves.figure(curves, cells, title),
+            lambda: phase_map.figure(cells, found, title),
+            lambda: accuracy.figure(cells, title),
+            lambda: improvement.figure(cells, title),
+        ):
             figure = make()
             figure.draw_without_rendering()
-        texts = [*figure.texts, figure.axes[0]._left_title]
-        [text] = [text for text in texts if text.get_text().startswith("s,")]
-        box = text.get_window_extent()
-        assert box.x0 >= 0
-        assert box.x1 <= figure.bbox.x1
-        assert box.y1 <= figure.bbox.y1
-        assert " ".join(text.get_text().split()) == title
+            assert figure.get_figwidth() == style.WIDTHS[width][0]
+            [text] = [text for text in figure.texts if text.get_text().startswith("s,")]
+            assert " ".join(text.get_text().split()).startswith(title)
+            drawn = [
+                t for t in figure.findobj(Text)
+                if t.get_text() and t.get_visible() and t.get_window_extent().width
+            ]  # fmt: skip
+            for text in drawn:
+                box = text.get_window_extent()
+                assert text.get_size() >= 7
+                assert box.x0 >= -1, text.get_text()
+                assert box.x1 <= figure.bbox.x1 + 1, text.get_text()
+                assert box.y0 >= -1, text.get_text()
+                assert box.y1 <= figure.bbox.y1 + 1, text.get_text()
+
+
+def test_a_callers_settings_have_no_influence_and_stay(sweep, tmp_path):
+    make = functools.partial(phase_map.figure, sweep[0], None, "s")
+    expected = output.figure_bytes(make, "png")
+    wild = {"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none",
+            "figure.dpi": 30, "lines.linewidth": 9}  # fmt: skip
+    with rc_context(wild):
+        before = dict(rcParams)
+        assert output.figure_bytes(make, "png") == expected
+        assert dict(rcParams) == before
+
+
+def test_fonts_are_in_the_files(sweep):
+    make = functools.partial(phase_map.figure, sweep[0], None, "s")
+    assert b"/FontFile2" in output.figure_bytes(make, "pdf")  # TrueType
+    assert b"<text" not in output.figure_bytes(make, "svg")  # glyphs as shapes

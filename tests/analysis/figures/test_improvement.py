@@ -1,8 +1,10 @@
-"""Improvement within the sequence, and the phases shaded behind it."""
+"""Improvement within the sequence: a panel a model size, and the phases shaded behind it."""
 
 from __future__ import annotations
 
-from metaphase.analysis.figures import improvement
+import pytest
+
+from metaphase.analysis.figures import improvement, style
 from metaphase.analysis.load import load_cells
 from metaphase.analysis.statistics.phases import classify
 from tests.tools.synthetic import make_results
@@ -16,14 +18,13 @@ def test_improvement_table_and_lines(sweep, ax):
     mine = table[(table["model_size"] == 8) & (table["num_tasks"] == 256)]
     assert mine["improvement"].item() == row["unseen_improvement"].item()
     assert mine["low"].item() == row["unseen_improvement_low"].item() < mine["improvement"].item()
-    improvement.draw(table, ax, improvement.shade_table(cells))
-    lines = {line.get_label(): line for line in ax.lines if line.get_label()[0] != "_"}
-    means = table[table["model_size"] == 16].groupby("num_tasks")["improvement"].mean()
-    assert list(lines["$2^{4}$"].get_ydata()) == list(means)
-    assert [t.get_text() for t in ax.texts] == ["M", "I"]
+    rows = table[table["model_size"] == 16]
+    improvement.draw(rows, ax, "num_tasks", "unseen")
+    means = rows.groupby("num_tasks")["improvement"].mean()
+    assert list(ax.lines[-1].get_ydata()) == list(means)
 
 
-def test_shades_join_equal_neighbours_of_the_largest_model_size(tmp_path):
+def test_shades_join_equal_neighbours(tmp_path):
     make_results(
         tmp_path / "s", (8, 16), [2**k for k in range(8)], (0,),
         lambda c: "untrained" if c.model_size == 8
@@ -31,7 +32,22 @@ def test_shades_join_equal_neighbours_of_the_largest_model_size(tmp_path):
               else "generalizing"),
     )  # fmt: skip
     shades = improvement.shade_table(classify(load_cells(tmp_path / "s")))
+    of_16 = shades[shades["model_size"] == 16]
     expected = [("memorizing", -0.5, 1.5), ("identifying", 1.5, 4.5), ("generalizing", 4.5, 7.5)]
-    found = zip(shades["phase"], shades["left"], shades["right"], strict=True)
-    assert list(found) == expected
-    assert (shades["model_size"] == 16).all()
+    assert list(zip(of_16["phase"], of_16["left"], of_16["right"], strict=True)) == expected
+    assert len(shades) == 4
+
+
+def test_no_size_is_left_out_and_a_single_number_of_tasks_has_sizes_on_x(tmp_path):
+    sizes = [2**k for k in range(1, 10)]
+    make_results(tmp_path / "many", sizes, (1, 16), (0,), n=64)
+    with style.context():
+        figure = improvement.figure(classify(load_cells(tmp_path / "many")), confidence=0.9)
+    assert [ax.get_title() for ax in figure.axes] == [f"model size {size}" for size in sizes]
+    assert "90% intervals" in figure.texts[0].get_text()
+    make_results(tmp_path / "column", sizes, (16,), (0, 1), n=64)
+    with style.context():
+        figure = improvement.figure(classify(load_cells(tmp_path / "column")))
+    [ax] = figure.axes
+    assert ax.get_xlabel() == "model size"
+    assert sorted(ax.lines[3].get_xdata()) == pytest.approx([k - 0.08 for k in range(1, 10)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ def find(path: Path) -> dict[str, Answer]:
 def draw(answer: Answer) -> Figure:
     """An answer's figure, drawn."""
     assert answer.figure is not None
-    with mpl.rc_context(style.RC):
+    with style.context():
         figure = answer.figure()
         figure.draw_without_rendering()
     return figure

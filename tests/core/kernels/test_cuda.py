@@ -180,7 +180,13 @@ ATTENTION = [  # L, stride, H, K, D, R, B, rotary
 ]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [  # an interpreter takes seconds for what a GPU takes none for
+        pytest.param(p, marks=pytest.mark.slow if DEVICE == "cpu" and p == "bf16" else ())
+        for p in PRECISIONS
+    ],
+)
 @pytest.mark.parametrize(("L", "stride", "H", "K", "D", "R", "B", "rotary"), ATTENTION)
 def test_fused_attention_is_its_twin(L, stride, H, K, D, R, B, rotary, precision):
     shape = AttentionShape(L, H, K, stride, rotary)

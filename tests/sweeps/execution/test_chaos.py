@@ -5,10 +5,18 @@ import pytest
 from tests.tools import chaos
 
 
-def test_a_few_kills(capsys):
-    assert chaos.main(["--kills", "2", "--seed", "3", "--steps", "1500"]) == 0
+def test_all_is_killed_at_once(capsys):
+    arguments = ["--kills", "1", "--fate", "all killed at once", "--steps", "1500"]
+    assert chaos.main(arguments) == 0
     output = capsys.readouterr().out
     assert "none lost, none twice, all numbers bit-equal" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_few_kills(capsys):
+    assert chaos.main(["--kills", "5", "--seed", "3", "--steps", "4000"]) == 0
+    assert "none lost, none twice, all numbers bit-equal" in capsys.readouterr().out
 
 
 @pytest.mark.slow

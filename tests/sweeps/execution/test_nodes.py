@@ -93,6 +93,7 @@ def steps_of_checkpoints(root):
     return Results(str(root), "tiny").checkpoints.steps()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_at_most_one_checkpoint_interval(cluster, preset, tmp_path):
     process = launch(preset, tmp_path, *SHORT)
     worker = min(training(tmp_path, process))

@@ -25,6 +25,10 @@ from tests.tools.tree_fuzzer import train_here
 
 CELLS = [small_cell(num_tasks=n) for n in (1, 4)]
 HALF = small_cell(num_tasks=16)
+DAMAGES = [
+    "truncated",
+    *(pytest.param(how, marks=pytest.mark.slow) for how in ("empty", "flipped")),
+]
 
 
 def write_tree(root):
@@ -51,7 +55,7 @@ def damage(data: bytes, how: str) -> bytes:
     return data[:middle] + bytes(b ^ 0xFF for b in data[middle : middle + 16]) + data[middle + 16 :]
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "flipped"])
+@pytest.mark.parametrize("how", DAMAGES)
 def test_every_file_damaged_one_at_a_time(tmp_path, how, capsys):
     results = write_tree(tmp_path)
     root = tmp_path / "tiny"
@@ -130,8 +134,8 @@ def reads_as(table, saved, damaged):
         return False
 
 
-@pytest.mark.parametrize("merged", [False, True])
-@pytest.mark.parametrize("how", ["empty", "truncated", "flipped"])
+@pytest.mark.parametrize("merged", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", DAMAGES)
 def test_the_same_command_repairs_every_file(tmp_path, command, caplog, how, merged):
     assert command.run()[0] == 0
     root = tmp_path / "tiny"

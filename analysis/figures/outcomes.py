@@ -1,0 +1,183 @@
+"""What became of a cell, as maps show it: its phase, or why it has none.
+
+An outcome is a phase of `core.phases`, or one of the words below. Each has a colour; those that are
+no phase have a symbol too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from metaphase.analysis import labels
+from metaphase.analysis.figures import style, tiles
+from metaphase.core import schema
+from metaphase.core.phases import GENERALIZING, PHASES
+
+MISSING = "no result yet"
+PLATEAU = "not trained long enough"
+DIVERGED, FAILED = schema.DIVERGED, schema.FAILED
+# From the bottom of a tile to its top.
+ORDER = (*reversed(PHASES), PLATEAU, DIVERGED, FAILED, MISSING)
+
+_SYMBOLS: dict[str, dict[str, Any]] = {
+    PLATEAU: {"marker": "_", "color": "#555555"},
+    DIVERGED: {"marker": "^", "color": style.RED},
+    FAILED: {"marker": "x", "color": style.RED},
+}
+_FACES = {PLATEAU: "#ffffff", DIVERGED: "#ffffff", FAILED: "#ffffff", MISSING: "#ffffff"}
+_HATCH = "//////"
+_SMALLEST_SYMBOL = 1.2  # points
+
+
+def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
+    """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from chance to no error
+    at the last positions of unseen tasks; NaN where it isn't generalizing); and `decided`.
+
+    Args:
+        classified: as from `analysis.statistics.phases.classify`. Without columns `decided` and
+            `on_plateau` all are decided, and none is on its plateau.
+
+    Returns:
+        The three columns, with the index of `classified`.
+    """
+    status = classified["status"]
+    outcome = classified["phase"].astype(object).where(status == schema.DONE, status)
+    if "on_plateau" in classified:
+        outcome = outcome.mask(classified["on_plateau"].fillna(False).astype(bool), PLATEAU)
+    outcome = outcome.fillna(FAILED)
+    chance = classified["chance"].astype(float)
+    strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - chance) / (1 - chance)
+    decided = classified.get("decided", pd.Series(True, index=classified.index))
+    return pd.DataFrame(
+        {
+            "outcome": outcome,
+            "strength": strength.clip(0, 1).where(outcome == GENERALIZING),
+            "decided": decided.astype(bool) | ~outcome.isin(PHASES),
+        }
+    )
+
+
+def stack(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Seeds one above the other in their tile, in `ORDER`, the best of those that generalize first,
+    so that a tile shows the share of its seeds in each phase.
+
+    Args:
+        table: a row a seed, with its `outcome`, `strength`, and the whole tile's `bottom`, `top`.
+        by: columns that name the tile.
+
+    Returns:
+        The table, ordered by tile and from bottom to top, with each seed's own `bottom` and `top`.
+    """
+    rank = table["outcome"].map({name: i for i, name in enumerate(ORDER)})
+    table = table.assign(_rank=rank).sort_values(
+        [*by, "_rank", "strength"], ascending=[*(True for _ in by), True, False], kind="stable"
+    )
+    groups = table.groupby(by, sort=False)
+    at, of = groups.cumcount(), groups["outcome"].transform("size")
+    height, bottom = (table["top"] - table["bottom"]) / of, table["bottom"]
+    table = table.assign(bottom=bottom + at * height, top=bottom + (at + 1) * height)
+    return table.drop(columns="_rank")
+
+
+def colors(table: pd.DataFrame) -> np.ndarray:
+    """The colour of each row's outcome, generalizing by its strength; shape (rows, 4)."""
+    faces = {**style.COLORS, **_FACES}
+    found = np.array([to_rgba(faces[name]) for name in table["outcome"]]).reshape(-1, 4)
+    graded = (table["outcome"] == GENERALIZING).to_numpy() & table["strength"].notna().to_numpy()
+    found[graded] = style.GENERALIZING_MAP(table["strength"].to_numpy(dtype=float)[graded])
+    return found
+
+
+def draw(ax: Axes, table: pd.DataFrame) -> None:
+    """Bands in the colours of their outcomes, hatched where undecided, with the symbols of those
+    that have no phase. The axes must have their limits.
+
+    Args:
+        ax: where to draw.
+        table: outcome, strength, decided, left, right, bottom, top.
+    """
+    fill = colors(table)
+    tiles.add(
+        ax, table, facecolors=fill, edgecolors=fill, linewidths=0.2, antialiaseds=False, zorder=1
+    )
+    undecided = table[~table["decided"]]
+    for ink in ("white", "black"):
+        rows = undecided[undecided["outcome"].map(_hatch_ink) == ink]
+        tiles.add(ax, rows, facecolors="none", edgecolors=ink, hatch=_HATCH, linewidths=0,
+                  alpha=0.75, zorder=1.2)  # fmt: skip
+    draw_symbols(ax, table)
+
+
+def draw_symbols(ax: Axes, table: pd.DataFrame) -> None:
+    """The symbols of bands that have no phase, and the frames of those without a result.
+
+    Args:
+        ax: where to draw; it must have its limits.
+        table: outcome, left, right, bottom, top.
+    """
+    dotted: dict[str, Any] = {"edgecolors": style.GREY, "linewidths": 0.6 * style.scale()}
+    missing = table[table["outcome"] == MISSING]
+    tiles.add(ax, missing, 0.05, facecolors="none", linestyles=":", zorder=1.2, **dotted)
+    across, upward = tiles.points_a_unit(ax)
+    for name, look in _SYMBOLS.items():
+        rows = table[table["outcome"] == name]
+        width = (rows["right"] - rows["left"]) * across
+        height = (rows["top"] - rows["bottom"]) * upward
+        size = np.minimum(width, height).clip(_SMALLEST_SYMBOL / 0.6, 12 * style.scale()) * 0.6
+        ax.scatter(
+            (rows["left"] + rows["right"]) / 2, (rows["bottom"] + rows["top"]) / 2, s=size**2,
+            linewidths=0.8 * style.scale() if name != DIVERGED else 0, zorder=1.5, **look,
+        )  # fmt: skip
+
+
+def _hatch_ink(outcome: str) -> str:
+    return "white" if style.INK.get(outcome) == "white" else "black"
+
+
+def legend_handles(table: pd.DataFrame, letters: bool) -> tuple[list[Any], list[str]]:
+    """Handles and names of what a table from `of_cells` has, the most capable phase first.
+
+    Args:
+        table: outcome, decided.
+        letters: whether the drawing has the phases' letters.
+    """
+    handles: list[Any] = []
+    names: list[str] = []
+    for name in reversed(PHASES):
+        if not (table["outcome"] == name).any():
+            continue
+        if name == GENERALIZING:
+            shades = style.GENERALIZING_MAP(np.linspace(0.1, 1, 4))
+            handles.append(tuple(Patch(facecolor=shade) for shade in shades))
+        else:
+            handles.append(Patch(facecolor=style.COLORS[name]))
+        graded = ", darker: better" if name == GENERALIZING else ""
+        names.append(f"{labels.LETTERS[name]}  {name}{graded}" if letters else f"{name}{graded}")
+    if (~table["decided"]).any():
+        names.append("undecided")
+        handles.append(Patch(facecolor="#d8d8d8", edgecolor="black", hatch=_HATCH, lw=0))
+    more, more_names = symbol_handles(table)
+    return [*handles, *more], [*names, *more_names]
+
+
+def symbol_handles(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
+    """Handles and names of the outcomes in a table that are no phase."""
+    handles: list[Any] = []
+    names = [name for name in (*_SYMBOLS, MISSING) if (table["outcome"] == name).any()]
+    for name in names:
+        if name == MISSING:
+            handles.append(Patch(facecolor="white", edgecolor=style.GREY, ls=":"))
+        else:
+            handles.append(Line2D([], [], ls="", ms=4 * style.scale(), **_SYMBOLS[name]))
+    return handles, names
+
+
+HANDLERS = {tuple: HandlerTuple(ndivide=None, pad=0)}  # draws the shades of generalizing

@@ -1,0 +1,68 @@
+"""Whether PyTorch can compute on the GPUs that a cluster says it has.
+
+Ray believes what it is told (`--num-gpus`, a container's variables): a GPU without a driver, with
+one that is too old, or one that this PyTorch has no code for is found out before packs are planned
+for it, and before a cell is blamed for it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from metaphase.core.cell import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 120.0  # that machines may take to answer: a worker starts and imports PyTorch
+
+
+def _try_gpu() -> float | str:
+    """Computes on the GPU that this task has: bytes of its memory, or why it can't be used."""
+    import torch
+
+    from metaphase.core.cell import ConfigError
+    from metaphase.core.devices import training_device
+
+    try:
+        device = training_device("cuda")
+    except ConfigError as error:
+        return str(error)
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def gpu_memory() -> float | None:
+    """Bytes of the smallest GPU of those that were tried, one a machine; None where none was free.
+
+    Raises:
+        ConfigError: some can't be used, in one line: which machines', and why.
+    """
+    ask, asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=1)(_try_gpu), {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("GPU", 0) >= 1:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            remote = ask.options(scheduling_strategy=there).remote()
+            asked[remote] = node["NodeManagerAddress"]
+    memories, wrong = [], {}
+    answers, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
+    for answer in answers:
+        try:
+            told = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            told = f"a worker can't open it: {' '.join(str(error).split())[:200]}"
+        if isinstance(told, str):
+            wrong[asked[answer]] = told
+        else:
+            memories.append(told)
+    for task in waiting:  # others compute on it
+        ray.cancel(task, force=True)
+        logger.info("GPUs of %s aren't free; they are believed to be usable", asked[task])
+    if wrong:
+        raise ConfigError(
+            "GPUs of the cluster: "
+            + "; ".join(f"{address}: {what}" for address, what in sorted(wrong.items()))
+            + ". Ray counts them; start it with --num-gpus=0 there to leave them out"
+        )
+    return min(memories, default=None)

@@ -6,12 +6,14 @@ Plain Python on purpose: `sweeps` reads it without torch, and it can't import Ra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.checks import check_size, check_values
 from metaphase.core.datasets import DATASETS
+from metaphase.core.evaluation_steps import evaluation_steps
 from metaphase.core.settings import (
     MODEL,
     NONE,
@@ -28,8 +30,6 @@ from metaphase.core.settings import (
     settings_of,
 )
 
-MAX_NUMBERS = 10**12  # of a model, of a step: what no device holds
-MAX_EVALUATIONS = 10**5  # of a cell: its history is kept in memory
 # Revision of the numbers: raised whenever a cell's results change by a bit on the machine that they
 # were made on. Results and checkpoints that don't say theirs are of revision 1.
 NUMERICS = 2
@@ -44,6 +44,7 @@ TokenFormat = Literal["shifted", "interleaved"]
 PositionEncoding = Literal["rotary", "learned", "none"]
 Normalization = Literal["own", "base"]
 Precision = Literal["fp32", "tf32", "bf16"]
+Schedule = Literal["constant", "linear", "cosine", "triangle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ class Cell:
     batch_size: int = setting(32, "sequences in a step's batch", RUN, least=1, greatest=2**20)
     learning_rate: float = setting(
         1e-3,
-        "Adam's learning rate after warm-up",
+        "Adam's learning rate after warm-up, before it falls",
         REPLICA,
         least=0.0,
         greatest=float("inf"),
@@ -176,6 +177,22 @@ class Cell:
     )
     warmup_steps: int = setting(
         100, "steps over which the learning rate rises linearly", RUN, least=0, greatest=2**31
+    )
+    learning_rate_schedule: Schedule = setting(
+        "constant",
+        "what the learning rate does after warm-up, up to `steps`",
+        RUN,
+        neutral="constant",
+        stored="triangle rises over the first half of `steps`, which is its warmup_steps",
+    )
+    learning_rate_end: float = setting(
+        0.0,
+        "share of learning_rate that its schedule falls to",
+        REPLICA,
+        least=0,
+        greatest=1,
+        neutral=0.0,
+        stored="0 where the schedule is constant",
     )
     adam_beta1: float = setting(
         0.9,
@@ -196,10 +213,36 @@ class Cell:
     adam_epsilon: float = setting(
         1e-8, "Adam's epsilon", REPLICA, least=0.0, greatest=float("inf"), exclusive=(True, True)
     )
+    weight_decay: float = setting(
+        0.0,
+        "decoupled weight decay, AdamW's",
+        REPLICA,
+        least=0,
+        greatest=float("inf"),
+        exclusive=(False, True),
+        neutral=0.0,
+    )
+    gradient_clip: float = setting(
+        0.0,
+        "norm that a cell's gradient is scaled down to where it is larger; 0: never",
+        REPLICA,
+        least=0,
+        greatest=float("inf"),
+        exclusive=(False, True),
+        neutral=0.0,
+    )
     precision: Precision = setting("fp32", "of matrix products; weights and sums stay float32", RUN)
 
     eval_every: int = setting(
         250, "steps between evaluations (and checkpoints)", RUN, least=1, greatest=2**31
+    )
+    eval_growth: float = setting(
+        1.0,
+        "least ratio of an evaluation's step to the one before; 1: distances stay",
+        RUN,
+        least=1,
+        greatest=1000,
+        neutral=1.0,
     )
     eval_sequences: int = setting(
         512, "sequences a split is evaluated on", RUN, least=2, greatest=2**24
@@ -212,8 +255,8 @@ class Cell:
             if (typed := declared.typed(value)) is not value:
                 object.__setattr__(self, key, typed)
         self._resolve()
-        self._check_values()
-        self._check_size()
+        check_values(self, self._unused())
+        check_size(self)
 
     def _resolve(self) -> None:
         for key in self._unused():
@@ -222,6 +265,10 @@ class Cell:
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
             object.__setattr__(self, "identity_steps", 0)
+        if self.learning_rate_schedule == "constant":
+            object.__setattr__(self, "learning_rate_end", 0.0)
+        if self.learning_rate_schedule == "triangle":
+            object.__setattr__(self, "warmup_steps", self.steps // 2)
         info = DATASETS[self.dataset]
         if self.image_size is None:
             object.__setattr__(self, "image_size", info.image_size)
@@ -234,55 +281,6 @@ class Cell:
                     "choose a divisor or set key_size"
                 )
             object.__setattr__(self, "key_size", self.model_size // max(self.num_heads, 1))
-
-    def _check_values(self) -> None:
-        info = DATASETS[self.dataset]
-        unused = self._unused()
-        for key, declared in settings_of(type(self)).items():
-            if declared.least is not None and key not in unused:
-                greatest = info.num_classes if key == "num_classes" else declared.greatest
-                declared.check_range(getattr(self, key), greatest)
-        if self.steps // self.eval_every > MAX_EVALUATIONS:
-            raise ConfigError(
-                f"eval_every: {self.eval_every} makes {self.steps // self.eval_every} evaluations "
-                f"of {self.steps} steps; allowed: {MAX_EVALUATIONS}"
-            )
-        least = ARCHITECTURES[self.architecture].least_key_size
-        if self.key_size < least and "key_size" not in unused:
-            raise ConfigError(
-                f"key_size: {self.key_size} (of {self.num_heads} heads, model_size "
-                f"{self.model_size}) leaves {self.architecture} no memory but signs; allowed: "
-                f"{least} or more"
-            )
-        if self.position_encoding == "rotary" and self.key_size % 2:
-            raise ConfigError(
-                f"key_size: {self.key_size} is odd; rotary positions rotate pairs, so choose an "
-                "even key_size or position_encoding: learned"
-            )
-        fewest = min(info.num_train, info.num_heldout) * self.num_classes // info.num_classes // 2
-        if self.sequence_length > fewest:
-            raise ConfigError(
-                f"sequence_length: {self.sequence_length} is out of range; {self.dataset} with "
-                f"{self.num_classes} classes allows 2 to {fewest} distinct images a sequence"
-            )
-        for name in self.unseen_datasets:
-            if DATASETS[name].num_classes < self.num_classes:
-                raise ConfigError(
-                    f"unseen_datasets: {name} has fewer than {self.num_classes} classes"
-                )
-
-    def _check_size(self) -> None:
-        """Refuses what no device can hold, before anything is made or estimated of it."""
-        inner = max(self.model_size * max(1, self.mlp_ratio), self.num_heads * self.key_size)
-        weights = self.num_layers * self.model_size * inner
-        kept = self.batch_size * max(self.num_tokens * self.num_layers * inner, self.input_size**2)
-        for what, count in (("weights", weights), ("numbers kept of a step", kept)):
-            if count > MAX_NUMBERS:
-                raise ConfigError(
-                    f"model_size: {self.model_size}, num_layers: {self.num_layers}, batch_size: "
-                    f"{self.batch_size}, image_size: {self.image_size} together are {count:.0e} "
-                    f"{what}; allowed: {MAX_NUMBERS:.0e}"
-                )
 
     def _unused(self) -> set[str]:
         """The settings that its architecture doesn't use."""
@@ -332,6 +330,11 @@ class Cell:
 
     def _values(self, names: Iterable[str]) -> tuple:
         return tuple(getattr(self, name) for name in names)
+
+    @property
+    def eval_steps(self) -> Sequence[int]:
+        """The steps after which it is evaluated, ascending; the last is `steps`."""
+        return evaluation_steps(self.eval_every, self.eval_growth, self.steps)
 
     @property
     def channels(self) -> int:

@@ -112,6 +112,12 @@ def _parser() -> Parser:
         "others are trained: renew trains those of the grid anew, keep leaves them beside the new "
         "ones, refuse (default) ends with a line",
     )
+    add(
+        "--keep-models",
+        action="store_true",
+        help="keep the weights and Adam's moments of the cells that this command finishes, in "
+        "models/<cell_id>/<step>.safetensors; cells with more steps go on from them",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -189,6 +195,7 @@ def _train(
     started: float,
 ) -> int:
     """Trains what is missing, the sweep being ours."""
+    from metaphase.sweeps.planning.continuing import adopt_models
     from metaphase.sweeps.planning.missing import missing_cells
     from metaphase.sweeps.store import earlier
     from metaphase.sweeps.store.layout import clear_way
@@ -203,6 +210,7 @@ def _train(
     clear_way(results, missing)
     results.reopen(earlier.every_id(missing) if results.tables.names("cells") else missing_ids)
     earlier.adopt_checkpoints(results, missing)
+    adopt_models(results, missing)
     write_settings(results, sweep.settings)
     log = _log_file(results)
     print(
@@ -221,6 +229,7 @@ def _train(
         pack_size=arguments.pack_size,
         gpus=arguments.gpus,
         started=started,
+        keep_models=arguments.keep_models,
     )
     status = earlier.by_cell_id(results.finished(), sweep.cells)
     done = sum(cell.cell_id in status for cell in sweep.cells)

@@ -7,6 +7,7 @@ this program, or for this cell.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from dataclasses import fields, replace
 from typing import Any
 
@@ -58,9 +59,7 @@ def _kind(value: Any) -> str:
 
 def _check_history(cell: Cell, history: Any, step: int) -> None:
     """Checks that the history has each split once for every evaluation up to the step."""
-    evaluated = [*range(cell.eval_every, step + 1, cell.eval_every)]
-    if step == cell.steps and (not evaluated or evaluated[-1] != step):
-        evaluated.append(step)
+    evaluated = cell.eval_steps[: bisect_right(cell.eval_steps, step)]
     others = (f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)
     splits = (*schema.SPLITS, *others)
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):

@@ -18,7 +18,13 @@ from metaphase.core.architectures.parameters import initialize, views
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.operations import cross_entropy, row_means
 from metaphase.core.tasks.sampler import Batch
-from metaphase.core.training.optimizer import adam, rate_multipliers, warm_up
+from metaphase.core.training.optimizer import (
+    adam,
+    clip,
+    rate_multipliers,
+    scheduled,
+    warm_up,
+)
 
 # Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
 # call it a plateau). We say that one has left at the first step where a moving average of its
@@ -55,6 +61,11 @@ class Stack:
         seed_R = torch.tensor([cell.seed for cell in cells], device=device)
         self.learning_rate_R = torch.tensor([c.learning_rate for c in cells], device=device)
         self.epsilon_R = torch.tensor([c.adam_epsilon for c in cells], device=device)
+        self.rate_end_R = torch.tensor(
+            [c.learning_rate_end for c in cells], dtype=torch.float64, device=device
+        )
+        self.decay_R = _where_any([cell.weight_decay for cell in cells], device)
+        self.clip_R = _where_any([cell.gradient_clip for cell in cells], device)
         specs = model.parameters(self.cell)
         self.theta_RxP = initialize(specs, seed_R)
         self.rate_P = rate_multipliers(specs, self.cell.mup_base_width, device)
@@ -96,22 +107,29 @@ class Stack:
 
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
-        """A step of Adam with linear warm-up, each replica at its own learning rate.
+        """A step of Adam, each replica at its own learning rate.
 
-        A replica whose loss, weights or moments aren't finite is frozen from this step on.
+        The decay isn't multiplied by rate_P: what weights lose is the same at every width. A
+        replica whose loss, weights or moments aren't finite is frozen from this step on.
         """
         cell = self.cell
         self.note_divergence(~torch.isfinite(loss_R), step)
         alive_R = self.diverged_at_R < 0
         self._watch_plateau(loss_R, alive_R, step)
+        rate_R = self.learning_rate_R * warm_up(step, cell.warmup_steps)
+        if cell.learning_rate_schedule != "constant":
+            rate_R = (rate_R * scheduled(step, cell, self.rate_end_R)).float()
+        if self.clip_R is not None:
+            clip(self.grad_RxP, self.clip_R)
         finite_R = adam(
             *(self.theta_RxP, self.moment1_RxP, self.moment2_RxP, self.grad_RxP),
             step=step,
             betas=(cell.adam_beta1, cell.adam_beta2),
-            rate_R=self.learning_rate_R * warm_up(step, cell.warmup_steps),
+            rate_R=rate_R,
             rate_P=self.rate_P,
             epsilon_R=self.epsilon_R,
             alive_R=alive_R,
+            decay_R=None if self.decay_R is None else rate_R * self.decay_R,
         )
         self.note_divergence(~finite_R, step)
 
@@ -144,3 +162,8 @@ class Stack:
             getattr(self, f"{name}_RxP").copy_(torch.stack([state[name] for state in states]))
         for name in _NUMBERS:
             getattr(self, f"{name}_R").copy_(torch.tensor([state[name] for state in states]))
+
+
+def _where_any(numbers: Sequence[float], device: torch.device) -> Tensor | None:
+    """Numbers of replicas; None where all are 0, so that nothing is computed with them."""
+    return torch.tensor(numbers, device=device) if any(numbers) else None

@@ -6,6 +6,7 @@ The host only launches steps.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,8 @@ class PackTrainer:
         """
         started = time.perf_counter()
         try:
-            target = min(
-                (self.step // self.cell.eval_every + 1) * self.cell.eval_every, self.cell.steps
-            )
+            eval_steps = self.cell.eval_steps
+            target = eval_steps[min(bisect_right(eval_steps, self.step), len(eval_steps) - 1)]
             while self.step < target:
                 if should_stop is not None and should_stop():
                     return False

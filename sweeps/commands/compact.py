@@ -4,6 +4,7 @@
 
 In each of the tables cells, history and curves, the rows of all cells that are trained (done or
 diverged) come to lie in `compact-*.parquet`; failed and unfinished cells keep files of their own.
+Kept models stay as they are, each a file.
 The sweep is claimed like by a driver meanwhile: one that runs is not disturbed, compaction refuses.
 Interrupted at any moment, nothing is lost, and the next compaction clears up.
 

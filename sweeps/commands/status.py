@@ -77,6 +77,9 @@ def report(results: Results) -> list[str]:
     others = len(finished.keys() - states.keys())
     if others:
         lines.append(f"{others} more results in the folder are not part of this grid.")
+    kept = len(results.models.steps().keys() & finished.keys())
+    if kept:
+        lines.append(f"Models of {kept} finished cells are kept, in models/.")
     older = sum(numerics.get(cell.cell_id, NUMERICS) != NUMERICS for cell in sweep.cells)
     if older:
         lines.append(

@@ -61,6 +61,7 @@ class Job:
         packs: what there is to train.
         software: what a worker must have (sweeps.execution.software); empty: it is the driver's
             machine.
+        keep_models: whether models of finished cells are kept.
     """
 
     root: str
@@ -70,6 +71,7 @@ class Job:
     device: str
     packs: Sequence[Pack]
     software: Mapping[str, str] = field(default_factory=dict)
+    keep_models: bool = False
 
 
 class PackTrial(tune.Trainable):
@@ -308,6 +310,8 @@ class PackTrial(tune.Trainable):
             strict=True,
         ):
             if done:
+                if self._job.keep_models:
+                    self._results.models.write(cell, state)
                 self._results.write_result(row, history, curves)
                 self._steps_done[cell.cell_id] = cell.steps
                 written[cell.cell_id] = phase_of(row) or row["status"]

@@ -7,6 +7,7 @@ from collections import Counter
 from metaphase.core.cell import Cell, grouped, stack_key
 from metaphase.core.training.cost import flops_per_step, num_parameters
 from metaphase.sweeps.planning import seeds_needed
+from metaphase.sweeps.planning.continuing import continued_steps
 from metaphase.sweeps.planning.packs import plan
 from metaphase.sweeps.planning.workers import local_workers
 from metaphase.sweeps.preset import Sweep
@@ -16,7 +17,8 @@ from metaphase.sweeps.store.results import Results
 
 def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
     """Prints what would be trained, by its shapes."""
-    steps = by_cell_id(results.checkpoints.steps(), missing)
+    kept = continued_steps(results, missing)
+    steps = kept | by_cell_id(results.checkpoints.steps(), missing)
     workers = local_workers()
     packs = plan(missing, workers, steps, pack_size)
     packs_of = Counter(key for pack in packs for key in grouped(pack.cells, stack_key))
@@ -49,5 +51,4 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
 def _disk_bytes(cell: Cell) -> float:
     """What a finished cell takes, measured: file overheads, then rows of history and curves."""
     splits = 3 + len(cell.unseen_datasets)
-    evaluations = -(-cell.steps // cell.eval_every)
-    return 33_000 + splits * (40 * evaluations + 20 * cell.sequence_length)
+    return 33_000 + splits * (40 * len(cell.eval_steps) + 20 * cell.sequence_length)

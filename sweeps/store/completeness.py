@@ -3,7 +3,6 @@ all positions of all splits."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
@@ -11,10 +10,11 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from metaphase.core import schema
+from metaphase.core.evaluation_steps import count_evaluations
 from metaphase.sweeps.store.table_files import TableFiles, not_of
 from metaphase.sweeps.store.tables import SCHEMAS
 
-_SETTINGS = ("unseen_datasets", "eval_every", "steps_trained", "sequence_length")
+_SETTINGS = ("unseen_datasets", "eval_every", "eval_growth", "steps_trained", "sequence_length")
 
 
 def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
@@ -28,9 +28,10 @@ def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
     def is_whole(cell_id: str) -> bool:
         if not (cell_id in cells and cell_id in history and cell_id in curves):
             return False
-        datasets, every, steps, length = (cells[cell_id][name] for name in _SETTINGS)
+        datasets, every, growth, steps, length = (cells[cell_id][name] for name in _SETTINGS)
         splits = len(schema.SPLITS) + (len(datasets.split(",")) if datasets else 0)
-        evaluations = math.ceil(steps / every) if steps and every else 1
+        said = steps and every > 0 and 1 <= growth < float("inf")
+        evaluations = count_evaluations(every, growth, steps) if said else 1
         fits = history[cell_id].is_whole(splits, steps, evaluations)
         return fits and curves[cell_id].is_whole(splits, length, length)
 

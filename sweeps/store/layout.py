@@ -7,6 +7,7 @@
     <root>/<sweep>/yardsticks/<key>.parquet         known algorithms on the same sequences
     <root>/<sweep>/checkpoints/<cell_id>/<step>.n<numerics>.ckpt
     <root>/<sweep>/checkpoints/<cell_id>/history.parquet    its evaluations so far
+    <root>/<sweep>/models/<cell_id>/<step>.safetensors      weights of finished cells, if kept
     <root>/<sweep>/driver                           who is running the sweep
     <root>/<sweep>/logs/                            of the command and its workers
 
@@ -30,7 +31,7 @@ from metaphase.sweeps.store.storage import Storage
 logger = logging.getLogger(__name__)
 
 TABLES = ("history", "curves", "cells")  # in the order in which a cell's are written
-FOLDERS = (*TABLES, "yardsticks", "checkpoints", "logs")
+FOLDERS = (*TABLES, "yardsticks", "checkpoints", "models", "logs")
 FILES = ("sweep.yaml", "driver")
 
 
@@ -86,13 +87,16 @@ def clear_way(storage: Storage, cells: Iterable[Cell]) -> None:
         for entry in folders.odd_entries(f"{storage.local_path}/{table}", files=True):
             if entry.name.removesuffix(".parquet") in cells_by_id:
                 _make_way(entry)
-    for entry in folders.odd_entries(f"{storage.local_path}/checkpoints", files=False):
-        if entry.name in cells_by_id:
-            _make_way(entry)
+    for folder in ("checkpoints", "models"):
+        for entry in folders.odd_entries(f"{storage.local_path}/{folder}", files=False):
+            if entry.name in cells_by_id:
+                _make_way(entry)
     checkpoints = Checkpoints(storage)
     for cell_id, cell in cells_by_id.items():
-        for entry in folders.odd_entries(f"{storage.local_path}/checkpoints/{cell_id}", files=True):
-            _make_way(entry)
+        for folder in ("checkpoints", "models"):
+            path = f"{storage.local_path}/{folder}/{cell_id}"
+            for entry in folders.odd_entries(path, files=True):
+                _make_way(entry)
         checkpoints.remove_later(cell_id, cell.steps)
 
 

@@ -27,6 +27,7 @@ from metaphase.sweeps.store.completeness import incomplete
 from metaphase.sweeps.store.files import StorageError
 from metaphase.sweeps.store.folders import one_line, shown
 from metaphase.sweeps.store.layout import TABLES, check_layout
+from metaphase.sweeps.store.models import Models
 from metaphase.sweeps.store.soundness import statuses
 from metaphase.sweeps.store.storage import Storage
 from metaphase.sweeps.store.table_files import TableFiles, not_of
@@ -53,6 +54,7 @@ class Results(Storage):
     Attributes:
         tables: the files of finished cells.
         checkpoints: what unfinished cells have.
+        models: what is kept of finished cells beside their numbers.
 
     Raises:
         ConfigError: the sweep's name could leave the root, or the URI can't be used.
@@ -63,6 +65,7 @@ class Results(Storage):
         super().__init__(root, sweep, driver)
         self.tables = TableFiles(self, self._tell)
         self.checkpoints = Checkpoints(self)
+        self.models = Models(self)
         self._told: set[str] = set()
 
     @classmethod
@@ -256,6 +259,7 @@ class Results(Storage):
         self.reopen(cell_ids)
         for cell_id in cell_ids:
             self.checkpoints.remove(cell_id)
+            self.models.remove(cell_id)
 
     # --- yardsticks ---
 

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from metaphase.core.cell import Cell
+from metaphase.core import schema
+from metaphase.core.cell import NUMERICS, Cell
 from metaphase.sweeps.preset import Sweep, parse_preset
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import write_settings
@@ -42,11 +43,22 @@ print(json.dumps([done.returncode, seconds, peak / 1024, done.stdout, done.stder
 
 
 def finish(results: Results, cell: Cell) -> None:
-    """Writes a result such as training leaves."""
-    row = {**cell.to_dict(), "cell_id": cell.cell_id, "status": "done", "n": 512}
-    point = {"cell_id": cell.cell_id, "split": "seen", "n": 512}
-    history = [{**point, "step": step, "loss": 1.0} for step in (500, 1000)]
-    curves = [{**point, "position": p, "accuracy": 0.5} for p in range(1, 51)]
+    """Writes a result such as training leaves, with all rows that the cell has."""
+    numbers = dict.fromkeys(schema.with_standard_errors(schema.STATISTICS), 0.5)
+    row = {
+        **cell.to_dict(), "cell_id": cell.cell_id, "status": schema.DONE, "n": 512, "chance": 0.1,
+        "steps_trained": cell.steps, "numerics": NUMERICS,
+        **dict.fromkeys(schema.statistics_columns(schema.SPLITS), 0.5),
+    }  # fmt: skip
+    points = [{"cell_id": cell.cell_id, "split": split, "n": 512} for split in schema.SPLITS]
+    steps = range(cell.eval_every, cell.steps + 1, cell.eval_every)
+    positions = range(1, cell.sequence_length + 1)
+    history = [{**point, "step": s, "loss": 1.0, **numbers} for point in points for s in steps]
+    curves = [
+        {**point, "position": p, "accuracy": 0.5, "accuracy_se": 0.1}
+        for point in points
+        for p in positions
+    ]
     results.write_result(row, history, curves)
 
 
@@ -108,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
             ("nothing to do, compacted", measure(*run)),
             ("status, compacted", measure("metaphase.sweeps.commands.status", f"{folder}/many")),
         ]
+        assert f"{len(sweep.cells) - third} of {len(sweep.cells)}" in rows[0][1][2], rows[0]
         assert "Nothing to do" in rows[2][1][2]
         assert f"{len(sweep.cells)}" in rows[3][1][2]
         assert "Nothing to do" in rows[5][1][2]

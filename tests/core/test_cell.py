@@ -19,6 +19,7 @@ from metaphase.core.cell import (
     stack_key,
     stream_key,
 )
+from metaphase.core.evaluation_steps import count_evaluations
 from metaphase.core.settings import MODEL, NONE, REPLICA, RUN, STREAM, names_of, setting
 
 
@@ -61,6 +62,19 @@ from metaphase.core.settings import MODEL, NONE, REPLICA, RUN, STREAM, names_of,
         ({"identity_share": 1.5}, "identity_share: 1.5 is out of range; allowed: 0 to 1"),
         ({"identity_steps": -1, "identity_share": 0.5}, "identity_steps: -1 is out of range"),
         ({"adam_beta1": 1.0}, "adam_beta1: 1.0 is out of range"),
+        ({"weight_decay": -0.1}, "weight_decay: -0.1 is out of range; allowed: 0 to"),
+        ({"weight_decay": float("inf")}, "weight_decay: inf is out of range"),
+        ({"gradient_clip": float("nan")}, "gradient_clip: nan is out of range"),
+        ({"learning_rate_schedule": "step"}, "'step' is not one of constant, linear, cosine, tri"),
+        (
+            {"learning_rate_schedule": "linear", "learning_rate_end": 1.1},
+            "learning_rate_end: 1.1 is out of range; allowed: 0 to 1",
+        ),
+        ({"eval_growth": 0.5}, "eval_growth: 0.5 is out of range; allowed: 1 to 1000"),
+        (
+            {"eval_growth": 1.0000001, "eval_every": 1, "steps": 10**9},
+            "eval_every: 1 makes 100001 evaluations or more of 1000000000 steps; allowed: 100000",
+        ),
     ],
 )
 def test_impossible_settings_get_one_line_with_key_value_and_what_is_allowed(settings, message):
@@ -91,8 +105,11 @@ def test_every_setting_changes_the_identity():
         "position_encoding": "learned",
         "precision": "bf16",
         "normalization": "base",
+        "learning_rate_schedule": "linear",
+        "eval_growth": 2.0,
     }
     base = dataclasses.replace(base, identity_share=0.25, unseen_datasets=("glyphs",))
+    base = dataclasses.replace(base, learning_rate_schedule="cosine")
     ids = {base.cell_id}
     for f in dataclasses.fields(Cell):
         value = getattr(base, f.name)
@@ -117,6 +134,33 @@ def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
     assert Cell(normalization="base") == Cell()  # there is no further dataset to normalize
     with pytest.raises(ConfigError, match="key_size: 0 is out of range"):
         Cell(key_size=0)
+
+
+def test_a_schedule_resolves_what_it_decides():
+    assert Cell(learning_rate_end=0.5) == Cell()  # there is nothing to fall
+    triangle = Cell(learning_rate_schedule="triangle", steps=9, warmup_steps=7)
+    assert triangle.warmup_steps == 4
+    assert dataclasses.replace(triangle, steps=11).warmup_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"eval_every": 250, "steps": 1000}, [250, 500, 750, 1000]),
+        ({"eval_every": 300, "steps": 1000}, [300, 600, 900, 1000]),
+        ({"eval_every": 300, "steps": 100}, [100]),
+        ({"eval_every": 10, "steps": 200, "eval_growth": 2}, [10, 20, 40, 80, 160, 200]),
+        ({"eval_every": 10, "steps": 85, "eval_growth": 1.5}, [10, 20, 30, 45, 68, 85]),
+        ({"eval_every": 10, "steps": 60, "eval_growth": 1.1}, [10, 20, 30, 40, 50, 60]),
+        ({"eval_every": 7, "steps": 7, "eval_growth": 3}, [7]),
+    ],
+)
+def test_evaluations_are_evenly_spaced_then_in_proportion(settings, expected):
+    cell = Cell(**settings)
+    assert list(cell.eval_steps) == expected
+    assert count_evaluations(cell.eval_every, cell.eval_growth, cell.steps) == len(expected)
+    longer = dataclasses.replace(cell, steps=10 * cell.steps)
+    assert list(longer.eval_steps[: len(expected) - 1]) == expected[:-1]
 
 
 def test_identity_is_the_same_on_every_machine():
@@ -219,7 +263,10 @@ def test_pack_key_ignores_what_may_differ_in_a_pack():
 
 def test_roles_say_what_cells_of_a_stack_a_pack_and_a_stream_share():
     streams = ("num_tasks", "seed", "identity_share", "identity_steps")
-    assert set(PER_REPLICA) == {*streams, "learning_rate", "adam_epsilon"}
+    assert set(PER_REPLICA) == {
+        *(*streams, "learning_rate", "learning_rate_end", "adam_epsilon"),
+        *("weight_decay", "gradient_clip"),
+    }
     assert set(names_of(Cell, STREAM, REPLICA)) == set(streams)
     assert stream_key(Cell(seed=3, num_tasks=7)) == (3, 7, 0.0, 0)
     assert set(names_of(Cell, MODEL)) == {

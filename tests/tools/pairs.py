@@ -29,6 +29,8 @@ def random_cells(draw: random.Random) -> list[Cell]:
         "steps": draw.randint(2, 5),
         "warmup_steps": draw.randint(0, 4),
         "eval_every": draw.randint(2, 5),
+        "eval_growth": draw.choice([1.0, 1.5]),
+        "learning_rate_schedule": draw.choice(["constant", "linear", "cosine", "triangle"]),
         "eval_sequences": draw.choice([2, 3, 8, 17]),
     }
     cells: list[Cell] = []
@@ -43,6 +45,9 @@ def random_cells(draw: random.Random) -> list[Cell]:
             "adam_epsilon": draw.choice([1e-8, 1e-5]),
             "identity_share": draw.choice([0.0, 0.0, 0.5]),
             "identity_steps": draw.choice([0, 3]),
+            "learning_rate_end": draw.choice([0.0, 0.1]),
+            "weight_decay": draw.choice([0.0, 0.0, 0.1, 10.0]),
+            "gradient_clip": draw.choice([0.0, 0.0, 0.01, 1.0]),
         }
         try:
             cell = Cell(**settings)

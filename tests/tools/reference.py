@@ -220,15 +220,27 @@ def adam(
     beta1: float,
     beta2: float,
     epsilon: float,
+    schedule: str,
+    end: float,
+    steps: int,
+    decay: float,
+    clip: float,
 ) -> list[np.ndarray]:
-    """Weights after each step, given each step's gradient; float64."""
+    """Weights after each step, given each step's gradient before clipping; float64."""
     theta = theta.astype(np.float64)
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     after: list[np.ndarray] = []
     for k, g in enumerate(gradients, start=1):
+        norm = np.linalg.norm(g)
+        if clip and norm > clip:
+            g = g * clip / norm
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         rate = learning_rate * (min(1.0, k / warmup_steps) if warmup_steps else 1.0)
+        done = max(0.0, (k - 1 - warmup_steps) / (steps - warmup_steps))
+        left = (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else 1 - done
+        rate *= 1.0 if schedule == "constant" else end + (1 - end) * left
+        theta = (1 - rate * decay) * theta
         theta = theta - rate * (m / (1 - beta1**k)) / (np.sqrt(v / (1 - beta2**k)) + epsilon)
         after.append(theta)
     return after

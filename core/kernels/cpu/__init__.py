@@ -38,6 +38,7 @@ __all__ = [
     "RowMeans",
     "adam",
     "available",
+    "clip",
     "multiply",
     "normals",
     "serves",
@@ -309,6 +310,12 @@ class Memory(torch.autograd.Function):
         return (*results, None, None, None)
 
 
+def clip(grad_RxP: Tensor, limit_R: Tensor) -> None:
+    """`core.training.optimizer.plain_clip`; P is a multiple of 16."""
+    assert grad_RxP.shape[1] == padded(grad_RxP.shape[1])
+    call("clip", *grad_RxP.shape, limit_R, grad_RxP)
+
+
 def adam(
     theta_RxP: Tensor,
     moment1_RxP: Tensor,
@@ -321,11 +328,12 @@ def adam(
     rate_P: Tensor,
     epsilon_R: Tensor,
     alive_R: Tensor,
+    decay_R: Tensor | None = None,
 ) -> Tensor:
     """`core.training.optimizer.plain_adam`."""
     finite_R = torch.empty_like(alive_R)
     call(
         "adam", *theta_RxP.shape, int(step), *map(ctypes.c_double, betas), rate_R, rate_P,
-        epsilon_R, alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
+        decay_R, epsilon_R, alive_R, grad_RxP, moment1_RxP, moment2_RxP, theta_RxP, finite_R,
     )  # fmt: skip
     return finite_R

@@ -28,7 +28,8 @@ def serves(t: Tensor) -> bool:
 
 
 def call(name: str, *arguments: object) -> None:
-    """Runs a kernel on tensors (their data), whole numbers, and what ctypes takes.
+    """Runs a kernel on tensors (their data; None: no such tensor), whole numbers, and what ctypes
+    takes.
 
     Raises:
         MemoryError: there is no memory for the kernel's buffers.

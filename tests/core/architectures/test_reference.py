@@ -218,12 +218,17 @@ def test_parameters_have_the_documented_names_shapes_and_deviations(number):
         {"warmup_steps": 0, "adam_beta1": 0.0, "adam_beta2": 0.9, "adam_epsilon": 0.1},
         {"warmup_steps": 1, "adam_beta2": 0.0, "adam_epsilon": 1e-3},
         {"warmup_steps": 17, "adam_beta1": 0.99, "adam_epsilon": 1e-5},
+        {"warmup_steps": 7, "learning_rate_schedule": "linear", "learning_rate_end": 0.2},
+        {"warmup_steps": 7, "learning_rate_schedule": "cosine", "weight_decay": 0.3},
+        {"learning_rate_schedule": "triangle", "gradient_clip": 0.2, "weight_decay": 0.01},
     ],
 )
 def test_training_is_adam_with_warm_up_and_leaves_the_plateau_by_the_rule(settings):
     """40 steps on one batch: gradients are taken from core, weights and plateau are the rule's."""
     cell = Cell(image_size=3, num_classes=4, sequence_length=5, model_size=7, key_size=2)
-    cell = dataclasses.replace(cell, **{"batch_size": 3, "learning_rate": 3e-2, **settings})
+    cell = dataclasses.replace(
+        cell, **{"batch_size": 3, "learning_rate": 3e-2, "steps": 40, **settings}
+    )
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 5, 9, generator=generator)
     y = torch.randint(4, (2, 3, 5), generator=generator)
@@ -248,6 +253,11 @@ def test_training_is_adam_with_warm_up_and_leaves_the_plateau_by_the_rule(settin
             beta1=cell.adam_beta1,
             beta2=cell.adam_beta2,
             epsilon=cell.adam_epsilon,
+            schedule=cell.learning_rate_schedule,
+            end=cell.learning_rate_end,
+            steps=cell.steps,
+            decay=cell.weight_decay,
+            clip=cell.gradient_clip,
         )
         for step in (0, 1, 2, 3, 16, 17, 39):
             gap = np.linalg.norm(after[step][r] - expected[step])

@@ -204,7 +204,8 @@ def test_a_memory_that_forgets_fast_keeps_its_digits():
 
 
 @needs_compiler
-def test_adam():
+@pytest.mark.parametrize("decay", [None, [0.0, 0.01, 0.5, 0.5]])
+def test_adam(decay):
     tensors = [torch.randn(4, 48) for _ in range(4)]
     tensors[2].square_()
     options = {
@@ -214,6 +215,7 @@ def test_adam():
         "rate_P": torch.rand(48),
         "epsilon_R": torch.tensor([1e-8, 1e-3, 1e-8, 1e-8]),
         "alive_R": torch.tensor([True, True, True, False]),
+        "decay_R": None if decay is None else torch.tensor(decay),
     }
     tensors[3][1, 5] = 3e38  # whose square is no number
     ours, twin = ([t.clone() for t in tensors] for _ in range(2))

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import io
 import math
@@ -10,6 +11,7 @@ from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import ConfigError
 from metaphase.core.kernels.cpu import build
+from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.cost import flops_per_step
 from metaphase.core.training.stack import PLATEAU_MARGIN, PLATEAU_WEIGHT
 from metaphase.core.training.trainer import PackTrainer
@@ -34,6 +36,8 @@ def pack_of_8(**settings):
             adam_epsilon=1e-5 / rate,
             identity_share=[0.0, 0.5][s % 2],
             identity_steps=10 * n % 30,
+            weight_decay=[0.0, 0.1, 3.0][s % 3],
+            gradient_clip=[0.0, 0.03, 0.3, 3.0][n % 4],
             **settings,
         )
         for (s, n), rate in zip(grid, rates, strict=True)
@@ -53,7 +57,8 @@ def without_time(rows):
 
 SHAPES = [
     {},
-    {"token_format": "shifted", "model_size": 32, "key_size": 16, "sequence_length": 24},
+    {"token_format": "shifted", "model_size": 32, "key_size": 16, "sequence_length": 24}
+    | {"learning_rate_schedule": "cosine", "learning_rate_end": 0.2, "eval_growth": 1.5},
     {"position_encoding": "learned", "model_size": 3, "num_heads": 1, "key_size": 5},
     {"image_size": 7, "num_classes": 10, "num_layers": 3, "model_size": 64, "batch_size": 32},
 ]
@@ -210,6 +215,32 @@ def test_a_trainer_that_is_let_go_is_gone_at_once():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_distances_between_evaluations_grow_and_a_schedule_goes_on_after_a_stop():
+    settings = {"eval_every": 3, "eval_growth": 2.0, "steps": 20, "weight_decay": 0.3}
+    cells = [
+        small_cell(learning_rate_schedule=name, gradient_clip=0.1, seed=seed, **settings)
+        for seed, name in enumerate(("linear", "linear"))
+    ]
+    whole = train(cells)
+    assert [row["step"] for row in whole.history[0][::3]] == [3, 6, 12, 20]
+    part = PackTrainer(cells)
+    part.advance()
+    part.train(4)
+    for r, state in enumerate(part.states()):
+        check_state(cells[r], state)
+        rest = train(cells[r : r + 1], states=[state])
+        assert torch.equal(theta(rest)[0], theta(whole)[r])
+        assert rest.history[0] == whole.history[r]
+    with pytest.raises(ValueError, match="its history doesn't reach"):
+        check_state(dataclasses.replace(cells[0], eval_growth=1.0), {
+            **part.states()[0], "cell_id": dataclasses.replace(cells[0], eval_growth=1.0).cell_id,
+            "history": [
+                {**row, "cell_id": dataclasses.replace(cells[0], eval_growth=1.0).cell_id}
+                for row in part.history[0]
+            ],
+        })  # fmt: skip
 
 
 def test_states_are_snapshots():

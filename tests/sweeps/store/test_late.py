@@ -7,8 +7,10 @@ import threading
 import time
 
 import pytest
+import torch
 
-from metaphase.core.cell import Cell
+from metaphase.core.cell import NUMERICS, Cell
+from metaphase.core.training.stack import Stack
 from metaphase.sweeps.commands import compact
 from metaphase.sweeps.store import lease as leases
 from metaphase.sweeps.store import object_files, patience
@@ -37,12 +39,19 @@ def first_rows():
     return complete(CELL)[1][:6]
 
 
+def trained(cell):
+    [state] = Stack([cell], torch.device("cpu")).states()
+    told = {"step": cell.steps, "numerics": NUMERICS, "wall_seconds": 1.0}
+    return {**state, **told, "cell_id": cell.cell_id, "history": complete(cell)[1]}
+
+
 LATE = {
     "history": lambda results: results.checkpoints.write_history(ID, first_rows()),
     "checkpoint": lambda results: results.checkpoints.write(state(250, ID)),
     "result": lambda results: results.write_result(*complete(CELL)),
     "short result": lambda results: results.write_result(complete(CELL)[0], first_rows(), []),
     "failure": lambda results: results.write_failure(CELL, "it broke"),
+    "model": lambda results: results.models.write(CELL, trained(CELL)),
     "deletion": lambda results: results.reopen({ID}),
 }
 

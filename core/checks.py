@@ -1,0 +1,75 @@
+"""What values of a cell's settings are impossible, beyond what each one's declaration says.
+
+Plain Python, as `core.cell` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.datasets import DATASETS
+from metaphase.core.evaluation_steps import MAX_EVALUATIONS, count_evaluations
+from metaphase.core.settings import ConfigError, settings_of
+
+if TYPE_CHECKING:
+    from metaphase.core.cell import Cell
+
+MAX_NUMBERS = 10**12  # of a model, of a step: what no device holds
+
+
+def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
+    """Raises ConfigError if a value is impossible, alone or together with the others.
+
+    Args:
+        cell: with what follows from other settings resolved.
+        unused: the settings that its architecture doesn't use.
+    """
+    info = DATASETS[cell.dataset]
+    for key, declared in settings_of(type(cell)).items():
+        if declared.least is not None and key not in unused:
+            greatest = info.num_classes if key == "num_classes" else declared.greatest
+            declared.check_range(getattr(cell, key), greatest)
+    evaluations = count_evaluations(cell.eval_every, cell.eval_growth, cell.steps)
+    if evaluations > MAX_EVALUATIONS:
+        at_least = "" if cell.eval_growth == 1 else " or more"
+        raise ConfigError(
+            f"eval_every: {cell.eval_every} makes {evaluations} evaluations{at_least} "
+            f"of {cell.steps} steps; allowed: {MAX_EVALUATIONS}"
+        )
+    least = ARCHITECTURES[cell.architecture].least_key_size
+    if cell.key_size < least and "key_size" not in unused:
+        raise ConfigError(
+            f"key_size: {cell.key_size} (of {cell.num_heads} heads, model_size "
+            f"{cell.model_size}) leaves {cell.architecture} no memory but signs; allowed: "
+            f"{least} or more"
+        )
+    if cell.position_encoding == "rotary" and cell.key_size % 2:
+        raise ConfigError(
+            f"key_size: {cell.key_size} is odd; rotary positions rotate pairs, so choose an "
+            "even key_size or position_encoding: learned"
+        )
+    fewest = min(info.num_train, info.num_heldout) * cell.num_classes // info.num_classes // 2
+    if cell.sequence_length > fewest:
+        raise ConfigError(
+            f"sequence_length: {cell.sequence_length} is out of range; {cell.dataset} with "
+            f"{cell.num_classes} classes allows 2 to {fewest} distinct images a sequence"
+        )
+    for name in cell.unseen_datasets:
+        if DATASETS[name].num_classes < cell.num_classes:
+            raise ConfigError(f"unseen_datasets: {name} has fewer than {cell.num_classes} classes")
+
+
+def check_size(cell: Cell) -> None:
+    """Refuses what no device can hold, before anything is made or estimated of it."""
+    inner = max(cell.model_size * max(1, cell.mlp_ratio), cell.num_heads * cell.key_size)
+    weights = cell.num_layers * cell.model_size * inner
+    kept = cell.batch_size * max(cell.num_tokens * cell.num_layers * inner, cell.input_size**2)
+    for what, count in (("weights", weights), ("numbers kept of a step", kept)):
+        if count > MAX_NUMBERS:
+            raise ConfigError(
+                f"model_size: {cell.model_size}, num_layers: {cell.num_layers}, batch_size: "
+                f"{cell.batch_size}, image_size: {cell.image_size} together are {count:.0e} "
+                f"{what}; allowed: {MAX_NUMBERS:.0e}"
+            )

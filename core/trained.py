@@ -1,0 +1,136 @@
+"""A trained cell's model: its weights by name, and its predictions.
+
+Its state is that of `core.training.trainer.PackTrainer.states`; here it also becomes tensors by
+name, as files keep it, and the state of a cell with more steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaphase.core.architectures import model
+from metaphase.core.architectures.parameters import buffer_size, views
+from metaphase.core.cell import Cell
+from metaphase.core.datasets.images import load_images
+from metaphase.core.kernels.precision import float32_products
+from metaphase.core.tasks.sampler import Batch, Sampler
+from metaphase.core.training.stack import Stack
+
+# Rows of a state beside the weights, and how their tensors' names begin.
+_BESIDE = {"moment1": "adam.moment1.", "moment2": "adam.moment2."}
+
+
+class TrainedModel:
+    """A cell's model with the weights that training came to.
+
+    Attributes:
+        cell: all of its settings.
+        step: steps it was trained.
+        weights: {name: tensor} of `core.architectures.model.parameters`, without the replica axis.
+            They are what `predict` uses: what is changed in place shows in the predictions.
+
+    Args:
+        state: the cell's, of the right form (`core.training.checkpoint.check_state`).
+        device: where predictions are computed.
+    """
+
+    def __init__(
+        self, cell: Cell, state: Mapping[str, Any], device: torch.device | str = "cpu"
+    ) -> None:
+        self.cell, self.step = cell, int(state["step"])
+        self._device = torch.device(device)
+        self._stack = Stack([cell], self._device)
+        self._stack.restore([dict(state)])
+        self.weights = {name: p.detach()[0] for name, p in self._stack.parameters.items()}
+
+    def predict(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Tensor:
+        """logits_BxTxC, float32; those at position t depend on x up to t and y before t.
+
+        Args:
+            x_BxTxX: inputs A x, float32, T being the cell's sequence_length.
+            y_BxT: int64 labels below num_classes.
+
+        Raises:
+            ValueError: the shapes aren't these, or a label is none.
+        """
+        cell = self.cell
+        shape = (len(x_BxTxX), cell.sequence_length, cell.input_size)
+        if tuple(x_BxTxX.shape) != shape or tuple(y_BxT.shape) != shape[:2]:
+            raise ValueError(
+                f"x and y are {tuple(x_BxTxX.shape)} and {tuple(y_BxT.shape)}; allowed: "
+                f"B x {shape[1]} x {shape[2]} and B x {shape[1]}"
+            )
+        if ((y_BxT < 0) | (y_BxT >= cell.num_classes)).any():
+            raise ValueError(f"y: labels are out of range; allowed: 0 to {cell.num_classes - 1}")
+        batch = Batch(x_BxTxX[None].to(self._device), y_BxT[None].to(self._device))
+        with float32_products(cell.precision, self._device):
+            return self._stack.predict(batch)[0]
+
+    def sequences(
+        self, split: str, numbers: Iterable[int], data_root: str | Path = "data"
+    ) -> tuple[Tensor, Tensor]:
+        """x_BxTxX and y_BxT: the sequences with these numbers that the cell is evaluated on; see
+        `core.tasks.sampler.Sampler.evaluation_batch`.
+
+        Args:
+            split: train, seen, unseen, or unseen/<dataset> of its unseen_datasets.
+            numbers: from 0; the metrics are those of the first eval_sequences.
+            data_root: folder of the data sets.
+
+        Raises:
+            ConfigError: a data set can't be had.
+        """
+        sequence_B = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
+        sampler = Sampler([self.cell], load_images(self.cell, data_root, self._device))
+        batch = sampler.evaluation_batch(split, sequence_B)
+        return batch.x_RxBxTxX[0].float(), batch.y_RxBxT[0]
+
+
+def named_tensors(cell: Cell, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a cell's state by name: weights by the names of
+    `core.architectures.model.parameters`, Adam's moments with a prefix."""
+    specs = model.parameters(cell)
+    return {
+        f"{prefix}{name}": view[0].clone()
+        for row, prefix in {"theta": "", **_BESIDE}.items()
+        for name, view in views(state[row][None], specs).items()
+    }
+
+
+def rows_of(cell: Cell, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `named_tensors`: theta and the moments.
+
+    Raises:
+        ValueError: a tensor is missing, or of another shape or type.
+    """
+    specs, rows = model.parameters(cell), {}
+    for row, prefix in {"theta": "", **_BESIDE}.items():
+        flat_1xP = torch.zeros(1, buffer_size(specs))
+        for name, view in views(flat_1xP, specs).items():
+            found = tensors.get(f"{prefix}{name}")
+            if found is None or found.shape != view.shape[1:] or found.dtype != torch.float32:
+                raise ValueError(f"its tensor {prefix}{name} is missing, or of another shape")
+            view[0].copy_(found)
+        rows[row] = flat_1xP[0]
+    return rows
+
+
+def continued(cell: Cell, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state from which a cell goes on where one that differs from it in fewer steps ended: it
+    is what the cell has itself after so many steps, if its learning rate doesn't depend on `steps`.
+
+    Evaluations that are only the shorter cell's, after its last step, are left out.
+
+    Raises:
+        ValueError: the shorter one diverged, which the longer one may notice at another step.
+    """
+    if state["diverged_at"] >= 0:
+        raise ValueError("it diverged")
+    due = {step for step in cell.eval_steps if step <= state["step"]}
+    rows = [{**r, "cell_id": cell.cell_id} for r in state["history"] if r["step"] in due]
+    return {**state, "cell_id": cell.cell_id, "history": rows}

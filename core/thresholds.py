@@ -14,8 +14,8 @@ posterior is summed over a grid of parameters: no starting values, no failure to
 randomness.
 
 Whether anything rises is a comparison of models (Kass & Raftery 1995, JASA 90:773): the Bayes
-factor of a rise inside the grid, or of a band that ends inside it, against a constant share, whose
-prior is flat on [0, 1].
+factor of a rise inside the grid against a constant share, whose prior is flat on [0, 1], is 1 or
+more. A band that ends inside the grid needs `BAND_EVIDENCE`.
 
 It is here, beside the rule of phases, because a plan for a sweep asks it how many seeds are needed.
 """
@@ -47,6 +47,10 @@ _ASYMPTOTES = np.array([(_LAPSE, h) for h in _HIGHS] + [(1 - h, 1 - _LAPSE) for 
 _MOST_ENDS = 50  # values of a band's begin and end, at most
 _PER_GAP = 4  # and at most this many for each spacing of the grid
 _ROWS = 32  # bands of so many rows at once
+
+# A band explains many accidents of few outcomes, so it needs strong evidence (a Bayes factor, Kass &
+# Raftery 1995) against a rise without an end and against a constant share.
+BAND_EVIDENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,9 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
     for rows in (goes_R[i : i + _ROWS] for i in range(0, len(goes_R), _ROWS)):
         at_RxP, log_R = _band_posteriors(x_K, yes_RxK[rows], no_RxK[rows])
         for row, weight_P, band in zip(rows, at_RxP, log_R, strict=True):
-            if band > max(rise_R[row], constant_R[row]):
-                factors = [
-                    _exp(band - constant_R[row]),
-                    _exp(band - max(rise_R[row], constant_R[row])),
-                ]
+            against = band - constant_R[row], band - max(rise_R[row], constant_R[row])
+            if against[1] >= math.log(BAND_EVIDENCE):
+                factors = [_exp(log) for log in against]
                 found[row] = _band(x_K, yes_RxK[row], no_RxK[row], weight_P, factors, confidence)
     for row, (yes_K, no_K) in enumerate(zip(yes_RxK, no_RxK, strict=True)):
         if found[row] is None:

@@ -41,7 +41,7 @@ def find(
         *interventions.find(classified),
         *seeds.find(classified),
         *modes.find(classified),
-        *boundaries.find(classified),
+        *boundaries.find(classified, confidence),
         *order.find(classified, history),
         *training.find(classified, history, delta, confidence),
         *generalization.find(classified, history, yardsticks),

@@ -9,6 +9,7 @@ the null hypothesis.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,8 @@ class Pooled:
 
     Attributes:
         values: how many, of all grid points used.
-        dip, p: as from `dip_test`, the p-value against uniform seeds chosen in the same way.
+        dip, p: as from `dip_test`, the p-value against seeds that are
+            uniform at each grid point, and chosen in the same way.
         power: the chance of a p of at most `LEVEL` if each seed were in one of two modes, equally
             often, with a deviation of `MODE_WIDTH` of their distance.
     """
@@ -57,38 +59,53 @@ def pooled_test(values: np.ndarray, point: np.ndarray, least: np.ndarray) -> Poo
     pooled = np.concatenate([v for v, _ in kept]) if kept else np.empty(0)
     if len(pooled) < FEWEST:
         return None
-    null, modes = _simulated(tuple(sorted((len(v), round(r, 3)) for v, r in kept)))
+    rng = np.random.default_rng(0)
+    null = _dips_of([_unimodal(rng, v, r) for v, r in kept])
+    modes = _modes(tuple(sorted((len(v), round(r, 3)) for v, r in kept)))
     found = dip(pooled)
     p = (1 + (null >= found - 1e-12).sum()) / (1 + len(null))
     power = (modes > np.quantile(null, 1 - LEVEL)).mean()
     return Pooled(len(pooled), found, float(p), float(power))
 
 
+def _unimodal(rng: np.random.Generator, value_S: np.ndarray, least: float) -> np.ndarray:
+    """Samples of a grid point's seeds if they were uniform over a range of their own, (N, S).
+
+    The range is the unbiased estimate (S + 1) / (S - 1) times as wide as theirs, cut at 0 and 1,
+    between which scaled values lie. So grid points that differ in their one mode are not taken
+    for two modes."""
+    middle = (value_S.min() + value_S.max()) / 2
+    half = np.ptp(value_S) / 2 * (len(value_S) + 1) / (len(value_S) - 1)
+    low = min(max(middle - half, 0.0), value_S.min())
+    high = max(min(middle + half, 1.0), value_S.max())
+    return _chosen(lambda size: rng.uniform(low, high, size), len(value_S), least)
+
+
 @functools.lru_cache(maxsize=64)
-def _simulated(shape: tuple[tuple[int, float], ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Dips of uniform seeds, and of seeds in two modes, at grid points of so many seeds and such a
-    least range each: the seeds of a point are drawn until they differ enough."""
-    rng = np.random.default_rng(0)
+def _modes(shape: tuple[tuple[int, float], ...]) -> np.ndarray:
+    """Dips of seeds in two modes at grid points of so many seeds and such a least range each."""
+    rng = np.random.default_rng(1)
 
-    def uniform(size: tuple[int, int]) -> np.ndarray:
-        return rng.random(size)
-
-    def two_modes(size: tuple[int, int]) -> np.ndarray:
+    def draw(size: tuple[int, int]) -> np.ndarray:
         return rng.integers(0, 2, size) + rng.normal(0, MODE_WIDTH, size)
 
-    dips = []
-    for draw in (uniform, two_modes):
-        samples = []
-        for seeds, least in shape:
-            value_NxS = draw((_POOLED_SIMULATIONS, seeds))
-            for _ in range(100):
-                again = np.flatnonzero(np.ptp(value_NxS, axis=1) < least)
-                if not len(again):
-                    break
-                value_NxS[again] = draw((len(again), seeds))
-            samples.append(value_NxS)
-        dips.append(np.array([dip(sample) for sample in np.concatenate(samples, axis=1)]))
-    return dips[0], dips[1]
+    return _dips_of([_chosen(draw, seeds, least) for seeds, least in shape])
+
+
+def _chosen(draw: Callable[[tuple[int, int]], np.ndarray], seeds: int, least: float) -> np.ndarray:
+    """Samples of seeds, shape (N, S), drawn until they differ enough."""
+    value_NxS = draw((_POOLED_SIMULATIONS, seeds))
+    for _ in range(100):
+        again = np.flatnonzero(np.ptp(value_NxS, axis=1) < least)
+        if not len(again):
+            break
+        value_NxS[again] = draw((len(again), seeds))
+    return value_NxS
+
+
+def _dips_of(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each pooled sample; samples by grid point, (N, S) each."""
+    return np.array([dip(sample) for sample in np.concatenate(samples, axis=1)])
 
 
 def dip_test(values: np.ndarray) -> tuple[float, float]:

@@ -26,10 +26,10 @@ from metaphase.analysis.statistics.transitions import BEGINS, counts, usable_cel
 from metaphase.core import thresholds
 
 FEWEST = 3  # model sizes
-_RESOLUTION = 0.25  # of theta, octaves
+_MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
 _STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
 _STEEPEST = 6.0  # exponents are from minus this to this
-_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 193)
+_SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 145)
 
 
 def boundaries(
@@ -88,8 +88,7 @@ def _of_phase(
     x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
     first, last = x.min(), x.max()
     margin = (last - first) / 2
-    number = 2 * int(np.ceil((last - first + 2 * margin) / _RESOLUTION / 2)) + 1
-    theta_T = np.linspace(first - margin, last + margin, number)
+    theta_T = np.linspace(first - margin, last + margin, _MOST_THETAS)
     log_WxTxS = np.stack(
         [_log_likelihood(theta_T, x[at], reached.to_numpy()[at])
          for at in (cells["model_size"].to_numpy() == size for size in sizes)]

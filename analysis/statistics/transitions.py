@@ -24,6 +24,7 @@ import pandas as pd
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import classify, require_one_condition
 from metaphase.core import schema
+from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import GENERALIZING, IDENTIFYING
 from metaphase.core.thresholds import ABOVE, BELOW, INSIDE, UNCLEAR, Fit, Threshold, fit
 
@@ -75,19 +76,24 @@ def along_model_size(classified: pd.DataFrame, confidence: float = CONFIDENCE) -
 
 
 def by_delta(
-    cells: pd.DataFrame, deltas: tuple[float, ...] = DELTAS, confidence: float = CONFIDENCE
+    cells: pd.DataFrame,
+    deltas: tuple[float, ...] = DELTAS,
+    confidence: float = CONFIDENCE,
+    of_cells: float = OF_CELLS,
 ) -> pd.DataFrame:
     """How transitions move with the least effect that counts.
 
     Args:
         cells: of one condition, as from `analysis.load.load_cells`.
         deltas: see `analysis.statistics.phases.classify`.
+        confidence: of the transitions' intervals.
+        of_cells: that of the intervals that decide a cell's phase.
 
     Returns:
         As `estimate_transitions`, a set of rows for each `delta`, the first column.
     """
     tables = [
-        estimate_transitions(classify(cells, delta), confidence).assign(delta=delta)
+        estimate_transitions(classify(cells, delta, of_cells), confidence).assign(delta=delta)
         for delta in deltas
     ]
     return pd.concat(tables, ignore_index=True)[["delta", *COLUMNS]]

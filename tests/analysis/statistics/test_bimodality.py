@@ -92,6 +92,6 @@ def test_few_seeds_at_many_points_speak_together():
 def test_points_are_chosen_by_their_range_under_the_null_too():
     """Without that, leaving out seeds that agree would look like two modes."""
     rng = np.random.default_rng(3)
-    p = [pooled(rng.random((6, 2)), 0.4).p for _ in range(40)]
+    p = [pooled(rng.random((24, 2)), 0.4).p for _ in range(40)]
     assert np.mean(np.array(p) <= 0.1) < 0.28
     assert np.mean(p) > 0.35

@@ -58,10 +58,10 @@ def test_no_transition_is_censored(seeds):
     above = threshold(*outcomes("0000000", seeds))
     assert (above.censored, above.high) == (ABOVE, np.inf)
     assert np.isnan(above.estimate)
-    assert above.low > 6
+    assert above.low > (1 if seeds == 1 else 6)  # a third of the seeds may get there yet
     below = threshold(*outcomes("1111111", seeds))
     assert (below.censored, below.low) == (BELOW, -np.inf)
-    assert below.high < 4
+    assert below.high < (11 if seeds == 1 else 4)
     single = threshold(np.array([3.0] * seeds), np.array([True] * seeds))
     assert single.censored == BELOW
 
@@ -247,17 +247,15 @@ def test_cells_on_their_plateau_or_without_a_phase_are_left_out():
     assert (estimate_transitions(frame)["smallest"] == 2).all()
 
 
-def test_the_width_4_of_the_quickstart_has_a_band_and_no_far_transition():
-    """3 of 16 cells identify, at 2^2 to 2^6."""
+def test_the_width_4_of_the_quickstart_has_no_transition():
+    """3 of 16 cells identify, at 2^2 to 2^6: told as 2^10.2 (below 2^0 to above 2^12) before."""
     tasks = [1, 4, 16, 64, 128, 256, 1024, 4096]
-    identify = {(4, 0), (4, 1), (64, 1)}
+    identify = {(4, 0), (16, 0), (64, 1)}
     rows = [(4, n, s, "identifying" if (n, s) in identify else "untrained", "done")
             for n in tasks for s in (0, 1)]  # fmt: skip
-    found = estimate_transitions(cells(rows)).set_index(["begins", "boundary"])
-    inside = found.loc["identifying", "log2_num_tasks"].dropna()
-    assert (inside < 8).all()
-    [line] = transition_text.lines(found.reset_index())[1:]
-    assert "2^10" not in line
+    found = estimate_transitions(cells(rows))
+    assert found.loc[found["begins"] == "identifying", "censored"].tolist() == [UNCLEAR]
+    assert "identifying unclear" in transition_text.lines(found)[1]
 
 
 def test_numbers_of_tasks_that_are_no_powers_of_two_are_written_as_numbers():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -24,7 +23,7 @@ def labels_fit(axis: Axis, places: np.ndarray, texts: Sequence[str]) -> bool:
     """Whether labels at ascending places of an axis have room beside each other."""
     axes, transform = axis.axes, axis.get_transform().transform
     low, high = transform(np.asarray(axis.get_view_interval(), dtype=float))
-    size = mpl.rcParams[f"{axis.axis_name}tick.labelsize"]
+    size = style.points(f"{axis.axis_name}tick.labelsize")
     if axis.axis_name == "x":
         pixels = axes.bbox.width
         needed = np.array([0.64 * len(text) + 1.0 for text in texts]) * size

@@ -136,7 +136,8 @@ def small() -> float:
 
 def points(setting: str) -> float:
     """One of matplotlib's settings of font sizes in points."""
-    return FontProperties(size=mpl.rcParams[setting]).get_size_in_points()
+    size: Any = dict(mpl.rcParams)[setting]
+    return FontProperties(size=size).get_size_in_points()
 
 
 def wrap(title: str, inches: float) -> str:

@@ -127,7 +127,7 @@ class Lease:
         self.results.claim.take(self.driver, replaces, stop=self._stopping, retry=retry, **details)
 
     def _renew(self) -> None:
-        """Renews the lease until it is released or lost. Nothing else writes it while it is ours."""
+        """Renews the lease until it is released or lost. Nothing else writes it meanwhile."""
         pause = RENEW_SECONDS
         while not self.lost:
             self._wake.wait(pause)

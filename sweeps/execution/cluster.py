@@ -22,11 +22,13 @@ from ray._private.authentication.authentication_token_setup import (
 )
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store.folders import check_is_file, shown
 
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0  # that a cluster named by the user may take to be there ...
 LEFT_SECONDS = 2.0  # that a connection to one may take that `ray start` left a note of
+NOTE_CHARACTERS = 300  # of a note, more than an address has
 TRY_SECONDS = 15.0  # that connecting to it may take then; usual are 2
 _TRY = """
 import sys, ray
@@ -63,7 +65,10 @@ def find_cluster() -> str | None:
     for place in dict.fromkeys(place for place in places if place):
         note = Path(place) / "ray" / "ray_current_cluster"
         try:
-            owner, address = note.stat().st_uid, note.read_text(errors="replace").strip()
+            owner = note.stat().st_uid
+            check_is_file(str(note))  # a pipe would be waited for
+            with note.open(errors="replace") as file:
+                address = shown(file.read(NOTE_CHARACTERS).strip())
         except OSError:
             continue
         without_token = "RAY_AUTH_MODE" not in os.environ

@@ -86,7 +86,11 @@ def train(
         if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
             results.checkpoints.remove(cell_id)
     outcome = Outcome()
-    with outlived(), scratch_folder() as scratch, ray_running(scratch) as cluster:
+    with (
+        outlived(),
+        scratch_folder() as scratch,
+        ray_running(scratch, lambda: lease.stopping) as cluster,
+    ):
         software: dict[str, str] = {}
         if cluster:
             check_nodes()

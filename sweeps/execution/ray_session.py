@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
@@ -48,7 +48,7 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def ray_running(scratch: Path) -> Iterator[bool]:
+def ray_running(scratch: Path, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
     """Connects to Ray, or starts it; disconnects or stops it in the end. Yields whether it is a
     cluster that was there before.
 
@@ -56,6 +56,7 @@ def ray_running(scratch: Path) -> Iterator[bool]:
 
     Args:
         scratch: folder for the files of a Ray that is started.
+        stopping: says whether somebody has asked this run to stop.
 
     Raises:
         ConfigError: RAY_ADDRESS names what can't be used, or Ray doesn't start; one line.
@@ -92,7 +93,7 @@ def ray_running(scratch: Path) -> Iterator[bool]:
                         f"Ray doesn't start: {one_line(error).rstrip('.')}"
                     ) from error
                 stack.callback(ray.shutdown)
-                stack.enter_context(_ends_with_ray())
+                stack.enter_context(_ends_with_ray(stopping))
         yield there
 
 
@@ -146,9 +147,10 @@ def _own_token(scratch: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ends_with_ray() -> Iterator[None]:
+def _ends_with_ray(stopping: Callable[[], bool]) -> Iterator[None]:
     """Should the Ray that we started die, this process ends within a second, and says so: Ray
-    itself takes up to a minute, and the log of what died for an explanation."""
+    itself takes up to a minute, and the log of what died for an explanation. Where somebody has
+    asked to stop, Ray was told too: SIGTERM reaches the whole process group (`timeout`, `kill`)."""
     node, stop = ray._private.worker._global_node, threading.Event()
     assert node is not None
 
@@ -157,12 +159,12 @@ def _ends_with_ray() -> Iterator[None]:
             dead = [kind for kind, _ in node.dead_processes() if kind in ("raylet", "gcs_server")]
             if dead and not stop.is_set():
                 logger.error("Ray has died: %s", ", ".join(dead))
-                print(
-                    f"\nerror: Ray has died ({dead[0]}). The same command continues",
-                    file=sys.stderr,
-                )
+                asked = stopping()
+                what = "Stopped" if asked else f"error: Ray has died ({dead[0]})"
+                print(f"\n{what}. The same command continues", file=sys.stderr)
                 sys.stderr.flush()
-                os._exit(1)  # the lease is left: it keeps the next driver off until workers notice
+                # The lease is left: it keeps the next driver off until workers notice.
+                os._exit(130 if asked else 1)
 
     threading.Thread(target=watch, name="ray", daemon=True).start()
     try:

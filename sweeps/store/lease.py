@@ -56,6 +56,7 @@ class Lease:
         driver: the driver's id; workers train as long as the lease carries it.
         ready_at: time.time() from which workers may start: those of a driver before have noticed.
         lost: whether another driver has taken over.
+        stopping: whether the workers are to stop.
     """
 
     def __init__(self, results: Storage):
@@ -64,14 +65,14 @@ class Lease:
         self.ready_at = 0.0
         self.lost = False
         self._since = time.time()
-        self._stopping = self._released = False
+        self.stopping = self._released = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def stop_workers(self) -> None:
         """Has the workers checkpoint and stop; the sweep stays ours meanwhile. This only sets a
         flag, so a signal handler may call it."""
-        self._stopping = True
+        self.stopping = True
         self._wake.set()
 
     def release(self) -> None:
@@ -124,10 +125,10 @@ class Lease:
             "since": self._since,
             "expires": time.time() + EXPIRE_SECONDS,
         }
-        self.results.claim.take(self.driver, replaces, stop=self._stopping, retry=retry, **details)
+        self.results.claim.take(self.driver, replaces, stop=self.stopping, retry=retry, **details)
 
     def _renew(self) -> None:
-        """Renews the lease until it is released or lost. Nothing else writes it while it is ours."""
+        """Renews the lease until it is released or lost. Nothing else writes it meanwhile."""
         pause = RENEW_SECONDS
         while not self.lost:
             self._wake.wait(pause)

@@ -40,7 +40,7 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("METAPHASE_NATIVE") == "0":
         return None
     try:
-        kernels = ctypes.CDLL(str(_build()))
+        kernels = _build()
         kernels.attention_kept.restype = ctypes.c_int64
         return kernels
     except (OSError, subprocess.SubprocessError) as error:
@@ -48,7 +48,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _build() -> Path:
+def _build() -> ctypes.CDLL:
+    """Loads the kernels, built before or now.
+
+    Raises:
+        OSError: they can't be built, or what was built can't be loaded from any place.
+    """
     try:  # it may come with options, or behind ccache
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     except ValueError as error:
@@ -60,9 +65,11 @@ def _build() -> Path:
     code = b"".join(source.read_bytes() for source in _SOURCES + _HEADERS)
     key = hashlib.sha256(code + repr((compiler, cpu, _FLAGS)).encode())
     name = f"kernels-{key.hexdigest()[:16]}.so"
+    why = "no folder for them can be written; set XDG_CACHE_HOME to one"
     for cache in _caches():
         if (cache / name).exists():
-            return cache / name
+            with contextlib.suppress(OSError):  # it is cut, say: it is built again
+                return ctypes.CDLL(str(cache / name))
         try:
             folder = tempfile.TemporaryDirectory(dir=cache)
         except OSError:  # it can't be written
@@ -70,9 +77,14 @@ def _build() -> Path:
         with folder:
             made = Path(folder.name) / "making.so"
             _compile(compiler, made)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())  # else a crash may leave the name and nothing in it
             os.replace(made, cache / name)  # whole or not at all, whoever else builds it now
-        return cache / name
-    raise OSError("no folder for them can be written; set XDG_CACHE_HOME to one")
+        try:
+            return ctypes.CDLL(str(cache / name))
+        except OSError as error:  # of a file system from which nothing is run, say
+            why = str(error)
+    raise OSError(why)
 
 
 def _compile(compiler: list[str], made: Path) -> None:

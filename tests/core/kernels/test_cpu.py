@@ -1,3 +1,4 @@
+import ctypes
 import math
 import os
 import subprocess
@@ -145,3 +146,36 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path, monkeypatch, compiler):
     with pytest.raises(OSError):  # noqa: PT011
         build._build()
     assert not list(tmp_path.glob("metaphase/*"))
+
+
+@needs_compiler
+def test_a_built_file_that_is_cut_is_built_again(tmp_path, monkeypatch):
+    """As a full disk or a crash leaves it; plain PyTorch instead would give other last digits."""
+    monkeypatch.setattr(build, "_caches", lambda: iter([tmp_path]))
+    monkeypatch.setattr(build, "_SOURCES", [p for p in build._SOURCES if p.name == "adam.c"])
+    with monkeypatch.context() as cut:
+        cut.setattr(build, "_compile", lambda compiler, made: made.write_bytes(b""))
+        with pytest.raises(OSError, match="too short"):
+            build._build()
+    [built] = tmp_path.iterdir()
+    assert built.stat().st_size == 0
+    assert build._build()._name == str(built)
+    assert built.stat().st_size > 0
+
+
+@needs_compiler
+def test_where_nothing_is_run_from_the_next_place_is_taken(tmp_path, monkeypatch):
+    """A home that is mounted noexec: nothing in it can be loaded."""
+    load = ctypes.CDLL
+
+    def from_elsewhere(path):
+        if path.startswith(str(tmp_path / "home")):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    for name in ("home", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(build, "_caches", lambda: iter([tmp_path / "home", tmp_path / "temporary"]))
+    monkeypatch.setattr(build, "_SOURCES", [p for p in build._SOURCES if p.name == "adam.c"])
+    monkeypatch.setattr(build.ctypes, "CDLL", from_elsewhere)
+    assert build._build()._name.startswith(str(tmp_path / "temporary"))

@@ -88,10 +88,32 @@ def test_a_note_of_what_is_no_ray_costs_seconds(noted, dumb, capsys, monkeypatch
     one_line(capsys, "is not used: it doesn't answer as a Ray within 3 s")
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "127.0.0.1:x", "127.0.0.1:99999", ":6379"])
+ODD_NOTES = (
+    "",
+    "nonsense",
+    "127.0.0.1:x",
+    "127.0.0.1:99999",
+    ":6379",
+    "\x1b[2J\n\nx\x07",
+    "x" * 10**6,
+)
+
+
+@pytest.mark.parametrize("text", ODD_NOTES, ids=range(len(ODD_NOTES)))
 def test_a_note_that_says_nothing_is_not_followed(noted, capsys, text):
     assert noted(text) is None
-    one_line(capsys, "is not used: that is no address")
+    err = capsys.readouterr().err
+    assert len(err) < 1000
+    assert err.removesuffix("\n").isprintable()
+    assert "is not used: that is no address" in err
+
+
+def test_a_pipe_in_the_note_s_place_is_not_waited_for(short_folder, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (short_folder / "ray").mkdir()
+    os.mkfifo(short_folder / "ray" / "ray_current_cluster")
+    assert cluster.find_cluster() is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

@@ -3,9 +3,10 @@
 Grid points are aligned on their model size's transition to generalizing, and those within one
 spacing of the grid are pooled over model sizes, as presets have few seeds. A size's accuracies on
 unseen tasks are scaled, 0 being what is reached without learning and 1 the best median over seeds
-of any number of tasks, so that modes of different sizes fall together. Grid points whose seeds differ by less than
-`bimodality.LEAST_RANGE` are left out; the test knows that (`bimodality.pooled_test`). Asked
-where two seeds or more ran and at least `bimodality.FEWEST` values are left.
+of any number of tasks, so that modes of different sizes fall together. Grid points whose seeds
+differ by less than `bimodality.LEAST_RANGE` are left out; the test knows that
+(`bimodality.pooled_test`). Asked where two seeds or more ran and at least `bimodality.FEWEST`
+values are left.
 """
 
 from __future__ import annotations

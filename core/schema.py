@@ -76,6 +76,8 @@ CELL_RESULT_COLUMNS = (
     "num_parameters",
     "state_size",
     "chance",
+    "unseen_level",
+    "guess_loss",
     "n",
     *(f"{split}_loss" for split in SPLITS),
     *statistics_columns(SPLITS),

@@ -88,14 +88,14 @@ class Setting:
             return ("several of " if self.kind is tuple else "") + ", ".join(self.choices)
         if self.least is None:
             return _SAID[self.kind]
-        above, below = self.exclusive
-        least = f"above {self.least}" if above else f"{self.least}"
-        if self.greatest is None or self.greatest == float("inf"):
-            return least if above else f"{least} or more"
-        return f"{least} to {'below ' if below else ''}{self.greatest}"
+        return self._range(self.greatest)
 
     def _range(self, greatest: float | None) -> str:
-        return f"{self.least} or more" if greatest is None else f"{self.least} to {greatest}"
+        above, below = self.exclusive
+        least = f"above {self.least}" if above else f"{self.least}"
+        if greatest is None or greatest == float("inf"):
+            return least if above else f"{least} or more"
+        return f"{least} to {'below ' if below else ''}{greatest}"
 
     def typed(self, value: Any) -> Any:
         """The value in the setting's type: a float of a whole number, a tuple of a list.
@@ -121,7 +121,7 @@ class Setting:
                 raise ConfigError(f"{self.name}: {value!r} is not a number") from None
         if not isinstance(value, self.kind) or (self.kind is int and not number):
             whole = self.kind is int and isinstance(value, float) and value.is_integer()
-            meant = f"; write {value:.0f}" if whole else ""
+            meant = f"; write {value + 0.0:.0f}" if whole else ""
             raise ConfigError(f"{self.name}: {value!r} is not {_SAID[self.kind]}{meant}")
         return value
 
@@ -146,8 +146,9 @@ class Setting:
         enough = value > self.least if above else value >= self.least
         too_much = greatest is not None and not (value < greatest if below else value <= greatest)
         if not enough or too_much:
+            finite = ", finite" if value == float("inf") else ""
             raise ConfigError(
-                f"{self.name}: {value} is out of range; allowed: {self._range(greatest)}"
+                f"{self.name}: {value} is out of range; allowed: {self._range(greatest)}{finite}"
             )
 
 

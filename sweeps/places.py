@@ -22,8 +22,8 @@ _VARIABLES = {  # scheme: where its client finds credentials
     **dict.fromkeys(("abfs", "abfss"), "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"),
 }
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
-_BUCKETS = ("s3", "gs", "gcs")  # whose URIs begin with a bucket, and have no user and no port
-_PATHS = ("file", "hdfs", "viewfs")  # whose paths may hold any character and no credentials
+_BUCKETS = ("s3", "gs", "gcs")  # their URIs begin with a bucket, and have no user and no port
+_PATHS = ("file", "hdfs", "viewfs")  # their paths may hold any character and no credentials
 _URI = re.compile(
     rf"(?P<scheme>\b(?:{'|'.join(_VARIABLES)})(?=:)|[A-Z][A-Z0-9+.-]+(?=:/)):/*(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
@@ -63,7 +63,7 @@ def _has_credentials(scheme: str, rest: str) -> bool:
 
 
 def checked(place: str) -> str:
-    """The folder or URI as it can be used; `~` is replaced.
+    """Returns the folder or URI as it can be used, with `~` replaced.
 
     Raises:
         ConfigError: it can't be meant, or holds credentials.
@@ -93,9 +93,9 @@ def checked(place: str) -> str:
 
 
 def checked_root(place: str) -> str:
-    """As `checked`, for the folder of sweeps that are written. DuckDB takes a folder named
-    `column=value` for a column of the files below it (Hive's partitioning): `seed=7` would hide the
-    seeds of the cells."""
+    """Checks, as `checked` does, the folder that sweeps are written into. DuckDB takes a folder
+    named `column=value` for a column of the files below it (Hive's partitioning): `seed=7` would
+    hide the seeds of the cells."""
     place = checked(place)
     path = _split_query(place)[0] if "://" in place else os.path.abspath(place)
     for name in path.split("/"):
@@ -109,7 +109,7 @@ def checked_root(place: str) -> str:
 
 
 def checked_sweep(place: str) -> str:
-    """As `checked`, for a sweep's folder, `<root>/<sweep>`."""
+    """Checks, as `checked` does, a sweep's folder, `<root>/<sweep>`."""
     place = checked(place)
     if "://" in place and "/" not in _split_query(place)[0].partition("://")[2].strip("/"):
         raise ConfigError(f"{place!r} is no sweep's folder; allowed: ROOT/SWEEP")
@@ -117,7 +117,7 @@ def checked_sweep(place: str) -> str:
 
 
 def checked_folder(place: str) -> str:
-    """As `checked`, for what must be a folder of this machine's file system."""
+    """Checks, as `checked` does, what must be a folder of this machine's file system."""
     place = checked(place)
     if "://" in place:
         raise ConfigError(f"{place!r} is a URI; allowed: a folder")
@@ -125,13 +125,13 @@ def checked_folder(place: str) -> str:
 
 
 def inside(place: str, name: str) -> str:
-    """The place of a file or folder in a folder: a URI's parameters stay behind the path."""
+    """Returns the place of a file or folder in a folder. A URI's parameters stay at its end."""
     path, query = _split_query(place)
     return f"{path.rstrip('/')}/{name}{query}"
 
 
 def parent(place: str) -> tuple[str, str]:
-    """(the folder that holds this place, the place's name there)."""
+    """Returns the folder that holds this place, and the place's name there."""
     path, query = _split_query(place)
     path = path.rstrip("/")
     if "://" not in path and os.path.basename(path) in ("", ".", ".."):

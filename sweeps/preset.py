@@ -34,7 +34,7 @@ import yaml
 
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
-from metaphase.sweeps.places import inside, parent
+from metaphase.sweeps.places import inside, parent, refuse_credentials
 from metaphase.sweeps.yaml12 import Dumper, parse_yaml, show
 
 PRESETS = Path(__file__).parent / "presets"
@@ -114,6 +114,9 @@ def parse_preset(
     description = said.description or ""
     if not isinstance(description, str):
         raise ConfigError(f"description: {show.repr(description)} is not a text")
+    description = " ".join(description.split())
+    if not description.isprintable():
+        raise ConfigError(f"description: {show.repr(description)} can't be printed")
     check_count(grids)
     cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
@@ -194,6 +197,7 @@ def _base_place(base: Any, sources: tuple[str, ...]) -> str:
     """Where the base of the last of these presets lies. Raises ConfigError if it is one of them."""
     if not isinstance(base, str) or not base.isprintable():
         raise ConfigError(f"base: {show.repr(base)} is not the name or the path of a preset")
+    refuse_credentials([base])
     place = _place(base, "base")
     if "://" not in place and not os.path.isabs(os.path.expanduser(place)):
         place = inside(parent(sources[-1])[0], place)
@@ -330,6 +334,8 @@ def _section(settings: dict, key: str) -> dict[str, Any]:
 def _grids(sections: list) -> list[dict[str, Any]]:
     if not sections:
         raise ConfigError("grid: the list is empty; give at least one grid")
+    if len({id(section) for section in sections}) < len(sections):  # by aliases
+        raise ConfigError("grid: the list holds one grid twice")
     return [_section({"grid": section}, "grid") for section in sections]
 
 

@@ -16,6 +16,8 @@ from metaphase.core.settings import ConfigError
 
 MAX_VALUES, MAX_DEPTH = 50_000, 20  # of a text
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 show = reprlib.Repr()  # bounded, however deep the value: YAML aliases can nest exponentially
 show.maxstring = show.maxother = 80
 
@@ -34,16 +36,38 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
             seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
+    merged = 0  # entries that merge keys have brought, over the whole text
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Resolves merge keys; of entries with the same key, which the last one overrides, only
-        that is kept, so that merges of merges don't grow."""
-        super().flatten_mapping(node)
-        last = {k.value if isinstance(k, yaml.ScalarNode) else k: (k, v) for k, v in node.value}
+        """Resolves merge keys: what they bring stands before the mapping's own entries, which
+        override it, and of mappings in a list the first overrides the others. What is brought is
+        counted before it is copied."""
+        own = [(key, value) for key, value in node.value if key.tag != _MERGE]
+        merges = [value for key, value in node.value if key.tag == _MERGE]
+        node.value = own  # so that a mapping merged into itself ends
+        entries: list[tuple[yaml.Node, yaml.Node]] = []
+        for value in merges:
+            parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for part in reversed(parts):
+                if not isinstance(part, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, "a merge key takes mappings", part.start_mark
+                    )
+                self.flatten_mapping(part)
+                self.merged += len(part.value) + 1
+                if self.merged > MAX_VALUES:
+                    raise ConfigError(
+                        f"not valid YAML: merge keys bring more than {MAX_VALUES:,} values"
+                    )
+                entries += part.value
+        last = {k.value if isinstance(k, yaml.ScalarNode) else k: (k, v) for k, v in entries + own}
         node.value = list(last.values())
 
 
 def _construct_int(loader: Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if text[1:].isdigit() and len(text) > 4000:  # which Python doesn't read
+        return 2**64  # refused like every number beyond 64 bits
     return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
 
 

@@ -66,7 +66,8 @@ def figure_bytes(
 
     data = io.BytesIO()
     with style.context(width):
-        make().savefig(data, format=format, dpi=dpi, metadata={_DATE[format]: None})
+        options = {"pil_kwargs": {"compress_level": 3}} if format == "png" else {}
+        make().savefig(data, format=format, dpi=dpi, metadata={_DATE[format]: None}, **options)
     return data.getvalue()
 
 

@@ -55,7 +55,7 @@ def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
     there = rows["outcome"].isin((*style.COLORS, outcomes.PLATEAU))
     everywhere = there.groupby([rows[key] for key in tiles.POINT]).transform("all")
     apart = rows["highest"] - rows["lowest"] > BIMODAL
-    shown = rows[apart | ~everywhere].assign(accuracy=rows["value"].where(there))
+    shown = rows.assign(accuracy=rows["value"].where(there))[apart | ~everywhere]
     shown["left"] += np.where(shown["seeds"] > 0, _MEAN_SHARE, 0) * (shown["right"] - shown["left"])
     ordered = shown.sort_values([*tiles.POINT, "accuracy"], na_position="last")
     groups = ordered.groupby(tiles.POINT)

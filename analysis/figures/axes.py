@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, Locator, NullFormatter, NullLocator
 
 from metaphase.analysis import labels
@@ -20,11 +19,12 @@ _DENSITIES: tuple[tuple[tuple[float, ...], int], ...] = (
 )  # fmt: skip
 
 
-def labels_fit(axis: Axis, places: np.ndarray, texts: Sequence[str]) -> bool:
-    """Whether labels at ascending places of an axis have room beside each other."""
+def labels_fit(axis: Any, places: np.ndarray, texts: Sequence[str]) -> bool:
+    """Whether labels at ascending places of an axis (matplotlib's XAxis or YAxis) have room beside
+    each other."""
     axes, transform = axis.axes, axis.get_transform().transform
     low, high = transform(np.asarray(axis.get_view_interval(), dtype=float))
-    size = mpl.rcParams[f"{axis.axis_name}tick.labelsize"]
+    size = style.points(f"{axis.axis_name}tick.labelsize")
     if axis.axis_name == "x":
         pixels = axes.bbox.width
         needed = np.array([0.64 * len(text) + 1.0 for text in texts]) * size
@@ -47,23 +47,26 @@ class GridTicks(Locator):
     """
 
     def __init__(
-        self, places: Sequence[float], texts: Sequence[str], preferred: Sequence[Sequence[int]]
+        self,
+        places: Sequence[float] | np.ndarray,
+        texts: Sequence[str],
+        preferred: Sequence[Sequence[int]],
     ):
         self.places, self.texts = np.asarray(places, dtype=float), list(texts)
         self.preferred = [list(choice) for choice in preferred if len(choice) > 1]
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> list[float]:
         for choice in self.preferred:
             if self._fits(choice):
-                return self.places[choice]
+                return self.places[choice].tolist()
         taken: list[int] = []
         for i in range(len(self.places)):
             if not taken or self._fits([taken[-1], i]):
                 taken.append(i)
-        return self.places[taken]
+        return self.places[taken].tolist()
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
-        return self.places
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        return self.places.tolist()
 
     def _fits(self, choice: list[int]) -> bool:
         return labels_fit(self.axis, self.places[choice], [self.texts[i] for i in choice])
@@ -72,19 +75,20 @@ class GridTicks(Locator):
 class LogTicks(Locator):
     """Ticks of a log10 axis at 1, 3, 10 and the like, as dense as their labels have room."""
 
-    def __call__(self) -> np.ndarray:
-        low, high = sorted(self.axis.get_view_interval())
+    def __call__(self) -> list[float]:
+        axis: Any = self.axis
+        low, high = sorted(axis.get_view_interval())
         decades = np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
         ticks = np.array([])
         for factors, stride in _DENSITIES:
             found = np.outer(10.0 ** decades[decades % stride == 0], factors).ravel()
             found = found[(found >= 0.999 * low) & (found <= 1.001 * high)]
-            if len(found) and labels_fit(self.axis, found, [*map(labels.short_number, found)]):
-                return found
+            if len(found) and labels_fit(axis, found, [*map(labels.short_number, found)]):
+                return found.tolist()
             ticks = found if len(found) else ticks
-        return ticks[:1]
+        return ticks[:1].tolist()
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
         return self()
 
 

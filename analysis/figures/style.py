@@ -22,6 +22,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
@@ -130,7 +131,13 @@ def figure(height: float, **options: Any) -> Figure:
 
 def small() -> float:
     """Points of the smallest text in a figure."""
-    return mpl.rcParams["legend.fontsize"]
+    return points("legend.fontsize")
+
+
+def points(setting: str) -> float:
+    """One of matplotlib's settings of font sizes in points."""
+    size: Any = dict(mpl.rcParams)[setting]
+    return FontProperties(size=size).get_size_in_points()
 
 
 def wrap(title: str, inches: float) -> str:

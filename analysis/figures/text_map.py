@@ -11,7 +11,7 @@ from metaphase.analysis.statistics import phases
 from metaphase.core import schema
 from metaphase.core.phases import PHASES
 
-UNFINISHED, MISSING, SPLIT = "x", ".", "*"
+UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU = "x", ".", "*", "?", "-"
 
 
 def describe(
@@ -24,10 +24,15 @@ def describe(
         found: from `analysis.statistics.transitions.estimate_transitions`.
         condition: see `analysis.statistics.phases.split_conditions`.
     """
-    counts = [f"{n} {p}" for p, n in cells["phase"].value_counts()[list(PHASES)[::-1]].items()]
-    unfinished = (cells["status"] != schema.DONE).sum()
-    if unfinished:
-        counts.append(f"{unfinished} of these diverged or failed")
+    done = cells[cells["status"] == schema.DONE]
+    by_phase = done["phase"].value_counts()
+    counts = [f"{by_phase.get(phase, 0)} {phase}" for phase in reversed(PHASES)]
+    if "on_plateau" in cells and cells["on_plateau"].any():
+        counts.append(f"{cells['on_plateau'].sum()} of these not trained long enough")
+    if "decided" in done and not done["decided"].all():
+        counts.append(f"{(~done['decided'].astype(bool)).sum()} undecided")
+    if len(done) < len(cells):
+        counts.append(f"{len(cells) - len(done)} diverged or failed")
     seeds = cells["seed"].nunique()
     head = (
         f"{labels.title(cells, condition or {})}: {len(cells)} cells, "
@@ -43,10 +48,15 @@ def text_map(points: pd.DataFrame) -> list[str]:
     tasks = sorted(points["num_tasks"].unique())
     marks = {}
     for row in points.to_dict("records"):
+        unfinished = row.get("unfinished", row.get("failed", 0) + row.get("diverged", 0))
+        finished = row["seeds"] - unfinished
         mark = UNFINISHED
-        if row["seeds"] > row["unfinished"]:
-            split = row["agreement"] < 1 or row["unfinished"] > 0
-            mark = labels.LETTERS[row["phase"]] + SPLIT * split
+        if finished and row.get("on_plateau", 0) >= finished:
+            mark = PLATEAU
+        elif finished:
+            split = row["agreement"] < 1 or unfinished > 0
+            undecided = row.get("decided_share", 1.0) < 0.5
+            mark = labels.LETTERS[row["phase"]] + (SPLIT if split else UNDECIDED * undecided)
         marks[row["model_size"], row["num_tasks"]] = mark
     exponents = [labels.exponent_of_two(n) for n in tasks]
     powers = None not in exponents
@@ -71,5 +81,15 @@ def text_map(points: pd.DataFrame) -> list[str]:
         line(" " * margin + "  ", heads),
         " " * margin + "  " + f" number of tasks{', 2^' * powers}",
         f"{legend}  {SPLIT} seeds disagree  {UNFINISHED} diverged or failed"
-        f"  {MISSING} no result yet",
+        f"  {MISSING} no result yet{_further(points)}",
     ]
+
+
+def _further(points: pd.DataFrame) -> str:
+    """The legend of marks that few maps have."""
+    text = ""
+    if "decided_share" in points and (points["decided_share"] < 0.5).any():
+        text += f"  {UNDECIDED} undecided"
+    if "on_plateau" in points and (points["on_plateau"] > 0).any():
+        text += f"  {PLATEAU} not trained long enough"
+    return text

@@ -22,14 +22,18 @@ POINT = ["model_size", "num_tasks"]
 def tile_edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:
     """Where each value's tile begins and ends on a log2 axis.
 
-    Neighbours share an edge half-way, unless they are much farther apart than is typical: a gap in
-    the grid looks like a gap.
+    Neighbours share an edge half-way, unless they are much farther apart than is typical, both by
+    factor and by difference: a gap in the grid looks like a gap, but not the growing factors of a
+    grid of equal differences.
     """
     ordered = np.unique(np.asarray(list(values), dtype=float))
     x = np.log2(ordered)
-    spacing = np.diff(x)
+    spacing, difference = np.diff(x), np.diff(ordered)
     typical = float(np.median(spacing)) if len(spacing) else 1.0
-    spacing = np.where(spacing > 1.5 * typical, typical, spacing)
+    far = spacing > 1.5 * typical
+    if far.any():
+        far &= difference > 1.5 * np.median(difference)
+    spacing = np.where(far, typical, spacing)
     half = np.concatenate([[typical], spacing, [typical]]) / 2
     edges = zip((x - half[:-1]).tolist(), (x + half[1:]).tolist(), strict=True)
     return dict(zip(ordered.tolist(), edges, strict=True))

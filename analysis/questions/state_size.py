@@ -164,7 +164,8 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
         ax.set(xlabel=name, ylabel="accuracy, unseen tasks")
         ax.set_title(f"rank correlation {_estimate_text(found[column])}")
         handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        ax.get_legend().remove()
+        if legend := ax.get_legend():
+            legend.remove()
     for row in whole.rows:
         for ax in row[1:]:
             ax.set_ylabel("")

@@ -1,10 +1,11 @@
 """Phases of whole tables: each cell's by the rule of `core.phases`, each grid point's by its seeds.
 
-Cells that diverged or failed count as untrained; their `status` stays beside the phase.
+Cells that diverged or failed have none; their `status` says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,23 @@ from metaphase.core.phases import (
     DECIDING_COLUMNS,
     DELTA,
     PHASES,
-    UNTRAINED,
     decide,
+    guess_loss_of,
+    level_of,
+    on_plateau,
+    paired_interval,
 )
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
+DELTAS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)  # over which phases are compared
 
 
 def classify(
-    cells: pd.DataFrame, delta: float = DELTA, confidence: float = CONFIDENCE
+    cells: pd.DataFrame,
+    delta: float = DELTA,
+    confidence: float = CONFIDENCE,
+    headroom: bool = False,
 ) -> pd.DataFrame:
     """The cells table with each cell's phase and the intervals that decided it.
 
@@ -35,50 +43,131 @@ def classify(
         cells: a row a cell, as from `analysis.load.load_cells`.
         delta: least effect that counts, an accuracy difference.
         confidence: of the two-sided intervals.
+        headroom: delta is a share of what there is to be learned, 1 - unseen_level, instead.
 
     Returns:
-        `cells`, same rows and index, plus `phase` (ordered categorical) and, for seen_first,
-        seen_improvement and unseen_improvement, `<name>_low` and `<name>_high`.
+        `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
+        or failed), `decided` and `on_plateau` (bool; False where the phase is null), `unseen_level`
+        and `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last -
+        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement, seen_lead and
+        unseen_improvement (which decides nothing) `<name>_low` and `<name>_high`.
 
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
     """
     number = {c: cells[c].to_numpy(dtype=float, na_value=np.nan) for c in DECIDING_COLUMNS}
-    decided, bounds = decide(number, delta, confidence)
-    phase = np.where(cells["status"].to_numpy() == schema.DONE, decided, UNTRAINED)
-    new: dict[str, Any] = {"phase": pd.Categorical(phase, list(PHASES), ordered=True)}
-    for name, (low, high) in bounds.items():
+    level = new_task_level(cells).to_numpy()
+    found = decide(number, level, delta, confidence, headroom)
+    done = cells["status"].to_numpy() == schema.DONE
+    phase = np.where(done, found.phase, None)
+    guess = _each(cells, "guess_loss", guess_loss_of)
+    new: dict[str, Any] = {
+        "phase": pd.Categorical(phase, list(PHASES), ordered=True),
+        "decided": found.decided & done,
+        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
+        "unseen_level": level,
+        "guess_loss": guess,
+        "seen_lead": number["seen_last"] - number["unseen_last"],
+    }
+    intervals = dict(found.intervals)
+    mean, error = (_numbers(cells, f"unseen_improvement{end}") for end in ("", "_se"))
+    intervals["unseen_improvement"] = paired_interval(mean, error, number["n"], confidence)
+    for name, (low, high) in intervals.items():
         new |= {f"{name}_low": low, f"{name}_high": high}
     return cells.assign(**new)
+
+
+def new_task_level(cells: pd.DataFrame) -> pd.Series:
+    """The level of each cell's unseen tasks, which learning has to beat: the accuracy of the best
+    predictor without inputs over the last tenth of the positions (`core.label_counts`).
+
+    Cells of earlier programs don't say it (`core.phases.level_of`); NaN where nothing is known.
+    """
+    return pd.Series(_each(cells, "unseen_level", level_of), cells.index, name="unseen_level")
+
+
+def _each(
+    cells: pd.DataFrame, name: str, unsaid: Callable[[Mapping[str, Any]], float]
+) -> np.ndarray:
+    """A column's numbers; where cells don't say theirs, what follows from their settings."""
+    values = _numbers(cells, name)
+    keys = [k for k in ("dataset", "num_classes", "sequence_length", "chance") if k in cells]
+    lacking = np.isnan(values) & cells["chance"].notna().to_numpy()
+    for _, group in cells[lacking].groupby(keys, dropna=False):
+        row = {key: None if pd.isna(group[key].iloc[0]) else group[key].iloc[0] for key in keys}
+        values[cells.index.get_indexer_for(group.index)] = unsaid(row)
+    return values
+
+
+def _numbers(cells: pd.DataFrame, name: str) -> np.ndarray:
+    """A column's numbers, new memory; NaN where it isn't there."""
+    if name not in cells:
+        return np.full(len(cells), np.nan)
+    return cells[name].to_numpy(dtype=float, na_value=np.nan).copy()
+
+
+def by_delta(
+    cells: pd.DataFrame, deltas: Sequence[float] = DELTAS, headroom: bool = False
+) -> pd.DataFrame:
+    """How phases move with the least effect that counts.
+
+    Returns:
+        A row a cell and delta: `delta`, the grid's axes, `phase`, `decided`.
+    """
+    parts = [
+        classify(cells, delta, headroom=headroom).assign(delta=delta)[
+            ["delta", *AXES, "phase", "decided"]
+        ]
+        for delta in deltas
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:
     """Each grid point's majority phase and how its seeds split.
 
     The majority is the phase of most seeds that finished; of phases that tie, the least capable,
-    so that a map never claims more than its seeds show. Where none finished it is untrained.
+    so that a map never claims more than its seeds show. Where none finished it is null.
 
     Returns:
         A row a grid point (architecture, model_size, num_tasks), with `phase`, `agreement` (share
-        of the finished seeds that are in it; NaN where none finished), `seeds`, a count for each
-        phase under its name (finished seeds only), and `unfinished` (diverged or failed).
+        of the finished seeds that are in it; NaN where none finished), `seeds` (that are there), a
+        count for each phase under its name (finished seeds only) and its share of the finished
+        seeds, `<phase>_share`, `decided_share` (both NaN where none finished), and counts of seeds:
+        `finished`, `on_plateau` (of the finished), `failed`, `diverged`, `unfinished` (diverged or
+        failed) and `missing` (seeds of other grid points that this one lacks).
 
     Raises:
         ResultsError: cells differ in more than the grid's axes (see `split_conditions`).
     """
     require_one_condition(classified)
-    done = classified["status"] == schema.DONE
-    counts = pd.DataFrame({phase: (classified["phase"] == phase) & done for phase in PHASES})
-    keys = [classified[axis] for axis in GRID_POINT]
-    points = counts.assign(unfinished=~done).groupby(keys).sum().astype(int)
+    status = classified["status"]
+    counts = pd.DataFrame({phase: classified["phase"] == phase for phase in PHASES})
+    counts = counts.assign(
+        finished=status == schema.DONE,
+        on_plateau=classified["on_plateau"],
+        failed=status == schema.FAILED,
+        diverged=status == schema.DIVERGED,
+        unfinished=status != schema.DONE,
+        decided=classified["decided"],
+        seeds=True,
+    )
+    points = counts.groupby([classified[axis] for axis in GRID_POINT]).sum().astype(int)
     of_phase = points[list(PHASES)].to_numpy()
-    finished = of_phase.sum(axis=1)
     best = of_phase.argmax(axis=1)  # the first, so the least capable, of those that tie
-    most = of_phase.max(axis=1)
-    points["phase"] = pd.Categorical(np.array(PHASES)[best], list(PHASES), ordered=True)
-    points["agreement"] = np.where(finished, most / np.maximum(finished, 1), np.nan)
-    points["seeds"] = finished + points["unfinished"].to_numpy()
-    order = ["phase", "agreement", "seeds", *PHASES, "unfinished"]
+    some = points["finished"].to_numpy() > 0
+    points["phase"] = pd.Categorical(
+        np.where(some, np.array(PHASES, dtype=object)[best], None), list(PHASES), ordered=True
+    )
+    share = of_phase / np.where(some, points["finished"], np.nan)[:, None]
+    points["agreement"] = share.max(axis=1)
+    for phase, share_P in zip(PHASES, share.T, strict=True):
+        points[f"{phase}_share"] = share_P
+    points["decided_share"] = points["decided"] / np.where(some, points["finished"], np.nan)
+    points["missing"] = classified["seed"].nunique() - points["seeds"]
+    shares = [f"{phase}_share" for phase in PHASES]
+    order = ["phase", "agreement", "seeds", *PHASES, *shares, "decided_share", "finished"]
+    order += ["on_plateau", "failed", "diverged", "unfinished", "missing"]
     return points[order].reset_index()
 
 

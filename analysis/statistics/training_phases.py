@@ -80,13 +80,14 @@ def onsets(classified: pd.DataFrame) -> pd.DataFrame:
         next_step=cell["step"].shift(-1), last_step=cell["step"].transform("max"),
         final=cell["phase"].transform("last"),
     )  # fmt: skip
-    groups = rows[rows["phase"] != UNTRAINED].groupby([*keys, "phase"], sort=False)
-    found = groups.agg(
-        onset=("step", "first"), lost=("next_step", lambda later: later.iloc[-1]),
-        last_step=("last_step", "first"), final=("final", "first"),
-    ).reset_index()  # fmt: skip
-    reached = found.groupby("cell_id")["phase"].transform(lambda p: (p == GENERALIZING).any())
-    found["transient"] = reached.astype(bool) & (found.pop("final") != GENERALIZING)
+    rows = rows[rows["phase"] != UNTRAINED]
+    first = rows.drop_duplicates(["cell_id", "phase"])
+    last = rows.drop_duplicates(["cell_id", "phase"], keep="last")
+    lost = last[["cell_id", "phase", "next_step"]].rename(columns={"next_step": "lost"})
+    found = first.rename(columns={"step": "onset"}).merge(lost, on=["cell_id", "phase"])
+    reached = found["cell_id"].isin(found.loc[found["phase"] == GENERALIZING, "cell_id"])
+    found["transient"] = reached & (found["final"] != GENERALIZING)
+    found = found[[*keys, "phase", "onset", "lost", "last_step", "transient"]]
     order = found["phase"].map({name: i for i, name in enumerate(PHASES)})
     found = found.assign(_order=order).sort_values([*AXES, "cell_id", "_order"], ignore_index=True)
     return found.drop(columns="_order").astype({"lost": "Int64"})

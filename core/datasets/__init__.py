@@ -19,15 +19,32 @@ class DatasetInfo:
     num_train: int  # images in its training split
     num_heldout: int  # images in its held-out split
     default_classes: int | None = None  # used unless more are asked for; None: all
+    heldout_counts: tuple[int, ...] = ()  # held-out images of each class, unless all are equal
 
 
 DATASETS: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(8, 1, 10, 1437, 360),  # scikit-learn's, split 80:20
-    "MNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
+    "digits": DatasetInfo(
+        8, 1, 10, 1437, 360, heldout_counts=(36, 36, 35, 37, 36, 37, 36, 36, 35, 36)
+    ),  # scikit-learn's, split 80:20
+    "MNIST": DatasetInfo(
+        28,
+        1,
+        10,
+        60_000,
+        10_000,
+        heldout_counts=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    ),
     "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
     "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
     "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
-    "SVHN": DatasetInfo(32, 3, 10, 73_257, 26_032),
+    "SVHN": DatasetInfo(
+        32,
+        3,
+        10,
+        73_257,
+        26_032,
+        heldout_counts=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+    ),
     "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.random_inputs
     "glyphs": DatasetInfo(
         28, 1, 200, 40_000, 10_000, 10

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from metaphase.core import schema
 from metaphase.core.kernels.operations import row_means
-
-LAST_SHARE = 0.1  # `last` is the mean over the last tenth of the positions, at least one
+from metaphase.core.label_counts import last_positions
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
     is taken within each sequence, so what first and last share cancels in its error.
     """
     E, T = correct_RxExT.shape[1:]
-    width = math.ceil(LAST_SHARE * T)
+    width = last_positions(T)
     # Whole numbers of correct predictions, so sums are exact and no order of summation shows.
     correct_RxExT = correct_RxExT.cpu().long()
     first_RxE = correct_RxExT[:, :, 0]

@@ -3,12 +3,12 @@
 Off unless a cell sets `stop_when_decided`. The rule, applied at every evaluation and needed at two
 in a row:
 
-- generalizing is final: the whole interval of the improvement on unseen tasks, that of the phases
-  (`core.phases.paired_interval`), is above DELTA. A model that has left the plateau keeps the
-  algorithm it found.
+- generalizing is final: the whole interval of `last` on unseen tasks, that of the phases
+  (`core.phases.score_interval`), is above their level by more than DELTA. A model that has left the
+  plateau keeps the algorithm it found.
 - otherwise nothing moves any more once the training tasks are solved: the loss on them is below
-  SOLVED of a guess' (its gradient is as small), and the interval of the improvement on unseen tasks
-  includes 0.
+  SOLVED of a guess' (its gradient is as small), and the interval of `last` on unseen tasks isn't
+  above their level.
 
 What it costs in accuracy and in phases, against full runs: dev/LOG.md.
 """
@@ -20,22 +20,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaphase.core import schema
-from metaphase.core.phases import DELTA, paired_interval
+from metaphase.core.phases import DELTA, score_interval
 
 SOLVED = 0.02  # training loss over that of a guess, ln(num_classes)
 
 
-def decided(history: Sequence[Mapping[str, Any]], num_classes: int) -> bool:
-    """Whether the cell with these rows of the history table needs no more steps."""
+def decided(history: Sequence[Mapping[str, Any]], num_classes: int, unseen_level: float) -> bool:
+    """Whether the cell with these rows of the history table needs no more steps.
+
+    Args:
+        unseen_level: see `core.phases.level_of`.
+    """
     steps = sorted({row["step"] for row in history})[-2:]
     if len(steps) < 2:
         return False
     rows = [{row["split"]: row for row in history if row["step"] == step} for step in steps]
-    intervals = [
-        paired_interval(unseen["improvement"], unseen["improvement_se"], unseen["n"])
+    lows = [
+        score_interval(unseen["last"], unseen["last_se"], unseen["n"])[0] - unseen_level
         for unseen in (at[schema.UNSEEN] for at in rows)
     ]
     solved = all(at[schema.TRAIN]["loss"] < SOLVED * math.log(num_classes) for at in rows)
-    return all(low > DELTA for low, _ in intervals) or (
-        solved and all(low < 0.0 < high for low, high in intervals)
-    )
+    return all(low > DELTA for low in lows) or (solved and all(low <= 0.0 for low in lows))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core import schema
+from metaphase.core import label_counts, schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     NUMERICS,
@@ -124,9 +124,14 @@ class PackTrainer:
         if not evaluated or self.step == self.cell.steps:
             return [evaluated] * len(self.cells)
         return [
-            cell.stop_when_decided and decided(rows, cell.num_classes)
+            cell.stop_when_decided and decided(rows, cell.num_classes, self._unseen_level())
             for cell, rows in zip(self.cells, self.history, strict=True)
         ]
+
+    def _unseen_level(self) -> float:
+        """What naming the commonest label so far reaches on new tasks (`core.label_counts`)."""
+        counts = tuple(self.images.heldout.count_C.tolist())
+        return label_counts.level(counts, self.cell.sequence_length)
 
     def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
         """Trains up to the next evaluation and evaluates.
@@ -264,6 +269,8 @@ class PackTrainer:
         shared = {
             "steps_trained": self.step,
             "chance": self.images.heldout.commonest_class_share(),
+            "unseen_level": self._unseen_level(),
+            "guess_loss": label_counts.guess_loss(self.images.train.count_C.tolist()),
             "n": self.cell.eval_sequences,
             "device": device_name(self.device),
             "versions": _versions(),

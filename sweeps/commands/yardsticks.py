@@ -53,15 +53,18 @@ def run(path: str, data_root: str) -> None:
         ConfigError: no sweep there, or a dataset can't be loaded.
         OSError: the results can't be written.
     """
-    import torch
-
     from metaphase.sweeps.store.results import Results
+    from metaphase.sweeps.store.sweepfile import read_sweep
 
     results = Results.at(path)
     cells, all_read = results.read_cells()
-    wanted = tables(cells)
-    if not wanted:
+    if not cells:
+        read_sweep(results)  # it is one
         raise ConfigError(f"path: {results} has no finished cells")
+
+    import torch  # here, as it takes seconds
+
+    wanted = tables(cells)
     stored = results.yardstick_keys()
     missing = {key: table for key, table in wanted.items() if key not in stored}
     if all_read:  # else they may be those of cells that will be trained again

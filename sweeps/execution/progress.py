@@ -17,7 +17,7 @@ from typing import Any
 
 from ray import tune
 
-from metaphase.core.phases import DECIDING_COLUMNS, PHASES, phase_of
+from metaphase.core.phases import PHASES, ROW_COLUMNS, outcome_of
 from metaphase.sweeps.execution.clock import clock
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.results import LOST_WORKER, Results
@@ -142,11 +142,11 @@ class Progress(tune.Callback):
     def _count(self, cell_ids: Collection[str]) -> None:
         """Counts the phases of cells that were finished before, read from the results."""
         try:
-            rows = self.results.read_rows(cell_ids, ("cell_id", "status", *DECIDING_COLUMNS))
+            rows = self.results.read_rows(cell_ids, ("cell_id", "status", *ROW_COLUMNS))
         except OSError as error:  # it is only for show
             logger.warning("phases aren't counted: %s", error)
             return
-        self._phases.update(phase_of(row) or row["status"] for row in rows)
+        self._phases.update(outcome_of(row) for row in rows)
 
     def close(self) -> None:
         """Leaves the live line behind."""

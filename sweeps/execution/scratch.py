@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 PREFIX = "metaphase-"
 LOCK = "lock"
 KILL_SECONDS = 5.0  # that a killed process may take to end
-# What Ray makes of its folder, as long as that gets, and what the kernel takes for a socket's path.
+# The longest path that Ray makes in its folder, and what the kernel takes for a socket's path.
 _SOCKET = "/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder that is gone afterwards, in the first place for temporary files that can be
-    written and has a path that is short enough for Ray's sockets.
+    """Makes a folder that is gone afterwards. It lies in the first place for temporary files that
+    can be written and has a path short enough for Ray's sockets.
 
     Raises:
         ConfigError: there is no such place, in one line.
@@ -57,8 +57,8 @@ def _places() -> list[Path]:
 
 
 def _make() -> tuple[Path, int]:
-    """The folder and its lock's descriptor. The lock has its name once it is held: a folder without
-    one is nobody's to remove."""
+    """Makes the folder; returns it and its lock's descriptor. The lock gets its name once it is
+    held, since nobody removes a folder without one."""
     why = []
     for place in _places():
         length = len(os.fsencode(place / f"{PREFIX}12345678")) + len(_SOCKET)
@@ -82,7 +82,7 @@ def _make() -> tuple[Path, int]:
 
 
 def _clean(place: Path) -> None:
-    """Removes the folders of this user's dead runs. Those of live ones and of others stay."""
+    """Removes the folders of this user's dead runs. Those of live runs and of other users stay."""
     try:
         folders = sorted(place.glob(f"{PREFIX}*"))
     except OSError:
@@ -93,7 +93,7 @@ def _clean(place: Path) -> None:
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 continue
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:  # it is none of a run, or just going
+        except OSError:  # it is no run's, or is being removed
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,8 +106,8 @@ def _clean(place: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Ends what still writes into the folder, and removes it. Its lock goes last: what can't be
-    removed now is the next run's to remove."""
+    """Ends what still writes into the folder, and removes it. Its lock goes last, so that the next
+    run removes what can't be removed now."""
     _end_writers(folder)
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():

@@ -1,8 +1,8 @@
 """The worker: one Ray Tune trial trains one pack and writes what comes of it.
 
 Numbers go from here straight to the results tree; Ray carries only a few words of progress. Tune's
-checkpoints are not used: those in the results tree belong to cells, so that any later trial, in
-this run or another, can go on from them, whatever pack their cells are in then.
+checkpoints are not used. Those in the results tree belong to cells: any later trial, of this run or
+another, can go on from them, whatever pack their cells are in then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray import tune
 from ray._private import state as ray_state
 
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.phases import phase_of
+from metaphase.core.phases import outcome_of
 from metaphase.core.training.captured import out_of_memory
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
@@ -41,12 +41,12 @@ from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
 
-CLAIM_SECONDS = 1.0  # between looks at whose the sweep is, on a file system ...
+CLAIM_SECONDS = 1.0  # between looks at whose sweep it is, on a file system ...
 REMOTE_CLAIM_SECONDS = 5.0  # ... and on an object store
 HISTORY_SECONDS = 5.0  # between rewrites of the history files
 CHECKPOINT_SECONDS = 30.0  # least time between checkpoints at evaluations ...
 CHECKPOINT_SHARE = 0.05  # ... and the share of time that they may take
-CHECKPOINT_LATEST_SECONDS = 300.0  # then training pauses for one, evaluation or not
+CHECKPOINT_LATEST_SECONDS = 300.0  # after which training pauses for one between evaluations
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ class Job:
     """What all trials of a run share; it reaches the workers once, through Ray's object store.
 
     Attributes:
-        root, sweep: the results tree.
-        driver: train only as long as the tree says that this driver runs the sweep.
+        root, sweep: where the results tree is.
+        driver: the driver's id; workers train as long as the tree says that this driver runs the
+            sweep.
         data_root: folder of the base data sets.
-        device: torch device.
-        packs: what there is to train.
-        software: what a worker must have (sweeps.execution.software); empty: it is the driver's
-            machine.
+        device: name of the torch device that a worker trains on.
+        packs: the packs that there are to train.
+        software: what a worker's machine must have (sweeps.execution.software); empty if it is the
+            driver's machine.
         keep_models: whether models of finished cells are kept.
     """
 
@@ -104,7 +105,7 @@ class PackTrial(tune.Trainable):
         self._steps_done = dict.fromkeys((cell.cell_id for cell in self._cells), 0)
         self._planned = self._unsaved = False
         self._trainer: PackTrainer | None = None
-        self._claim_checked = -math.inf  # the first step looks: the sweep may be another's by now
+        self._claim_checked = -math.inf  # so that the first step looks: it may be another's by now
         self._history_written = self._checkpointed = time.monotonic()
         self._checkpoint_interval = CHECKPOINT_SECONDS
         self._claimed = True
@@ -113,14 +114,16 @@ class PackTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Trains to the next evaluation, writes, and returns what progress needs:
 
-        done: no more to do. stopped: because the sweep isn't this driver's any more.
-        fraction: share of all steps of all its cells that is done.
-        finished: {cell_id: phase, or status where there is none} of the cells finished by this
-        call. training_seconds: time spent training and
-        evaluating in this call. config_error: one line, where the data can't be had, the storage
-        fails, or the machine has other software: no pack can go on.
+        - done: whether there is no more to do.
+        - stopped: whether that is because the sweep isn't this driver's any more.
+        - fraction: the share of all steps of all its cells that is done.
+        - finished: {cell_id: phase, or status where there is none} of the cells that this call
+          finished.
+        - training_seconds: the time that this call spent training and evaluating.
+        - config_error: one line if no pack can go on, because the data can't be had, the storage
+          fails, or the machine has other software; else None.
 
-        Where the node is to go (a spot notice, a drain, SIGTERM), it doesn't return: the process
+        If the node is to go (a spot notice, a drain, SIGTERM), this doesn't return: the process
         ends once there are checkpoints.
         """
         self._in_step = True
@@ -146,7 +149,7 @@ class PackTrial(tune.Trainable):
         return report
 
     def _what_fails(self, error: StorageError) -> str:
-        """One line."""
+        """Says in one line how the storage fails and what to do."""
         line = " ".join(str(error).split()) or type(error).__name__
         after = "No finished cell is lost; the same command continues"
         if is_full(error):
@@ -190,25 +193,26 @@ class PackTrial(tune.Trainable):
         return self._report(finished, training_seconds, stopped=not self._claimed)
 
     def cleanup(self) -> None:
-        """Tune ends the trial, maybe before `step` saw that someone asked to stop."""
+        """Saves what is trained: Tune may end the trial before `step` saw that someone asked to
+        stop."""
         self._save()
         self._trainer = None
 
     def _told_to_leave(self, number: int, frame: Any) -> None:
-        """Handles SIGTERM: in the middle of a step, when that has come to its next pause."""
+        """Handles SIGTERM. In the middle of a step it is heeded at the step's next pause."""
         self._leaving = True
         if not self._in_step:
             self._go()
 
     def _go(self) -> None:
-        """Ends this process, for Ray to start the trial on another node."""
+        """Ends this process, so that Ray starts the trial on another node."""
         logger.info("leaving: the node is to go")
         self._save()
         sys.exit(1)
 
     def _save(self) -> None:
-        """Writes checkpoints of what isn't finished, unless they are there, or another worker's to
-        write."""
+        """Writes checkpoints of what isn't finished, unless they are there already or the sweep is
+        another driver's."""
         if self._unsaved and not self._results.claim.is_taken_from(self._job.driver):
             states = [*(self._trainer.states() if self._trainer else ()), *self._states.values()]
             try:
@@ -250,7 +254,7 @@ class PackTrial(tune.Trainable):
         self._todo = list(groups.values())
 
     def _start(self, cells: list[Cell]) -> None:
-        _free_memory()  # of the pack before
+        _free_memory()  # that of the pack before
         states = [self._states.pop(cell.cell_id, None) for cell in cells]
         known = [state for state in states if state is not None]
         self._trainer = PackTrainer(
@@ -281,7 +285,8 @@ class PackTrial(tune.Trainable):
         self._todo = halves + rest
 
     def _write(self, evaluated: bool) -> dict[str, str]:
-        """Writes what is due after `advance`. Returns {cell_id: phase} of the cells it finished."""
+        """Writes what is due after `advance`. Returns {cell_id: outcome} of the cells it
+        finished (`core.phases.outcome_of`)."""
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
         finished = trainer.finished_cells() if evaluated else []
@@ -297,8 +302,8 @@ class PackTrial(tune.Trainable):
         return {}
 
     def _write_results(self, trainer: PackTrainer, finished: list[bool]) -> dict[str, str]:
-        """Writes what is finished; the rest goes on as a smaller pack. Returns {cell_id: phase} of
-        what is written."""
+        """Writes what is finished; the rest goes on as a smaller pack. Returns {cell_id: outcome}
+        of what is written."""
         written: dict[str, str] = {}
         rest, states = [], []
         for cell, done, (row, curves), history, state in zip(
@@ -314,7 +319,7 @@ class PackTrial(tune.Trainable):
                     self._results.models.write(cell, state)
                 self._results.write_result(row, history, curves)
                 self._steps_done[cell.cell_id] = cell.steps
-                written[cell.cell_id] = phase_of(row) or row["status"]
+                written[cell.cell_id] = outcome_of(row)
             else:
                 rest.append(cell)
                 states.append(state)
@@ -337,15 +342,15 @@ class PackTrial(tune.Trainable):
         self._checkpoint_interval = max(CHECKPOINT_SECONDS, taken / CHECKPOINT_SHARE)
 
     def _should_pause(self) -> bool:
-        """Asked between steps: to stop, or because a checkpoint is overdue."""
+        """Says, between steps, whether to pause: to stop, or because a checkpoint is overdue."""
         self._check_claim()
         latest = max(CHECKPOINT_LATEST_SECONDS, self._checkpoint_interval)
         overdue = time.monotonic() - self._checkpointed > latest
         return self._leaving or not self._claimed or overdue
 
     def _check_claim(self) -> None:
-        """Now and then: does the sweep still belong to the driver that started this trial, and the
-        node to Ray?"""
+        """Looks now and then whether the sweep still belongs to the driver that started this trial,
+        and whether Ray keeps the node."""
         now = time.monotonic()
         seconds = CLAIM_SECONDS if self._results.local_path else REMOTE_CLAIM_SECONDS
         if self._claimed and now - self._claim_checked >= seconds:
@@ -374,7 +379,7 @@ def _node_is_drained() -> bool:
 
 
 def _log_to(path: os.PathLike) -> None:
-    """Sends this process' log to a file, made when there is something to say."""
+    """Sends this process' log to a file, which is made when there is something to say."""
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.islink(path):  # whose end somebody else has chosen

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
 from metaphase.sweeps.planning import hardware
 
 MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
-# By which a step takes longer than its operations say, where these are many small ones; measured on
-# one CPU core, widths 8 to 32, packs of 1 and 6.
-SLOWNESS = {"fast_weights": 4.0, "linear_attention": 2.5, "lstm": 2.5}
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Workers:
             examples = cell.batch_size * cell.sequence_length
             flops = cost.flops_per_step(cell) - cost.input_flops(cell)
             replica = examples * self.example_seconds + flops / self.flops
-            slowness = SLOWNESS.get(cell.architecture, 1.0)
+            slowness = ARCHITECTURES[cell.architecture].slowness
             step += (self.step_seconds + len(stack) * replica) * slowness
         streams = len({stream_key(cell) for cell in cells})
         step += streams * cost.input_flops(cells[0]) / self.flops

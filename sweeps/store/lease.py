@@ -1,4 +1,4 @@
-"""Who runs a sweep: at most one driver at a time, by a lease in the results tree.
+"""Who runs a sweep: a lease in the results tree lets at most one driver at a time.
 
 The file `<root>/<sweep>/driver` holds one line of JSON: the driver's id, its host and pid, since
 when it runs and until when it may be taken for alive. A thread renews it every RENEW_SECONDS; a
@@ -43,9 +43,9 @@ EXPIRE_SECONDS = 60.0  # after the last renewal a lease is over
 SETTLE_SECONDS = 2.0  # where two may claim at once, between writing a lease and believing it
 CLOCK_SECONDS = 600.0  # by which a clock may be ahead, and its lease still be one
 LOCK_SECONDS = 10.0  # that another process may hold the lock on a file system
-# After taking over a lease in an object store that nobody released: what the workers of the one
-# before may take to notice (sweeps.execution.worker.REMOTE_CLAIM_SECONDS, twice), so that none
-# trains in vain.
+# That a driver waits after taking over a lease in an object store that nobody released. The workers
+# of the one before notice meanwhile (twice sweeps.execution.worker.REMOTE_CLAIM_SECONDS), so that
+# none trains in vain.
 GRACE_SECONDS = 10.0
 
 
@@ -69,8 +69,8 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def stop_workers(self) -> None:
-        """Has the workers checkpoint and stop; the sweep stays ours meanwhile. Only sets a flag:
-        a signal handler may call it."""
+        """Has the workers checkpoint and stop; the sweep stays ours meanwhile. This only sets a
+        flag, so a signal handler may call it."""
         self._stopping = True
         self._wake.set()
 
@@ -127,7 +127,7 @@ class Lease:
         self.results.claim.take(self.driver, replaces, stop=self._stopping, retry=retry, **details)
 
     def _renew(self) -> None:
-        """The only writer once the lease is ours."""
+        """Renews the lease until it is released or lost. Nothing else writes it while it is ours."""
         pause = RENEW_SECONDS
         while not self.lost:
             self._wake.wait(pause)
@@ -170,7 +170,7 @@ def acquire(results: Storage) -> Lease:
 
 
 def is_live(lease: dict[str, Any]) -> bool:
-    """Whether the driver of this lease (`Claim.lease`) is to be taken for alive. What no
+    """Returns whether the driver of this lease (`Claim.lease`) is to be taken for alive. What no
     driver writes, such as an end in a year's time, is no sign of life."""
     left = _number(lease, "expires") - time.time()
     if not 0 <= left <= EXPIRE_SECONDS + CLOCK_SECONDS:
@@ -182,7 +182,7 @@ def is_live(lease: dict[str, Any]) -> bool:
 
 
 def describe(lease: dict[str, Any]) -> str:
-    """One line: by whom, since when, and when it expires."""
+    """Says in one line by whom the sweep is run, since when, and when the lease expires."""
     left = max(0.0, _number(lease, "expires") - time.time())
     try:
         local = time.localtime(_number(lease, "since"))
@@ -208,8 +208,8 @@ def _shown(value: Any) -> str:
 
 @contextlib.contextmanager
 def _locked(results: Storage) -> Iterator[bool]:
-    """On a file system: no other driver is in here meanwhile. Gives whether that is so, or needn't
-    be, as in an object store.
+    """On a file system, keeps other drivers out of here meanwhile. Yields whether that worked, or
+    isn't needed, as in an object store.
 
     Raises:
         ConfigError: nothing can be written there, or another process holds the lock and doesn't
@@ -234,7 +234,7 @@ def _locked(results: Storage) -> Iterator[bool]:
 
 
 def _lock(results: Storage, lock: Callable[[], None]) -> bool:
-    """Whether it could be locked; a file system may have no locks."""
+    """Locks, and returns whether that could be done: a file system may have no locks."""
     latest = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -253,7 +253,7 @@ def _lock(results: Storage, lock: Callable[[], None]) -> bool:
 
 
 def _machine() -> str:
-    """What tells machines, boots and containers apart, so that pids can be compared."""
+    """Returns what tells machines, boots and containers apart, so that pids can be compared."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -262,7 +262,8 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When a living process began, as the kernel counts: a pid used again isn't the same."""
+    """Returns when a living process began, as the kernel counts, or an empty text if it doesn't
+    live. So a pid that is used again isn't taken for the same process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *rest = file.read().rpartition(")")[2].split()

@@ -15,9 +15,9 @@ AHEAD_SECONDS = 3600.0
 
 
 def parse_lease(data: bytes) -> dict[str, Any] | None:
-    """The lease that `sweeps.store.lease` wrote, its values of the types they have there; None if
-    the file is empty or holds something else. A time that can't be is 0, so that the lease is
-    over."""
+    """Returns the lease that `sweeps.store.lease` wrote, with values of the types that they have
+    there, or None if the file is empty or holds something else. A time that can't be is 0, so that
+    the lease is over."""
     try:
         lease = json.loads(data) if len(data) <= LONGEST else None
     except (ValueError, RecursionError):
@@ -36,7 +36,8 @@ def parse_lease(data: bytes) -> dict[str, Any] | None:
 
 
 def _seconds(value: Any) -> float:
-    """Seconds since 1970, from then until shortly after now; else 0."""
+    """Returns a time in seconds since 1970, or 0 if it isn't one from then until shortly after
+    now."""
     if type(value) not in (int, float) or not 0 <= value <= time.time() + AHEAD_SECONDS:
         return 0.0
     return float(value)

@@ -145,7 +145,7 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
 def _range(name: str) -> tuple[float, float] | tuple[None, None]:
     """The least and the greatest value of a result's column."""
     end = name.rpartition("_")[2]
-    if end == "se" or end in ("accuracy", schema.FIRST, schema.LAST, "chance"):
+    if end == "se" or end in ("accuracy", schema.FIRST, schema.LAST, "chance", "level"):
         return 0.0, 1.0
     if end == schema.IMPROVEMENT:
         return -1.0, 1.0

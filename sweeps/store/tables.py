@@ -21,8 +21,9 @@ from metaphase.core.cell import SETTINGS, Cell
 from metaphase.core.settings import neutral_of
 
 _MERGED = "compact-"  # begins the name of a file of many cells; all others hold one, <cell_id>
-# Columns that files of earlier versions lack: settings with what their cells were trained with.
-LATER = {"numerics": None, **neutral_of(Cell)}
+# Columns that files of earlier versions lack: settings with what their cells were trained with,
+# results with null.
+LATER = {"numerics": None, "unseen_level": None, "guess_loss": None, **neutral_of(Cell)}
 # What reading a file's content raises where it isn't what was written.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 
@@ -159,7 +160,8 @@ def decode(
     there = dict(zip(names, rows.columns, strict=True))
     made = {name: _cast(there[name], fields[name]) for name in wanted if name in held}
     for name in wanted:
-        if name not in made and LATER.get(name) is not None:
+        asked = columns is not None or LATER.get(name) is not None
+        if name not in made and name in LATER and asked:
             made[name] = pa.chunked_array([[LATER[name]] * rows.num_rows], fields[name].type)
     others = {name: column for name, column in there.items() if name not in fields}
     return pa.table(made | {name: c for name, c in others.items() if _is_plain(c.type)})

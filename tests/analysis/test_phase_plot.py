@@ -60,8 +60,8 @@ def test_writes_figures_and_csv_and_prints_the_map(sweep, capsys):
     for word in ("generalizing", "identifying", "memorizing", "untrained", "seeds disagree"):
         assert word in out[at + 6]
     assert out[0] == (
-        "s: 18 cells, 2 seeds: 3 generalizing, 5 identifying, 8 memorizing, 2 untrained, "
-        "2 of these diverged or failed"
+        "s: 18 cells, 2 seeds: 3 generalizing, 5 identifying, 8 memorizing, 0 untrained, "
+        "2 diverged or failed"
     )
     assert any(line.startswith("  model size 2^3: identifying 2^") for line in out)
     assert any("generalizing not up to 2^4" in line for line in out)

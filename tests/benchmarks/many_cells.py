@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         results = Results(folder, "many")
         write_settings(results, sweep.settings)
         started = time.perf_counter()
-        third = len(sweep.cells) // 3
+        third = -(-len(sweep.cells) // 3)
         for i, cell in enumerate(sweep.cells):
             if i % 3 == 0:
                 finish(results, cell)

@@ -168,8 +168,14 @@ def test_overrides_fix_make_and_replace_axes():
         ("name: 3", "name: 3 can't name a sweep"),
         ("name: ''", "name: '' can't name a sweep"),
         ("description: [1]", "description: [1] is not a text"),
+        ('description: "\\e[31m"', "can't be printed"),
+        ("base: s3://KEY:SE/CRET@bucket/x.yaml", "credentials"),
+        ("cell: {learning_rate: -0.0}", "learning_rate: 0.0 is out of range; allowed: above 0.0"),
+        ("cell: {learning_rate: .inf}", "allowed: above 0.0, finite"),
+        ("cell: {adam_beta1: 1}", "allowed: 0.0 to below 1.0"),
+        ("cell: {steps: -0.0}", "write 0"),
         ("cell: {steps: 0x" + "f" * 5000 + "}", "steps: a whole number beyond 64 bits"),
-        ("cell: {steps: " + "9" * 5000 + "}", "not valid YAML"),
+        ("cell: {steps: " + "9" * 5000 + "}", "steps: a whole number beyond 64 bits"),
         ("cell: {steps: " + "[" * 5000 + "}", "not valid YAML"),
         ('cell: {dataset: "a\\nb"}', "dataset: 'a\\nb' is not a plain value"),
         (
@@ -274,6 +280,24 @@ HUGE = 1_000_000_000
 WEAPONS = {
     "merge keys": (merges(60), "unknown key"),
     "merge keys of a cell": (f"{merges(60)}\ncell: {{<<: *m59}}", "unknown key"),
+    "wide merge keys": (
+        "\n".join(
+            (
+                f"a0: &a0 {{{', '.join(f'k{i}: 1' for i in range(2000))}}}",
+                *(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 2000)),
+            )
+        ),
+        "merge keys bring more than 50,000 values",
+    ),
+    "merge keys of one mapping": (
+        f"a: &a {{{', '.join(f'k{i}: 1' for i in range(2000))}}}\nb: {{<<: [{'*a, ' * 10_000}]}}",
+        "merge keys bring more than 50,000 values",
+    ),
+    "a union of one grid": (
+        "grid:\n- &g {seed: [1, 2, 3], num_tasks: [1, 2, 3]}\n" + "- *g\n" * 40_000,
+        "one grid twice",
+    ),
+    "digits": ("cell: {seed: " + "1" * 5000 + "}", "seed: a whole number beyond 64 bits"),
     "unions": (
         f"grid:\n- {{seed: &s {AXIS}, num_tasks: &n {AXIS[:999]}}}\n"
         + "- {seed: *s, num_tasks: *n, steps: [1]}\n" * 9,

@@ -74,10 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     """Draws the cases."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("cases", nargs="*", help=", ".join(CASES))
     parser.add_argument("--width", nargs="+", default=output.WIDTHS, choices=output.WIDTHS)
     arguments = parser.parse_args(argv)
-    for case in arguments.cases:
+    for case in arguments.cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / case
             make_results(path, n=256, **CASES[case])

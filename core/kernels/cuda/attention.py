@@ -1,38 +1,43 @@
-"""The attention block in one kernel each way, a whole sequence on the chip from layer norm to
-residual sum.
+"""The attention block in one kernel each way. A whole sequence stays on the chip, from the layer
+norm to the residual sum.
 
-Queries, keys and values of L = 100 tokens and 8 heads of 32 are 76,800 numbers a sequence, whatever
-the model's width D; at widths to 64 writing and reading them is most of what the block costs when
-its parts are separate kernels. Here one program has a sequence: head after head it computes them
-from the normed tokens, and what reaches device memory is h, y and the weights. The backward pass
-starts from h again; nothing else is kept.
+The queries, keys and values of L = 100 tokens and 8 heads of 32 are 76,800 numbers a sequence,
+whatever the model's width D. At widths up to 64, writing and reading them is most of what the block
+costs when its parts are separate kernels. Here one program has a sequence and computes them head
+after head from the normed tokens; only h, y and the weights are in device memory. The backward pass
+starts from h again, and nothing else is kept.
 
-What it costs, B = 512, L = 100 (a tile of 128), 8 heads of K = 32, 4 layers, a replica and step:
+This is what B = 512, L = 100 (a tile of 128), 8 heads of K = 32 and 4 layers cost, a replica and
+step:
 
-- Products. Forward, a sequence and head: 4 projections of 2 L D K and 2 products of 2 L L K.
-  Backward: 11 and 6. L padded to 128, D to 16 at least; forward in two blocks of queries that look
-  at 64 and 128 keys (3/4 of the products, 5/4 of the projections): D = 16, 2.2 + 7.7 MFLOP; D = 64,
-  4.2 + 12.1. Times 512 x 8 x 4: 0.16 TFLOP at D = 16, 0.27 at D = 64; at 790 TFLOP/s 0.21 and
-  0.34 ms; tf32 has half the rate.
+- Products. The forward pass has 4 projections of 2 L D K and 2 products of 2 L L K a sequence and
+  head; the backward pass has 11 and 6. L is padded to 128, and D to at least 16. The forward pass
+  takes two blocks of queries, which look at 64 and 128 keys (3/4 of the products, 5/4 of the
+  projections). That is 2.2 + 7.7 MFLOP at D = 16, and 4.2 + 12.1 at D = 64. Times 512 x 8 x 4 it is
+  0.16 TFLOP at D = 16 and 0.27 at D = 64, which take 0.21 and 0.34 ms at 790 TFLOP/s. The rate of
+  tf32 is half of that.
 - Everything else. Compiled for sm_90 in bf16 at D = 16, a head of the backward pass is some 1,900
-  instructions of 8 warps, 3,800 clocks of a multiprocessor's four schedulers, besides 1,800 of
-  products that wait for some of them; forward, 1,500 and 500, several programs side by side. A
-  multiprocessor has 31 sequences' heads a layer: 0.4 to 0.6 ms backward and 0.1 to 0.15 forward.
-  Exponentials: 4.7e8, on units of 16 a clock and multiprocessor 0.12 ms, are among these.
-- Bytes of device memory: h and y forward, h, dy and dh backward: 5 x 512 x 100 x D x 4, 66 MB a
-  layer at D = 64: 0.06 ms for 4 layers. Gradients of weights: a program keeps its sum over its
-  sequences in a buffer of 16 D H K bytes, read and written once a sequence through L2: 0.27 GB a
-  layer at D = 64, 0.2 ms for 4 layers; a quarter of that at D = 16.
+  instructions of 8 warps. These take 3,800 clocks of a multiprocessor's four schedulers, besides
+  1,800 of products, which wait for some of them. A head of the forward pass takes 1,500 and 500,
+  with several programs side by side. A multiprocessor has 31 sequences' heads a layer, which makes
+  0.4 to 0.6 ms backward and 0.1 to 0.15 forward. The 4.7e8 exponentials are among these; on units
+  that do 16 a clock and multiprocessor they take 0.12 ms.
+- Bytes of device memory. The forward pass moves h and y, the backward pass h, dy and dh:
+  5 x 512 x 100 x D x 4 bytes, 66 MB a layer at D = 64, take 0.06 ms for 4 layers. A program keeps
+  the sum of its sequences' gradients of the weights in a buffer of 16 D H K bytes, which is read
+  and written once a sequence through L2: 0.27 GB a layer at D = 64 take 0.2 ms for 4 layers, and
+  D = 16 takes a quarter of that.
 
-So at D <= 32 instructions limit it, 0.5 to 0.75 ms; at 64 they, the products and the buffers are
-about equal, 0.8 to 1.1 ms. The backward pass takes the 255 registers a thread may have (spilling
-some where D or K is 64), so one program of 8 warps is on a multiprocessor at a time.
+So instructions are the limit at D <= 32: 0.5 to 0.75 ms. At D = 64 the instructions, the products
+and the buffers cost about the same: 0.8 to 1.1 ms. The backward pass takes the 255 registers that a
+thread may have (it spills some where D or K is 64), so one program of 8 warps is on a
+multiprocessor at a time.
 
-Sums of weights' gradients are of fixed order: programs own sequences, add them one after another,
-and one `torch.sum` adds the programs' buffers. No atomics; results repeat bit by bit, and don't
-depend on how many replicas there are.
+The weights' gradients are summed in a fixed order: a program adds those of its own sequences one
+after another, and one `torch.sum` adds the programs' buffers. There are no atomics. Results repeat
+bit by bit and don't depend on how many replicas there are.
 
-The twin: `core.architectures.blocks.plain_attention`.
+The twin is `core.architectures.blocks.plain_attention`.
 """
 
 from __future__ import annotations
@@ -72,11 +77,12 @@ class Tiles:
     """Constants of the kernels that change their speed and nothing else.
 
     Attributes:
-        queries: of a block of the forward pass; a block looks at the keys up to its end only.
-        warps_forward, warps_backward: of a program.
+        queries: how many a block of the forward pass has; a block only looks at the keys up to its
+            end.
+        warps_forward, warps_backward: how many a program has.
         stages: 2 loads a head's weights while the head before computes.
-        sequences: of a program of the backward pass; None: the batch over 128, so that one replica
-            has programs for every multiprocessor.
+        sequences: how many a program of the backward pass has; None means the batch over 128, so
+            that one replica has programs for every multiprocessor.
     """
 
     queries: int = 64
@@ -90,7 +96,7 @@ class Tiles:
 def _rotated(
     t, rotation, s, k, L, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
-    """`core.architectures.blocks._rotate` of rows at the positions s; back again if SIGN is -1.
+    """Compute `core.architectures.blocks._rotate` of rows at the positions s; SIGN -1 rotates back.
 
     The pairs change places (2 j gets minus what 2 j + 1 has) in a product with a matrix of 0 and
     +-1: moving them between registers takes layouts that the compiler fails at in tf32.
@@ -105,13 +111,14 @@ def _rotated(
 
 @triton.jit
 def _columns(weight, row_length, first, d, k, inside):
-    """A head's columns of a weight D x row_length, as BLOCK_D x BLOCK_K."""
+    """Load a head's columns of a weight D x row_length, as BLOCK_D x BLOCK_K."""
     return tl.load(weight + d[:, None] * row_length + first + k[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
 def _weights(r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK):
-    """A head's four weights of replica r: of queries, keys, values D x K, of its output K x D."""
+    """Load a head's four weights of replica r: those of queries, keys and values are D x K, that of
+    its output is K x D."""
     inside = (d < D)[:, None] & (k < K)[None, :]
     w_q = _columns(q + r * q_row, HK, head * K, d, k, inside)
     w_k = _columns(kv + r * kv_row, 2 * HK, head * K, d, k, inside)
@@ -123,7 +130,7 @@ def _weights(r, head, q, kv, out, q_row, kv_row, out_row, d, k, D, K, HK):
 
 @triton.jit
 def _tokens(h, first, s, d, L, D):
-    """Rows `first` + s of h, 0 where there are none."""
+    """Load the rows `first` + s of h; they are 0 where there are none."""
     inside = (s < L)[:, None] & (d < D)[None, :]
     return tl.load(h + (first + s[:, None]) * D + d[None, :], mask=inside, other=0.0)
 
@@ -135,7 +142,7 @@ def _forward_block(
     STRIDE: tl.constexpr, ROTARY: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The outputs at the tokens M0 ... M0 + BLOCK_M, which see the first BLOCK_N."""
+    """Compute the outputs at the tokens M0 ... M0 + BLOCK_M, which see the first BLOCK_N."""
     m, n = M0 + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     d, k = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_K)
     first = sequence * L
@@ -189,7 +196,7 @@ def _forward(
 
 @triton.jit
 def _add(at, value, inside, fresh):
-    """Adds to a program's own buffer, which nothing was written to yet if it is fresh."""
+    """Add to a program's own buffer. If the buffer is fresh, nothing has been written to it."""
     before = tl.load(at, mask=inside & (fresh == 0), other=0.0)
     tl.store(at, before + value, mask=inside)
 
@@ -276,8 +283,8 @@ def _backward(
 
 
 def supports(h: Tensor, shape: AttentionShape, precision: Precision) -> bool:
-    """Whether `fused_attention` fits on the chip and is worth it. In float32 without matrix units
-    it would run, but from spilled registers."""
+    """Return whether `fused_attention` fits on the chip and is worth it. In float32 without matrix
+    units it would run, but from spilled registers."""
     L, D, K = shape.tokens, h.shape[2], shape.key_size
     if L > MAX_SEQUENCE or max(D, K) > MAX_WIDTH:
         return False
@@ -365,12 +372,12 @@ def fused_attention(
     precision: Precision = "bf16",
     tiles: Tiles = Tiles(),
 ) -> Tensor:
-    """What `core.architectures.blocks.plain_attention` computes, of float32 tensors; see
-    `supports`.
+    """Compute what `core.architectures.blocks.plain_attention` does, for float32 tensors and shapes
+    that `supports` takes.
 
     Args:
-        precision: of the operands of all products; sums, softmax, layer norm and the residual
-            stream are float32 always.
+        precision: that of the operands of all products; sums, softmax, layer norm and the residual
+            stream are always float32.
     """
     result: Tensor = _Attention.apply(h.float(), q, kv, out, shape, precision, tiles)
     return result

@@ -1,18 +1,20 @@
-"""The MLP block in one kernel each way: its hidden units never are in device memory.
+"""The MLP block in one kernel each way. Its hidden units are never in device memory.
 
-A program has a tile of tokens: layer norm, up, bias, relu, down, residual sum. The backward pass
-starts from h again; a program goes through several tiles of one replica, 64 hidden units after 64,
-the sums of their weights' gradients in registers, and writes each sum once. No atomics; sums are of
-fixed order, which doesn't depend on how many replicas there are.
+A program has a tile of tokens, for which it computes the layer norm, the product with `up`, bias,
+relu, the product with `down` and the residual sum. The backward pass starts from h again: a program
+goes through several tiles of one replica, 64 hidden units at a time, keeps the sums of their
+weights' gradients in registers, and writes each sum once. There are no atomics, and the order of
+the sums is fixed: it doesn't depend on how many replicas there are.
 
-What it costs, 51,200 tokens (512 x 100), M = 4 D hidden units, 4 layers, a replica and step: 2
-products forward and 5 backward of 2 D M a token, 47 GFLOP at D = 64, 0.06 ms at 790 TFLOP/s in
-bf16; h and y, then h, dy and dh, in float32: 5 x 51,200 x D x 4 bytes a layer, 0.26 GB at D = 64,
-0.06 ms at 4.3 TB/s; backward once more for each 64 units after the first, mostly through L2.
-Written and read as usual, the hidden units would be ten times 51,200 x M x 4 bytes a layer, 0.5 GB.
-Tiles this small reach a third of those rates at best: 0.2 to 0.3 ms at D = 64.
+This is what 51,200 tokens (512 x 100), M = 4 D hidden units and 4 layers cost, a replica and step.
+2 products forward and 5 backward of 2 D M a token are 47 GFLOP at D = 64, 0.06 ms at 790 TFLOP/s in
+bf16. The forward pass moves h and y, the backward pass h, dy and dh, in float32: 5 x 51,200 x D x 4
+bytes a layer, 0.26 GB at D = 64, 0.06 ms at 4.3 TB/s. The backward pass moves them once more for
+each 64 units after the first, mostly through L2. Written and read as usual, the hidden units would
+be ten times 51,200 x M x 4 bytes a layer, 0.5 GB. Tiles this small reach a third of those rates at
+best, which makes 0.2 to 0.3 ms at D = 64.
 
-The twin: `core.architectures.blocks.plain_mlp`.
+The twin is `core.architectures.blocks.plain_mlp`.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ class Tiles:
     """Constants of the kernels that change their speed and nothing else.
 
     Attributes:
-        tokens_forward, tokens_backward: of a tile.
-        hidden_forward, hidden_backward: units computed at a time.
-        warps_forward, warps_backward: of a program.
-        programs: of a replica in the backward pass, about.
+        tokens_forward, tokens_backward: how many a tile has.
+        hidden_forward, hidden_backward: how many hidden units are computed at a time.
+        warps_forward, warps_backward: how many a program has.
+        programs: about how many a replica has in the backward pass.
     """
 
     tokens_forward: int = 64
@@ -65,7 +67,7 @@ class Tiles:
 
 @triton.jit
 def _weights(up, bias, down, r, up_row, bias_row, down_row, d, m, D, M):
-    """Weights of the hidden units m of replica r: D x M, M, M x D; 0 where padded."""
+    """Load the weights of the hidden units m of replica r: D x M, M and M x D; 0 where padded."""
     in_width, in_hidden = d < D, m < M
     at = up + r * up_row + d[:, None] * M + m[None, :]
     w_up = tl.load(at, mask=in_width[:, None] & in_hidden[None, :], other=0.0)
@@ -146,7 +148,7 @@ def _backward(
 
 
 def supports(h: Tensor, precision: Precision) -> bool:
-    """Whether `fused_mlp` fits on the chip and is worth it."""
+    """Return whether `fused_mlp` fits on the chip and is worth it."""
     return h.shape[2] <= MAX_WIDTH and precision in ("bf16", "tf32")
 
 
@@ -210,10 +212,11 @@ def fused_mlp(
     precision: Precision = "bf16",
     tiles: Tiles = Tiles(),
 ) -> Tensor:
-    """What `core.architectures.blocks.plain_mlp` computes, of float32 tensors; see `supports`.
+    """Compute what `core.architectures.blocks.plain_mlp` does, for float32 tensors that `supports`
+    takes.
 
     Args:
-        precision: of the operands of all products; all else is float32 always.
+        precision: that of the operands of all products; all else is always float32.
     """
     result: Tensor = _MLP.apply(h.float(), up, bias, down, precision, tiles)
     return result

@@ -1,32 +1,35 @@
-"""Inputs A x of whole sequences, A drawn in registers, read from a table, or cut from noise.
+"""Inputs A x of whole sequences. A is drawn in registers, read from a table, or cut from noise.
 
-One program computes BLOCK_I of the X output pixels at all T positions of one sequence. It
-walks along the rows of A, BLOCK_J entries at a time: makes that tile of A, loads that part of the
-sequence's images by their numbers, multiplies. So each entry of A is made exactly once, and neither
-A nor the gathered images ever are in device memory.
+One program computes BLOCK_I of the X output pixels at all T positions of one sequence. It walks
+along the rows of A, BLOCK_J entries at a time: it makes that tile of A, loads that part of the
+sequence's images by their numbers, and multiplies the two. So each entry of A is made exactly once,
+and neither A nor the gathered images are ever in device memory.
 
-What it costs, a batch of 512 sequences, T = 100, X = 784, on an H200 (132 multiprocessors at about
-1.8 GHz; its copy moves 4.3 TB/s and its matrix product 790 TFLOP/s in bf16):
+This is what a batch of 512 sequences with T = 100 and X = 784 costs on an H200, which has 132
+multiprocessors at about 1.8 GHz, copies 4.3 TB/s and multiplies matrices at 790 TFLOP/s in bf16:
 
-- Drawn. 3.15e8 normals, and 8% more for the tiles' edges. Four normals take one Philox block: 12
-  wide multiplications (7 rounds x 2, less two that are the same for a whole program because a
-  counter's other words are the task) and 13 three-way xors; and two Box-Muller pairs: 8 special
-  functions (2 log2, 2 sqrt, 2 cos, 2 sin) and about 18 other instructions. The compiled loop has
-  595 instructions for a thread's 32 normals, its share of loads and products included: 18.6 a
-  normal. At 128 a clock and multiprocessor, 3.4e8 x 18.6 / (132 x 128 x 1.8e9) = 0.21 ms; special
-  functions at 16 a clock, 2 x 3.4e8 / (132 x 16 x 1.8e9) = 0.18 ms; wide multiplications at 32 a
-  clock, 0.13 ms. They work side by side, so issuing instructions limits it: 0.25 to 0.3 ms.
-- Table. The same, but A costs its bytes: 2 x 3.15e8 / 4.3e12 = 0.15 ms in bf16, twice that in
-  float32, whatever unit multiplies.
-- Noise. Those bytes come from the L2 cache instead: 0.63 GB at some 5.5 TB/s, 0.11 ms.
-- All: 2 x 512 x 100 x 784^2 = 63 GFLOP (81 with T padded to 128), 0.1 ms in bf16; images, from L2,
-  13 times 512 x 100 x 784 x 2 bytes = 1.0 GB, 0.2 ms (2.1 GB with float32 images; BLOCK_I = 128
-  halves it but draws 14% more rows than there are); y, 160 MB written, 0.04 ms.
+- If A is drawn, there are 3.15e8 normals, and 8% more for the tiles' edges. Four normals take one
+  Philox block and two Box-Muller pairs. The block has 12 wide multiplications (7 rounds x 2, less
+  two that are the same for a whole program because a counter's other words are the task) and 13
+  three-way xors; the pairs have 8 special functions (2 log2, 2 sqrt, 2 cos, 2 sin) and about 18
+  other instructions. The compiled loop has 595 instructions for a thread's 32 normals, its share of
+  loads and products included, which is 18.6 a normal. At 128 instructions a clock and
+  multiprocessor they take 3.4e8 x 18.6 / (132 x 128 x 1.8e9) = 0.21 ms; special functions at 16 a
+  clock take 2 x 3.4e8 / (132 x 16 x 1.8e9) = 0.18 ms, and wide multiplications at 32 a clock
+  0.13 ms. These units work side by side, so issuing instructions is the limit: 0.25 to 0.3 ms.
+- If A is read from a table, its bytes are the cost, whatever unit multiplies: 2 x 3.15e8 / 4.3e12
+  = 0.15 ms in bf16, twice that in float32.
+- If A is cut from noise, those bytes come from the L2 cache: 0.63 GB at some 5.5 TB/s take 0.11 ms.
+- In all cases the product is 2 x 512 x 100 x 784^2 = 63 GFLOP (81 with T padded to 128), 0.1 ms in
+  bf16. Images are read from L2 13 times, 512 x 100 x 784 x 2 bytes each time, which is 1.0 GB and
+  0.2 ms (2.1 GB with float32 images; BLOCK_I = 128 halves it but draws 14% more rows than there
+  are). Writing y, 160 MB, takes 0.04 ms.
 
-The twins: `core.tasks.projected_images.projections` and
+The twins are `core.tasks.projected_images.projections` and
 `core.tasks.projected_images.noise_projections`, times x. Numbers are the same to the rounding of
-the precision; the special functions are the fast ones, whose errors of about 2^-21 are below what
-the float32 sums round to."""
+the precision: the special functions are the fast ones, whose errors of about 2^-21 are below what
+the float32 sums round to.
+"""
 
 from __future__ import annotations
 
@@ -65,9 +68,10 @@ class Tiles:
     """Constants of the kernel that change its speed and nothing else.
 
     Attributes:
-        rows: BLOCK_I, output pixels of a program.
-        columns: BLOCK_J, entries of a row of A made at a time.
-        warps, stages: of a program, and how many tiles of images are loaded ahead.
+        rows: BLOCK_I, the output pixels of a program.
+        columns: BLOCK_J, how many entries of a row of A are made at a time.
+        warps: how many a program has.
+        stages: how many tiles of images are loaded ahead.
     """
 
     rows: int = 64
@@ -78,7 +82,7 @@ class Tiles:
 
 @triton.jit
 def _philox(c0, c1, c2, c3, key_0, key_1):
-    """`core.rng.philox`, all words uint32."""
+    """Compute `core.rng.philox`; all words are uint32."""
     for _ in tl.static_range(_ROUNDS):
         product_0 = c0.to(tl.uint64) * _MULTIPLIER_0
         product_1 = c2.to(tl.uint64) * _MULTIPLIER_1
@@ -93,14 +97,14 @@ def _philox(c0, c1, c2, c3, key_0, key_1):
 
 @triton.jit
 def _one_to_two(word):
-    """1 + k 2^-23, k the word's upper 23 bits: one instruction. Less _OFFSET it is exactly
-    `core.rng.uniform`."""
+    """Return 1 + k 2^-23, where k is the word's upper 23 bits: this is one instruction. Less
+    _OFFSET it is exactly `core.rng.uniform`."""
     return ((word >> 9) | 0x3F800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _normal_pair(word_0, word_1, factor):
-    """A pair of `core.rng.normals`, times sqrt(factor / (-2 ln 2))."""
+    """Return a pair of `core.rng.normals`, times sqrt(factor / (-2 ln 2))."""
     u = _one_to_two(word_0) - _OFFSET
     angle = _one_to_two(word_1) * _TWO_PI - _TWO_PI * _OFFSET  # one multiply-add
     if INTERPRETED:
@@ -116,13 +120,13 @@ def _normal_pair(word_0, word_1, factor):
 
 @triton.jit
 def _halves(word):
-    """The lower and the upper 32 bits of an int64 scalar."""
+    """Return the lower and the upper 32 bits of an int64 scalar."""
     return (word & 0xFFFFFFFF).to(tl.uint32), (word >> 32).to(tl.uint32)
 
 
 @triton.jit
 def _drawn(i, j0, quads, low, high, seed, factor, BLOCK_J: tl.constexpr):
-    """Entries [i, j0 ... j0 + BLOCK_J) of A; factor as in `_normal_pair`."""
+    """Draw the entries [i, j0 ... j0 + BLOCK_J) of A; `factor` is that of `_normal_pair`."""
     BLOCK_Q: tl.constexpr = BLOCK_J // 4
     q = j0 // 4 + tl.arange(0, BLOCK_Q)
     counter = (i[:, None] * quads + q[None, :]).to(tl.uint32)
@@ -182,7 +186,8 @@ def _project(
 
 
 def image_table(images_IxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
-    """The images as `project` reads them fastest: in the precision's type, rows padded by zeros."""
+    """Return the images as `project` reads them fastest: in the precision's type, with rows padded
+    by zeros."""
     n, size = images_IxX.shape
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     table = torch.zeros(n, -(-size // columns) * columns, dtype=dtype, device=images_IxX.device)
@@ -204,19 +209,27 @@ def project(
     dtype: torch.dtype = torch.float32,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """y_GxBxTxX = A x of sequences, G groups of B sequences each.
+    """Compute y_GxBxTxX = A x of the sequences, which are G groups of B each.
 
-    A is that of `core.tasks.projected_images.projections` for (seed_G, task); the matrix
-    table[row_G, task] if there is a table; that of `core.tasks.projected_images.noise_projections`
-    for (seed_G, task) if there is noise.
+    A is the matrix table[row_G, task] if there is a table, that of
+    `core.tasks.projected_images.noise_projections` for (seed_G, task) if there is noise, and else
+    that of `core.tasks.projected_images.projections` for (seed_G, task).
 
     Args:
         images_IxX: the images, as they are or as `image_table` returns them.
         image_index_GxBxT, task_GxB: int64, as `core.tasks.sampler.Draw` has them.
-        size: X.
-        table_UxNxXxX: float32 or bf16; row_G: int64, which row of it a group reads.
+        size: X, the pixels of an image.
+        seed_G: the seed of each group, where A is drawn or cut from noise.
+        table_UxNxXxX: the table, float32 or bf16.
+        row_G: int64, which row of the table a group reads.
         noise: as `core.tasks.projected_images.noise_table` returns it, float32 or bf16.
-        dtype: of y.
+        precision: that of the operands of the product; sums are float32.
+        dtype: that of y.
+        tiles: None chooses them by the shapes.
+
+    Raises:
+        ValueError: an image has more pixels than a counter counts normals for, or the tensors are
+            not all on one CUDA device.
     """
     G, B, T = image_index_GxBxT.shape
     quads = -(-size // 4)

@@ -33,6 +33,13 @@ def test_seeds_stand_beside_the_mean_where_they_are_far_apart_or_unfinished(swee
     ]  # fmt: skip
 
 
+def test_nothing_stands_beside_the_mean_where_seeds_agree(sweep):
+    alike = sweep[0][sweep[0]["num_tasks"] == 1]
+    assert accuracy.seed_table(alike, "unseen").empty
+    with style.context():
+        assert "right part" not in accuracy.figure(alike).texts[0].get_text()
+
+
 def test_accuracy_is_drawn_on_the_shared_scale_and_missing_cells_are_blank(sweep, ax):
     table = accuracy.tile_table(sweep[0], "seen")
     accuracy.draw(table, ax)

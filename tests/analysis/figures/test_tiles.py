@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,3 +17,8 @@ def test_tile_edges_leave_gaps_in_the_grid_open():
     assert edges[4.0] == (1.5, 2.5)
     assert edges[64.0] == (5.5, 6.5)
     assert tiles.tile_edges([7.0])[7.0] == pytest.approx((np.log2(7) - 0.5, np.log2(7) + 0.5))
+
+
+def test_equal_differences_have_no_gaps():
+    edges = list(tiles.tile_edges([8 + 4 * k for k in range(20)]).values())
+    assert all(low[1] == high[0] for low, high in itertools.pairwise(edges))

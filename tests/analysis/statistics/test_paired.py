@@ -87,6 +87,8 @@ def test_conditions_are_paired_by_what_tells_them_apart(sweeps, tmp_path, capsys
     assert compare.main([str(tmp_path / "c"), str(tmp_path / "d")]) == 0
     assert (tmp_path / "c" / "compare-d-learning_rate=0.003.csv").exists()
     assert not (tmp_path / "c" / "compare-d-learning_rate=0.001.csv").exists()
-    make_results(tmp_path / "e", (8,), (1, 16), (0, 1), after(2), settings=({"steps": 9},))
+    make_results(
+        tmp_path / "e", (8,), (1, 16), (0, 1), after(2), settings=({"learning_rate": 0.1},)
+    )
     assert compare.main([str(tmp_path / "c"), str(tmp_path / "e")]) == 1
     assert "no condition in common" in capsys.readouterr().err

@@ -6,11 +6,11 @@ from tests.conftest import small_cell
 
 
 def history(*evaluations, n=512):
-    """Rows of evaluations (train loss, unseen improvement, its error), 10 steps apart."""
+    """Rows of evaluations (train loss, unseen last above 0.2, its error), 10 steps apart."""
     return [
         {
             "step": 10 * i, "split": split, "loss": loss, "n": n,
-            "improvement": gain, "improvement_se": error,
+            "last": 0.2 + gain, "last_se": error,
         }
         for i, (loss, gain, error) in enumerate(evaluations, start=1)
         for split in ("train", "seen", "unseen")
@@ -37,16 +37,17 @@ GENERALIZES, PLATEAU, SOLVED = (1.0, 0.3, 0.02), (1.6, 0.01, 0.02), (0.01, 0.0, 
     ],
 )
 def test_the_rule(evaluations, expected):
-    assert early_stopping.decided(history(*evaluations), num_classes=5) is expected
+    assert early_stopping.decided(history(*evaluations), 5, unseen_level=0.2) is expected
 
 
 def test_sequences_that_hardly_differ_decide_no_more_than_the_phases_intervals_say():
     """The errors are far too small where few sequences are all alike."""
     alike = (1.0, 0.1, 0.0)
-    assert early_stopping.decided(history(alike, alike, n=2048), num_classes=5)
-    assert not early_stopping.decided(history(alike, alike, n=16), num_classes=5)
+    assert early_stopping.decided(history(alike, alike, n=2048), 5, unseen_level=0.2)
+    assert not early_stopping.decided(history(alike, alike, n=16), 5, unseen_level=0.2)
+    assert not early_stopping.decided(history(alike, alike, n=2048), 5, unseen_level=0.26)
     unmoved = (0.01, 0.0, 0.0)
-    assert early_stopping.decided(history(unmoved, unmoved), num_classes=5)
+    assert early_stopping.decided(history(unmoved, unmoved), 5, unseen_level=0.2)
 
 
 def test_a_decided_cell_leaves_its_pack_and_changes_no_other():

@@ -11,7 +11,9 @@ import torch
 from metaphase.core.cell import ConfigError
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.commands.status import report
+from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
 from tests.conftest import small_cell
 
 CELL = small_cell(unseen_datasets=("digits",), steps=12, eval_sequences=20)
@@ -128,7 +130,8 @@ def test_another_cells_file_is_not_this_cells(results):
 def test_removing_results_removes_models_and_status_counts_them(results, trainer):
     row, curves = trainer.results()[0]
     results.write_result(row, trainer.history[0], curves)
-    results.put("sweep.yaml", b"cell: {image_size: 4}\ngrid: {seed: [0]}\n")
+    preset = "cell: {image_size: 4}\ngrid: {seed: [0, 1]}\n"
+    write_settings(results, parse_preset(preset, default_name="sweep").settings)
     assert "Models of 1 finished cells are kept, in models/." in report(results)
     results.remove_results({CELL.cell_id})
     assert results.models.steps() == {}

@@ -1,0 +1,65 @@
+"""Equal sequences share a table, and the command computes what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+
+from metaphase.core import schema
+from metaphase.sweeps.commands import yardsticks as command
+from metaphase.sweeps.store.results import Results
+from tests.conftest import small_cell
+from tests.tools.synthetic import make_results
+
+CELL = small_cell(sequence_length=16, eval_sequences=40, unseen_datasets=["digits", "random"])
+
+
+def test_cells_that_share_sequences_share_a_table():
+    cells = [
+        replace(CELL, model_size=size, num_tasks=n, seed=seed)
+        for size in (8, 16)
+        for n in (1, 64)
+        for seed in (0, 1)
+    ]
+    tables = command.tables(cells)
+    assert sorted((c.seed, split) for c, split in tables.values()) == [
+        (seed, f"unseen{s}") for seed in (0, 1) for s in ("", "/digits", "/random")
+    ]
+    assert len(command.tables([CELL, replace(CELL, eval_sequences=41)])) == 6
+
+
+def test_the_command_computes_what_is_missing(tmp_path, capsys):
+    path = tmp_path / "results" / "s"
+    make_results(path, (8, 16), (1, 16), (0, 1), base=CELL)
+    (path / "cells" / "torn.parquet").write_bytes(b"PAR1")
+    assert command.main([str(path)]) == 0
+    assert "6 of 6 tables to compute" in capsys.readouterr().out
+    table = pd.read_parquet(path / "yardsticks")
+    assert tuple(table.columns) == schema.YARDSTICK_COLUMNS
+    assert not table.duplicated(["seed", "split", "yardstick", "position"]).any()
+    assert len(table) == 2 * 3 * 5 * 16
+    assert (table["n"] == 40).all()
+    assert command.main([str(path)]) == 0
+    assert "0 of 6 tables to compute" in capsys.readouterr().out
+    assert Results(str(tmp_path / "results"), "s").yardstick_keys() == {
+        file.stem for file in (path / "yardsticks").iterdir()
+    }
+
+
+def test_no_sweep_there_is_one_line(tmp_path, capsys):
+    assert command.main([str(tmp_path / "nothing")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_no_sweep_is_told_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys; from metaphase.sweeps.commands import yardsticks; "
+        f"assert yardsticks.main([{str(tmp_path / 'nothing')!r}]) == 1; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"
+    assert done.stderr.endswith("nothing: no such folder\n")

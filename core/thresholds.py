@@ -48,8 +48,8 @@ _MOST_ENDS = 50  # values of a band's begin and end, at most
 _PER_GAP = 4  # and at most this many for each spacing of the grid
 _ROWS = 32  # bands of so many rows at once
 
-# A band explains many accidents of few outcomes, so it needs strong evidence (a Bayes factor, Kass &
-# Raftery 1995) against a rise without an end and against a constant share.
+# A band explains many accidents of few outcomes, so it needs strong evidence: this Bayes factor
+# against a rise without an end and against a constant share.
 BAND_EVIDENCE = 10.0
 
 

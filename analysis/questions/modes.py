@@ -2,10 +2,11 @@
 
 Grid points are aligned on their model size's transition to generalizing, and those within one
 spacing of the grid are pooled over model sizes, as presets have few seeds. A size's accuracies on
-unseen tasks are scaled, 0 being chance and 1 the best median over seeds of any number of tasks, so
-that modes of different sizes fall together. Grid points whose seeds differ by less than
-`bimodality.LEAST_RANGE` are left out; the test knows that (`bimodality.pooled_test`). Asked
-where two seeds or more ran and at least `bimodality.FEWEST` values are left.
+unseen tasks are scaled, 0 being what is reached without learning and 1 the best median over seeds
+of any number of tasks, so that modes of different sizes fall together. Grid points whose seeds
+differ by less than `bimodality.LEAST_RANGE` are left out; the test knows that
+(`bimodality.pooled_test`). Asked where two seeds or more ran and at least `bimodality.FEWEST`
+values are left.
 """
 
 from __future__ import annotations
@@ -51,17 +52,18 @@ def near_transitions(classified: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray
     begins = (found["begins"] == GENERALIZING) & (found["boundary"] == transitions.BEGIN)
     theta = found[begins].set_index("model_size")["log2_num_tasks"].dropna()
     cells = transitions.usable_cells(classified)
-    rows = cells[["model_size", "num_tasks", "seed", "chance"]].assign(
-        accuracy=cells["unseen_last"].astype(float)
+    knowing_nothing = cells["unseen_level"] if "unseen_level" in cells else cells["chance"]
+    rows = cells[["model_size", "num_tasks", "seed"]].assign(
+        accuracy=cells["unseen_last"].astype(float), level=knowing_nothing.astype(float)
     )
     medians = rows.groupby(["model_size", "num_tasks"])["accuracy"].median()
     best = rows["model_size"].map(medians.groupby("model_size").max())
-    headroom = best - rows["chance"].astype(float)
+    headroom = best - rows["level"]
     x = np.log2(rows["num_tasks"].astype(float))
     spacing = np.median(np.diff(np.unique(x))) if x.nunique() > 1 else 1.0
     rows = rows.assign(
         octaves=x - rows["model_size"].map(theta),
-        scaled=(rows["accuracy"] - rows["chance"].astype(float)) / headroom,
+        scaled=(rows["accuracy"] - rows["level"]) / headroom,
         least=bimodality.LEAST_RANGE / headroom,
     )
     rows = rows[(rows["octaves"].abs() <= spacing) & (headroom > bimodality.LEAST_RANGE)]

@@ -30,8 +30,9 @@ class Pooled:
 
     Attributes:
         values: how many, of all grid points used.
-        dip, p: as from `dip_test`, the p-value against seeds that are
-            uniform at each grid point, and chosen in the same way.
+        dip, p: as from `dip_test`, the p-value is the larger one against
+            seeds that are uniform over all of the headroom, and over a range of each grid point's
+            own, chosen in the same way.
         power: the chance of a p of at most `LEVEL` if each seed were in one of two modes, equally
             often, with a deviation of `MODE_WIDTH` of their distance.
     """
@@ -59,12 +60,12 @@ def pooled_test(values: np.ndarray, point: np.ndarray, least: np.ndarray) -> Poo
     pooled = np.concatenate([v for v, _ in kept]) if kept else np.empty(0)
     if len(pooled) < FEWEST:
         return None
+    shape = tuple(sorted((len(v), round(r, 3)) for v, r in kept))
     rng = np.random.default_rng(0)
-    null = _dips_of([_unimodal(rng, v, r) for v, r in kept])
-    modes = _modes(tuple(sorted((len(v), round(r, 3)) for v, r in kept)))
+    nulls = [_dips_of([_unimodal(rng, v, r) for v, r in kept]), _uniform(shape)]
     found = dip(pooled)
-    p = (1 + (null >= found - 1e-12).sum()) / (1 + len(null))
-    power = (modes > np.quantile(null, 1 - LEVEL)).mean()
+    p = max((1 + (null >= found - 1e-12).sum()) / (1 + len(null)) for null in nulls)
+    power = (_modes(shape) > max(np.quantile(null, 1 - LEVEL) for null in nulls)).mean()
     return Pooled(len(pooled), found, float(p), float(power))
 
 
@@ -79,6 +80,13 @@ def _unimodal(rng: np.random.Generator, value_S: np.ndarray, least: float) -> np
     low = min(max(middle - half, 0.0), value_S.min())
     high = max(min(middle + half, 1.0), value_S.max())
     return _chosen(lambda size: rng.uniform(low, high, size), len(value_S), least)
+
+
+@functools.lru_cache(maxsize=64)
+def _uniform(shape: tuple[tuple[int, float], ...]) -> np.ndarray:
+    """Dips of uniform seeds at grid points of so many seeds and such a least range each."""
+    rng = np.random.default_rng(2)
+    return _dips_of([_chosen(rng.random, seeds, least) for seeds, least in shape])
 
 
 @functools.lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ def report(results: Results) -> list[str]:
     from metaphase.core import schema
     from metaphase.core.cell import NUMERICS
     from metaphase.sweeps.execution.clock import clock
-    from metaphase.sweeps.store.earlier import by_cell_id, every_id
+    from metaphase.sweeps.store.earlier import by_cell_id, every_id, stored_as
     from metaphase.sweeps.store.folders import shown
     from metaphase.sweeps.store.layout import touched
     from metaphase.sweeps.store.lease import describe, is_live
@@ -85,6 +85,9 @@ def report(results: Results) -> list[str]:
         lines.append(
             f"{older} finished cells are of other numerics than this program's, {NUMERICS}."
         )
+    stored = stored_as(sweep.cells, said)
+    done = [stored.get(id_, id_) for id_, state in states.items() if state == schema.DONE]
+    lines += _on_plateau(results, done)
     failed = [c for c in sweep.cells if states[c.cell_id] == schema.FAILED]
     for row in results.read_rows(every_id(failed[:3])):
         lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
@@ -102,6 +105,26 @@ def report(results: Results) -> list[str]:
             "Nobody runs it now." if unfinished else "Finished: no cell of the grid is missing."
         )
     return lines
+
+
+def _on_plateau(results: Results, done: Sequence[str]) -> list[str]:
+    """A line about those of the done cells that were not trained long enough to have a phase, if
+    there are any: how many they are, and how long as many steps again would take."""
+    from metaphase.core.phases import ON_PLATEAU, ROW_COLUMNS, outcome_of
+    from metaphase.sweeps.execution.clock import clock
+
+    columns = ("cell_id", "status", "steps_trained", "wall_seconds", *ROW_COLUMNS)
+    rows = [row for row in results.read_rows(done, columns) if outcome_of(row) == ON_PLATEAU]
+    if not rows:
+        return []
+    seconds = sum(row["wall_seconds"] or 0.0 for row in rows)
+    steps = sorted({row["steps_trained"] for row in rows})
+    trained = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    unit = "h" if round(seconds) >= 3600 else "min"
+    return [
+        f"{len(rows)} of the done cells never left their plateau in {trained} steps; as many again "
+        f"would take them about {clock(seconds)} {unit} of a worker."
+    ]
 
 
 def _table(cells: Sequence[Cell], states: Mapping[str, str]) -> list[str]:

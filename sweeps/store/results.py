@@ -153,17 +153,20 @@ class Results(Storage):
 
         Args:
             cell_ids: of the cells.
-            columns: what is read of them, cell_id and status among it; None: all.
+            columns: what is read of them, cell_id and status among it; None: all. One that a
+                file of an earlier program lacks is None.
         """
         rows: list[dict[str, Any]] = []
         merged = set(cell_ids)
-        for cell_id in cell_ids:
-            name = f"{cell_id}.parquet"
-            try:
-                table = decode("cells", self.get(f"cells/{name}"), columns)
-                found, why = statuses(name, table)
-            except FileNotFoundError:
+        own = [f"{cell_id}.parquet" for cell_id in cell_ids]
+        for name, content in zip(own, self.tables.fetch("cells", own), strict=True):
+            if isinstance(content, FileNotFoundError):
                 continue
+            try:
+                if isinstance(content, OSError):
+                    raise content
+                table = decode("cells", content, columns)
+                found, why = statuses(name, table)
             except StorageError:
                 raise
             except UNREADABLE as error:
@@ -172,13 +175,13 @@ class Results(Storage):
                 self._tell(shown(f"cells/{name}"), "is left out", why)
             if found:
                 rows += table.to_pylist()
-                merged.discard(cell_id)
+                merged.discard(name.removesuffix(".parquet"))
         if merged:
             names = [name for name in self.tables.names("cells") if not is_own(name)]
             tables, _ = self.tables.by_cell("cells", names, merged)
             for table in tables.values():
-                rows += (table.select(columns) if columns else table).to_pylist()
-        return rows
+                rows += table.to_pylist()
+        return [{k: row.get(k) for k in columns} for row in rows] if columns else rows
 
     def read_cells(self) -> tuple[list[Cell], bool]:
         """The finished cells, and whether all files could be read; one that can't be is logged by

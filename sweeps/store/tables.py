@@ -160,8 +160,7 @@ def decode(
     there = dict(zip(names, rows.columns, strict=True))
     made = {name: _cast(there[name], fields[name]) for name in wanted if name in held}
     for name in wanted:
-        asked = columns is not None or LATER.get(name) is not None
-        if name not in made and name in LATER and asked:
+        if name not in made and LATER.get(name) is not None:
             made[name] = pa.chunked_array([[LATER[name]] * rows.num_rows], fields[name].type)
     others = {name: column for name, column in there.items() if name not in fields}
     return pa.table(made | {name: c for name, c in others.items() if _is_plain(c.type)})

@@ -68,6 +68,28 @@ def test_counts_while_it_runs(results, capsys):
     assert "left." in out
 
 
+def test_cells_that_never_left_their_plateau_are_counted_with_what_more_steps_cost(results, capsys):
+    nothing = {"chance": 0.1, "steps_trained": 100, "wall_seconds": 90.0} | {
+        f"{split}_{name}": 0.1 for split in schema.SPLITS for name in ("first", "last")
+    } | {f"{split}_improvement": 0.0 for split in schema.SPLITS} | {
+        f"{split}_{name}_se": 0.01 for split in schema.SPLITS for name in schema.STATISTICS
+    }  # fmt: skip
+    cells = read_sweep(results).cells
+    assert cli.main(["status", str(results)]) == 0
+    assert "plateau" not in capsys.readouterr().out
+    for cell, loss in ((cells[3], 2.3026), (cells[4], 2.3), (cells[7], 2.2)):
+        results.write_result(row(cell, train_loss=loss, **nothing), history(), [])
+    assert cli.main(["status", str(results)]) == 0
+    expected = "2 of the done cells never left their plateau in 100 steps; as many again would take"
+    assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
+
+
+def test_a_merged_tree_of_before_has_cells_on_their_plateau(capsys):
+    """Its file has no column of what a guess loses."""
+    assert cli.main(["status", "results/reference/quickstart"]) == 0
+    assert "4 of the done cells never left their plateau in 1,000 steps" in capsys.readouterr().out
+
+
 def test_the_time_left_follows_the_work(results):
     cells = read_sweep(results).cells[:2]
     ids = [cell.cell_id for cell in cells]

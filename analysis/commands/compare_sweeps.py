@@ -79,7 +79,7 @@ def _beside(
             side: transition_marks.table(paired.generalizing(found))
             for side, found in zip(SIDES, boundaries, strict=True)
         }
-        chance = float(groups[0]["chance"].mean())
+        chance = float(groups[0]["unseen_level"].mean())
         return sides.figure(points, dict(zip(SIDES, names, strict=True)), marks, chance, title)
 
     return Comparison(

@@ -20,7 +20,7 @@ CELL_COLUMNS = (
     "cell_id", "architecture", "model_size", "num_tasks", "seed", "status", "phase", "chance", "n",
     *schema.statistics_columns(_SPLITS),
 )  # fmt: skip
-_DECIDED = ("decided", "on_plateau")
+_DECIDED = ("decided", "on_plateau", "unseen_level", "seen_lead")
 
 
 def phases_table(classified: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:

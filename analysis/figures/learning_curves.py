@@ -82,7 +82,7 @@ def draw(
         ax: where to draw.
         colors: by number of tasks.
         bands: with intervals; else smoothed (`smoothing_window`), without.
-        chance: accuracy of always guessing the commonest class; a dotted line.
+        chance: accuracy without looking at inputs (`style.level`); a dotted line.
     """
     ax.set_ylim(0, 1)
     positions = int(table["examples_seen"].max()) + 1 if len(table) else 1
@@ -148,7 +148,7 @@ def figure(
     for (block, split), row in zip(places, whole.rows, strict=True):
         for ax, size in zip(row, block, strict=True):
             rows = tables[split]
-            draw(rows[rows["model_size"] == size], ax, colors, few, done["chance"].mean())
+            draw(rows[rows["model_size"] == size], ax, colors, few, style.level(done, split))
             if split in known:
                 yardstick_lines.draw(known[split], ax)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))

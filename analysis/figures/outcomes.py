@@ -38,29 +38,26 @@ _SMALLEST_SYMBOL = 1.2  # points
 
 
 def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
-    """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from chance to no error
-    at the last positions of unseen tasks; NaN where it isn't generalizing); and `decided`.
+    """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from the level of
+    unseen tasks, which knows nothing of the inputs, to no error at their last positions; NaN where
+    it isn't generalizing); and `decided`.
 
     Args:
-        classified: as from `analysis.statistics.phases.classify`. Without columns `decided` and
-            `on_plateau` all are decided, and none is on its plateau.
+        classified: as from `analysis.statistics.phases.classify`.
 
     Returns:
         The three columns, with the index of `classified`.
     """
     status = classified["status"]
     outcome = classified["phase"].astype(object).where(status == schema.DONE, status)
-    if "on_plateau" in classified:
-        outcome = outcome.mask(classified["on_plateau"].fillna(False).astype(bool), PLATEAU)
-    outcome = outcome.fillna(FAILED)
-    chance = classified["chance"].astype(float)
-    strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - chance) / (1 - chance)
-    decided = classified.get("decided", pd.Series(True, index=classified.index))
+    outcome = outcome.mask(classified["on_plateau"].astype(bool), PLATEAU).fillna(FAILED)
+    level = classified["unseen_level"].astype(float)
+    strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - level) / (1 - level)
     return pd.DataFrame(
         {
             "outcome": outcome,
             "strength": strength.clip(0, 1).where(outcome == GENERALIZING),
-            "decided": decided.astype(bool) | ~outcome.isin(PHASES),
+            "decided": classified["decided"].astype(bool) | ~outcome.isin(PHASES),
         }
     )
 

@@ -89,11 +89,12 @@ def draw(
     ax.set_xlim(-0.03 * positions, 1.03 * positions - 1)
     wide = table.pivot(index=["num_tasks", "seed"], columns="examples_seen", values="accuracy")
     x, lines_RxT = wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
-    of_line = [colors[tasks] for tasks, _ in wide.index]
+    of_line = [colors[float(tasks)] for tasks in wide.index.get_level_values("num_tasks")]
     if bands:
-        for (tasks, _), rows in table.groupby(["num_tasks", "seed"]):
+        for _, rows in table.groupby(["num_tasks", "seed"]):
+            color = colors[float(rows["num_tasks"].iloc[0])]
             ax.fill_between(rows["examples_seen"], rows["low"], rows["high"], alpha=0.15, lw=0,
-                            color=colors[tasks])  # fmt: skip
+                            color=color)  # fmt: skip
     elif len(x):
         lines_RxT = smoothed(lines_RxT, smoothing_window(len(x)))
     lines = np.stack([np.broadcast_to(x, lines_RxT.shape), lines_RxT], axis=-1)
@@ -157,7 +158,7 @@ def figure(
             if split == splits[0]:
                 ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}")
     whole.label_outer()
-    lines = [Line2D([], [], color=color, lw=style.scale()) for color in colors.values()]
+    lines = [Line2D([], [], color=tuple(color), lw=style.scale()) for color in colors.values()]
     chance = Line2D([], [], color="#555555", lw=0.8 * style.scale(), ls=":")
     whole.legend([*(lines if few else []), chance, *yardstick_lines.handles(shown)])
     if not few:

@@ -83,13 +83,16 @@ def test_legend_has_only_what_is_drawn(sweep, tmp_path):
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "diverged" in texts
     assert outcomes.MISSING in texts
-    assert not [text for text in texts if "untrained" in text or "undecided" in text]
+    assert not [text for text in texts if "untrained" in text]
+    done = sweep[0][sweep[0]["status"] == "done"]
+    assert ("undecided" in texts) == (~done["decided"]).any()
     make_results(tmp_path / "s", (8,), (1,), (0,), lambda cell: "memorizing")
     alone = classify(load_cells(tmp_path / "s"))
     with style.context():
         figure = phase_map.figure(alone, estimate_transitions(alone))
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["M  memorizing"]
+    assert alone["decided"].all()
 
 
 def test_transitions_are_marks_in_their_row_with_their_interval(sweep, ax):

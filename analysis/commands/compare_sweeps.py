@@ -64,7 +64,7 @@ def _pairs(
 def _beside(
     groups: list[pd.DataFrame], condition: dict[str, object], names: tuple[str, str]
 ) -> Comparison:
-    points = paired.compare_points(*groups)
+    points = paired.compare_points(groups[0], groups[1])
     boundaries = [transitions.estimate_transitions(group) for group in groups]
     shifts = paired.compare_transitions(*boundaries)
     end = labels.file_suffix(condition)
@@ -79,7 +79,7 @@ def _beside(
             side: transition_marks.table(paired.generalizing(found))
             for side, found in zip(SIDES, boundaries, strict=True)
         }
-        chance = float(groups[0]["chance"].mean())
+        chance = float(groups[0]["unseen_level"].mean())
         return sides.figure(points, dict(zip(SIDES, names, strict=True)), marks, chance, title)
 
     return Comparison(

@@ -20,7 +20,7 @@ CELL_COLUMNS = (
     "cell_id", "architecture", "model_size", "num_tasks", "seed", "status", "phase", "chance", "n",
     *schema.statistics_columns(_SPLITS),
 )  # fmt: skip
-_DECIDED = ("decided", "on_plateau")
+_DECIDED = ("decided", "on_plateau", "unseen_level", "seen_lead")
 
 
 def phases_table(classified: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def phases_table(classified: pd.DataFrame, conditions: Conditions) -> pd.DataFra
     statistics with their errors, and the ends of the intervals that decide the phase."""
     intervals = [
         name for name in classified
-        if name.endswith(("_low", "_high")) and name not in CELL_COLUMNS
+        if str(name).endswith(("_low", "_high")) and name not in CELL_COLUMNS
     ]  # fmt: skip
     decided = [name for name in _DECIDED if name in classified]
     told = conditions[0][0] if conditions else ()
@@ -53,7 +53,8 @@ def of_conditions(tables: Sequence[tuple[dict[str, object], pd.DataFrame]]) -> p
     parts = []
     for condition, table in tables:
         told = {name: value for name, value in condition.items() if name not in table}
-        parts.append(table.assign(**told)[[*told, *table.columns]] if told else table)
+        front = pd.DataFrame(told, index=table.index)
+        parts.append(pd.concat([front, table], axis="columns") if told else table)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -146,7 +146,7 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
     columns = 2 if style.room() > 5 else 1
     height = map_height(table, (style.room() - 1.4) / columns)
     every = pd.concat(list(seeds.values()))
-    notes = ["line on the scale: chance"]
+    notes = ["line on the scale: chance on new tasks"]
     if (every["accuracy"].notna()).any():
         notes.insert(0, f"right part of a tile: its seeds, where they are over {BIMODAL:g} apart "
                      "or some have no result")  # fmt: skip
@@ -158,6 +158,6 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
         draw(tile_table(classified, split), ax, seeds[split])
         ax.set_title(f"{split} tasks")
     whole.label_outer()
-    add_scale(whole, classified["chance"].mean())
+    add_scale(whole, style.level(classified, schema.UNSEEN))
     whole.legend(handles)
     return whole.figure

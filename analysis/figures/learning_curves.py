@@ -82,18 +82,19 @@ def draw(
         ax: where to draw.
         colors: by number of tasks.
         bands: with intervals; else smoothed (`smoothing_window`), without.
-        chance: accuracy of always guessing the commonest class; a dotted line.
+        chance: accuracy without looking at inputs (`style.level`); a dotted line.
     """
     ax.set_ylim(0, 1)
     positions = int(table["examples_seen"].max()) + 1 if len(table) else 1
     ax.set_xlim(-0.03 * positions, 1.03 * positions - 1)
     wide = table.pivot(index=["num_tasks", "seed"], columns="examples_seen", values="accuracy")
     x, lines_RxT = wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
-    of_line = [colors[tasks] for tasks, _ in wide.index]
+    of_line = [colors[float(tasks)] for tasks in wide.index.get_level_values("num_tasks")]
     if bands:
-        for (tasks, _), rows in table.groupby(["num_tasks", "seed"]):
+        for _, rows in table.groupby(["num_tasks", "seed"]):
+            color = colors[float(rows["num_tasks"].iloc[0])]
             ax.fill_between(rows["examples_seen"], rows["low"], rows["high"], alpha=0.15, lw=0,
-                            color=colors[tasks])  # fmt: skip
+                            color=color)  # fmt: skip
     elif len(x):
         lines_RxT = smoothed(lines_RxT, smoothing_window(len(x)))
     lines = np.stack([np.broadcast_to(x, lines_RxT.shape), lines_RxT], axis=-1)
@@ -148,7 +149,7 @@ def figure(
     for (block, split), row in zip(places, whole.rows, strict=True):
         for ax, size in zip(row, block, strict=True):
             rows = tables[split]
-            draw(rows[rows["model_size"] == size], ax, colors, few, done["chance"].mean())
+            draw(rows[rows["model_size"] == size], ax, colors, few, style.level(done, split))
             if split in known:
                 yardstick_lines.draw(known[split], ax)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -157,7 +158,7 @@ def figure(
             if split == splits[0]:
                 ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}")
     whole.label_outer()
-    lines = [Line2D([], [], color=color, lw=style.scale()) for color in colors.values()]
+    lines = [Line2D([], [], color=tuple(color), lw=style.scale()) for color in colors.values()]
     chance = Line2D([], [], color="#555555", lw=0.8 * style.scale(), ls=":")
     whole.legend([*(lines if few else []), chance, *yardstick_lines.handles(shown)])
     if not few:

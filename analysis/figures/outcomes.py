@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
@@ -33,34 +34,32 @@ _SYMBOLS: dict[str, dict[str, Any]] = {
     FAILED: {"marker": "x", "color": style.RED},
 }
 _FACES = {PLATEAU: "#ffffff", DIVERGED: "#ffffff", FAILED: "#ffffff", MISSING: "#ffffff"}
-_HATCH = "//////"
+UNDECIDED = "undecided"
+_HATCH_SPACING = 4.0  # points
 _SMALLEST_SYMBOL = 1.2  # points
 
 
 def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
-    """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from chance to no error
-    at the last positions of unseen tasks; NaN where it isn't generalizing); and `decided`.
+    """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from the level of
+    unseen tasks, which knows nothing of the inputs, to no error at their last positions; NaN where
+    it isn't generalizing); and `decided`.
 
     Args:
-        classified: as from `analysis.statistics.phases.classify`. Without columns `decided` and
-            `on_plateau` all are decided, and none is on its plateau.
+        classified: as from `analysis.statistics.phases.classify`.
 
     Returns:
         The three columns, with the index of `classified`.
     """
     status = classified["status"]
     outcome = classified["phase"].astype(object).where(status == schema.DONE, status)
-    if "on_plateau" in classified:
-        outcome = outcome.mask(classified["on_plateau"].fillna(False).astype(bool), PLATEAU)
-    outcome = outcome.fillna(FAILED)
-    chance = classified["chance"].astype(float)
-    strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - chance) / (1 - chance)
-    decided = classified.get("decided", pd.Series(True, index=classified.index))
+    outcome = outcome.mask(classified["on_plateau"].astype(bool), PLATEAU).fillna(FAILED)
+    level = classified["unseen_level"].astype(float)
+    strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - level) / (1 - level)
     return pd.DataFrame(
         {
             "outcome": outcome,
             "strength": strength.clip(0, 1).where(outcome == GENERALIZING),
-            "decided": decided.astype(bool) | ~outcome.isin(PHASES),
+            "decided": classified["decided"].astype(bool) | ~outcome.isin(PHASES),
         }
     )
 
@@ -111,8 +110,12 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     undecided = table[~table["decided"]]
     for ink in ("white", "black"):
         rows = undecided[undecided["outcome"].map(_hatch_ink) == ink]
-        tiles.add(ax, rows, facecolors="none", edgecolors=ink, hatch=_HATCH, linewidths=0,
-                  alpha=0.75, zorder=1.2)  # fmt: skip
+        lines = tiles.hatching(ax, rows, _HATCH_SPACING * style.scale())
+        hatch = LineCollection(
+            list(lines), colors=ink, linewidths=0.6 * style.scale(), alpha=0.8, zorder=1.2
+        )
+        hatch.set_gid(UNDECIDED)
+        ax.add_collection(hatch, autolim=False)
     draw_symbols(ax, table)
 
 
@@ -126,14 +129,17 @@ def draw_symbols(ax: Axes, table: pd.DataFrame) -> None:
     dotted: dict[str, Any] = {"edgecolors": style.GREY, "linewidths": 0.6 * style.scale()}
     missing = table[table["outcome"] == MISSING]
     tiles.add(ax, missing, 0.05, facecolors="none", linestyles=":", zorder=1.2, **dotted)
-    across, upward = tiles.points_a_unit(ax)
     for name, look in _SYMBOLS.items():
         rows = table[table["outcome"] == name]
-        width = (rows["right"] - rows["left"]) * across
-        height = (rows["top"] - rows["bottom"]) * upward
-        size = np.minimum(width, height).clip(_SMALLEST_SYMBOL / 0.6, 12 * style.scale()) * 0.6
+        if rows.empty:
+            continue
+        left, bottom, right, top = tiles.corners_in_points(ax, rows)
+        size = np.minimum(right - left, top - bottom)
+        size = size.clip(_SMALLEST_SYMBOL / 0.6, 12 * style.scale()) * 0.6
+        middle = np.stack([left + right, bottom + top], axis=1) / 2 * ax.figure.dpi / 72
+        x, y = ax.transData.inverted().transform(middle).T
         ax.scatter(
-            (rows["left"] + rows["right"]) / 2, (rows["bottom"] + rows["top"]) / 2, s=size**2,
+            x, y, s=size**2,
             linewidths=0.8 * style.scale() if name != DIVERGED else 0, zorder=1.5, **look,
         )  # fmt: skip
 
@@ -162,8 +168,8 @@ def legend_handles(table: pd.DataFrame, letters: bool) -> tuple[list[Any], list[
         graded = ", darker: better" if name == GENERALIZING else ""
         names.append(f"{labels.LETTERS[name]}  {name}{graded}" if letters else f"{name}{graded}")
     if (~table["decided"]).any():
-        names.append("undecided")
-        handles.append(Patch(facecolor="#d8d8d8", edgecolor="black", hatch=_HATCH, lw=0))
+        names.append(UNDECIDED)
+        handles.append(Patch(facecolor="#d8d8d8", edgecolor="black", hatch="//////", lw=0))
     more, more_names = symbol_handles(table)
     return [*handles, *more], [*names, *more_names]
 

@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
+from matplotlib.ticker import NullLocator
 
 from metaphase.analysis.figures import outcomes, style
 
@@ -88,16 +89,17 @@ class Panels:
         return (left / room, bottom / self.whole_height, width / room, height / self.whole_height)
 
     def label_outer(self) -> None:
-        """Labels of axes, and of ticks, stay where no panel is on that side."""
+        """Labels of axes, and their ticks, stay where no panel is on that side; ticks that no label
+        explains cost more than all else in a figure of many panels."""
         for number, row in enumerate(self.rows):
             longest_below = max(map(len, self.rows[number + 1 :]), default=0)
             for i, ax in enumerate(row):
                 if i:
                     ax.set_ylabel("")
-                    ax.tick_params(labelleft=False)
+                    ax.yaxis.set_major_locator(NullLocator())
                 if i < longest_below:
                     ax.set_xlabel("")
-                    ax.tick_params(labelbottom=False)
+                    ax.xaxis.set_major_locator(NullLocator())
 
     def legend(self, handles: Sequence[Any], names: Sequence[str] | None = None) -> None:
         """The legend below the panels.

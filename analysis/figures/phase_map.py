@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -126,7 +128,7 @@ def figure(
 
 def _legend_entries(
     table: pd.DataFrame, marks: pd.DataFrame | None, letters: bool
-) -> tuple[list[object], list[str]]:
+) -> tuple[list[Any], list[str]]:
     handles, names = outcomes.legend_handles(table, letters)
     if marks is not None:
         more, more_names = transition_marks.legend_handles(marks)

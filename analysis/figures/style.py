@@ -19,11 +19,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
+from metaphase.core import schema
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 # Inches of a figure, and points of its text: a column and a page in print, a slide on a wall.
@@ -145,8 +147,20 @@ def wrap(title: str, inches: float) -> str:
     return textwrap.fill(title, max(12, int(13.5 * inches)), break_on_hyphens=False)
 
 
+def level(classified: pd.DataFrame, split: str) -> float:
+    """The accuracy at the last positions that needs no inputs: on seen tasks always naming the
+    commonest class, on new ones, whose labels are permuted, the commonest label so far.
+
+    Args:
+        classified: as from `analysis.statistics.phases.classify`.
+        split: of `core.schema`.
+    """
+    name = "unseen_level" if split.startswith(schema.UNSEEN) else "chance"
+    return float(classified[name].astype(float).mean())
+
+
 def draw_chance(ax: Axes, chance: float) -> None:
-    """A dotted line at the accuracy of always guessing the commonest class."""
+    """A dotted line at the accuracy without looking at inputs, from `level`."""
     ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
 
 

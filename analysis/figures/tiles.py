@@ -88,3 +88,40 @@ def points_a_unit(ax: Axes) -> tuple[float, float]:
     unit = ax.transData.transform([(0, 0), (1, 1)])  # pixels
     x, y = (unit[1] - unit[0]) * 72 / ax.figure.dpi
     return float(x), float(y)
+
+
+def corners_in_points(ax: Axes, tiles: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Left, bottom, right and top of tiles in points of the figure, as the axes stand now, whatever
+    their scales; each of shape (tiles,)."""
+    pixels = [
+        ax.transData.transform(tiles[[x, y]].to_numpy(dtype=float).reshape(-1, 2))
+        for x, y in (("left", "bottom"), ("right", "top"))
+    ]
+    (left, bottom), (right, top) = (corner.T * 72 / ax.figure.dpi for corner in pixels)
+    return left, bottom, right, top
+
+
+def hatching(ax: Axes, tiles: pd.DataFrame, spacing: float) -> np.ndarray:
+    """Diagonal lines within tiles, those of neighbours in line.
+
+    A collection's own hatch draws its pattern once a tile, which takes seconds for thousands.
+
+    Args:
+        ax: where to draw, with its final limits and place.
+        tiles: left, right, bottom, top.
+        spacing: points between lines, along an axis.
+
+    Returns:
+        Ends in data coordinates, shape (lines, 2 ends, 2).
+    """
+    left, bottom, right, top = corners_in_points(ax, tiles)
+    first = np.ceil((bottom - right) / spacing)  # line number k is y - x = k spacing
+    count = np.maximum(np.floor((top - left) / spacing) - first + 1, 0).astype(int)
+    of = np.repeat(np.arange(len(tiles)), count)
+    within = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+    offset = (first[of] + within) * spacing
+    start = np.maximum(left[of], bottom[of] - offset)
+    end = np.minimum(right[of], top[of] - offset)
+    ends = np.stack([[start, start + offset], [end, end + offset]])  # ends, xy, lines
+    pixels = ends.transpose(2, 0, 1).reshape(-1, 2) * ax.figure.dpi / 72
+    return ax.transData.inverted().transform(pixels).reshape(-1, 2, 2)

@@ -72,7 +72,7 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
     splits = (schema.SEEN, schema.UNSEEN)
     whole = panels.Panels(
         [len(block) for block in blocks for _ in splits], 1.25, title,
-        ["line on the scale: chance"], right=0.95, left=0.75, between=(0.14, 0.35),
+        ["line on the scale: chance on new tasks"], right=0.95, left=0.75, between=(0.14, 0.35),
     )  # fmt: skip
     places = [(block, split) for block in blocks for split in splits]
     for (block, split), row in zip(places, whole.rows, strict=True):
@@ -88,5 +88,5 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
                 ax.tick_params(labelleft=False)
             if split == schema.SEEN:
                 ax.set_xlabel("")
-    accuracy.add_scale(whole, classified["chance"].mean())
+    accuracy.add_scale(whole, style.level(classified, schema.UNSEEN))
     return whole.figure

@@ -52,8 +52,8 @@ def seed_table(classified: pd.DataFrame) -> pd.DataFrame:
     """
     phases.require_one_condition(classified)
     done = classified[classified["status"] == schema.DONE]
-    table = done[["model_size", "num_tasks", "seed", "phase", "chance"]].assign(
-        accuracy=done["unseen_last"].astype(float)
+    table = done[["model_size", "num_tasks", "seed", "phase"]].assign(
+        chance=done["unseen_level"], accuracy=done["unseen_last"].astype(float)
     )
     table["phase"] = table["phase"].astype(str)
     reached = (table["phase"] == GENERALIZING).groupby([table["model_size"], table["num_tasks"]])

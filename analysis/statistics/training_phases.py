@@ -35,7 +35,7 @@ def evaluations(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     splits = [split for split in schema.SPLITS if f"{split}_{schema.LAST}" in cells]
     rows = history[history["split"].isin(splits) & history["cell_id"].isin(cells["cell_id"])]
     wide = rows.pivot(index=["cell_id", "step"], columns="split", values=list(_VALUES))
-    wide.columns = pd.Index([f"{split}_{name}" for name, split in wide.columns])
+    wide.columns = pd.Index([f"{pair[1]}_{pair[0]}" for pair in wide.columns.to_list()])
     counts = rows.groupby(["cell_id", "step"])["n"].first()
     kept = [name for name in cells if name not in wide and name not in ("n", "step")]
     found = wide.join(counts).reset_index().merge(cells[kept], on="cell_id")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import PathCollection
 
 from metaphase.analysis.figures import outcomes, phase_map, style, transition_marks
 from metaphase.analysis.load import load_cells
@@ -58,13 +58,23 @@ def test_undecided_and_plateau_are_drawn_where_columns_say_so(sweep, ax):
     table = phase_map.tile_table(cells)
     assert (table["outcome"] == outcomes.PLATEAU).sum() == 2
     phase_map.draw(table, ax)
-    hatched = [c for c in ax.collections if isinstance(c, PolyCollection) and c.get_hatch()]
-    assert [len(c.get_paths()) for c in hatched] == [2]
+    lines = [
+        segment
+        for c in ax.collections if c.get_gid() == outcomes.UNDECIDED
+        for segment in c.get_segments()
+    ]  # fmt: skip
+    tile = table[(table["num_tasks"] == 1) & (table["model_size"] == 8)]
+    ends = np.array(lines)
+    assert len(ends) > 5
+    assert ends[..., 0].min() >= tile["left"].min() - 1e-9
+    assert ends[..., 0].max() <= tile["right"].max() + 1e-9
+    assert ends[..., 1].min() >= tile["bottom"].min() - 1e-9
+    assert ends[..., 1].max() <= tile["top"].max() + 1e-9
     names = outcomes.legend_handles(table, letters=False)[1]
     assert "undecided" in names
     assert outcomes.PLATEAU in names
     symbols = [c for c in ax.collections if isinstance(c, PathCollection)]
-    assert sorted(len(c.get_offsets()) for c in symbols) == [0, 1, 2]  # failed, diverged, plateau
+    assert sorted(len(c.get_offsets()) for c in symbols) == [1, 2]  # diverged, plateau
 
 
 def test_legend_has_only_what_is_drawn(sweep, tmp_path):
@@ -73,13 +83,16 @@ def test_legend_has_only_what_is_drawn(sweep, tmp_path):
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "diverged" in texts
     assert outcomes.MISSING in texts
-    assert not [text for text in texts if "untrained" in text or "undecided" in text]
+    assert not [text for text in texts if "untrained" in text]
+    done = sweep[0][sweep[0]["status"] == "done"]
+    assert ("undecided" in texts) == (~done["decided"]).any()
     make_results(tmp_path / "s", (8,), (1,), (0,), lambda cell: "memorizing")
     alone = classify(load_cells(tmp_path / "s"))
     with style.context():
         figure = phase_map.figure(alone, estimate_transitions(alone))
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["M  memorizing"]
+    assert alone["decided"].all()
 
 
 def test_transitions_are_marks_in_their_row_with_their_interval(sweep, ax):

@@ -16,7 +16,7 @@ from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.core import schema
-from metaphase.core.phases import GENERALIZING, IDENTIFYING, PHASES
+from metaphase.core.phases import GENERALIZING, IDENTIFYING, PHASES, UNTRAINED
 
 _BOUNDARY = {IDENTIFYING: (0, (2.5, 1.2)), GENERALIZING: "-"}  # dashes
 _SMALLEST = 3.5  # points, of letters that can be read
@@ -56,14 +56,14 @@ def draw(table: pd.DataFrame, ax: Axes, transitions: pd.DataFrame | None = None)
             `analysis.statistics.transitions.estimate_transitions`.
     """
     tiles.frame(ax, table)
-    known = table[table["phase"].notna()]
-    fill = list(known["phase"].astype(str).map(style.COLORS))
+    known = table[table["status"].notna()]
+    fill = list(known["phase"].astype(object).map(style.COLORS).fillna(style.COLORS[UNTRAINED]))
     tiles.add(ax, known, facecolors=fill, edgecolors=fill, linewidths=0.2, antialiaseds=False)
-    extent = {"left": "min", "right": "max", "bottom": "min", "top": "max", "phase": "count"}
+    extent = {"left": "min", "right": "max", "bottom": "min", "top": "max", "status": "count"}
     points = table.groupby(tiles.POINT).agg(extent)
     tiles.add(ax, points, facecolors="none", edgecolors="white", linewidths=1.0)
     dotted: dict[str, Any] = {"edgecolors": "#b0b0b0", "linewidths": 0.5, "linestyles": ":"}
-    tiles.add(ax, points[points["phase"] == 0], inset=0.06, facecolors="none", **dotted)
+    tiles.add(ax, points[points["status"] == 0], inset=0.06, facecolors="none", **dotted)
     _draw_letters(ax, known)
     if transitions is not None:
         _draw_boundaries(ax, table, transitions)
@@ -126,7 +126,7 @@ def _draw_legend(ax: Axes, table: pd.DataFrame, boundaries: bool) -> None:
     if (table["status"].notna() & (table["status"] != schema.DONE)).any():
         cross: dict[str, Any] = {"marker": "x", "ls": "", "color": style.RED, "ms": 4}
         handles.append(Line2D([], [], label="diverged or failed", **cross))
-    if table["phase"].isna().any():
+    if table["status"].isna().any():
         handles.append(Patch(facecolor="white", edgecolor="#c8c8c8", ls=":", label="no result yet"))
     if boundaries:
         for phase, dashes in _BOUNDARY.items():

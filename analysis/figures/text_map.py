@@ -30,7 +30,7 @@ def describe(
     counts = [f"{n} {p}" for p, n in cells["phase"].value_counts()[list(PHASES)[::-1]].items()]
     unfinished = (cells["status"] != schema.DONE).sum()
     if unfinished:
-        counts.append(f"{unfinished} of these diverged or failed")
+        counts.append(f"{unfinished} diverged or failed")
     seeds = cells["seed"].nunique()
     head = (
         f"{labels.title(cells, condition or {})}: {len(cells)} cells, "

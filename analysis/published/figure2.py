@@ -4,11 +4,12 @@ Our accuracies are those of the last tenth of the positions (`last`), means over
 finished; the paper's are those of the last position.
 
 Figure 2 gives two numbers a grid point, the last accuracies on seen and on unseen tasks, so the
-tests of `analysis.statistics.phases`, which need the first position too, can't be applied to it.
-For this comparison both sides are put into regimes by one rule. With chance the accuracy of always
-naming the commonest class and delta 0.05 unless told otherwise, a grid point is
+tests of `analysis.statistics.phases`, which need errors and the first position too, can't be applied
+to it. For this comparison both sides are put into regimes by one rule. With chance the accuracy of
+always naming the commonest class, level that of naming the commonest label so far on a new task
+(`core.label_counts`), and delta 0.05 unless told otherwise, a grid point is
 
-- generalizing if unseen > chance + delta,
+- generalizing if unseen > level + delta,
 - else seen-only (memorizing or identifying, which the last position can't tell apart) if
   seen > chance + delta,
 - else untrained.
@@ -16,10 +17,10 @@ naming the commonest class and delta 0.05 unless told otherwise, a grid point is
 Where along the number of tasks generalizing takes over is told in two ways, both as log2 N,
 interpolated linearly between neighbouring grid points, for every model size:
 
-- `onset`: from where on unseen accuracy stays above chance + delta;
-- `half`: from where on it stays above half its own rise, chance + (plateau - chance) / 2, the
+- `onset`: from where on unseen accuracy stays above level + delta;
+- `half`: from where on it stays above half its own rise, level + (plateau - level) / 2, the
   plateau being the mean over the three largest numbers of tasks. Defined only where the plateau is
-  above chance + delta. It doesn't depend on how high the plateau is, so it also compares runs that
+  above level + delta. It doesn't depend on how high the plateau is, so it also compares runs that
   were trained for a shorter time.
 
 The shift is ours minus the paper's, in octaves. Where a side has not got there at the largest
@@ -55,9 +56,9 @@ PLATEAU_POINTS = 3
 SIDES = ("paper", "ours", "difference")  # the columns of a split, `<split>_<side>`
 
 
-def regime(seen: Any, unseen: Any, chance: Any, delta: float) -> np.ndarray:
+def regime(seen: Any, unseen: Any, chance: Any, level: Any, delta: float) -> np.ndarray:
     """One of `REGIMES` from the last accuracies, elementwise; the rule is the module's."""
-    choices = [np.asarray(unseen) > chance + delta, np.asarray(seen) > chance + delta]
+    choices = [np.asarray(unseen) > level + delta, np.asarray(seen) > chance + delta]
     return np.select(choices, [GENERALIZING, SEEN_ONLY], UNTRAINED)
 
 
@@ -83,7 +84,7 @@ def compare_points(cells: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     Returns:
         model_size, num_tasks, for seen and unseen `<split>_paper`, `<split>_ours` and
         `<split>_difference` (ours minus paper), `seeds` (behind ours), `chance_paper`,
-        `chance_ours`, `regime_paper`, `regime_ours`.
+        `chance_ours`, `level_paper`, `level_ours` (of new tasks), `regime_paper`, `regime_ours`.
 
     Raises:
         ResultsError: no grid point in common, or cells that differ in more than the grid's axes.
@@ -93,7 +94,11 @@ def compare_points(cells: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     done = cells[cells["status"] == schema.DONE].groupby(keys)
     ours = pd.DataFrame(
         {s: done[f"{s}_{schema.LAST}"].mean() for s in (schema.SEEN, schema.UNSEEN)}
-        | {"chance": done["chance"].mean(), "seeds": done.size()}
+        | {
+            "chance": done["chance"].mean(),
+            "level": phases.new_task_level(cells).groupby([cells[key] for key in keys]).mean(),
+            "seeds": done.size(),
+        }
     )
     paper = reference.load_figure2().pivot(index=keys, columns="split", values="accuracy")
     table = paper.add_suffix("_paper").join(ours.add_suffix("_ours"), how="inner").sort_index()
@@ -102,15 +107,21 @@ def compare_points(cells: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
             "no grid point in common with the reference, which has model sizes 2 to 512 and "
             "numbers of tasks 1 to 2^25, in powers of two"
         )
-    table = table.rename(columns={"seeds_ours": "seeds"}).assign(chance_paper=reference.CHANCE)
+    table = table.rename(columns={"seeds_ours": "seeds"})
+    table = table.assign(chance_paper=reference.CHANCE, level_paper=reference.LEVEL)
     for split in (schema.SEEN, schema.UNSEEN):
         table[f"{split}_difference"] = table[f"{split}_ours"] - table[f"{split}_paper"]
     for side in ("paper", "ours"):
         table[f"regime_{side}"] = regime(
-            table[f"seen_{side}"], table[f"unseen_{side}"], table[f"chance_{side}"], delta
+            table[f"seen_{side}"],
+            table[f"unseen_{side}"],
+            table[f"chance_{side}"],
+            table[f"level_{side}"],
+            delta,
         )
     columns = [f"{split}_{side}" for split in (schema.SEEN, schema.UNSEEN) for side in SIDES]
-    columns += ["seeds", "chance_paper", "chance_ours", "regime_paper", "regime_ours"]
+    columns += ["seeds", "chance_paper", "chance_ours", "level_paper", "level_ours"]
+    columns += ["regime_paper", "regime_ours"]
     return table[columns].reset_index()
 
 
@@ -143,14 +154,14 @@ def crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
 
 
 def onset_and_half(
-    x: np.ndarray, unseen: np.ndarray, chance: float, delta: float
+    x: np.ndarray, unseen: np.ndarray, level: float, delta: float
 ) -> tuple[float, float]:
     """The two places, in log2 N, where generalizing takes over; see the module."""
-    onset = crossing(x, unseen, chance + delta)
+    onset = crossing(x, unseen, level + delta)
     plateau = float(np.mean(unseen[-PLATEAU_POINTS:]))
-    if plateau <= chance + delta:
+    if plateau <= level + delta:
         return onset, np.nan
-    return onset, crossing(x, unseen, chance + (plateau - chance) / 2)
+    return onset, crossing(x, unseen, level + (plateau - level) / 2)
 
 
 def compare_transitions(points: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
@@ -163,7 +174,7 @@ def compare_transitions(points: pd.DataFrame, delta: float = DELTA) -> pd.DataFr
     Returns:
         model_size, `measure` (onset or half), `smallest`, `largest` (log2 N of the points used),
         `paper`, `ours` (log2 N; inf: not reached at the largest, -inf: beyond it at the smallest;
-        NaN: no plateau above chance + delta, so half of it isn't defined),
+        NaN: no plateau above level + delta, so half of it isn't defined),
         and the shift's `low` and `high` in octaves: equal where both are inside the grid.
     """
     rows = []
@@ -172,7 +183,7 @@ def compare_transitions(points: pd.DataFrame, delta: float = DELTA) -> pd.DataFr
         x = np.log2(group["num_tasks"].to_numpy(dtype=float))
         sides = [
             onset_and_half(
-                x, group[f"unseen_{side}"].to_numpy(), group[f"chance_{side}"].mean(), delta
+                x, group[f"unseen_{side}"].to_numpy(), group[f"level_{side}"].mean(), delta
             )
             for side in ("paper", "ours")
         ]
@@ -205,9 +216,9 @@ def seed_errors(cells: pd.DataFrame, points: pd.DataFrame, delta: float = DELTA)
             index="seed", columns="num_tasks", values=f"unseen_{schema.LAST}"
         )
         unseen = unseen.reindex(columns=tasks).dropna()
-        chance, x = float(group["chance_ours"].mean()), np.log2(tasks.astype(float))
+        level, x = float(group["level_ours"].mean()), np.log2(tasks.astype(float))
         places = [
-            onset_and_half(x, y, chance, delta) for y in unseen.to_numpy(dtype=float, copy=True)
+            onset_and_half(x, y, level, delta) for y in unseen.to_numpy(dtype=float, copy=True)
         ]
         for i, measure in enumerate(("onset", "half")):
             at = np.array([place[i] for place in places])

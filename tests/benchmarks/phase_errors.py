@@ -49,7 +49,7 @@ def shapes() -> Iterator[tuple[str, int, int, int, int]]:
 
 
 def error_rates(maps: int) -> pd.DataFrame:
-    """A row a shape of presets: shares of cells and of maps (of one seed) that are called wrongly."""
+    """A row a shape of presets: shares of cells and of maps (a seed) that are called wrongly."""
     rng, rows = np.random.default_rng(7), []
     for names, n, T, C, cells in shapes():
         row: dict[str, object] = {"presets": names, "n": n, "T": T, "C": C}

@@ -146,8 +146,17 @@ def test_crossing():
 
 
 def test_regimes():
-    regimes = figure2.regime([0.9, 0.9, 0.1], [0.9, 0.1, 0.1], 0.1, 0.05)
+    regimes = figure2.regime([0.9, 0.9, 0.1], [0.9, 0.1, 0.1], 0.1, 0.1, 0.05)
     assert list(regimes) == [GENERALIZING, figure2.SEEN_ONLY, UNTRAINED]
+    assert figure2.regime(0.16, 0.16, 0.1135, 0.102, 0.05) == GENERALIZING  # not of chance
+
+
+def test_the_papers_level_is_that_of_the_commonest_label_on_mnist():
+    from metaphase.core.datasets import DATASETS
+    from metaphase.core.label_counts import expected_accuracy
+
+    last = expected_accuracy(DATASETS["MNIST"].heldout_counts, 100)[-1]
+    assert pytest.approx(last, abs=0.0005) == reference.LEVEL
 
 
 def test_a_coarse_half_finished_grid_uses_the_points_in_common(tmp_path):

@@ -29,7 +29,7 @@ GENERALIZES, PLATEAU, SOLVED = (1.0, 0.3, 0.02), (1.6, 0.01, 0.02), (0.01, 0.0, 
         ([GENERALIZES, PLATEAU], False),
         ([PLATEAU, GENERALIZES], False),
         ([PLATEAU, GENERALIZES, GENERALIZES], True),
-        ([(1.0, 0.1, 0.02)] * 2, False),  # not yet DELTA away with confidence
+        ([(1.0, 0.09, 0.02)] * 2, False),  # not yet DELTA away with confidence
         ([PLATEAU] * 5, False),
         ([SOLVED] * 2, True),
         ([(0.1, 0, 0.02)] * 2, False),

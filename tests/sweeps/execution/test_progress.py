@@ -61,6 +61,7 @@ def test_cells_finished_before_are_counted_by_their_rows(tmp_path):
     row |= {f"{split}_{s}": 0.5 for split in schema.SPLITS for s in ("first", "last")}
     row |= {f"{split}_improvement": 0.0 for split in schema.SPLITS}
     row |= {f"{split}_{s}_se": 0.01 for split in schema.SPLITS for s in schema.STATISTICS}
+    row |= {"unseen_first": 0.2, "unseen_last": 0.2}
     results.write_result({**row, "chance": 0.2}, [], [])
     following = Progress(results, [], 6, results.finished())
     assert following.phase_counts() == "1 memorizing, 1 failed"

@@ -108,7 +108,8 @@ def rows_of(cell: Cell, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a tensor is missing, or of another shape or type.
     """
-    specs, rows = model.parameters(cell), {}
+    specs = model.parameters(cell)
+    rows: dict[str, Tensor] = {}
     for row, prefix in {"theta": "", **_BESIDE}.items():
         flat_1xP = torch.zeros(1, buffer_size(specs))
         for name, view in views(flat_1xP, specs).items():

@@ -40,9 +40,9 @@ def can_continue(cell: Cell, origin: Cell) -> bool:
 
 def continued_steps(results: Results, cells: Iterable[Cell]) -> dict[str, int]:
     """{cell_id: the step from which it would go on}, by names alone."""
-    cells = {cell.cell_id: cell for cell in cells}
-    found = origins(results, cells.values()).items()
-    return {id_: origin.steps for id_, origin in found if can_continue(cells[id_], origin)}
+    by_id = {cell.cell_id: cell for cell in cells}
+    found = origins(results, by_id.values()).items()
+    return {id_: origin.steps for id_, origin in found if can_continue(by_id[id_], origin)}
 
 
 def adopt_models(results: Results, cells: Iterable[Cell]) -> None:
@@ -51,11 +51,11 @@ def adopt_models(results: Results, cells: Iterable[Cell]) -> None:
 
     A model that can't be used is logged and removed: its successor is trained from the start.
     """
-    cells = {cell.cell_id: cell for cell in cells}
+    by_id = {cell.cell_id: cell for cell in cells}
     checkpoints = results.checkpoints.steps()
     going_on = others = 0
-    for cell_id, origin in origins(results, cells.values()).items():
-        cell, step = cells[cell_id], origin.steps
+    for cell_id, origin in origins(results, by_id.values()).items():
+        cell, step = by_id[cell_id], origin.steps
         if not can_continue(cell, origin):
             others += 1
         elif checkpoints.get(cell_id, 0) < step:

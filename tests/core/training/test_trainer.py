@@ -219,28 +219,24 @@ def test_a_trainer_that_is_let_go_is_gone_at_once():
 
 def test_distances_between_evaluations_grow_and_a_schedule_goes_on_after_a_stop():
     settings = {"eval_every": 3, "eval_growth": 2.0, "steps": 20, "weight_decay": 0.3}
-    cells = [
-        small_cell(learning_rate_schedule=name, gradient_clip=0.1, seed=seed, **settings)
-        for seed, name in enumerate(("linear", "linear"))
-    ]
+    settings |= {"learning_rate_schedule": "linear", "gradient_clip": 0.1}
+    cells = [small_cell(seed=seed, **settings) for seed in range(2)]
     whole = train(cells)
     assert [row["step"] for row in whole.history[0][::3]] == [3, 6, 12, 20]
     part = PackTrainer(cells)
     part.advance()
+    part.advance()
     part.train(4)
-    for r, state in enumerate(part.states()):
+    states = part.states()
+    for r, state in enumerate(states):
         check_state(cells[r], state)
         rest = train(cells[r : r + 1], states=[state])
         assert torch.equal(theta(rest)[0], theta(whole)[r])
         assert rest.history[0] == whole.history[r]
-    with pytest.raises(ValueError, match="its history doesn't reach"):
-        check_state(dataclasses.replace(cells[0], eval_growth=1.0), {
-            **part.states()[0], "cell_id": dataclasses.replace(cells[0], eval_growth=1.0).cell_id,
-            "history": [
-                {**row, "cell_id": dataclasses.replace(cells[0], eval_growth=1.0).cell_id}
-                for row in part.history[0]
-            ],
-        })  # fmt: skip
+    evenly = dataclasses.replace(cells[0], eval_growth=1.0)
+    rows = [{**row, "cell_id": evenly.cell_id} for row in states[0]["history"]]
+    with pytest.raises(ValueError, match="its history doesn't reach from the start to step 10"):
+        check_state(evenly, {**states[0], "cell_id": evenly.cell_id, "history": rows})
 
 
 def test_states_are_snapshots():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pyarrow import fs
@@ -66,7 +66,7 @@ def figure_bytes(
 
     data = io.BytesIO()
     with style.context(width):
-        options = {"pil_kwargs": {"compress_level": 3}} if format == "png" else {}
+        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if format == "png" else {}
         make().savefig(data, format=format, dpi=dpi, metadata={_DATE[format]: None}, **options)
     return data.getvalue()
 

@@ -126,7 +126,7 @@ def _draw_values(ax: Axes, known: pd.DataFrame, cmap: Colormap, norm: Normalize)
 def add_scale(whole: panels.Panels, chance: float, beside: Sequence[Axes] | None = None) -> None:
     """The colour bar of `draw` beside panels (None: all), a line at chance on it."""
     scale = ScalarMappable(Normalize(0, 1), style.ACCURACY_MAP)
-    bar = whole.colorbar(scale, "accuracy, last positions", beside)
+    bar = whole.colorbar(scale, "accuracy", beside)
     bar.ax.axhline(chance, color="white", lw=style.scale())
 
 

@@ -65,6 +65,7 @@ def figure(
     marks: Mapping[str, pd.DataFrame],
     chance: float,
     title: str = "",
+    what: str = "generalizing begins",
 ) -> Figure:
     """Maps of both sides and of the difference (second minus first), on seen and unseen tasks.
 
@@ -75,6 +76,7 @@ def figure(
         marks: by side, where generalizing begins (`figures.transition_marks.table`).
         chance: marked on the scale.
         title: above all.
+        what: the marks show.
     """
     first, second = sides
     shown = [first, second, DIFFERENCE]
@@ -88,7 +90,7 @@ def figure(
     if f"{schema.SEEN}_{LOW}" in points and points[f"{schema.SEEN}_{LOW}"].notna().any():
         notes.append("dots: differences whose 95% interval, paired by seed, leaves out 0")
     width = (style.room() - 1.7) / columns
-    names = [f"generalizing begins, {name}" for side, name in sides.items() if len(marks[side])]
+    names = [f"{what}, {name}" for side, name in sides.items() if len(marks[side])]
     whole = panels.Panels(
         panels.rows_of(6, columns),
         accuracy.map_height(tile_table(points, f"{schema.SEEN}_{first}"), width),

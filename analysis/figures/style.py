@@ -138,8 +138,8 @@ def small() -> float:
 
 def points(setting: str) -> float:
     """One of matplotlib's settings of font sizes in points."""
-    size: Any = dict(mpl.rcParams)[setting]
-    return FontProperties(size=size).get_size_in_points()
+    settings: Any = mpl.rcParams
+    return FontProperties(size=settings[setting]).get_size_in_points()
 
 
 def wrap(title: str, inches: float) -> str:

@@ -59,8 +59,9 @@ def near_transitions(classified: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray
     medians = rows.groupby(["model_size", "num_tasks"])["accuracy"].median()
     best = rows["model_size"].map(medians.groupby("model_size").max())
     headroom = best - rows["level"]
-    x = np.log2(rows["num_tasks"].astype(float))
-    spacing = np.median(np.diff(np.unique(x))) if x.nunique() > 1 else 1.0
+    x = np.log2(rows["num_tasks"].to_numpy(dtype=float))
+    values = np.unique(x)
+    spacing = np.median(np.diff(values)) if len(values) > 1 else 1.0
     rows = rows.assign(
         octaves=x - rows["model_size"].map(theta),
         scaled=(rows["accuracy"] - rows["level"]) / headroom,

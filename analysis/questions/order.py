@@ -9,7 +9,8 @@ tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,5 +67,5 @@ def describe(peaks: pd.DataFrame, falls: pd.DataFrame, crossings: pd.DataFrame, 
     return "\n".join(told) if len(told) > 1 else ""
 
 
-def _interval(row: pd.Series | dict) -> str:  # type: ignore[type-arg]
+def _interval(row: Mapping[Hashable, Any]) -> str:
     return f" (2^{row['low']:.1f} to 2^{row['high']:.1f})" if np.isfinite(row["low"]) else ""

@@ -59,7 +59,8 @@ def classify(
     level = new_task_level(cells).to_numpy()
     found = decide(number, level, delta, confidence, headroom)
     done = cells["status"].to_numpy() == schema.DONE
-    phase = np.where(done, found.phase, None)
+    phase = found.phase.astype(object)
+    phase[~done] = None
     guess = _each(cells, "guess_loss", guess_loss_of)
     new: dict[str, Any] = {
         "phase": pd.Categorical(phase, list(PHASES), ordered=True),
@@ -156,9 +157,9 @@ def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:
     of_phase = points[list(PHASES)].to_numpy()
     best = of_phase.argmax(axis=1)  # the first, so the least capable, of those that tie
     some = points["finished"].to_numpy() > 0
-    points["phase"] = pd.Categorical(
-        np.where(some, np.array(PHASES, dtype=object)[best], None), list(PHASES), ordered=True
-    )
+    most = np.array(PHASES, dtype=object)[best]
+    most[~some] = None
+    points["phase"] = pd.Categorical(most, list(PHASES), ordered=True)
     share = of_phase / np.where(some, points["finished"], np.nan)[:, None]
     points["agreement"] = share.max(axis=1)
     for phase, share_P in zip(PHASES, share.T, strict=True):

@@ -67,29 +67,25 @@ def text_map(points: pd.DataFrame) -> list[str]:
     def line(start: str, texts: list[str]) -> str:
         return start + "".join(f"{text:<2}".rjust(width) for text in texts).rstrip()
 
-    legend = "  ".join(f"{labels.LETTERS[phase]} {phase}" for phase in reversed(PHASES))
+    rows = {size: [marks.get((size, n), MISSING) for n in tasks] for size in sizes}
     return [
         "model size",
-        *(
-            line(
-                f"{labels.power_of_two(size):>{margin}} |",
-                [marks.get((size, n), MISSING) for n in tasks],
-            )
-            for size in sizes
-        ),
+        *(line(f"{labels.power_of_two(size):>{margin}} |", row) for size, row in rows.items()),
         " " * margin + " +" + "-" * (width * len(tasks)),
         line(" " * margin + "  ", heads),
         " " * margin + "  " + f" number of tasks{', 2^' * powers}",
-        f"{legend}  {SPLIT} seeds disagree  {UNFINISHED} diverged or failed"
-        f"  {MISSING} no result yet{_further(points)}",
+        _legend("".join(mark for row in rows.values() for mark in row)),
     ]
 
 
-def _further(points: pd.DataFrame) -> str:
-    """The legend of marks that few maps have."""
-    text = ""
-    if "decided_share" in points and (points["decided_share"] < 0.5).any():
-        text += f"  {UNDECIDED} undecided"
-    if "on_plateau" in points and (points["on_plateau"] > 0).any():
-        text += f"  {PLATEAU} not trained long enough"
-    return text
+def _legend(drawn: str) -> str:
+    """What the letters mean, and of the other marks those that are drawn."""
+    phases = [f"{labels.LETTERS[phase]} {phase}" for phase in reversed(PHASES)]
+    others = {
+        SPLIT: "seeds disagree",
+        UNDECIDED: "undecided",
+        PLATEAU: "not trained long enough",
+        UNFINISHED: "diverged or failed",
+        MISSING: "no result yet",
+    }
+    return "  ".join(phases + [f"{mark} {text}" for mark, text in others.items() if mark in drawn])

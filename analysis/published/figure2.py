@@ -4,10 +4,10 @@ Our accuracies are those of the last tenth of the positions (`last`), means over
 finished; the paper's are those of the last position.
 
 Figure 2 gives two numbers a grid point, the last accuracies on seen and on unseen tasks, so the
-tests of `analysis.statistics.phases`, which need errors and the first position too, can't be applied
-to it. For this comparison both sides are put into regimes by one rule. With chance the accuracy of
-always naming the commonest class, level that of naming the commonest label so far on a new task
-(`core.label_counts`), and delta 0.05 unless told otherwise, a grid point is
+tests of `analysis.statistics.phases`, which need errors and the first position too, can't be
+applied to it. For this comparison both sides are put into regimes by one rule. With chance the
+accuracy of always naming the commonest class, level that of naming the commonest label so far on
+a new task (`core.label_counts`), and delta 0.05 unless told otherwise, a grid point is
 
 - generalizing if unseen > level + delta,
 - else seen-only (memorizing or identifying, which the last position can't tell apart) if

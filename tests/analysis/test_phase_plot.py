@@ -51,7 +51,7 @@ def test_writes_figures_and_csv_and_prints_the_map(sweep, capsys):
     out = capsys.readouterr().out.splitlines()
     at = out.index("model size")
     assert out[at + 1 : at + 5] == [
-        "2^4 | M  M  I  I* G",
+        "2^4 | M  M  I? I* G",
         "2^3 | M  M  I  x  .",
         "    +---------------",
         "      0  2  4  6  8",
@@ -61,7 +61,7 @@ def test_writes_figures_and_csv_and_prints_the_map(sweep, capsys):
         assert word in out[at + 6]
     assert out[0] == (
         "s: 18 cells, 2 seeds: 3 generalizing, 5 identifying, 8 memorizing, 0 untrained, "
-        "2 diverged or failed"
+        "4 undecided, 2 diverged or failed"
     )
     assert any(line.startswith("  model size 2^3: identifying 2^") for line in out)
     assert any("generalizing not up to 2^4" in line for line in out)
@@ -123,7 +123,7 @@ def test_as_of_a_step(sweep, capsys):
 
     def halve(frame):
         early = frame["step"] < frame["step"].max()
-        last = frame["last"].where(~early, frame["first"] + 0.02)
+        last = frame["last"].where(~early, 0.22)  # chance is 0.2
         return frame.assign(last=last, improvement=last - frame["first"])
 
     change(sweep, "history", halve)
@@ -149,7 +149,7 @@ def test_formats_out_and_equal_bytes_when_repeated(sweep, tmp_path, format, magi
     out = tmp_path / "elsewhere" / "deep"
     before = sorted(sweep.rglob("*"))
     assert phase_plot.main([str(sweep), "--format", format, "--out", str(out)]) == 0
-    assert names(out) == ["figures", "grid.csv", "phases.csv", "transitions.csv"]
+    assert {"figures", "grid.csv", "phases.csv", "transitions.csv"} <= set(names(out))
     files = {p: p.read_bytes() for p in (out / "figures").iterdir()}
     assert sorted(p.name for p in files) == [f"{f}.{format}" for f in FIGURES]
     assert all(content.startswith(magic) for content in files.values())
@@ -160,9 +160,9 @@ def test_formats_out_and_equal_bytes_when_repeated(sweep, tmp_path, format, magi
 
 def test_delta_and_confidence_reach_the_classification(sweep):
     phase_plot.main([str(sweep), "--delta", "0.9"])
-    assert set(pd.read_csv(sweep / "phases.csv")["phase"]) == {"untrained"}
+    assert set(pd.read_csv(sweep / "phases.csv")["phase"].dropna()) == {"untrained"}
     phase_plot.main([str(sweep), "--delta", "0.7"])
-    assert set(pd.read_csv(sweep / "phases.csv")["phase"]) == {"untrained", "memorizing"}
+    assert set(pd.read_csv(sweep / "phases.csv")["phase"].dropna()) == {"untrained", "memorizing"}
 
 
 def test_takes_a_uri(sweep):

@@ -206,15 +206,15 @@ NOTHING_OF_10 = {"num_classes": 10, "train_loss": 2.2227, "chance": 0.1, "seen_f
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"train_loss": 1.6094}, "on its plateau"),
-        ({"train_loss": 1.603}, "on its plateau"),
+        ({"train_loss": 1.6094}, "not trained long enough"),
+        ({"train_loss": 1.603}, "not trained long enough"),
         ({"train_loss": 1.59}, "untrained"),  # learned something, and shows no effect
         ({"train_loss": 1.6094, "unseen_last": 0.4}, "generalizing"),
         ({"train_loss": 0.1, "seen_first": 0.9}, "memorizing"),
         ({"train_loss": None}, "untrained"),  # not said
-        ({**NOTHING_OF_10, "dataset": "SVHN", "chance": 5099 / 26032}, "on its plateau"),
+        ({**NOTHING_OF_10, "dataset": "SVHN", "chance": 5099 / 26032}, "not trained long enough"),
         (NOTHING_OF_10, "untrained"),  # of equal classes a guess' loss is higher
-        ({"train_loss": 1.5, "guess_loss": 1.5}, "on its plateau"),
+        ({"train_loss": 1.5, "guess_loss": 1.5}, "not trained long enough"),
         ({"train_loss": 1.6094, "status": "diverged"}, "diverged"),
     ],
 )  # fmt: skip

@@ -35,6 +35,7 @@ def write_reference(path, shift=0, sizes=None, keep=lambda size, k: True, seeds=
                     "cell_id": f"{size}-{k}-{seed}", "sweep": "s", "architecture": "transformer",
                     "model_size": int(size), "num_tasks": 2**k, "seed": seed, "status": "done",
                     "chance": reference.CHANCE, "n": 1024, "dataset": "MNIST",
+                    "unseen_level": reference.LEVEL,
                 }  # fmt: skip
                 for split in (schema.SEEN, schema.UNSEEN):
                     row[f"{split}_last"] = at[split, size, 2 ** (k - shift)]

@@ -230,7 +230,7 @@ def test_the_row_and_the_table_of_a_stored_tree_of_before_agree():
     cells = load_cells(tree)
     found = phases.classify(cells.drop(columns=["unseen_level", "guess_loss"], errors="ignore"))
     assert list(found["unseen_level"].round(3).unique()) == [0.2]
-    outcome = found["phase"].astype(object).mask(found["on_plateau"], "on its plateau")
+    outcome = found["phase"].astype(object).mask(found["on_plateau"], "not trained long enough")
     assert [outcome_of(row) for row in cells.to_dict("records")] == list(outcome)
     plateau = found[found["on_plateau"]]
     assert set(plateau["model_size"]) == {4}

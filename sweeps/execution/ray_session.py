@@ -90,7 +90,8 @@ def ray_running(scratch: Path, stopping: Callable[[], bool] = lambda: False) -> 
                 except Exception as error:  # of many kinds, as many as there are processes
                     logger.exception("Ray doesn't start")
                     raise ConfigError(
-                        f"Ray doesn't start: {one_line(error).rstrip('.')}"
+                        f"Ray doesn't start: {one_line(error).rstrip('.')}. Nothing is lost: "
+                        "the same command continues once it does"
                     ) from error
                 stack.callback(ray.shutdown)
                 stack.enter_context(_ends_with_ray(stopping))

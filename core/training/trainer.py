@@ -5,6 +5,7 @@ The host only launches steps.
 
 from __future__ import annotations
 
+import functools
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -124,10 +125,11 @@ class PackTrainer:
         if not evaluated or self.step == self.cell.steps:
             return [evaluated] * len(self.cells)
         return [
-            cell.stop_when_decided and decided(rows, cell.num_classes, self._unseen_level())
+            cell.stop_when_decided and decided(rows, cell.num_classes, self._unseen_level)
             for cell, rows in zip(self.cells, self.history, strict=True)
         ]
 
+    @functools.cached_property
     def _unseen_level(self) -> float:
         """What naming the commonest label so far reaches on new tasks (`core.label_counts`)."""
         counts = tuple(self.images.heldout.count_C.tolist())
@@ -269,7 +271,7 @@ class PackTrainer:
         shared = {
             "steps_trained": self.step,
             "chance": self.images.heldout.commonest_class_share(),
-            "unseen_level": self._unseen_level(),
+            "unseen_level": self._unseen_level,
             "guess_loss": label_counts.guess_loss(self.images.train.count_C.tolist()),
             "n": self.cell.eval_sequences,
             "device": device_name(self.device),

@@ -58,7 +58,7 @@ CONFIDENCE = 0.99
 # plateau is 0.0 to 0.15% below (digits, 1,024 sequences).
 PLATEAU_MARGIN = 0.005
 
-ON_PLATEAU = "not trained long enough"  # not trained long enough to have a phase; see `on_plateau`
+ON_PLATEAU = "not trained long enough"  # to have a phase; see `on_plateau`
 
 # The columns of the cells table that decide the phase of a cell that finished ...
 DECIDING_COLUMNS = (

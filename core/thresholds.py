@@ -123,16 +123,16 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
         for row, weight_P, band in zip(rows, at_RxP, log_R, strict=True):
             against = band - constant_R[row], band - max(rise_R[row], constant_R[row])
             if against[1] >= math.log(BAND_EVIDENCE):
-                factors = [_exp(log) for log in against]
+                factors = [factor(log) for log in against]
                 found[row] = _band(x_K, yes_RxK[row], no_RxK[row], weight_P, factors, confidence)
     for row, (yes_K, no_K) in enumerate(zip(yes_RxK, no_RxK, strict=True)):
         if found[row] is None:
-            factor = _exp(rise_R[row] - constant_R[row])
+            rise = factor(rise_R[row] - constant_R[row])
             low, middle, high = _quantiles(table.theta_T, posterior_RxT[row], confidence)
-            side = _censored(x_K, yes_K, no_K, middle, factor)
+            side = _censored(x_K, yes_K, no_K, middle, rise)
             step = _step(x_K, yes_K, no_K) if side == INSIDE else None
             middle = middle if step is None else step
-            found[row] = Fit(_threshold(x_K, low, middle, high, side, factor))
+            found[row] = Fit(_threshold(x_K, low, middle, high, side, rise))
     return [one for one in found if one is not None]
 
 
@@ -297,8 +297,9 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))  # below the largest float
+def factor(log: float) -> float:
+    """A Bayes factor of its logarithm, below the largest float."""
+    return math.exp(min(log, 700.0))
 
 
 def _expit(value: np.ndarray) -> np.ndarray:

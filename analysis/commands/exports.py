@@ -63,7 +63,7 @@ def latex_transitions(found: pd.DataFrame) -> str:
     boundary of a phase, with intervals."""
     rows: dict[Hashable, dict[str, str]] = {}
     for row in found.to_dict("records"):
-        column = f"{row['begins']} {row.get('boundary', 'begin')}s"
+        column = f"{row['begins']} {row['boundary']}s"
         at = rows.setdefault(row["model_size"], {})
         at[column] = _mathematics(transition_text.place(row))
     table = pd.DataFrame.from_dict(rows, orient="index").sort_index()

@@ -20,10 +20,10 @@ from matplotlib.patches import Patch
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
 from metaphase.core import schema
-from metaphase.core.phases import GENERALIZING, PHASES
+from metaphase.core.phases import GENERALIZING, ON_PLATEAU, PHASES
 
 MISSING = "no result yet"
-PLATEAU = "not trained long enough"
+PLATEAU = ON_PLATEAU
 DIVERGED, FAILED = schema.DIVERGED, schema.FAILED
 # From the bottom of a tile to its top.
 ORDER = (*reversed(PHASES), PLATEAU, DIVERGED, FAILED, MISSING)

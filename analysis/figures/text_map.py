@@ -9,7 +9,7 @@ import pandas as pd
 from metaphase.analysis import labels, transition_text
 from metaphase.analysis.statistics import phases
 from metaphase.core import schema
-from metaphase.core.phases import PHASES
+from metaphase.core.phases import ON_PLATEAU, PHASES
 
 UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU = "x", ".", "*", "?", "-"
 
@@ -27,9 +27,9 @@ def describe(
     done = cells[cells["status"] == schema.DONE]
     by_phase = done["phase"].value_counts()
     counts = [f"{by_phase.get(phase, 0)} {phase}" for phase in reversed(PHASES)]
-    if "on_plateau" in cells and cells["on_plateau"].any():
-        counts.append(f"{cells['on_plateau'].sum()} of these not trained long enough")
-    if "decided" in done and not done["decided"].all():
+    if cells["on_plateau"].any():
+        counts.append(f"{cells['on_plateau'].sum()} of these {ON_PLATEAU}")
+    if not done["decided"].all():
         counts.append(f"{(~done['decided'].astype(bool)).sum()} undecided")
     if len(done) < len(cells):
         counts.append(f"{len(cells) - len(done)} diverged or failed")
@@ -48,14 +48,12 @@ def text_map(points: pd.DataFrame) -> list[str]:
     tasks = sorted(points["num_tasks"].unique())
     marks = {}
     for row in points.to_dict("records"):
-        unfinished = row.get("unfinished", row.get("failed", 0) + row.get("diverged", 0))
-        finished = row["seeds"] - unfinished
-        mark = UNFINISHED
-        if finished and row.get("on_plateau", 0) >= finished:
+        finished, mark = row["finished"], UNFINISHED
+        if finished and row["on_plateau"] >= finished:
             mark = PLATEAU
         elif finished:
-            split = row["agreement"] < 1 or unfinished > 0
-            undecided = row.get("decided_share", 1.0) < 0.5
+            split = row["agreement"] < 1 or row["unfinished"] > 0
+            undecided = row["decided_share"] < 0.5
             mark = labels.LETTERS[row["phase"]] + (SPLIT if split else UNDECIDED * undecided)
         marks[row["model_size"], row["num_tasks"]] = mark
     exponents = [labels.exponent_of_two(n) for n in tasks]
@@ -84,7 +82,7 @@ def _legend(drawn: str) -> str:
     others = {
         SPLIT: "seeds disagree",
         UNDECIDED: "undecided",
-        PLATEAU: "not trained long enough",
+        PLATEAU: ON_PLATEAU,
         UNFINISHED: "diverged or failed",
         MISSING: "no result yet",
     }

@@ -108,7 +108,7 @@ def _of_phase(
     middle = _cut(_quantiles(theta_T, weight_TxB.sum(axis=1), confidence), first, last)[0]
     size = float(np.sqrt(float(sizes[0]) * float(sizes[-1])))
     law = (exponent, low, high, size, middle, len(sizes))
-    return rows, (*law, _factor(log_law - smooth), _factor(log_law - log_flat))
+    return rows, (*law, thresholds.factor(log_law - smooth), thresholds.factor(log_law - log_flat))
 
 
 def _log_likelihood(theta_T: np.ndarray, x: np.ndarray, reached: np.ndarray) -> np.ndarray:
@@ -185,7 +185,3 @@ def _cut(ends: tuple[float, float, float], first: float, last: float) -> tuple[f
         -np.inf if low < first else min(low, last),
         np.inf if high > last else max(high, first),
     )
-
-
-def _factor(log: float) -> float:
-    return float(np.exp(min(log, 700.0)))

@@ -89,7 +89,6 @@ def compare_transitions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFra
     names = {"log2_num_tasks": "", "low": "_low", "high": "_high", "censored": "_censored"}
     sides = []
     for side, found in (("first", first), ("second", second)):
-        found = found if "boundary" in found else found.assign(boundary="begin")
         kept = found[[*keys, *names]].rename(columns={k: side + end for k, end in names.items()})
         sides.append(kept)
     table = sides[0].merge(sides[1], on=keys, how="outer").sort_values(keys, ignore_index=True)

@@ -6,13 +6,12 @@ seeds are pooled: accuracies are means over the sequences of all seeds, errors t
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from metaphase.analysis.statistics.intervals import accuracy_interval
 from metaphase.core import schema
+from metaphase.core.label_counts import last_positions
 
 CHANCE = "chance"  # drawn with the cells, which know it
 NAMES = {
@@ -64,7 +63,7 @@ def last_table(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         too wide), `seeds`.
     """
     rows = of_cells(yardsticks, cells)
-    tenth = rows["sequence_length"].map(lambda T: T - math.ceil(T / 10)).astype(float)
+    tenth = rows["sequence_length"].map(lambda T: T - last_positions(T)).astype(float)
     rows = rows[rows["position"] > tenth]
     other = rows["split"].str.removeprefix(f"{schema.UNSEEN}/")
     rows = rows.assign(tested_on=other.where(other != rows["split"], rows["dataset"]))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps.execution import nodes
 
 logger = logging.getLogger(__name__)
 
@@ -39,23 +39,10 @@ def gpu_memory() -> float | None:
     Raises:
         ConfigError: some can't be used, in one line: which machines', and why.
     """
-    ask, asked = ray.remote(num_cpus=0, num_gpus=1, max_retries=1)(_try_gpu), {}
-    for node in ray.nodes():
-        if node["Alive"] and node["Resources"].get("GPU", 0) >= 1:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            remote = ask.options(scheduling_strategy=there).remote()
-            asked[remote] = node["NodeManagerAddress"]
-    memories, wrong = [], {}
-    answers, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
-    for answer in answers:
-        try:
-            told = ray.get(answer)
-        except ray.exceptions.RayError as error:
-            told = f"a worker can't open it: {' '.join(str(error).split())[:200]}"
-        if isinstance(told, str):
-            wrong[asked[answer]] = told
-        else:
-            memories.append(told)
+    asked = nodes.ask(_try_gpu, lambda has: has.get("GPU", 0) >= 1, num_gpus=1)
+    told, waiting = nodes.answers(asked, SECONDS, "a worker can't open it")
+    wrong = {address: why for address, why in told if isinstance(why, str)}
+    memories = [memory for _, memory in told if not isinstance(memory, str)]
     for task in waiting:  # others compute on it
         ray.cancel(task, force=True)
         logger.info("GPUs of %s aren't free; they are believed to be usable", asked[task])

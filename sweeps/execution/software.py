@@ -61,36 +61,22 @@ def check_nodes() -> None:
     Raises:
         ConfigError: some have other software, in one line: which, and what.
     """
-    import ray
     from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     import metaphase.sweeps.execution.software
     from metaphase.core.cell import ConfigError
+    from metaphase.sweeps.execution import nodes
 
-    nodes = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU"))
-    ]
     cloudpickle.register_pickle_by_value(metaphase.sweeps.execution.software)
     try:
-        ask, asked = ray.remote(num_cpus=0, max_retries=1)(installed), {}
-        for node in nodes:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            remote = ask.options(scheduling_strategy=there)
-            asked[remote.remote()] = node["NodeManagerAddress"]
+        asked = nodes.ask(installed, lambda has: bool(has.get("CPU") or has.get("GPU")))
     finally:
         cloudpickle.unregister_pickle_by_value(metaphase.sweeps.execution.software)
     here, wrong = installed(), {}
-    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS)
-    for answer in answers:  # a machine that doesn't is Ray's to give up, not ours
-        try:
-            what = difference(here, ray.get(answer))
-        except ray.exceptions.RayError as error:
-            what = f"can't run Python: {' '.join(str(error).split())[:200]}"
-        if what:
-            wrong[asked[answer]] = what
+    told, _ = nodes.answers(asked, SECONDS, "can't run Python")
+    for address, there in told:  # a machine that doesn't answer is Ray's to give up, not ours
+        if what := there if isinstance(there, str) else difference(here, there):
+            wrong[address] = what
     if wrong:
         raise ConfigError(
             "the cluster's machines need the same software as this one: "

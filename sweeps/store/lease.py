@@ -44,7 +44,7 @@ SETTLE_SECONDS = 2.0  # where two may claim at once, between writing a lease and
 CLOCK_SECONDS = 600.0  # by which a clock may be ahead, and its lease still be one
 LOCK_SECONDS = 10.0  # that another process may hold the lock on a file system
 # That a driver waits after taking over a lease in an object store that nobody released. The workers
-# of the one before notice meanwhile (twice sweeps.execution.worker.REMOTE_CLAIM_SECONDS), so that
+# of the one before notice meanwhile (twice sweeps.execution.pack_run.REMOTE_CLAIM_SECONDS), so that
 # none trains in vain.
 GRACE_SECONDS = 10.0
 

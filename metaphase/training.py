@@ -179,9 +179,9 @@ def run(
         )
         return SweepResults(places.inside(place, sweep.name))
 
-    def say(*words: str, file: Any = None) -> None:
+    def say(*words: str, **options: Any) -> None:
         if progress:
-            print(*words, file=file, flush=True)
+            print(*words, flush=True, **options)
 
     results = Results(place, sweep.name)
     work = SweepRun(

@@ -112,11 +112,11 @@ class SweepRun:
             adopt_models(results, missing, self._say)
             write_settings(results, sweep.settings)
             outcome = executor(results, missing, lease=lease, total=len(sweep.cells), before=before)
-            outcome.lost = lease.lost
             self.status = earlier.by_cell_id(results.finished(), sweep.cells)
-            return outcome
         finally:
-            lease.release()
+            lease.release()  # which sees whether it still is ours
+        outcome.lost = lease.lost
+        return outcome
 
     def _before(self, missing: Collection[Cell]) -> dict[str, str]:
         """{the identity under which it is stored: status} of the grid's finished cells."""

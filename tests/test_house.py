@@ -105,5 +105,6 @@ def test_every_package_is_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
     packages = {f"metaphase.{path.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
-                for top in ALLOWED if top != "metaphase" for path in (ROOT / top).rglob("__init__.py")}  # fmt: skip
+                for top in ("core", "sweeps", "analysis")
+                for path in (ROOT / top).rglob("__init__.py")}  # fmt: skip
     assert listed == packages | {"metaphase"}

@@ -93,8 +93,11 @@ def train(
                 if asked_to_stop() or lease.lost or progress.config_error:
                     stopping.set()
                 progress.show()
+        except BaseException:
+            stopping.set()
+            raise
         finally:
-            threads.stop()
+            threads.join()
             progress.close()
         return progress
 
@@ -151,10 +154,9 @@ class _Threads:
             getattr(progress, what)(*arguments)
         return self._running > 0
 
-    def stop(self) -> None:
-        """Has the threads save what they train, and waits for them. Another interrupt ends the
-        waiting: they come to their ends soon, and what they write late doesn't land."""
-        self._stopping.set()
+    def join(self) -> None:
+        """Waits for the threads, which save what they train when they are to stop. Another
+        interrupt ends the waiting: what they write late doesn't land."""
         for thread in self._threads:
             thread.join()
 

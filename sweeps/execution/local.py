@@ -130,7 +130,8 @@ class _Threads:
 
     def __init__(self, job: Job, count: int, stopping: threading.Event) -> None:
         self._job, self._stopping = job, stopping
-        self._waiting = iter(range(len(job.packs)))
+        order = range(len(job.packs))  # dearest first; one thread has results sooner the other way
+        self._waiting = iter(order if count > 1 else reversed(order))
         self._lock = threading.Lock()
         self._told: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._threads = [

@@ -29,7 +29,7 @@ def run(
     *,
     data_root: str,
     pack_size: int | None,
-    keep_models: bool,
+    keep_models: bool | str,
     retry_failed: bool,
     other_numerics: str,
     time_limit: float | None,
@@ -48,7 +48,8 @@ def run(
         command = [sys.executable, "-c", _CHILD, str(path), "--root", root]
         command += ["--data-root", data_root, "--other-numerics", other_numerics]
         command += [] if pack_size is None else ["--pack-size", str(pack_size)]
-        command += ["--keep-models"] * keep_models + ["--retry-failed"] * retry_failed
+        command += ["--retry-failed"] * retry_failed
+        command += {False: [], True: ["--keep-models"]}.get(keep_models, ["--keep-evaluations"])
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

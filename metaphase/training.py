@@ -14,7 +14,8 @@ import yaml
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.reading import SweepResults
-from metaphase.sweeps import places, preset
+from metaphase.sweeps import places
+from metaphase.sweeps import preset as presets
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.sweep_run import SweepRun
 from metaphase.sweeps.yaml12 import Dumper, show
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 EXECUTORS = ("local", "ray")
+KEPT = (False, True, "evaluations")  # what keep_models may be
 NUMERICS = ("refuse", "keep", "renew")  # what other_numerics may be
 
 
@@ -67,7 +69,7 @@ class Sweep:
         said = {"name": name, "description": description, "cell": cell, "grid": grid}
         settings = {key: _plain(key, value) for key, value in said.items() if value is not None}
         text = yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True)
-        self._take(preset.parse_preset(text, default_name="", source="Sweep"))
+        self._take(presets.parse_preset(text, default_name="", source="Sweep"))
 
     @classmethod
     def preset(cls, name_or_path: StrPath, **settings: Any) -> Sweep:
@@ -88,17 +90,17 @@ class Sweep:
             line = yaml.dump(_plain(key, value), Dumper=Dumper, default_flow_style=True, width=1e9)
             texts.append(f"{key}={line.removesuffix('...' + chr(10)).strip()}")
         try:
-            return cls._of(preset.load_preset(os.fspath(name_or_path), texts))
+            return cls._of(presets.load_preset(os.fspath(name_or_path), texts))
         except ConfigError as error:
             raise ConfigError(str(error).removeprefix("--set ")) from None
 
     @classmethod
-    def _of(cls, sweep: preset.Sweep) -> Sweep:
+    def _of(cls, sweep: presets.Sweep) -> Sweep:
         made = cls.__new__(cls)
         made._take(sweep)
         return made
 
-    def _take(self, sweep: preset.Sweep) -> None:
+    def _take(self, sweep: presets.Sweep) -> None:
         self._sweep = sweep
         self.name, self.description = sweep.name, sweep.description
         self.cells: tuple[Cell, ...] = sweep.cells
@@ -106,7 +108,7 @@ class Sweep:
 
     def to_yaml(self) -> str:
         """The preset's file that says the same, for `metaphase run`."""
-        return preset.dump_settings(self.settings)
+        return presets.dump_settings(self.settings)
 
     def __repr__(self) -> str:
         over = f" over {' x '.join(self.axes)}" if self.axes else ""
@@ -118,7 +120,7 @@ def run(
     root: StrPath = "results",
     *,
     executor: Literal["local", "ray"] = "local",
-    keep_models: bool = False,
+    keep_models: bool | Literal["evaluations"] = False,
     data_root: StrPath = "data",
     device: str | None = None,
     pack_size: int | None = None,
@@ -146,7 +148,7 @@ def run(
         root: the folder of results, or its URI (s3://...): they are in `<root>/<sweep.name>`.
         executor: "local", or "ray".
         keep_models: whether weights of the cells that are finished are kept, for
-            `SweepResults.model`.
+            `SweepResults.model`; "evaluations": and of all cells at each of their evaluations.
         data_root: folder of the base data sets.
         device: a torch device of the local executor; None: a GPU where there is one, else the CPU.
         pack_size: the most cells that are trained together; None: as planned.
@@ -166,7 +168,7 @@ def run(
         KeyboardInterrupt: it was interrupted, and what was trained is saved.
     """
     started = time.monotonic()
-    _check(sweep, executor, device, other_numerics, time_limit)
+    _check(sweep, executor, keep_models, device, other_numerics, time_limit)
     place = places.checked_root(os.fspath(root))
     data = str(Path(places.checked_folder(os.fspath(data_root))).absolute())
     options: dict[str, Any] = {"pack_size": pack_size, "keep_models": keep_models}
@@ -221,7 +223,12 @@ def run(
 
 
 def _check(
-    sweep: Any, executor: Any, device: str | None, other_numerics: Any, time_limit: float | None
+    sweep: Any,
+    executor: Any,
+    keep_models: Any,
+    device: str | None,
+    other_numerics: Any,
+    time_limit: float | None,
 ) -> None:
     if not isinstance(sweep, Sweep):
         raise ConfigError(
@@ -230,12 +237,12 @@ def _check(
         )
     for name, value, allowed in (
         ("executor", executor, EXECUTORS),
+        ("keep_models", keep_models, KEPT),
         ("other_numerics", other_numerics, NUMERICS),
     ):
         if value not in allowed:
-            raise ConfigError(
-                f"{name}: {show.repr(value)} is not allowed; allowed: {', '.join(allowed)}"
-            )
+            words = ", ".join(map(str, allowed))
+            raise ConfigError(f"{name}: {show.repr(value)} is not allowed; allowed: {words}")
     if executor == "ray" and device is not None:
         raise ConfigError(
             f"device: {device!r} is for the local executor; Ray's workers have theirs"

@@ -122,6 +122,22 @@ def test_models_are_chosen_by_id_or_by_settings(kept, results):
         results.model(results.cells.cell_id[0])
 
 
+def test_a_model_kept_at_an_evaluation_is_that_of_the_shorter_cell(tmp_path):
+    cell = {"image_size": 4, "model_size": 8, "batch_size": 8, "eval_every": 4, "eval_sequences": 8}
+    long = mp.Sweep("long", {**cell, "steps": 10}, {"seed": [0, 1]})
+    found = mp.run(long, tmp_path, keep_models="evaluations", progress=False)
+    short = mp.Sweep("short", {**cell, "steps": 4, "seed": 1})
+    expected = mp.run(short, tmp_path, keep_models=True, progress=False).model(seed=1)
+    cell_id = long.cells[1].cell_id
+    names = sorted(path.name for path in (tmp_path / "long/models" / cell_id).iterdir())
+    assert names == ["10.safetensors", "4.safetensors", "8.safetensors"]
+    kept = found.model(cell_id, step=4)
+    assert kept.step == 4
+    assert found.model(cell_id).step == 10
+    for name, weights in expected.weights.items():
+        assert (kept.weights[name] == weights).all()
+
+
 @pytest.mark.parametrize("name", ["", "no/such", "tests"])
 def test_what_is_no_sweep_is_one_line(name):
     with pytest.raises((mp.ResultsError, ConfigError)) as refused:

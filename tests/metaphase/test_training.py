@@ -101,6 +101,7 @@ def test_a_preset_takes_settings_as_the_command_does():
         (lambda: mp.Sweep.preset("quickstart", seed="x: y"), "seed"),
         (lambda: mp.Sweep.preset("./no/such.yaml"), "can't read ./no/such.yaml"),
         (lambda: mp.run("quickstart"), "sweep: 'quickstart' is not a Sweep"),
+        (lambda: mp.run(SWEEP, keep_models="all"), "keep_models: 'all'.*False, True, evaluations"),
         (lambda: mp.run(SWEEP, executor="dask"), "executor: 'dask'.*allowed: local, ray"),
         (lambda: mp.run(SWEEP, other_numerics="x"), "other_numerics: 'x'.*refuse, keep, renew"),
         (lambda: mp.run(SWEEP, executor="ray", device="cpu"), "device: 'cpu' is for the local"),
@@ -168,10 +169,11 @@ def test_the_callers_process_stays_as_it_is(tmp_path):
             before = state_of_the_process()
             with pytest.raises(ConfigError):
                 mp.run(SWEEP, tmp_path, device="nonsense", progress=False)
-            mp.run(SWEEP, tmp_path, keep_models=True, progress=False)
+            mp.run(SWEEP, tmp_path, keep_models="evaluations", progress=False)
             results = mp.load(tmp_path / "sweep")
             results.phase_map()
-            assert results.model(num_tasks=8).weights
+            assert results.model(num_tasks=8).step == 10
+            assert results.model(num_tasks=8, step=5).step == 5
             after = state_of_the_process()
     finally:
         torch.set_num_threads(1)

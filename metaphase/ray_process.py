@@ -45,9 +45,9 @@ def run(
     with tempfile.TemporaryDirectory(prefix="metaphase-") as folder:
         path = Path(folder) / "preset.yaml"
         path.write_text(preset, encoding="utf-8")
-        command = [sys.executable, "-c", _CHILD, str(path), "--root", root]
-        command += ["--data-root", data_root, "--other-numerics", other_numerics]
-        command += [] if pack_size is None else ["--pack-size", str(pack_size)]
+        command = [sys.executable, "-c", _CHILD, str(path), f"--root={root}"]
+        command += [f"--data-root={data_root}", f"--other-numerics={other_numerics}"]
+        command += [] if pack_size is None else [f"--pack-size={pack_size}"]
         command += ["--retry-failed"] * retry_failed
         command += {False: [], True: ["--keep-models"]}.get(keep_models, ["--keep-evaluations"])
         child = subprocess.Popen(
@@ -81,8 +81,9 @@ def _follow(child: subprocess.Popen[str], shown: bool) -> None:
                 last.append(line.rstrip())
                 if line.startswith("error: "):
                     error = line.removeprefix("error: ").strip()
-                elif shown:
-                    print(line, end="", flush=True)
+                elif shown:  # "This continues: ..." names a file that is about to go
+                    stopped = "Stopped. The same call continues.\n"
+                    print(stopped if line.startswith("Stopped. ") else line, end="", flush=True)
             status = child.wait()
             break
         except KeyboardInterrupt:

@@ -199,7 +199,10 @@ class _Threads:
 
     def _follow_pack(self, index: int) -> None:
         job = self._job
-        results = Results(job.root, job.sweep, job.driver)
+        try:
+            results = Results(job.root, job.sweep, job.driver)
+        except OSError as error:
+            raise ConfigError(one_line(error)) from error
         run = PackRun(results, job, job.packs[index].cells, self._stopping.is_set)
         done = False
         while not (done or self._stopping.is_set()):

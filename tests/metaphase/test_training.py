@@ -247,8 +247,8 @@ def test_what_rays_process_comes_to(tmp_path, monkeypatch, capsys, code, raises)
     assert mp.run(SWEEP, tmp_path, executor="ray", pack_size=3, keep_models=True).path
     out = capsys.readouterr().out
     assert "tiny: 2 of 2 cells to train" in out
-    assert f"--root {tmp_path} --data-root" in out
-    assert "--pack-size 3 --keep-models" in out
+    assert f"--root={tmp_path} --data-root=" in out
+    assert "--pack-size=3 --keep-models" in out
 
 
 def test_rays_process_is_told_of_interrupts_and_time_limits(tmp_path, monkeypatch):

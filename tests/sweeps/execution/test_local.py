@@ -234,10 +234,13 @@ def test_the_command_trains_without_ray(tmp_path, undisturbed):
         "sys.exit(status or 10 * ('ray' in sys.modules))"
     )
     command = [sys.executable, "-c", code, str(path), "--root", str(tmp_path)]
-    done = subprocess.run([*command, "--executor", "local"], capture_output=True, text=True)
+    command += ["--executor", "local", "--keep-evaluations"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 cells are finished" in done.stdout
-    assert_same(Results(str(tmp_path), "sweep"), undisturbed)
+    results = Results(str(tmp_path), "sweep")
+    assert results.models.steps() == {cell.cell_id: [10, 20, 30] for cell in SWEEP.cells}
+    assert_same(results, undisturbed)
 
 
 def test_the_command_stops_at_a_signal_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):

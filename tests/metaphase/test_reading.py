@@ -82,26 +82,27 @@ def test_conditions_have_their_own_maps(two_architectures):
         results.accuracy(widht=3)
 
 
-def test_figures_on_given_axes_and_of_their_own(results):
+def test_figures_on_given_axes_and_of_their_own(two_architectures):
+    results, lstm = two_architectures, {"architecture": "lstm"}
     before = dict(mpl.rcParams)
     fig, axes = plt.subplots(1, 3, figsize=(15, 3), layout="constrained")
     try:
-        assert results.phase_map(axes[0], legend=True) is axes[0]
+        assert results.phase_map(axes[0], legend=True, **lstm) is axes[0]
         names = [text.get_text() for text in axes[0].get_legend().get_texts()]
         assert names[0].startswith("G  generalizing")
         assert "generalizing begins (95%)" in names
-        assert results.accuracy(axes[1], split="seen") is axes[1]
-        assert results.learning_curves(axes[2], model_size=32) is axes[2]
+        assert results.accuracy(axes[1], split="seen", **lstm) is axes[1]
+        assert results.learning_curves(axes[2], model_size=32, **lstm) is axes[2]
         assert axes[2].get_ylabel() == "accuracy, unseen"
         fig.canvas.draw()
-        with pytest.raises(mp.ResultsError, match=r"model_size: axes hold one.*4, 8, 16, 32"):
-            results.learning_curves(axes[2])
+        with pytest.raises(mp.ResultsError, match=r"model_size: axes hold one.*4, 32"):
+            results.learning_curves(axes[2], **lstm)
         with pytest.raises(ConfigError, match="split: 'sen' is not one of"):
-            results.accuracy(axes[1], split="sen")
+            results.accuracy(axes[1], split="sen", **lstm)
     finally:
         plt.close(fig)
-    for figure in (results.phase_map(), results.accuracy(), results.learning_curves()):
-        assert isinstance(figure, Figure)
+    for draw in (results.accuracy, results.learning_curves, results.phase_map):
+        assert isinstance(figure := draw(**lstm), Figure)
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert not plt.get_fignums()
     assert dict(mpl.rcParams) == before

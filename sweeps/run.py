@@ -135,7 +135,8 @@ def _list_presets() -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from metaphase.core.cell import NUMERICS
     from metaphase.sweeps.planning import missing as lacks
-    from metaphase.sweeps.preset import load_preset, select_cells
+    from metaphase.sweeps.preset import load_preset
+    from metaphase.sweeps.selection import select_cells
     from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.store.sweepfile import write_settings

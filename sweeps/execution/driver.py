@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray import tune
 
-from metaphase.core import schema
+from metaphase.core import plugins, schema
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.process import outlived
 from metaphase.sweeps.execution.progress import Progress
@@ -111,6 +111,7 @@ def train(
                     packs,
                     software,
                     keep_models,
+                    plugins.in_use_by(cell for pack in packs for cell in pack.cells),
                 )
                 try:
                     fit(job, progress, interrupt, scratch)

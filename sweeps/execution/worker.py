@@ -27,8 +27,10 @@ import torch
 from ray import tune
 from ray._private import state as ray_state
 
+from metaphase.core import plugins
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.phases import outcome_of
+from metaphase.core.plugins import PlugIn
 from metaphase.core.training.captured import out_of_memory
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
@@ -63,6 +65,7 @@ class Job:
         software: what a worker's machine must have (sweeps.execution.software); empty if it is the
             driver's machine.
         keep_models: whether models of finished cells are kept.
+        plug_ins: those of the user's that cells use, with their code.
     """
 
     root: str
@@ -73,6 +76,7 @@ class Job:
     packs: Sequence[Pack]
     software: Mapping[str, str] = field(default_factory=dict)
     keep_models: bool = False
+    plug_ins: Sequence[PlugIn] = ()
 
 
 class PackTrial(tune.Trainable):
@@ -85,6 +89,7 @@ class PackTrial(tune.Trainable):
         wrong = difference(job.software, installed()) if job.software else ""
         self._wrong = f"{platform.node()} {wrong}" if wrong else ""
         try:
+            plugins.load_again(job.plug_ins)
             self._results = Results(job.root, job.sweep, job.driver)
         except (ConfigError, OSError) as error:  # credentials, say, that only the driver has
             self._wrong = f"{platform.node()}: {one_line(error)}"

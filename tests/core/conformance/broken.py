@@ -133,12 +133,13 @@ class DeadParameter(_Layers):
         return super().apply(p, h_RxBxLxD, cell, stride) + 0 * p["dead"][:, None, None]
 
 
-class Counts(_Layers):
-    calls = [0]
+CALLS = [0]
 
+
+class Counts(_Layers):
     def mixed(self, h_RxBxLxD):
-        self.calls[0] += 1
-        return super().mixed(h_RxBxLxD) * (1 + self.calls[0] / 100)
+        CALLS[0] += 1
+        return super().mixed(h_RxBxLxD) * (1 + CALLS[0] / 100)
 
 
 class NoState(_Layers):

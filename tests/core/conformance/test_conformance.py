@@ -1,5 +1,5 @@
-"""The checks of plug-ins: ours pass them, and broken ones are caught, each with a sentence that says
-what to do."""
+"""The checks of plug-ins: ours pass them, and broken ones are caught, each with a sentence that
+says what to do."""
 
 import numpy as np
 import pytest

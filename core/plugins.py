@@ -101,8 +101,8 @@ known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and nam
 
 
 def is_reference(word: Any) -> bool:
-    """Whether a value names a plug-in's file or a loaded plug-in, rather than one by name."""
-    return isinstance(word, str) and (_REFERENCE.fullmatch(word) is not None or "@" in word)
+    """Whether a value names a class in a plug-in's file."""
+    return isinstance(word, str) and _REFERENCE.fullmatch(word) is not None
 
 
 def find(kind: str, name: str) -> PlugIn | None:

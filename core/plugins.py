@@ -362,7 +362,12 @@ def _architecture(name: str, cls: type, own: Mapping[str, Setting]) -> Architect
 
 
 def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
-    return Metric(cls.__name__.lower(), lambda: cls, own)
+    from metaphase.core import schema
+
+    column = cls.__name__.lower()
+    if column in (*schema.HISTORY_COLUMNS, *schema.CELL_RESULT_COLUMNS, "accuracy", "position"):
+        raise ConfigError(f"{METRIC}: {name}: the column {column} is taken; rename the class")
+    return Metric(column, lambda: cls, own)
 
 
 _ENTRIES = {

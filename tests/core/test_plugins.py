@@ -203,6 +203,31 @@ def test_data_and_metrics_of_one_s_own_reach_the_tables(files):
     assert {"surprise", "surprise_se"} < trainer.history[0][0].keys()
 
 
+@pytest.mark.parametrize("name", ["Loss", "First", "N"])
+def test_a_metric_s_column_must_be_free(tmp_path, name):
+    (tmp_path / "plug.py").write_text(f"class {name}:\n  def values(self, o, b, c): pass")
+    with pytest.raises(ConfigError, match=f"the column {name.lower()} is taken"):
+        plugins.load("metrics", f"plug.py:{name}", tmp_path)
+
+
+def test_a_family_without_settings_has_no_earlier_identities(tmp_path):
+    (tmp_path / "bare.py").write_text(
+        "from metaphase.core.tasks import Classes, Problem\n"
+        "class Bare:\n"
+        "    def problem(self):\n        return Problem(0, Classes(3))\n"
+        "    def sequences(self, task, sequence, T, split):\n"
+        "        return None, (sequence.integers('y', 3, T) + task.integers('o', 3, 1)) % 3\n"
+    )
+    name = plugins.load("task_family", "bare.py:Bare", tmp_path)
+    cell = Cell.from_dict({**SMALL, "task_family": name, "token_format": "shifted", "steps": 2})
+    assert cell.earlier_ids == ()
+    with pytest.raises(ConfigError, match="token_format: interleaved has tokens of inputs alone"):
+        Cell.from_dict({**SMALL, "task_family": name})
+    trainer = PackTrainer([cell])
+    trainer.advance()
+    assert trainer.results()[0][0]["unseen_level"] == pytest.approx(1 / 3)
+
+
 def test_missing_data_is_said_in_a_line(files):
     dataset = plugins.load("dataset", f"{files['squares.py']}:Squares")
     cell = Cell.from_dict({**SMALL, "dataset": dataset, "steps": 2})

@@ -9,9 +9,10 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from metaphase.core.architectures import ARCHITECTURES
-from metaphase.core.datasets import DATASETS
+from metaphase.core.datasets import DATASETS, DatasetInfo
 from metaphase.core.evaluation_steps import MAX_EVALUATIONS, count_evaluations
 from metaphase.core.settings import ConfigError, settings_of
+from metaphase.core.tasks import TASK_FAMILIES
 
 if TYPE_CHECKING:
     from metaphase.core.cell import Cell
@@ -26,10 +27,12 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
         cell: with what follows from other settings resolved.
         unused: the settings that its architecture doesn't use.
     """
-    info = DATASETS[cell.dataset]
+    known = cell.to_dict()
+    info = DATASETS[cell.dataset] if "dataset" in known else None
     for key, declared in settings_of(type(cell)).items():
-        if declared.least is not None and key not in unused:
-            greatest = info.num_classes if key == "num_classes" else declared.greatest
+        if declared.least is not None and key not in unused and key in known:
+            of_data = info is not None and key == "num_classes"
+            greatest = info.num_classes if info and of_data else declared.greatest
             declared.check_range(getattr(cell, key), greatest)
     evaluations = count_evaluations(cell.eval_every, cell.eval_growth, cell.steps)
     if evaluations > MAX_EVALUATIONS:
@@ -50,6 +53,21 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
             f"key_size: {cell.key_size} is odd; rotary positions rotate pairs, so choose an "
             "even key_size or position_encoding: learned"
         )
+    if info is not None:
+        _check_images(cell, info)
+    elif (
+        cell.token_format == "interleaved"
+        and TASK_FAMILIES[cell.task_family].loaded
+        and not cell.problem.features
+    ):
+        raise ConfigError(
+            f"token_format: interleaved has tokens of inputs alone, and {cell.task_family} has no "
+            "inputs; allowed: shifted"
+        )
+
+
+def _check_images(cell: Cell, info: DatasetInfo) -> None:
+    """Raises ConfigError if the datasets have too few images or classes."""
     fewest = min(info.num_train, info.num_heldout) * cell.num_classes // info.num_classes // 2
     if cell.sequence_length > fewest:
         raise ConfigError(
@@ -63,9 +81,13 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
 
 def check_size(cell: Cell) -> None:
     """Refuses what no device can hold, before anything is made or estimated of it."""
+    family = TASK_FAMILIES[cell.task_family]
+    if not family.loaded:
+        return
     inner = max(cell.model_size * max(1, cell.mlp_ratio), cell.num_heads * cell.key_size)
     weights = cell.num_layers * cell.model_size * inner
-    kept = cell.batch_size * max(cell.num_tokens * cell.num_layers * inner, cell.input_size**2)
+    inputs = cell.input_size ** (2 if family.projects else 1)
+    kept = cell.batch_size * max(cell.num_tokens * cell.num_layers * inner, inputs)
     for what, count in (("weights", weights), ("numbers kept of a step", kept)):
         if count > MAX_NUMBERS:
             raise ConfigError(

@@ -128,7 +128,7 @@ def normal_matrix(
         entries = cpu.normals(seed_M, low_M, high_M, purpose, rows, columns, scale)
     else:
         entries = torch.empty(len(seed_M), rows, columns, device=seed.device)
-        count = max(1, _AT_ONCE[seed.device.type] // (rows * columns))
+        count = max(1, _AT_ONCE.get(seed.device.type, _AT_ONCE["cuda"]) // (rows * columns))
         parts = (t.split(count) for t in (entries, seed_M, low_M, high_M))
         for part, seed_, low_, high_ in zip(*parts, strict=True):
             plain = plain_normal_matrix(seed_, purpose, rows, columns, low_, high_)

@@ -85,6 +85,7 @@ CELL_RESULT_COLUMNS = (
     "device",
     "versions",
     "numerics",
+    "own_settings",  # names of the columns that are settings of plug-ins
 )
 
 

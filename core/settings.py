@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast
 
 Role = Literal["stream", "replica", "model", "run"]
@@ -53,9 +54,12 @@ class Setting:
             pack apart.
         least, greatest: bounds of a number; None: there is none.
         exclusive: whether the least and the greatest value are themselves not allowed.
-        choices: the texts that are allowed; (): any.
+        choices: the texts that are allowed; (): any. A registry of plug-ins (`core.plugins`) grows
+            as they are loaded.
         item: what a list names, such as "dataset".
         unused: the value of a cell whose architecture doesn't use it; NONE: all use it.
+        absent: the value of a cell whose task family doesn't know it, which then is none of the
+            cell's settings; NONE: all families know it.
         neutral: the value that cells had before there was such a setting. While a cell has it, its
             identity is as if there were none. NONE: it was there from the beginning.
         stored: what its column holds, where that is more than `help` says.
@@ -69,9 +73,10 @@ class Setting:
     least: float | None = None
     greatest: float | None = None
     exclusive: tuple[bool, bool] = (False, False)
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     item: str = ""
     unused: Any = NONE
+    absent: Any = NONE
     neutral: Any = NONE
     stored: str = ""
 
@@ -85,10 +90,15 @@ class Setting:
     def allowed(self) -> str:
         """What may be said, for tables."""
         if self.choices:
-            return ("several of " if self.kind is tuple else "") + ", ".join(self.choices)
+            return ("several of " if self.kind is tuple else "") + self._choices
         if self.least is None:
             return _SAID[self.kind]
         return self._range(self.greatest)
+
+    @property
+    def _choices(self) -> str:
+        """Those that come with the program; loaded plug-ins have an @ in their names."""
+        return ", ".join(choice for choice in self.choices if "@" not in choice)
 
     def _range(self, greatest: float | None) -> str:
         above, below = self.exclusive
@@ -110,8 +120,8 @@ class Setting:
         if self.kind is tuple:
             return self._listed(value)
         if self.choices:
-            if value not in self.choices:
-                raise ConfigError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
+            if not isinstance(value, str) or value not in self.choices:
+                raise ConfigError(f"{self.name}: {value!r} is not one of {self._choices}")
             return value
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if self.kind is float and number:
@@ -134,7 +144,7 @@ class Setting:
             raise ConfigError(f"{self.name}: {value!r} names a {self.item} twice")
         for name in names:
             if self.choices and name not in self.choices:
-                raise ConfigError(f"{self.name}: {name!r} is not one of {', '.join(self.choices)}")
+                raise ConfigError(f"{self.name}: {name!r} is not one of {self._choices}")
         return tuple(names)
 
     def check_range(self, value: Any, greatest: float | None = None) -> None:
@@ -166,16 +176,112 @@ def setting(default: Any, text: str, *roles: Role, **facts: Any) -> Any:
 
 @_cached
 def settings_of(cls: type) -> dict[str, Setting]:
-    """The settings that a dataclass declares, by name, in their order."""
+    """The settings that a dataclass declares with `setting`, by name, in their order."""
     hints = typing.get_type_hints(cls)
-    return {f.name: _declared(f.name, hints[f.name], f.default, f.metadata) for f in fields(cls)}
+    return {
+        f.name: _declared(f.name, hints[f.name], f.default, f.metadata)
+        for f in fields(cls)
+        if "help" in f.metadata
+    }
+
+
+def plug_in_settings(cls: type, role: Role) -> dict[str, Setting]:
+    """The settings of a plug-in's class, by name: all fields of a dataclass, none of another class.
+    All have the role given.
+    A field that isn't declared with `setting` has its name for help.
+
+    Raises:
+        ConfigError: a field has no default, or a type that no setting has.
+    """
+    if not is_dataclass(cls):
+        return {}
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for f in fields(cls):
+        facts = f.metadata if "help" in f.metadata else {"help": f.name.replace("_", " ")}
+        if f.default is MISSING:
+            raise ConfigError(f"its setting {f.name} has no default")
+        try:
+            found[f.name] = _declared(f.name, hints[f.name], f.default, {**facts, "roles": (role,)})
+        except KeyError:
+            raise ConfigError(
+                f"its setting {f.name} is of type {hints[f.name]}; allowed: int, float, bool, str, "
+                "Literal of texts, tuple[str, ...]"
+            ) from None
+        if f.default is not None:
+            found[f.name].typed(f.default)
+    return found
+
+
+_PLAIN = ("help", "least", "greatest", "stored", "item")  # attributes as they are
+_KIND_NAMES = {int: "int", float: "float", bool: "bool", str: "str", tuple: "tuple"}
+
+
+def plain_setting(declared: Setting) -> dict[str, Any]:
+    """A plug-in's setting as plain data, what differs from an ordinary one's."""
+    said = {"kind": _KIND_NAMES[declared.kind], "default": declared.default}
+    said["default"] = list(said["default"]) if declared.kind is tuple else said["default"]
+    said |= {name: value for name in _PLAIN if (value := getattr(declared, name)) not in (None, "")}
+    if declared.choices:
+        said["choices"] = list(declared.choices)
+    if any(declared.exclusive):
+        said["exclusive"] = list(declared.exclusive)
+    return said
+
+
+def setting_from_plain(name: str, said: Mapping[str, Any], role: Role) -> Setting:
+    """The inverse of `plain_setting`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it isn't what that makes of a setting.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"{name!r} can't name a setting")
+    kind = {word: kind for kind, word in _KIND_NAMES.items()}[said["kind"]]
+    facts: dict[str, Any] = {key: said[key] for key in _PLAIN if key in said}
+    for key in ("least", "greatest"):
+        if type(facts.get(key, 0)) not in (int, float):
+            raise ValueError(f"{facts[key]!r} is not a number")
+    facts["choices"] = tuple(str(choice) for choice in said.get("choices", ()))
+    above, below = (bool(end) for end in said.get("exclusive", (False, False)))
+    facts |= {"help": str(facts.get("help", "")), "exclusive": (above, below), "roles": (role,)}
+    default = tuple(said["default"]) if kind is tuple else said["default"]
+    made = Setting(name=name, kind=kind, default=default, **facts)
+    if default is not None:
+        made.typed(default)
+    return made
+
+
+def settings_of_call(function: Callable, role: Role, skip: int) -> dict[str, Setting]:
+    """The settings that a function takes after its first `skip` arguments, by name; they have the
+    role given.
+
+    Raises:
+        ConfigError: one has no default, or a type that no setting has.
+    """
+    hints = typing.get_type_hints(function)
+    found = {}
+    for p in list(inspect.signature(function).parameters.values())[skip:]:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        hint = hints.get(p.name, type(p.default))
+        if p.default is p.empty or typing.get_origin(hint) or hint not in _KINDS:
+            raise ConfigError(
+                f"its setting {p.name} lacks a default, or is none of int, float, bool, str"
+            )
+        facts = {"help": p.name.replace("_", " "), "roles": (role,)}
+        found[p.name] = _declared(p.name, hint, p.default, facts)
+    return found
+
+
+_KINDS = {int: int, float: float, bool: bool, str: str, Literal: str, tuple: tuple}
 
 
 def _declared(name: str, hint: Any, default: Any, facts: Any) -> Setting:
     origin = typing.get_origin(hint)
     if origin is Literal:
         facts = {"choices": typing.get_args(hint), **facts}
-    kind = {Literal: str, tuple: tuple, None: hint}[origin]
+    kind = _KINDS[origin or hint]
     return Setting(name=name, kind=kind, default=default, **facts)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from metaphase.core.architectures import inspection, model
 from metaphase.core.architectures.parameters import buffer_size, views
 from metaphase.core.cell import Cell
-from metaphase.core.datasets.images import load_images
 from metaphase.core.kernels.precision import float32_products
-from metaphase.core.tasks.sampler import Batch, Sampler
+from metaphase.core.tasks import Classes
+from metaphase.core.tasks.sequences import Batch, open_sequences
 from metaphase.core.training.stack import Stack
 
 # Rows of a state beside the weights, and how their tensors' names begin.
@@ -49,11 +49,12 @@ class TrainedModel:
         self.weights = {name: p.detach()[0] for name, p in self._stack.parameters.items()}
 
     def predict(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Tensor:
-        """logits_BxTxC, float32; those at position t depend on x up to t and y before t.
+        """outputs_BxTxN, float32, logits of classes or estimates of real targets; those at position
+        t depend on x up to t and y before t.
 
         Args:
-            x_BxTxX: inputs A x, float32, T being the cell's sequence_length.
-            y_BxT: int64 labels below num_classes.
+            x_BxTxX: inputs, float32, T being the cell's sequence_length.
+            y_BxT: int64 labels below the number of classes; real targets are y_BxTxN, float32.
 
         Raises:
             ValueError: the shapes aren't these, or a label is none.
@@ -93,21 +94,23 @@ class TrainedModel:
     def _batch(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Batch:
         """One replica's batch. Raises ValueError as `predict`."""
         cell = self.cell
-        shape = (len(x_BxTxX), cell.sequence_length, cell.input_size)
-        if tuple(x_BxTxX.shape) != shape or tuple(y_BxT.shape) != shape[:2]:
+        shape, target = (len(x_BxTxX), cell.sequence_length, cell.input_size), cell.problem.target
+        of_classes = isinstance(target, Classes)
+        of_y = shape[:2] if of_classes else (*shape[:2], target.count)
+        if tuple(x_BxTxX.shape) != shape or tuple(y_BxT.shape) != of_y:
             raise ValueError(
                 f"x and y are {tuple(x_BxTxX.shape)} and {tuple(y_BxT.shape)}; allowed: "
-                f"B x {shape[1]} x {shape[2]} and B x {shape[1]}"
+                f"B x {shape[1]} x {shape[2]} and B x {' x '.join(map(str, of_y[1:]))}"
             )
-        if ((y_BxT < 0) | (y_BxT >= cell.num_classes)).any():
-            raise ValueError(f"y: labels are out of range; allowed: 0 to {cell.num_classes - 1}")
+        if of_classes and ((y_BxT < 0) | (y_BxT >= target.count)).any():
+            raise ValueError(f"y: labels are out of range; allowed: 0 to {target.count - 1}")
         return Batch(x_BxTxX[None].to(self._device), y_BxT[None].to(self._device))
 
     def sequences(
         self, split: str, numbers: Iterable[int], data_root: str | Path = "data"
     ) -> tuple[Tensor, Tensor]:
         """x_BxTxX and y_BxT: the sequences with these numbers that the cell is evaluated on; see
-        `core.tasks.sampler.Sampler.evaluation_batch`.
+        `core.tasks.sequences.Sequences.evaluation_batch`.
 
         Args:
             split: train, seen, unseen, or unseen/<dataset> of its unseen_datasets.
@@ -118,7 +121,7 @@ class TrainedModel:
             ConfigError: a data set can't be had.
         """
         sequence_B = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
-        sampler = Sampler([self.cell], load_images(self.cell, data_root, self._device))
+        sampler = open_sequences([self.cell], data_root, self._device)
         batch = sampler.evaluation_batch(split, sequence_B)
         return batch.x_RxBxTxX[0].float(), batch.y_RxBxT[0]
 

@@ -20,6 +20,10 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",
     ),
+    "check-plugin": (
+        "metaphase.sweeps.commands.check_plugin",
+        "check whether a plug-in keeps its promises",
+    ),
     "settings": ("metaphase.sweeps.commands.settings", "print the settings that a cell can have"),
     "compact": (
         "metaphase.sweeps.commands.compact",
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         return module.main(argv[1:])
-    words = "\n".join(f"  {word:12}{text}" for word, (_, text) in COMMANDS.items())
+    words = "\n".join(f"  {word:14}{text}" for word, (_, text) in COMMANDS.items())
     usage = f"usage: metaphase COMMAND ...\n\n{words}\n\n`metaphase COMMAND --help` says more."
     if argv and argv[0] in ("-h", "--help"):
         print(usage)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from metaphase.core.cell import SETTINGS, Cell
+from metaphase.core.plugins import PlugIn
 from metaphase.core.settings import ConfigError
+from metaphase.sweeps.plug_ins import fitting
 from metaphase.sweeps.yaml12 import show
 
 MAX_CELLS = 1_000_000
 LIST_KEYS = tuple(key for key, s in SETTINGS.items() if s.kind is tuple)  # one value is a list
 
 
-def expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
-    """Every combination of the grid's values, the first axis changing slowest."""
+def expand(
+    cell: dict[str, Any], grid: dict[str, list], plug_ins: Sequence[PlugIn] = ()
+) -> tuple[Cell, ...]:
+    """Every combination of the grid's values, the first axis changing slowest. Settings of the
+    sweep's plug-ins are left out of cells that don't use them."""
     for key, value in cell.items():
         _check_plain(key, value)
     for key, values in grid.items():
@@ -30,11 +35,11 @@ def expand(cell: dict[str, Any], grid: dict[str, list]) -> tuple[Cell, ...]:
                 raise ConfigError(f"grid: {key}: {show.repr(value)} is given twice")
             seen.add(identity)
     for point in _along_the_axes(grid):  # a value that can't be is found before all are tried
-        _cell_at(cell, point)
+        _cell_at(cell, point, plug_ins)
     cells: dict[str, Cell] = {}
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
-        made = _cell_at(cell, point)
+        made = _cell_at(cell, point, plug_ins)
         if made.cell_id in cells:
             raise ConfigError(f"grid: two points give the same cell; the second is {_said(point)}")
         cells[made.cell_id] = made
@@ -49,9 +54,9 @@ def _along_the_axes(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
         yield from ({**first, key: value} for value in values[1:])
 
 
-def _cell_at(cell: dict[str, Any], point: dict[str, Any]) -> Cell:
+def _cell_at(cell: dict[str, Any], point: dict[str, Any], plug_ins: Sequence[PlugIn]) -> Cell:
     try:
-        return Cell(**{**cell, **point})
+        return Cell.from_dict(fitting({**cell, **point}, plug_ins))
     except ConfigError as error:
         raise ConfigError(
             f"{error} (at the grid point {_said(point)})" if point else str(error)

@@ -17,6 +17,9 @@ setting of the same name in `cell`.
 `cell` says goes before what the base says of that setting, and `null` takes back what it says;
 `grid` stands in place of the base's.
 
+A plug-in of the user's (`core.plugins`) is named by its file, from where the preset is, such as
+`task_family: ./mine.py:Regression`; its settings are keys like all others.
+
 Whatever is wrong with one is raised as a ConfigError of one line, before Ray starts.
 """
 
@@ -25,14 +28,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metaphase.core import plugins
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
+from metaphase.core.plugins import NAMED_BY, PlugIn
+from metaphase.sweeps import plug_ins
 from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
 from metaphase.sweeps.places import inside, parent, refuse_credentials
 from metaphase.sweeps.yaml12 import Dumper, parse_yaml, show
@@ -41,7 +47,7 @@ PRESETS = Path(__file__).parent / "presets"
 MAX_PRESET_BYTES = 1_000_000
 MAX_BASES = 20  # below one another
 CELL_KEYS = tuple(SETTINGS)
-PRESET_KEYS = ("name", "description", "base", "cell", "grid")
+PRESET_KEYS = ("name", "description", "base", "cell", "grid", plug_ins.KEY)
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -90,11 +96,21 @@ def load_preset(name_or_path: str, overrides: Iterable[str] = ()) -> Sweep:
 
 
 def parse_preset(
-    text: str, overrides: Iterable[str] = (), *, default_name: str, source: str = "preset"
+    text: str,
+    overrides: Iterable[str] = (),
+    *,
+    default_name: str,
+    source: str = "preset",
+    code: bool = True,
 ) -> Sweep:
-    """The sweep that a preset's text describes; see `load_preset`. `source`, where it is from,
-    begins its errors."""
-    said = _said_in(text, (source,))
+    """The sweep that a preset's text describes; see `load_preset`.
+
+    Args:
+        source: where it is from, which begins its errors.
+        code: whether plug-ins are loaded; else they are only declared, by what a resolved preset
+            says of them.
+    """
+    said = _said_in(text, (source,), code)
     name = said.name if said.named else default_name
     cell, grids = said.cell, said.grids
     for override in overrides:
@@ -118,9 +134,17 @@ def parse_preset(
     if not description.isprintable():
         raise ConfigError(f"description: {show.repr(description)} can't be printed")
     check_count(grids)
-    cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid)}.values())
+    used = plug_ins.named(cell, grids)
+    try:
+        _check_used((*cell, *(key for grid in grids for key in grid)), used)
+    except ConfigError:
+        plug_ins.check_named(cell, grids)  # a key may be that of one whose name is wrong
+        raise
+    cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, used)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
     resolved["grid"] = grids if said.listed else grids[0]
+    if used:
+        resolved[plug_ins.KEY] = plug_ins.stored(used)
     return Sweep(name, description, cells, resolved)
 
 
@@ -136,7 +160,18 @@ class _Said:
     listed: bool  # whether the grids stand in a list
 
 
-def _said_in(text: str, sources: tuple[str, ...]) -> _Said:
+def _check_used(keys: Iterable[str], used: Iterable[PlugIn]) -> None:
+    """Raises ConfigError if a key is a setting of a plug-in that the sweep doesn't use."""
+    known = (*CELL_KEYS, *(name for plug_in in used for name in plug_in.own))
+    check_keys(keys, known)
+
+
+def known_keys() -> tuple[str, ...]:
+    """The settings of cells and those of all plug-ins that are known."""
+    return (*CELL_KEYS, *(name for plug_in in plugins.all_known() for name in plug_in.own))
+
+
+def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
     """Reads a preset's text. `sources`: where it is from, after those that name it as their base.
 
     Raises:
@@ -146,9 +181,16 @@ def _said_in(text: str, sources: tuple[str, ...]) -> _Said:
         settings = parse_yaml(text)
         if not isinstance(settings, dict):
             raise ConfigError(f"expected keys {', '.join(PRESET_KEYS)}; got {show.repr(settings)}")
-        _check_keys(settings, PRESET_KEYS)
-        cell = _section(settings, "cell")
+        check_keys(settings, PRESET_KEYS)
+        base = _base_place(settings["base"], sources) if "base" in settings else None
+        below = None if base is None else _below(base, sources, code)
+        folder = _folder(sources[-1])
+        if plug_ins.KEY in settings:
+            plug_ins.make_known(settings[plug_ins.KEY], _reader(folder) if code else None)
         listed = isinstance(settings.get("grid"), list)
+        if code:
+            _resolve_plug_ins(settings, folder)
+        cell = _section(settings, "cell")
         grids = _grids(settings["grid"]) if listed else [_section(settings, "grid")]
         for key in cell:
             if not listed and key in grids[0]:
@@ -156,11 +198,11 @@ def _said_in(text: str, sources: tuple[str, ...]) -> _Said:
         for key, values in ((k, v) for grid in grids for k, v in grid.items()):
             if not isinstance(values, list):
                 raise ConfigError(f"grid: {key}: {show.repr(values)} is not a list of values")
-        base = _base_place(settings["base"], sources) if "base" in settings else None
+    except _OfBase:
+        raise
     except ConfigError as error:
-        raise ConfigError(f"{sources[-1]}: {error}") from None
-    if base is not None:
-        below = _said_in(_read(base), (*sources, base))
+        raise _OfBase(f"{sources[-1]}: {error}") from None
+    if below is not None:
         kept = below.cell
         if settings.get("grid") is None:
             listed, grids = below.listed, below.grids
@@ -171,6 +213,32 @@ def _said_in(text: str, sources: tuple[str, ...]) -> _Said:
         cell = {key: value for key, value in {**kept, **cell}.items() if value is not None}
     named, description = "name" in settings, settings.get("description")
     return _Said(named, settings.get("name"), description, cell, grids, listed)
+
+
+class _OfBase(ConfigError):
+    """An error that says already in which preset it is."""
+
+
+def _below(base: str, sources: tuple[str, ...], code: bool) -> _Said:
+    """What the base of the last of these presets says."""
+    try:
+        return _said_in(_read(base), (*sources, base), code)
+    except ConfigError as error:
+        raise _OfBase(str(error)) from None
+
+
+def _folder(source: str) -> str:
+    """Where a preset's paths start."""
+    return parent(source)[0] if "/" in source else "."
+
+
+def _resolve_plug_ins(settings: dict[str, Any], folder: str) -> None:
+    """Replaces plug-ins by their names, in place, wherever a preset's text has its settings."""
+    grid = settings.get("grid")
+    for section in (settings.get("cell"), *(grid if isinstance(grid, list) else [grid])):
+        if isinstance(section, dict):
+            for key in [key for key in section if key in NAMED_BY]:
+                section[key] = plug_ins.resolve(key, section[key], folder)
 
 
 def _fix(key: str, value: Any, cell: dict[str, Any], grids: list[dict[str, list]]) -> None:
@@ -212,69 +280,6 @@ def _real(place: str) -> str:
     return place if "://" in place else os.path.realpath(os.path.expanduser(place))
 
 
-def select_cells(cells: Iterable[Cell], text: str) -> list[Cell]:
-    """Those of `cells` that a text such as "num_tasks=64,seed=1" or "3f2a,90bc" chooses: they have
-    all the settings given, and their cell_id begins with one of the words, if there are any.
-
-    Raises:
-        ConfigError: an unknown key, a part that chooses nothing, or no cell left.
-    """
-    cells, settings, prefixes = list(cells), [], []
-    for part in (part.strip() for part in text.split(",")):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if not equals:
-            if not any(part and cell.cell_id.startswith(part) for cell in cells):
-                raise ConfigError(f"--force {show.repr(part)}: no cell of the grid begins so")
-            prefixes.append(part)
-            continue
-        _check_keys([key], CELL_KEYS, "--force ")
-        try:
-            settings.append((key, value, parse_yaml(value)))
-        except ConfigError as error:
-            raise ConfigError(f"--force {key}: {error}") from None
-        if not any(_has(cell, *settings[-1]) for cell in cells):
-            raise ConfigError(f"--force {show.repr(part)}: no cell of the grid has this value")
-    chosen = [
-        cell
-        for cell in cells
-        if all(_has(cell, *setting) for setting in settings)
-        and (not prefixes or cell.cell_id.startswith(tuple(prefixes)))
-    ]
-    if not chosen:
-        raise ConfigError(f"--force {show.repr(text)}: no cell of the grid fits all of this")
-    return chosen
-
-
-def _has(cell: Cell, key: str, text: str, value: Any) -> bool:
-    has = getattr(cell, key)
-    if isinstance(has, tuple):
-        return text in has or (isinstance(value, list) and list(has) == value)
-    if isinstance(has, bool) or isinstance(value, bool):
-        return has is value
-    return bool(has == value) or str(has) == text
-
-
-def describe_change(old: Sweep, new: Sweep) -> list[str]:
-    """Lines `- key: value` and `+ key: value` for the settings in which two presets differ."""
-    before, after = _flat(old.settings), _flat(new.settings)
-    lines = []
-    for key in dict.fromkeys((*before, *after)):
-        if before.get(key) != after.get(key):
-            lines += [f"  - {key}: {before[key]}"] if key in before else []
-            lines += [f"  + {key}: {after[key]}"] if key in after else []
-    return lines
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    grid = settings["grid"]
-    grids = grid if isinstance(grid, list) else [grid]
-    flat = {f"cell: {key}": value for key, value in settings["cell"].items()}
-    for i, axes in enumerate(grids):
-        number = f" {i + 1}" if len(grids) > 1 else ""
-        flat |= {f"grid{number}: {key}": values for key, values in axes.items()}
-    return flat
-
-
 def check_name(name: Any) -> None:
     """Raises ConfigError unless `name` can name a sweep's folder and can't leave its root."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -284,7 +289,11 @@ def check_name(name: Any) -> None:
         )
 
 
-def _read(path: str) -> str:
+def _reader(folder: str) -> Callable[[str], bytes]:
+    return lambda path: _read_bytes(inside(folder, path))
+
+
+def _read_bytes(path: str) -> bytes:
     try:
         data = _read_remote(path) if "://" in path else _read_local(path)
     except OSError as error:
@@ -292,6 +301,11 @@ def _read(path: str) -> str:
         raise ConfigError(f"preset: can't read {path}: {why}") from None
     if len(data) > MAX_PRESET_BYTES:
         raise ConfigError(f"preset: {path} is larger than {MAX_PRESET_BYTES} bytes")
+    return data
+
+
+def _read(path: str) -> str:
+    data = _read_bytes(path)
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -327,7 +341,7 @@ def _section(settings: dict, key: str) -> dict[str, Any]:
         return {}
     if not isinstance(section, dict):
         raise ConfigError(f"{key}: {show.repr(section)} is not a mapping of settings")
-    _check_keys(section, CELL_KEYS, f"{key}: ")
+    check_keys(section, known_keys(), f"{key}: ")
     return dict(section)
 
 
@@ -339,7 +353,8 @@ def _grids(sections: list) -> list[dict[str, Any]]:
     return [_section({"grid": section}, "grid") for section in sections]
 
 
-def _check_keys(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:
+def check_keys(given: Iterable[Any], known: tuple[str, ...], where: str = "") -> None:
+    """Raises ConfigError if a key is none of those that are known; `where` begins it."""
     for key in given:
         if key not in known:
             raise ConfigError(
@@ -358,7 +373,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals:
         raise ConfigError(f"--set {show.repr(text)}: expected key=value")
-    known = ("name", *CELL_KEYS)
+    known = ("name", *known_keys())
     if key not in known:
         raise ConfigError(
             f"--set {show.repr(key)}: unknown key{_suggest(key, known)}; "
@@ -370,4 +385,4 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {key}: {error}") from None
     if key == "name" and isinstance(parsed, (int, float)):
         return key, value.strip()
-    return key, parsed
+    return key, plug_ins.resolve(key, parsed, ".")

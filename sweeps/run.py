@@ -147,7 +147,8 @@ def _list_presets() -> int:
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from metaphase.core.cell import ConfigError
-    from metaphase.sweeps.preset import load_preset, select_cells
+    from metaphase.sweeps.preset import load_preset
+    from metaphase.sweeps.selection import select_cells
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.sweep_run import SweepRun
 

@@ -55,7 +55,7 @@ GRAPH = {
 
 
 # Packages whose own module is what is known without torch; their other modules build on core.cell.
-FACTS = ("core.architectures", "core.datasets")
+FACTS = ("core.architectures", "core.datasets", "core.evaluation", "core.tasks")
 
 
 def room(module: str) -> str:

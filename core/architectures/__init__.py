@@ -2,13 +2,16 @@
 
 What is known of each without torch stands here, since `core.cell` checks settings by it. To add
 one: a module with the functions of `Layers`, and an entry of the module's name in `ARCHITECTURES`.
+One of the user's is a class with these functions as methods, or an ordinary `torch.nn.Module`, made
+known by `core.plugins`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from metaphase.core.architectures.parameters import Spec
     from metaphase.core.cell import Cell
+    from metaphase.core.settings import Setting
 
 
 class Layers(Protocol):
@@ -33,9 +37,9 @@ class Layers(Protocol):
         ...
 
     @staticmethod
-    def state_size(cell: Cell, /) -> int:
+    def state_size(cell: Cell, /) -> int | None:
         """The number of scalars carried from the examples of a whole sequence that can influence
-        the next prediction."""
+        the next prediction; None where it isn't known."""
         ...
 
     @staticmethod
@@ -61,6 +65,8 @@ class Architecture:
         least_key_size: below it a head's memory holds nothing.
         slowness: how much longer a step takes than its operations say, where these are many small
             ones. Measured on one CPU core, widths 8 to 32, packs of 1 and 6.
+        own: the settings that it brings itself, by name.
+        make: its `Layers`, where they aren't a module of this package.
     """
 
     name: str
@@ -68,10 +74,14 @@ class Architecture:
     has_context: bool = True
     least_key_size: int = 1
     slowness: float = 1.0
+    own: Mapping[str, Setting] = field(default_factory=dict)
+    make: Callable[[], Layers] | None = None
 
     @functools.cached_property
     def layers(self) -> Layers:
-        """Its module, which needs torch."""
+        """Its functions, which need torch."""
+        if self.make is not None:
+            return self.make()
         return cast(Layers, importlib.import_module(f"{__name__}.{self.name}"))
 
 

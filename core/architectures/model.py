@@ -19,6 +19,8 @@ from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.operations import layer_norm, product
+from metaphase.core.tasks import Classes
+from metaphase.core.tasks.targets import embeddable
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:
@@ -28,12 +30,17 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     predictions are uniform.
     """
     D, architecture = cell.model_size, ARCHITECTURES[cell.architecture]
-    labels = {"embed_y": Spec((cell.num_classes, D), 1.0)} if architecture.has_context else {}
+    X, target = cell.problem.features, cell.problem.target
+    specs: dict[str, Spec] = {}
+    if X:
+        specs["embed_x"] = Spec((X, D), X**-0.5)
+    if architecture.has_context:
+        variance = 1.0 if isinstance(target, Classes) else target.count * target.variance
+        specs["embed_y"] = Spec((target.outputs, D), variance**-0.5)
     return {
-        "embed_x": Spec((cell.input_size, D), cell.input_size**-0.5),
-        **labels,
+        **specs,
         **architecture.layers.parameters(cell),
-        "head": Spec((D, cell.num_classes), 0.0, D),
+        "head": Spec((D, target.outputs), 0.0, D),
     }
 
 
@@ -49,11 +56,19 @@ def predict(
     cell: Cell,
     look: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """logits_RxBxTxC; those at position t depend on x up to t and y before t. `look` gets what
-    enters the layers: the tokens h_RxBxLxD and their stride."""
+    """outputs_RxBxTxN, logits of classes or estimates of real numbers; those at position t depend
+    on x up to t and y before t. `look` gets what enters the layers: the tokens h_RxBxLxD and their
+    stride."""
     R, B, T, X = x_RxBxTxX.shape
-    D, C, architecture = cell.model_size, cell.num_classes, ARCHITECTURES[cell.architecture]
-    x_RxBTxD = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"])
+    D, N, architecture = (
+        cell.model_size,
+        cell.problem.target.outputs,
+        ARCHITECTURES[cell.architecture],
+    )
+    if X:
+        x_RxBTxD = product(x_RxBxTxX.reshape(R, B * T, X), p["embed_x"])
+    else:
+        x_RxBTxD = x_RxBxTxX.new_zeros(R, B * T, D)
     h_RxBxLxD, stride = x_RxBTxD.view(R, B, T, D), 1
     if architecture.has_context:
         h_RxBxLxD, stride = _tokens(p, h_RxBxLxD, y_RxBxT, cell)
@@ -61,7 +76,7 @@ def predict(
         look(h_RxBxLxD, stride)
     h_RxBxTxD = architecture.layers.apply(p, h_RxBxLxD, cell, stride)
     h_RxBTxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
-    return product(h_RxBTxD, p["head"]).view(R, B, T, C)
+    return product(h_RxBTxD, p["head"]).view(R, B, T, N)
 
 
 def _tokens(
@@ -70,11 +85,8 @@ def _tokens(
     """Tokens h_RxBxLxD from embedded inputs, and the distance between the tokens at which
     predictions are read."""
     R, B, T, D = x_RxBxTxD.shape
-    C = cell.num_classes
-    onehot_RxBxTxC = (y_RxBxT[..., None] == torch.arange(C, device=y_RxBxT.device)).to(
-        x_RxBxTxD.dtype
-    )
-    y_RxBxTxD = product(onehot_RxBxTxC.view(R, B * T, C), p["embed_y"]).view(R, B, T, D)
+    numbers_RxBTxN = embeddable(cell.problem.target, y_RxBxT, x_RxBxTxD.dtype).flatten(1, 2)
+    y_RxBxTxD = product(numbers_RxBTxN, p["embed_y"]).view(R, B, T, D)
     if cell.token_format == "shifted":
         return x_RxBxTxD + F.pad(y_RxBxTxD[:, :, :-1], (0, 0, 1, 0)), 1
     pair_RxBxTx2xD = torch.stack([x_RxBxTxD, x_RxBxTxD + y_RxBxTxD], dim=3)

@@ -7,6 +7,7 @@ The flat buffer makes Adam a handful of passes and a checkpoint one tensor a cel
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,13 @@ class Spec:
         std: standard deviation of its initial values.
         fan_in: inputs of a map from something that grows with the model's width, in units of that
             width; None for what maps from anything else (inputs, labels, positions) and for biases.
+        initial: seed -> its initial values, of this shape; None: normal ones.
     """
 
     shape: tuple[int, ...]
     std: float
     fan_in: int | None = None
+    initial: Callable[[int], Tensor] | None = None
 
     @property
     def size(self) -> int:
@@ -55,16 +58,20 @@ def views(flat_RxP: Tensor, specs: dict[str, Spec]) -> dict[str, Tensor]:
     result, start = {}, 0
     for name, spec in specs.items():
         part = flat_RxP[:, start : start + spec.size]
-        result[name] = part.unflatten(1, spec.shape)
+        result[name] = part.view(len(part), *spec.shape)
         start += _padded(spec.size)
     return result
 
 
 def initialize(specs: dict[str, Spec], seed_R: Tensor) -> Tensor:
-    """flat_RxP with entries N(0, spec.std^2), a pure function of each replica's seed; padding 0."""
+    """flat_RxP with entries N(0, spec.std^2), or as the spec says: a pure function of each
+    replica's seed. Padding is 0."""
     flat_RxP = torch.zeros(len(seed_R), buffer_size(specs), device=seed_R.device)
     for number, (name, view) in enumerate(views(flat_RxP, specs).items()):
-        if specs[name].std:
+        initial = specs[name].initial
+        if initial is not None:
+            view.copy_(torch.stack([initial(seed) for seed in seed_R.tolist()]))
+        elif specs[name].std:
             size, std = specs[name].size, specs[name].std
             draw = rng.normal_matrix(seed_R, rng.INIT, 1, size, low=number, scale=std)
             view.copy_(draw.view(view.shape))

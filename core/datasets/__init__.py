@@ -1,17 +1,48 @@
 """Base datasets: what is known of each without loading it, and its images as tensors.
 
 The facts stand here, in plain Python, since `core.cell` checks settings by them. To add a dataset:
-an entry in `DATASETS` and a branch in `core.datasets.images`.
+an entry in `DATASETS` and a branch in `core.datasets.images`. One of the user's is a class with the
+methods of `Dataset`, made known by `core.plugins`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from metaphase.core.settings import Setting
+
+
+class Dataset(Protocol):
+    """What a dataset of the user's is: a frozen dataclass whose fields are settings of a cell."""
+
+    def info(self) -> DatasetInfo:
+        """What is known without loading it."""
+        ...
+
+    def load(self, train: bool, root: Path) -> tuple[Any, Any]:
+        """A split: images, I x V x V or I x P x V x V for P colour planes, an array or a tensor of
+        uint8 (255 is white) or of floats; and I labels, whole numbers from 0.
+
+        Args:
+            train: the training split, else the held-out one.
+            root: the folder of the data sets.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about a base dataset that can be known without loading it."""
+    """Facts about a base dataset that can be known without loading it.
+
+    Attributes:
+        own: the settings that it brings itself, by name.
+        load: (values of its own settings, train, folder of the data sets) -> images and labels as
+            `Dataset.load` gives them, where they aren't the program's.
+    """
 
     image_size: int  # side of its square images, pixels
     channels: int
@@ -20,6 +51,8 @@ class DatasetInfo:
     num_heldout: int  # images in its held-out split
     default_classes: int | None = None  # used unless more are asked for; None: all
     heldout_counts: tuple[int, ...] = ()  # held-out images of each class, unless all are equal
+    own: Mapping[str, Setting] = field(default_factory=dict)
+    load: Callable[[Mapping[str, Any], bool, Path], tuple[Any, Any]] | None = None
 
 
 DATASETS: dict[str, DatasetInfo] = {

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from metaphase.core import rng
-from metaphase.core.cell import DATASETS
+from metaphase.core.datasets import DATASETS
 
 WHITE = 255  # of the levels of ink, which start at 0
 SIDE = 28  # pixels

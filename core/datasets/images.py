@@ -12,12 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaphase.core.cell import DATASETS, Cell, ConfigError
-from metaphase.core.datasets import digits, glyphs, random_inputs, torchvision_files
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.datasets import (
+    DATASETS,
+    classes,
+    digits,
+    glyphs,
+    random_inputs,
+    torchvision_files,
+)
 from metaphase.core.datasets.preprocessing import mean_and_deviation, normalized, resized
 
 
@@ -73,6 +81,7 @@ def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -
         cell.normalization,
         str(data_root),
         torch.device(device),
+        cell.own,
     )
     for split in (images.train, images.heldout, *images.unseen.values()):
         if split.count < cell.sequence_length:
@@ -92,12 +101,20 @@ def _cell_images(
     normalization: str,
     data_root: str,
     device: torch.device,
+    own: tuple[tuple[str, Any], ...],
 ) -> CellImages:
     base, *others = names
     channels = 1 if grayscale else DATASETS[base].channels
 
     def prepare(name: str, train: bool) -> tuple[Tensor, Tensor]:
-        x_IxPxVxW, white, y_I = load_raw(name, train, data_root, image_size, channels, num_classes)
+        info = DATASETS[name]
+        if info.load is not None:
+            values = {key: value for key, value in own if key in info.own}
+            x_IxPxVxW, white, y_I = classes.load(name, info, values, train, data_root)
+        else:
+            x_IxPxVxW, white, y_I = load_raw(
+                name, train, data_root, image_size, channels, num_classes
+            )
         by_class_I = y_I.argsort(stable=True)
         by_class_I = by_class_I[y_I[by_class_I] < num_classes]
         return resized(x_IxPxVxW[by_class_I], white, channels, image_size), y_I[by_class_I]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metaphase.core import rng
-from metaphase.core.cell import DATASETS
+from metaphase.core.datasets import DATASETS
 from metaphase.core.datasets.preprocessing import ONE
 
 

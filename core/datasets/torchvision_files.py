@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core.cell import DATASETS, ConfigError
+from metaphase.core.cell import ConfigError
+from metaphase.core.datasets import DATASETS
 
 WHITE = 255  # of the grey levels, which start at 0
 _REMEDY = "remove what is damaged, and the same command downloads it, or copy it there again"

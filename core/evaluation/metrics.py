@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class SplitMetrics:
         loss_R: mean cross-entropy, nats.
         statistics_R: `schema.STATISTICS` by name, each (mean_R, standard error_R).
         accuracy_RxT, accuracy_se_RxT: by position.
+        further: metrics asked for beside these, by column, as `statistics_R`.
         n: number of sequences.
     """
 
@@ -29,12 +31,13 @@ class SplitMetrics:
     statistics_R: dict[str, tuple[Tensor, Tensor]]
     accuracy_RxT: Tensor
     accuracy_se_RxT: Tensor
+    further: dict[str, tuple[Tensor, Tensor]]
     n: int
 
     def row(self, r: int) -> dict[str, Any]:
         """Replica r's loss and statistics, with the history table's column names."""
         row: dict[str, Any] = {"loss": self.loss_R[r].item()}
-        for name, (mean_R, error_R) in self.statistics_R.items():
+        for name, (mean_R, error_R) in (self.statistics_R | self.further).items():
             row |= {name: mean_R[r].item(), f"{name}_se": error_R[r].item()}
         return row | {"n": self.n}
 
@@ -47,18 +50,29 @@ class SplitMetrics:
         ]
 
 
-def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor) -> SplitMetrics:
-    """Reduces losses (nats) and correctness of E sequences; a diverged replica's are all NaN.
+def split_metrics(
+    loss_RxExT: Tensor,
+    score_RxExT: Tensor,
+    diverged_R: Tensor,
+    unit: int = 1,
+    further_RxE: Mapping[str, Tensor] | None = None,
+) -> SplitMetrics:
+    """Reduces losses and scores of E sequences; a diverged replica's are all NaN.
 
     A standard error is that of a mean over sequences: sample deviation / sqrt(E). The improvement
     is taken within each sequence, so what first and last share cancels in its error.
+
+    Args:
+        score_RxExT: `core.tasks.targets.scores`: of classes whether a prediction is right.
+        unit: score of a perfect prediction.
+        further_RxE: values of further metrics, a sequence each, by column.
     """
-    E, T = correct_RxExT.shape[1:]
+    E, T = score_RxExT.shape[1:]
     width = last_positions(T)
-    # Whole numbers of correct predictions, so sums are exact and no order of summation shows.
-    correct_RxExT = correct_RxExT.cpu().long()
-    first_RxE = correct_RxExT[:, :, 0]
-    last_RxE = correct_RxExT[:, :, T - width :].sum(dim=2)
+    # Whole numbers of parts, so sums are exact and no order of summation shows.
+    score_RxExT = score_RxExT.cpu().long()
+    first_RxE = score_RxExT[:, :, 0]
+    last_RxE = score_RxExT[:, :, T - width :].sum(dim=2)
 
     def mean_and_error(count_RxE: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """Over sequences, of count / scale; any axes may follow R and E."""
@@ -67,16 +81,23 @@ def split_metrics(loss_RxExT: Tensor, correct_RxExT: Tensor, diverged_R: Tensor)
         mean, error = total / E / scale, (variance.clamp(min=0.0) / E).sqrt()
         return _blank(mean, diverged_R), _blank(error, diverged_R)
 
-    accuracy_RxT, accuracy_se_RxT = mean_and_error(correct_RxExT, 1)
+    def mean_and_error_of_reals(value_RxE: Tensor) -> tuple[Tensor, Tensor]:
+        value_RxE = value_RxE.cpu().double()
+        mean_R = row_means(value_RxE)
+        error_R = (row_means((value_RxE - mean_R[:, None]) ** 2) / (E - 1)).sqrt()
+        return _blank(mean_R, diverged_R), _blank(error_R, diverged_R)
+
+    accuracy_RxT, accuracy_se_RxT = mean_and_error(score_RxExT, unit)
     return SplitMetrics(
         loss_R=_blank(row_means(loss_RxExT.cpu().flatten(1)), diverged_R),
         statistics_R={
-            schema.FIRST: mean_and_error(first_RxE, 1),
-            schema.LAST: mean_and_error(last_RxE, width),
-            schema.IMPROVEMENT: mean_and_error(last_RxE - width * first_RxE, width),
+            schema.FIRST: mean_and_error(first_RxE, unit),
+            schema.LAST: mean_and_error(last_RxE, width * unit),
+            schema.IMPROVEMENT: mean_and_error(last_RxE - width * first_RxE, width * unit),
         },
         accuracy_RxT=accuracy_RxT,
         accuracy_se_RxT=accuracy_se_RxT,
+        further={c: mean_and_error_of_reals(v) for c, v in (further_RxE or {}).items()},
         n=E,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from metaphase.core.cell import Precision
+from metaphase.core.cell_settings import Precision
 
 
 @contextlib.contextmanager

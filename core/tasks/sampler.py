@@ -17,44 +17,22 @@ Axes beside the usual ones: J training steps that are drawn together, U distinct
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metaphase.core import rng, schema
+from metaphase.core import label_counts, rng, schema
 from metaphase.core.cell import Cell
-from metaphase.core.datasets.images import CellImages, Images
+from metaphase.core.datasets.images import CellImages, Images, load_images
 from metaphase.core.tasks.projected_images import FIRST_UNSEEN, biased_permutations, permutations
 from metaphase.core.tasks.projected_inputs import ProjectedInputs
-
-# Training steps whose tasks, images and labels are drawn together: enough to hide the launches of
-# the generator's many small operations, few enough to stay in the caches.
-STEPS_PER_DRAW = 32
+from metaphase.core.tasks.sequences import Batch, Levels, seen_tasks_in_turn, words
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of T labelled examples, of R replicas or of the streams that replicas share.
-
-    Attributes:
-        x_RxBxTxX: inputs A x, float32 (bf16 where a kernel makes them for bf16 products).
-        y_RxBxT: int64 labels rho(y).
-    """
-
-    x_RxBxTxX: Tensor
-    y_RxBxT: Tensor
-
-    def replicas(self, row_R: Tensor | None) -> Batch:
-        """The sequences of replicas whose streams have the numbers row_R (int64); None stands for
-        each stream once, in order, and copies nothing."""
-        if row_R is None:
-            return self
-        return Batch(self.x_RxBxTxX[row_R], self.y_RxBxT[row_R])
-
-
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """What the sequences of J training steps consist of, before any input is computed.
 
     Attributes:
@@ -68,8 +46,15 @@ class Draw:
     y_SxJxBxT: Tensor
 
 
+def open_sampler(
+    cells: Sequence[Cell], data_root: str | Path, device: torch.device | str
+) -> Sampler:
+    """The sampler of a pack's streams; see `core.tasks.sequences.open_sequences`."""
+    return Sampler(cells, load_images(cells[0], data_root, device))
+
+
 class Sampler:
-    """Draws the batches of a pack's streams.
+    """Draws the batches of a pack's streams (`core.tasks.sequences.Sequences`).
 
     Args:
         cells: one of each stream, equal in `core.cell.pack_key`.
@@ -90,11 +75,21 @@ class Sampler:
             self.seed_S, self.num_tasks_S, self.cell.input_size, self.cell.precision
         )
 
+    @cached_property
+    def levels(self) -> Levels:
+        """What is reached by naming the commonest label (`core.label_counts`)."""
+        counts = tuple(self.images.heldout.count_C.tolist())
+        return Levels(
+            chance=self.images.heldout.commonest_class_share(),
+            unseen=label_counts.level(counts, self.cell.sequence_length),
+            guess_loss=label_counts.guess_loss(self.images.train.count_C.tolist()),
+        )
+
     def draw_training(self, step_J: Tensor) -> Draw:
         """The sequences of the training steps `step_J` (int64, from 0)."""
         sequence_B = torch.arange(self.cell.batch_size, device=step_J.device)
         counters = (sequence_B, step_J[:, None])
-        [word_UxJxB] = _words(self.seeds_U, rng.TRAIN_TASKS, counters, 1)
+        [word_UxJxB] = words(self.seeds_U[:, None, None], rng.TRAIN_TASKS, counters, 1)
         task_SxJxB = rng.integer(word_UxJxB[self.row_S], self.num_tasks_S[:, None, None])
         share_SxJ = self._identity_share(step_J)
         purposes = (rng.TRAIN_CLASSES, rng.TRAIN_IMAGES)
@@ -125,7 +120,8 @@ class Sampler:
             images = self.images.unseen[other] if other else self.images.heldout
         counters = (sequence_B, torch.full_like(sequence_B, split == schema.TRAIN)[None])
         if seen:
-            task_SxJxB = self._seen_tasks_in_turn(sequence_B, split)
+            task_SxB = seen_tasks_in_turn(self.seed_S, self.num_tasks_S, sequence_B, split)
+            task_SxJxB = task_SxB[:, None]
             share_SxJ = self._identity_share(None)
         else:
             task_B = FIRST_UNSEEN + sequence_B
@@ -138,15 +134,6 @@ class Sampler:
         else:
             x_SxBxTxX = self.inputs.of_unseen_tasks(images, image_SxBxT, task_B)
         return Batch(x_SxBxTxX, y_SxBxT)
-
-    def _seen_tasks_in_turn(self, sequence_B: Tensor, split: str) -> Tensor:
-        """task_Sx1xB of evaluation sequences: each split and number of tasks has an order of its
-        own, drawn from the seed."""
-        number = torch.full_like(sequence_B[:1], split == schema.TRAIN)
-        words = _words(self.seeds_U, rng.EVAL_TASKS, (number, number[:, None]), rng.SHUFFLE_ROUNDS)
-        keys = [word_Ux1x1[self.row_S] for word_Ux1x1 in words]
-        num_tasks_Sx1x1 = self.num_tasks_S[:, None, None]
-        return rng.permuted(keys, sequence_B % num_tasks_Sx1x1, num_tasks_Sx1x1)
 
     def _identity_share(self, step_J: Tensor | None) -> Tensor | None:
         """Share of the tasks that keep the identity permutation: share_SxJ at these steps, or
@@ -183,27 +170,18 @@ class Sampler:
     ) -> Tensor:
         """image_UxJxBxT: the image numbers of each seed's sequences."""
         length = self.cell.sequence_length
-        words = _words(self.seeds_U, purposes[0], counters, length)
-        class_UxJxBxT = images.y_I[rng.integer(torch.stack(words, dim=-1), images.count)]
+        drawn = words(self.seeds_U[:, None, None], purposes[0], counters, length)
+        class_UxJxBxT = images.y_I[rng.integer(torch.stack(drawn, dim=-1), images.count)]
         count_UxJxBxT = images.count_C[class_UxJxBxT]
         first_UxJxBxT = images.first_C[class_UxJxBxT]
         number_UxJxBxT = _earlier_equals(class_UxJxBxT, self.cell.num_classes) % count_UxJxBxT
         keys = [
             word_UxJxB[..., None]
-            for word_UxJxB in _words(self.seeds_U, purposes[1], counters, rng.SHUFFLE_ROUNDS)
+            for word_UxJxB in words(
+                self.seeds_U[:, None, None], purposes[1], counters, rng.SHUFFLE_ROUNDS
+            )
         ]
         return first_UxJxBxT + rng.permuted(keys, number_UxJxBxT, count_UxJxBxT, first_UxJxBxT)
-
-
-def _words(
-    seeds_U: Tensor, purpose: int, counters: tuple[Tensor, Tensor], count: int
-) -> list[Tensor]:
-    """`count` random words of each sequence, word_UxJxB each."""
-    blocks = [
-        rng.philox(seeds_U[:, None, None], purpose, (*counters, block))
-        for block in range(-(-count // 4))
-    ]
-    return [word for block in blocks for word in block][:count]
 
 
 def _earlier_equals(class_UxJxBxT: Tensor, num_classes: int) -> Tensor:

@@ -13,8 +13,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from metaphase.core.tasks.sampler import Draw
-
 logger = logging.getLogger(__name__)
 
 # Draws that may be launched ahead of the device: enough to keep it busy, few enough that a request
@@ -22,6 +20,7 @@ logger = logging.getLogger(__name__)
 _AHEAD = 1
 _WARM_UP = 3  # steps before capture, as PyTorch's notes on CUDA graphs ask for
 
+Draw = tuple[Tensor, ...]  # a NamedTuple of `core.tasks.sequences.Sequences.draw_training`
 Step = Callable[[Draw, Tensor, Tensor], None]
 
 
@@ -55,7 +54,7 @@ class RepeatedStep:
             for j in torch.arange(count, device=step_J.device).split(1):
                 step(draw, step_J, j)
             return
-        for static, new in zip(self._inputs, _tensors(draw, step_J), strict=True):
+        for static, new in zip(self._inputs, (*draw, step_J), strict=True):
             static.copy_(new)
         self._j.zero_()
         for _ in range(count):
@@ -65,9 +64,9 @@ class RepeatedStep:
             self._launched.pop(0).synchronize()
 
     def _capture(self, step: Step, draw: Draw, step_J: Tensor) -> None:
-        self._inputs = [t.clone() for t in _tensors(draw, step_J)]
+        self._inputs = [t.clone() for t in (*draw, step_J)]
         *of_draw, static_step_J = self._inputs
-        static_draw = Draw(*of_draw)
+        static_draw = type(draw)(*of_draw)
         self._j = torch.zeros(1, dtype=torch.int64, device=step_J.device)
 
         def one() -> None:
@@ -115,7 +114,3 @@ def out_of_memory(error: BaseException) -> bool:
 def _aside(device: torch.device) -> torch.cuda.Stream:
     """The stream of all captures: cuBLAS keeps a workspace for every new one."""
     return torch.cuda.Stream(device)
-
-
-def _tensors(draw: Draw, step_J: Tensor) -> list[Tensor]:
-    return [draw.task_SxJxB, draw.image_SxJxBxT, draw.y_SxJxBxT, step_J]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, PER_REPLICA, Cell
+from metaphase.core.evaluation import METRICS
 from metaphase.core.training.stack import Stack
 
 
@@ -64,9 +65,11 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
     splits = (*schema.SPLITS, *others)
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
         raise ValueError("its history is not a list of rows")
-    numbers = [name for name in schema.HISTORY_COLUMNS if name not in ("cell_id", "split")]
+    further = schema.with_standard_errors(tuple(METRICS[name].column for name in cell.metrics))
+    columns = (*schema.HISTORY_COLUMNS, *further)
+    numbers = [name for name in columns if name not in ("cell_id", "split")]
     for row in history:
-        if row.get("cell_id") != cell.cell_id or set(row) != set(schema.HISTORY_COLUMNS):
+        if row.get("cell_id") != cell.cell_id or set(row) != set(columns):
             raise ValueError("its history has rows that are none of this cell's")
         if any(type(row[name]) not in (int, float) for name in numbers):
             raise ValueError("its history has what is no number")

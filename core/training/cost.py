@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
+from metaphase.core.tasks import TASK_FAMILIES
 from metaphase.core.tasks.projected_inputs import TABLE_BYTES, table_length
-from metaphase.core.tasks.sampler import STEPS_PER_DRAW
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW
 
 num_parameters = model.num_parameters
 
@@ -17,7 +18,7 @@ def flops_per_step(cell: Cell) -> float:
     two; the backward pass costs twice the forward one (Kaplan et al. 2020, section 2.1)."""
     B, T, X, D = cell.batch_size, cell.sequence_length, cell.input_size, cell.model_size
     architecture = ARCHITECTURES[cell.architecture]
-    labels_and_head = 2 * B * T * (1 + architecture.has_context) * cell.num_classes * D
+    labels_and_head = 2 * B * T * (1 + architecture.has_context) * cell.problem.target.outputs * D
     embed = 2 * B * T * X * D
     layers = architecture.layers.forward_flops(cell)
     return float(3 * (labels_and_head + layers) + 2 * embed + input_flops(cell))
@@ -26,19 +27,25 @@ def flops_per_step(cell: Cell) -> float:
 def input_flops(cell: Cell) -> float:
     """The part of `flops_per_step` that is the products A x. They have no gradient, and cells that
     see the same sequences share them."""
+    if not TASK_FAMILIES[cell.task_family].projects:
+        return 0.0
     return 2.0 * cell.batch_size * cell.sequence_length * cell.input_size**2
 
 
 def normals_per_step(cells: Sequence[Cell], device: str) -> float:
-    """Normals that a step draws for the projections of a pack's sequences. The streams whose tasks
-    are in the pack's table need none."""
+    """Normals that a step draws for the projections of a pack's sequences, or for the inputs of a
+    family that has none. The streams whose tasks are in the pack's table need none."""
     cell, length = cells[0], _table(cells, device)[0]
+    if not TASK_FAMILIES[cell.task_family].projects:
+        return float(cell.batch_size * cell.sequence_length * cell.input_size * len(cells))
     drawn = sum(stream[0].num_tasks > length for stream in grouped(cells, stream_key).values())
     return float(drawn * cell.batch_size * cell.input_size**2)
 
 
 def _table(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     """Size of the table of a pack's projections: tasks of each seed, and bytes."""
+    if not TASK_FAMILIES[cells[0].task_family].projects:
+        return 0, 0
     cell, seeds = cells[0], len({cell.seed for cell in cells})
     number = 2 if device == "cuda" and cell.precision == "bf16" else 4
     matrix = number * cell.input_size**2
@@ -62,7 +69,8 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     # they are drawn, and of each seed the words that images are drawn from.
     drawn = 8 * STEPS_PER_DRAW * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
     # These exist where there is no kernel for the inputs (core.tasks.projected_inputs).
-    projections = 4 * max(B * X**2, 2**22) if device == "cpu" else 0
+    projects = TASK_FAMILIES[cell.task_family].projects
+    projections = 4 * max(B * X**2, 2**22) if device == "cpu" and projects else 0
     copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks))
     inputs = 4 * B * T * X * (streams + copied)
     return sum(kept) + max(working) + drawn + projections + inputs + _table(cells, device)[1]
@@ -76,7 +84,7 @@ def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     if device == "cpu":  # where attention keeps its scores
         numbers += cell.num_layers * cell.num_heads * cell.num_tokens**2
     activations = 4 * B * numbers
-    logits = 4 * 4 * B * T * cell.num_classes
+    logits = 4 * 4 * B * T * cell.problem.target.outputs
     # First autograd's gradients stand beside the activations, then Adam's intermediates alone.
     return replicas * 4 * 4 * P, replicas * max(activations + logits + 4 * P, 3 * 4 * P)
 

@@ -15,20 +15,20 @@ What it costs in accuracy and in phases, against full runs: dev/LOG.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaphase.core import schema
 from metaphase.core.phases import DELTA, score_interval
 
-SOLVED = 0.02  # training loss over that of a guess, ln(num_classes)
+SOLVED = 0.02  # training loss over that of a guess
 
 
-def decided(history: Sequence[Mapping[str, Any]], num_classes: int, unseen_level: float) -> bool:
+def decided(history: Sequence[Mapping[str, Any]], guess_loss: float, unseen_level: float) -> bool:
     """Whether the cell with these rows of the history table needs no more steps.
 
     Args:
+        guess_loss: of knowing nothing, `core.tasks.Classes.guess_loss`.
         unseen_level: see `core.phases.level_of`.
     """
     steps = sorted({row["step"] for row in history})[-2:]
@@ -39,5 +39,5 @@ def decided(history: Sequence[Mapping[str, Any]], num_classes: int, unseen_level
         score_interval(unseen["last"], unseen["last_se"], unseen["n"])[0] - unseen_level
         for unseen in (at[schema.UNSEEN] for at in rows)
     ]
-    solved = all(at[schema.TRAIN]["loss"] < SOLVED * math.log(num_classes) for at in rows)
+    solved = all(at[schema.TRAIN]["loss"] < SOLVED * guess_loss for at in rows)
     return all(low > DELTA for low in lows) or (solved and all(low <= 0.0 for low in lows))

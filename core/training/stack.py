@@ -6,7 +6,6 @@ would have alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from metaphase.core.architectures import model
 from metaphase.core.architectures.parameters import initialize, views
 from metaphase.core.cell import Cell
-from metaphase.core.kernels.operations import cross_entropy, row_means
-from metaphase.core.tasks.sampler import Batch
+from metaphase.core.kernels.operations import row_means
+from metaphase.core.tasks import targets
+from metaphase.core.tasks.sequences import Batch
 from metaphase.core.training.optimizer import (
     adam,
     clip,
@@ -26,10 +26,10 @@ from metaphase.core.training.optimizer import (
     warm_up,
 )
 
-# Models start at a loss of ln(num_classes), stay there for a while, and leave (Kirsch et al. 2022
-# call it a plateau). We say that one has left at the first step where a moving average of its
-# training loss is below (1 - PLATEAU_MARGIN) ln(num_classes). The average starts at ln(num_classes)
-# and a new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
+# Models start at the loss of a guess, ln(num_classes) of classes, stay there for a while, and leave
+# (Kirsch et al. 2022 call it a plateau). We say that one has left at the first step where a moving
+# average of its training loss is below (1 - PLATEAU_MARGIN) of that. The average starts at it and a
+# new step weighs PLATEAU_WEIGHT: a memory of 20 steps, in which noise averages out.
 PLATEAU_MARGIN = 0.05
 PLATEAU_WEIGHT = 0.05
 
@@ -74,7 +74,9 @@ class Stack:
         self.grad_RxP = torch.zeros_like(self.theta_RxP)
         self.diverged_at_R = torch.full_like(seed_R, -1)
         self.plateau_steps_R = torch.full_like(seed_R, -1)
-        self.average_loss_R = torch.full_like(self.learning_rate_R, math.log(self.cell.num_classes))
+        self.average_loss_R = torch.full_like(
+            self.learning_rate_R, self.cell.problem.target.guess_loss
+        )
         self.parameters = {
             name: view.detach().requires_grad_()
             for name, view in views(self.theta_RxP, specs).items()
@@ -91,19 +93,19 @@ class Stack:
     def train(self, batch: Batch, step: Tensor) -> None:
         """One training step, number `step` (int64 scalar, from 0): the gradient, then Adam."""
         # In float64, so that how a sum is split up, which differs between packs, doesn't show.
-        loss_RxBxT = cross_entropy(self.predict(batch), batch.y_RxBxT)
+        loss_RxBxT = targets.loss(self.cell.problem.target, self.predict(batch), batch.y_RxBxT)
         loss_R = row_means(loss_RxBxT.flatten(1)).float()
         gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
         torch._foreach_copy_(list(self._gradients.values()), list(gradients))
         self._update(loss_R.detach(), step)
 
     def predict(self, batch: Batch) -> Tensor:
-        """logits_RxBxTxC, float32."""
+        """outputs_RxBxTxN, float32: logits of classes, or estimates of real targets."""
         with torch.autocast(self.device.type, torch.bfloat16, self.cell.precision == "bf16"):
-            logits_RxBxTxC = model.predict(
+            outputs_RxBxTxN = model.predict(
                 self.parameters, batch.x_RxBxTxX, batch.y_RxBxT, self.cell
             )
-        return logits_RxBxTxC.float()
+        return outputs_RxBxTxN.float()
 
     @torch.no_grad()
     def _update(self, loss_R: Tensor, step: Tensor) -> None:
@@ -142,7 +144,7 @@ class Stack:
         """Notes when a replica leaves the plateau, by the rule above (`PLATEAU_MARGIN`)."""
         average_R = self.average_loss_R * (1.0 - PLATEAU_WEIGHT) + loss_R * PLATEAU_WEIGHT
         self.average_loss_R.copy_(torch.where(alive_R, average_R, self.average_loss_R))
-        level = (1.0 - PLATEAU_MARGIN) * math.log(self.cell.num_classes)
+        level = (1.0 - PLATEAU_MARGIN) * self.cell.problem.target.guess_loss
         leaves_R = (self.plateau_steps_R < 0) & (self.average_loss_R < level)
         self.plateau_steps_R.copy_(torch.where(leaves_R, step + 1, self.plateau_steps_R))
 

@@ -5,7 +5,6 @@ The host only launches steps.
 
 from __future__ import annotations
 
-import functools
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core import label_counts, schema
+from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     NUMERICS,
@@ -26,13 +25,13 @@ from metaphase.core.cell import (
     stack_key,
     stream_key,
 )
-from metaphase.core.datasets.images import load_images
 from metaphase.core.devices import current
+from metaphase.core.evaluation import METRICS
 from metaphase.core.evaluation.metrics import SplitMetrics, split_metrics
 from metaphase.core.kernels.cpu import check
-from metaphase.core.kernels.operations import cross_entropy
 from metaphase.core.kernels.precision import float32_products
-from metaphase.core.tasks.sampler import STEPS_PER_DRAW, Draw, Sampler
+from metaphase.core.tasks import targets
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW, open_sequences
 from metaphase.core.training import cost
 from metaphase.core.training.captured import RepeatedStep
 from metaphase.core.training.early_stopping import decided
@@ -79,14 +78,18 @@ class PackTrainer:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             check.warn_once()
-        self.images = load_images(self.cell, data_root, self.device)
         # The costliest comes first, so that the others find room in the memory that it needs.
         shapes = list(grouped(cells, stack_key).values())
         shapes.sort(key=lambda members: -cost.flops_per_step(members[0]))
         self.stacks = [Stack(members, self.device) for members in shapes]
         self.cells = tuple(cell for stack in self.stacks for cell in stack.cells)
         streams = grouped(cells, stream_key)
-        self.sampler = Sampler([members[0] for members in streams.values()], self.images)
+        self.sampler = open_sequences(
+            [members[0] for members in streams.values()], data_root, self.device
+        )
+        self._metrics = {
+            METRICS[name].column: METRICS[name].of(self.cell) for name in self.cell.metrics
+        }
         self._rows = [self._rows_of(stack, list(streams)) for stack in self.stacks]
 
         self.step = 0
@@ -124,16 +127,11 @@ class PackTrainer:
         evaluated = bool(self.metrics) and self._in_history
         if not evaluated or self.step == self.cell.steps:
             return [evaluated] * len(self.cells)
+        unseen_level = self.sampler.levels.unseen
         return [
-            cell.stop_when_decided and decided(rows, cell.num_classes, self._unseen_level)
+            cell.stop_when_decided and decided(rows, cell.problem.target.guess_loss, unseen_level)
             for cell, rows in zip(self.cells, self.history, strict=True)
         ]
-
-    @functools.cached_property
-    def _unseen_level(self) -> float:
-        """What naming the commonest label so far reaches on new tasks (`core.label_counts`)."""
-        counts = tuple(self.images.heldout.count_C.tolist())
-        return label_counts.level(counts, self.cell.sequence_length)
 
     def advance(self, should_stop: Callable[[], bool] | None = None) -> bool:
         """Trains up to the next evaluation and evaluates.
@@ -174,7 +172,7 @@ class PackTrainer:
                 self._repeated_step(self._train_step, step_J, min(STEPS_PER_DRAW, left))
         self.step += count
 
-    def _train_step(self, draw: Draw, step_J: Tensor, j: Tensor) -> None:
+    def _train_step(self, draw: tuple[Tensor, ...], step_J: Tensor, j: Tensor) -> None:
         """Trains all stacks by the j-th of the steps drawn (j is int64, of shape (1,))."""
         batch, step = self.sampler.training_batch(draw, j), step_J.index_select(0, j)[0]
         for stack, row_R in zip(self.stacks, self._rows, strict=True):
@@ -185,15 +183,16 @@ class PackTrainer:
         others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
         with current(self.device), float32_products(self.cell.precision, self.device):
             of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
-        losses = [loss_RxExT.flatten(1) for loss_RxExT, _ in of_splits.values()]
+        unit = targets.score_unit(self.cell.problem.target)
+        losses = [loss_RxExT.flatten(1) for loss_RxExT, _, _ in of_splits.values()]
         sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)
         sizes = [len(stack.cells) for stack in self.stacks]
         for stack, sick_of_stack_R in zip(self.stacks, sick_R.split(sizes), strict=True):
             stack.note_divergence(sick_of_stack_R, self.step)
         diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
         self.metrics = {
-            split: split_metrics(loss_RxExT, correct_RxExT, diverged_R)
-            for split, (loss_RxExT, correct_RxExT) in of_splits.items()
+            split: split_metrics(loss_RxExT, score_RxExT, diverged_R, unit, more)
+            for split, (loss_RxExT, score_RxExT, more) in of_splits.items()
         }
         for r, cell in enumerate(self.cells):
             self.history[r] += [
@@ -201,23 +200,31 @@ class PackTrainer:
                 for split, metrics in self.metrics.items()
             ]
 
-    def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor]:
-        """loss_RxExT (nats) and correct_RxExT of every prediction of a split's sequences."""
+    def _evaluate_split(self, split: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """loss_RxExT and score_RxExT (`core.tasks.targets`) of every prediction of a split's
+        sequences, and value_RxE of each further metric by column."""
         count, size = self.cell.eval_sequences, self.cell.batch_size
-        losses: list[Tensor] = []
-        corrects: list[Tensor] = []
+        target = self.cell.problem.target
+        parts: dict[str, list[Tensor]] = {}
         for start in range(0, count, size):  # whole batches, so that shapes never change
             sequence_B = torch.arange(start, start + size, device=self.device)
             of_all = self.sampler.evaluation_batch(split, sequence_B)
-            of_stacks = []
+            of_stacks: dict[str, list[Tensor]] = {}
             for stack, row_R in zip(self.stacks, self._rows, strict=True):
                 batch = of_all.replicas(row_R)
-                logits_RxBxTxC = stack.predict(batch)
-                correct_RxBxT = logits_RxBxTxC.argmax(dim=-1) == batch.y_RxBxT
-                of_stacks.append((cross_entropy(logits_RxBxTxC, batch.y_RxBxT), correct_RxBxT))
-            for kept, parts in zip((losses, corrects), zip(*of_stacks, strict=True), strict=True):
-                kept.append(torch.cat(parts))
-        return torch.cat(losses, dim=1)[:, :count], torch.cat(corrects, dim=1)[:, :count]
+                outputs_RxBxTxN = stack.predict(batch)
+                measured = {
+                    "loss": targets.loss(target, outputs_RxBxTxN, batch.y_RxBxT),
+                    "score": targets.scores(target, outputs_RxBxTxN, batch.y_RxBxT),
+                }
+                for column, metric in self._metrics.items():
+                    measured[column] = metric.values(outputs_RxBxTxN, batch, self.cell)
+                for name, values in measured.items():
+                    of_stacks.setdefault(name, []).append(values)
+            for name, of_name in of_stacks.items():
+                parts.setdefault(name, []).append(torch.cat(of_name))
+        whole = {name: torch.cat(of_name, dim=1)[:, :count] for name, of_name in parts.items()}
+        return whole.pop("loss"), whole.pop("score"), whole
 
     def states(self) -> list[dict[str, Any]]:
         """Everything that each cell's training continues from, one dict a cell: tensors on the CPU,
@@ -268,11 +275,12 @@ class PackTrainer:
         assert self.metrics, "results are asked for before an evaluation"
         diverged_at = [step for stack in self.stacks for step in stack.diverged_at_R.tolist()]
         plateau = [step for stack in self.stacks for step in stack.plateau_steps_R.tolist()]
+        levels = self.sampler.levels
         shared = {
             "steps_trained": self.step,
-            "chance": self.images.heldout.commonest_class_share(),
-            "unseen_level": self._unseen_level,
-            "guess_loss": label_counts.guess_loss(self.images.train.count_C.tolist()),
+            "chance": levels.chance,
+            "unseen_level": levels.unseen,
+            "guess_loss": levels.guess_loss,
             "n": self.cell.eval_sequences,
             "device": device_name(self.device),
             "versions": _versions(),
@@ -284,6 +292,7 @@ class PackTrainer:
             row = {
                 **cell.to_dict(),
                 "cell_id": cell.cell_id,
+                "own_settings": ",".join(name for name, _ in cell.own),
                 "status": schema.DIVERGED if diverged else schema.DONE,
                 "diverged_at": diverged_at[r] if diverged else None,
                 "plateau_steps": plateau[r] if plateau[r] >= 0 else None,

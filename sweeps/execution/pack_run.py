@@ -22,6 +22,7 @@ import torch
 
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.phases import outcome_of
+from metaphase.core.plugins import PlugIn
 from metaphase.core.training.captured import out_of_memory
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
@@ -57,6 +58,7 @@ class Job:
             driver's machine.
         keep_models: whether models of finished cells are kept; EVALUATIONS: and of all cells at
             each of their evaluations.
+        plug_ins: those of the user's that cells use, with their code.
     """
 
     root: str
@@ -67,6 +69,7 @@ class Job:
     packs: Sequence[Pack]
     software: Mapping[str, str] = field(default_factory=dict)
     keep_models: bool | str = False
+    plug_ins: Sequence[PlugIn] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from metaphase.core import schema
 from metaphase.core.cell import Cell
+from metaphase.core.plugins import in_use_by
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.planning.packs import Pack, plan
@@ -110,6 +111,7 @@ class Rounds:
                 packs,
                 software or {},
                 self.keep_models,
+                in_use_by(cell for pack in packs for cell in pack.cells),
             )
             progress = fit(job, before)
             outcome.training_seconds += progress.training_seconds

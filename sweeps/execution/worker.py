@@ -22,6 +22,7 @@ import torch
 from ray import tune
 from ray._private import state as ray_state
 
+from metaphase.core import plugins
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.software import difference, installed
@@ -45,6 +46,7 @@ class PackTrial(tune.Trainable):
         wrong = difference(job.software, installed()) if job.software else ""
         self._wrong = f"{platform.node()} {wrong}" if wrong else ""
         try:
+            plugins.load_again(job.plug_ins)
             self._results = Results(job.root, job.sweep, job.driver)
         except (ConfigError, OSError) as error:  # credentials, say, that only the driver has
             self._wrong = f"{platform.node()}: {one_line(error)}"

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, Cell, ConfigError
-from metaphase.sweeps.preset import Sweep, describe_change
+from metaphase.sweeps.preset import Sweep
+from metaphase.sweeps.selection import describe_change
 from metaphase.sweeps.store.earlier import by_cell_id, every_id
 from metaphase.sweeps.store.results import LOST_WORKER, Results
 from metaphase.sweeps.store.sweepfile import has_settings, read_sweep

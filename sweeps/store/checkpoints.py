@@ -10,12 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from metaphase.core.cell import NUMERICS
 from metaphase.sweeps.store.folders import one_line
 from metaphase.sweeps.store.storage import Storage
-from metaphase.sweeps.store.tables import HISTORY, encode
+from metaphase.sweeps.store.tables import HISTORY, encode, to_table
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +104,8 @@ class Checkpoints:
 
     def write_history(self, cell_id: str, rows: Sequence[dict[str, Any]]) -> None:
         """Stores an unfinished cell's evaluations so far (schema.HISTORY_COLUMNS)."""
-        table = pa.Table.from_pylist(list(rows), schema=HISTORY)
-        self._storage.put(f"{FOLDER}/{cell_id}/history.parquet", encode(table))
+        data = encode(to_table(rows, HISTORY))
+        self._storage.put(f"{FOLDER}/{cell_id}/history.parquet", data)
 
     def _newest(self, numerics: int | None) -> dict[str, int]:
         """{cell_id: greatest step of its checkpoints} of these numerics; None: of all others."""

@@ -40,6 +40,7 @@ from metaphase.sweeps.store.tables import (
     decode,
     encode,
     is_own,
+    to_table,
 )
 
 logger = logging.getLogger(__name__)
@@ -233,6 +234,7 @@ class Results(Storage):
         """Records that a cell could not be trained, with the reason. It counts as finished."""
         row = {k: schema.to_column(v) for k, v in cell.to_dict().items()}
         row |= {"cell_id": cell.cell_id, "sweep": self.sweep}
+        row["own_settings"] = ",".join(name for name, _ in cell.own)
         row |= {"status": schema.FAILED, "error": error}
         self.create(f"cells/{cell.cell_id}.parquet", _encode_rows([row], CELLS))
 
@@ -281,4 +283,4 @@ class Results(Storage):
 
 
 def _encode_rows(rows: Sequence[dict[str, Any]], columns: pa.Schema) -> bytes:
-    return encode(pa.Table.from_pylist(list(rows), schema=columns))
+    return encode(to_table(rows, columns))

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metaphase.core import schema
+from metaphase.core.cell import ABSENT, SETTINGS
+from metaphase.core.tasks import PROJECTED_IMAGES
 from metaphase.sweeps.store.tables import FILLED, KEYS, RESULTS, SCHEMAS, STATUSES, is_own
 
 
@@ -117,6 +119,11 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
     for name in dict.fromkeys((*KEYS[table], *FILLED[table])):
         if name in there and rows[name].null_count:
             yield f"{name} is null", rows[name].is_null()
+    if table == "cells" and "task_family" in there:
+        of_images = pc.equal(rows["task_family"], PROJECTED_IMAGES)
+        for name in (name for name in SETTINGS if name in ABSENT and name in there):
+            if rows[name].null_count:
+                yield f"{name} is null", pc.and_(of_images, rows[name].is_null())
     if "status" in there:
         known = functools.reduce(pc.or_, (pc.equal(rows["status"], s) for s in STATUSES))
         yield "its status is none that there is", pc.fill_null(pc.invert(known), False)

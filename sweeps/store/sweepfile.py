@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from metaphase.core import plugins
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps import plug_ins
 from metaphase.sweeps.preset import Sweep, dump_settings, parse_preset
 from metaphase.sweeps.store.layout import check_layout, why_no_sweep
 from metaphase.sweeps.store.storage import Storage
@@ -14,7 +16,12 @@ NAME = "sweep.yaml"
 
 
 def write_settings(storage: Storage, settings: dict[str, Any]) -> None:
-    """Stores the resolved preset of a sweep."""
+    """Stores the resolved preset of a sweep, its plug-ins first."""
+    for facts in settings.get(plug_ins.KEY, ()):
+        plug_in = plugins.find(facts["kind"], facts["name"])
+        if plug_in is not None and plug_in.source is not None:
+            place = plug_ins.place(plug_in.kind, plug_in.name)
+            storage.put(place, plug_in.source, durable=True)
     text = dump_settings(settings).encode()
     storage.put(NAME, text + checksum_line(text), durable=True)
 
@@ -25,7 +32,7 @@ def has_settings(storage: Storage) -> bool:
 
 
 def read_sweep(storage: Storage) -> Sweep:
-    """The sweep as its preset was stored.
+    """The sweep as its preset was stored. No code of plug-ins is run.
 
     Raises:
         ConfigError: there is none, or it can't be read; one line.
@@ -43,7 +50,7 @@ def read_sweep(storage: Storage) -> Sweep:
         text = data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{place}: not UTF-8 text") from None
-    return parse_preset(text, default_name=storage.sweep, source=place)
+    return parse_preset(text, default_name=storage.sweep, source=place, code=False)
 
 
 def checksum_line(data: bytes) -> bytes:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metaphase.core import schema
-from metaphase.core.cell import SETTINGS, Cell
+from metaphase.core.cell import ABSENT, SETTINGS, Cell
 from metaphase.core.settings import neutral_of
 
 _MERGED = "compact-"  # begins the name of a file of many cells; all others hold one, <cell_id>
 # Columns that files of earlier versions lack: settings with what their cells were trained with,
 # results with null.
-LATER = {"numerics": None, "unseen_level": None, "guess_loss": None, **neutral_of(Cell)}
+LATER = {
+    **dict.fromkeys(("numerics", "unseen_level", "guess_loss", "own_settings")),
+    **{name: schema.to_column(value) for name, value in neutral_of(Cell).items()},
+}
 # What reading a file's content raises where it isn't what was written.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 
@@ -38,7 +41,10 @@ _INTEGERS = (
     "state_size",
     "numerics",
 )
-_TEXTS = ("cell_id", "sweep", "split", "status", "error", "device", "versions", "yardstick")
+_TEXTS = (
+    *("cell_id", "sweep", "split", "status", "error", "device", "versions", "yardstick"),
+    "own_settings",
+)
 
 
 def _column(name: str) -> pa.Field:
@@ -85,7 +91,7 @@ KEYS = {
 # cell that is `done` not NaN either.
 RESULTS = ("chance", "n", *schema.statistics_columns((schema.SEEN, schema.UNSEEN)))
 FILLED = {
-    "cells": ("status", *SETTINGS),
+    "cells": ("status", *(name for name in SETTINGS if name not in ABSENT)),
     "history": schema.HISTORY_COLUMNS,
     "curves": schema.CURVES_COLUMNS,
     "yardsticks": schema.YARDSTICK_COLUMNS,
@@ -105,6 +111,19 @@ def merged_name(cell_ids: Iterable[str]) -> str:
     """The name of a file that holds these cells."""
     digest = hashlib.sha256(" ".join(sorted(cell_ids)).encode()).hexdigest()[:16]
     return f"{_MERGED}{digest}.parquet"
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
+    """Rows of a table with these columns, and behind them those of plug-ins: their settings, and
+    metrics."""
+    more: dict[str, pa.DataType] = {}
+    for row in rows:
+        for name in row.keys() - set(columns.names) - more.keys():
+            more[name] = _TYPES[
+                {bool: "bool", int: "int", float: "float"}.get(type(row[name]), "text")
+            ]
+    fields = [pa.field(name, kind) for name, kind in sorted(more.items())]
+    return pa.Table.from_pylist(list(rows), schema=pa.schema([*columns, *fields]))
 
 
 def encode(rows: pa.Table) -> bytes:

@@ -31,7 +31,7 @@ import torch
 
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.precision import float32_products
-from metaphase.core.tasks.sampler import STEPS_PER_DRAW
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW
 from metaphase.core.training import cost
 from metaphase.core.training.trainer import PackTrainer, device_name
 from tests.benchmarks.baselines import EagerCell, VmapPack

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from metaphase.core import cell as cell_module
-from metaphase.core import schema
+from metaphase.core import identity, schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     MAX_TASKS,
@@ -107,17 +106,19 @@ def test_every_setting_changes_the_identity():
         "normalization": "base",
         "learning_rate_schedule": "linear",
         "eval_growth": 2.0,
+        "metrics": ("confidence",),
     }
     base = dataclasses.replace(base, identity_share=0.25, unseen_datasets=("glyphs",))
     base = dataclasses.replace(base, learning_rate_schedule="cosine")
     ids = {base.cell_id}
-    for f in dataclasses.fields(Cell):
-        value = getattr(base, f.name)
-        changed = other.get(f.name, value * 2 if isinstance(value, int) and value else 0.5)
-        if f.name in ("seed", "identity_steps", "mup_base_width"):
+    names = [name for name in SETTINGS if name != "task_family"]
+    for name in names:
+        value = getattr(base, name)
+        changed = other.get(name, value * 2 if isinstance(value, int) and value else 0.5)
+        if name in ("seed", "identity_steps", "mup_base_width"):
             changed = 1
-        ids.add(dataclasses.replace(base, **{f.name: changed}).cell_id)
-    assert len(ids) == 1 + len(dataclasses.fields(Cell))
+        ids.add(dataclasses.replace(base, **{name: changed}).cell_id)
+    assert len(ids) == 1 + len(names)
 
 
 def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
@@ -200,7 +201,7 @@ def test_other_numerics_change_every_identity(monkeypatch):
     before = [Cell(**s) for s in settings]
     ids = [cell.cell_id for cell in before]
     expected = [(cell.cell_id, *cell.earlier_ids) for cell in before]
-    monkeypatch.setattr(cell_module, "NUMERICS", NUMERICS + 1)
+    monkeypatch.setattr(identity, "NUMERICS", NUMERICS + 1)
     after = [Cell(**s) for s in settings]
     assert not {cell.cell_id for cell in after} & set(ids)
     assert [cell.earlier_ids for cell in after] == expected
@@ -274,7 +275,7 @@ def test_roles_say_what_cells_of_a_stack_a_pack_and_a_stream_share():
         *("mlp_ratio", "position_encoding", "mup_base_width"),
     }
     of_new_tasks = set(names_of(Cell, STREAM)) - {"num_tasks", "identity_share", "identity_steps"}
-    assert set(schema.YARDSTICK_SETTINGS) == of_new_tasks - {"unseen_datasets"}
+    assert set(schema.YARDSTICK_SETTINGS) == of_new_tasks - {"unseen_datasets", "task_family"}
     assert all(setting.roles for setting in SETTINGS.values())
 
 

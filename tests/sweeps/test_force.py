@@ -6,7 +6,8 @@ from metaphase.core.cell import ConfigError
 from metaphase.sweeps import run
 from metaphase.sweeps.execution import driver
 from metaphase.sweeps.execution.driver import Outcome
-from metaphase.sweeps.preset import describe_change, parse_preset, select_cells
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.selection import describe_change, select_cells
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import write_settings
 from tests.sweeps.store.test_results import complete, state

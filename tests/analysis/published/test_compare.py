@@ -14,7 +14,7 @@ from metaphase.analysis.commands import compare
 from metaphase.analysis.load import CELL_COLUMNS, ResultsError, load_cells, load_curves
 from metaphase.analysis.published import comparisons, figure2, reference
 from metaphase.core import schema
-from metaphase.core.cell import DATASETS
+from metaphase.core.datasets import DATASETS
 from metaphase.core.phases import GENERALIZING, UNTRAINED
 from tests.tools.synthetic import BASE, make_results
 

@@ -13,7 +13,7 @@ from metaphase.core.architectures import model
 from metaphase.core.architectures.parameters import buffer_size, initialize, views
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.kernels.operations import cross_entropy
-from metaphase.core.tasks.sampler import Batch
+from metaphase.core.tasks.sequences import Batch
 from metaphase.core.training.stack import Stack
 from tests.tools import reference
 

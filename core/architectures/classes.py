@@ -1,0 +1,151 @@
+"""Architectures of the user's: classes whose methods are the functions of
+`core.architectures.Layers`, and ordinary `torch.nn.Module` classes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metaphase.core.architectures.parameters import Spec
+from metaphase.core.cell import Cell, ConfigError
+
+_TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
+
+
+class ClassLayers:
+    """The layers of a dataclass with the methods `parameters(cell)`, `state_size(cell)` and
+    `apply(p, h_RxBxLxD, cell, stride)`; `forward_flops(cell)` and `activations(cell)` are estimated
+    where it has none. Its fields are settings of the cell.
+
+    Args:
+        own: the names of these settings.
+    """
+
+    def __init__(self, cls: type, own: tuple[str, ...]) -> None:
+        self._cls, self._own = cls, own
+
+    def _of(self, cell: Cell) -> Any:
+        return self._cls(**{name: getattr(cell, name) for name in self._own})
+
+    def parameters(self, cell: Cell) -> dict[str, Spec]:
+        """See `core.architectures.Layers`, as for all others."""
+        specs: dict[str, Spec] = self._of(cell).parameters(cell)
+        return specs
+
+    def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
+        """Outputs at the positions 0, stride, 2 stride ..."""
+        result: Tensor = self._of(cell).apply(p, h_RxBxLxD, cell, stride)
+        return result
+
+    def state_size(self, cell: Cell) -> int:
+        """Scalars carried from a whole sequence."""
+        size: int = self._of(cell).state_size(cell)
+        return size
+
+    def forward_flops(self, cell: Cell) -> int:
+        """Operations of a batch: two for each weight and token, where it doesn't say."""
+        layers = self._of(cell)
+        if hasattr(layers, "forward_flops"):
+            return int(layers.forward_flops(cell))
+        return _flops(self.parameters(cell), cell)
+
+    def activations(self, cell: Cell) -> int:
+        """Numbers of a sequence that the backward pass needs."""
+        layers = self._of(cell)
+        if hasattr(layers, "activations"):
+            return int(layers.activations(cell))
+        return _activations(self.parameters(cell), cell)
+
+
+class ModuleLayers:
+    """The layers of a `torch.nn.Module` class: it is made with the width D, the number of tokens L
+    and its own settings, and its `forward` takes h_BxLxD to outputs of the same shape.
+
+    Replicas are stacked by `torch.func.vmap`, so that what a cell's numbers are depends on its pack
+    to rounding. A replica's initial weights are those that the class gives itself after
+    `torch.manual_seed` of the cell's seed.
+
+    Args:
+        own: the names of its own settings.
+    """
+
+    def __init__(self, cls: type[nn.Module], own: tuple[str, ...]) -> None:
+        self._cls, self._own = cls, own
+        self._made = functools.lru_cache(maxsize=8)(self._make)
+        self._stacked = functools.lru_cache(maxsize=8)(self._stack)
+
+    def _make(self, key: tuple, seed: int) -> nn.Module:
+        width, tokens, own = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module: nn.Module = self._cls(width, tokens, **dict(own))
+        if any(buffer.requires_grad for buffer in module.buffers()):
+            raise ConfigError(f"architecture: {self._cls.__name__} has buffers that are trained")
+        return module
+
+    def _key(self, cell: Cell) -> tuple:
+        own = tuple((name, getattr(cell, name)) for name in self._own)
+        return cell.model_size, cell.num_tokens, own
+
+    def parameters(self, cell: Cell) -> dict[str, Spec]:
+        """See `core.architectures.Layers`, as for all others."""
+        key = self._key(cell)
+
+        def initial(name: str, seed: int) -> Tensor:
+            return self._made(key, seed).get_parameter(name).detach().float()
+
+        return {
+            name: Spec(tuple(p.shape), 0.0, initial=functools.partial(initial, name))
+            for name, p in self._made(key, 0).named_parameters()
+        }
+
+    def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
+        """Outputs at the positions 0, stride, 2 stride ..."""
+        key = self._key(cell)
+        module = self._made(key, 0)
+        if h_RxBxLxD.device.type != "cpu":
+            module.to(h_RxBxLxD.device)
+        weights = {name: p[name] for name, _ in module.named_parameters()}
+        with sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
+            result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
+        return result_RxBxLxD[:, :, ::stride]
+
+    def _stack(self, key: tuple) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        """The module as a function of stacked weights and inputs."""
+        module = self._made(key, 0)
+
+        def one(weights: dict[str, Tensor], h_BxLxD: Tensor) -> Tensor:
+            result: Tensor = torch.func.functional_call(module, weights, (h_BxLxD,))
+            return result
+
+        stacked: Callable[[dict[str, Tensor], Tensor], Tensor] = torch.func.vmap(one)
+        return stacked
+
+    def state_size(self, cell: Cell) -> int | None:
+        """What its method `state_size` says, if it has one."""
+        said = getattr(self._made(self._key(cell), 0), "state_size", None)
+        return None if said is None else int(said() if callable(said) else said)
+
+    def forward_flops(self, cell: Cell) -> int:
+        """Operations of a batch: two for each weight of a matrix and token."""
+        return _flops(self.parameters(cell), cell)
+
+    def activations(self, cell: Cell) -> int:
+        """Numbers of a sequence that the backward pass needs, estimated."""
+        return _activations(self.parameters(cell), cell)
+
+
+def _flops(specs: dict[str, Spec], cell: Cell) -> int:
+    weights = sum(math.prod(spec.shape) for spec in specs.values() if len(spec.shape) > 1)
+    return 2 * cell.batch_size * cell.num_tokens * weights
+
+
+def _activations(specs: dict[str, Spec], cell: Cell) -> int:
+    wide = sum(max(1, spec.shape[-1] // cell.model_size) for spec in specs.values() if spec.shape)
+    return cell.num_tokens * cell.model_size * (_TENSORS_A_LAYER + 2 * wide)

@@ -1,0 +1,178 @@
+"""Checks of task families."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metaphase.core import rng, schema
+from metaphase.core.cell import ConfigError
+from metaphase.core.conformance.subject import (
+    Broken,
+    Subject,
+    alone_equals_packed,
+    continues_exactly,
+    repeats,
+    require,
+    same,
+    without_a_host,
+)
+from metaphase.core.tasks import Classes, Reals
+from metaphase.core.tasks.drawn_sequences import DrawnSequences
+from metaphase.core.tasks.sequences import Batch
+
+_NUMBERS = 512  # sequences whose numbers are looked at
+
+
+def shapes_are_those_of_its_problem(subject: Subject) -> None:
+    """Inputs and targets have the shapes, types and ranges that `problem` says."""
+    cell = subject.cell()
+    target = cell.problem.target
+    require(
+        isinstance(target, (Classes, Reals)) and target.outputs > 0 and cell.problem.features >= 0,
+        f"problem() says {cell.problem}; needed: Problem(features, Classes(n) or Reals(n)).",
+    )
+    require(
+        math.isfinite(target.guess_loss) and target.guess_loss > 0,
+        f"problem() says that a guess loses {target.guess_loss}; give two classes or more, or "
+        "Reals a variance above 0.",
+    )
+    try:
+        batch = _evaluated(subject, schema.UNSEEN)
+    except ConfigError as error:
+        raise Broken(f"sequences() doesn't give what problem() says: {error}.") from None
+    x, y = batch.x_RxBxTxX, batch.y_RxBxT
+    require(bool(x.isfinite().all()), "Inputs hold what is no finite number.")
+    if isinstance(target, Classes):
+        inside = bool(((y >= 0) & (y < target.count)).all())
+        require(inside, f"Targets are not all in 0 to {target.count - 1}, as Classes says.")
+    else:
+        require(bool(y.isfinite().all()), "Targets hold what is no finite number.")
+        variance = y.double().square().mean().item()
+        require(
+            0.67 < variance / target.variance < 1.5,
+            f"The mean square of targets is {variance:.3g}, problem() says {target.variance:.3g}; "
+            "models' first losses, their plateau and scores are measured by it: say what it is.",
+        )
+
+
+def the_same_number_is_the_same_thing(subject: Subject) -> None:
+    """A task or a sequence is the same in any batch, beside any others, at any time."""
+    cell, other = subject.cell(seed=3), subject.cell(seed=5, num_tasks=2**20)
+    numbers = torch.arange(8)
+    for split in schema.SPLITS:
+
+        def drawn(split: str = split) -> Tensor:
+            return subject.sequences(cell).evaluation_batch(split, numbers).y_RxBxT
+
+        repeats(
+            drawn,
+            "The same sequences are others when drawn again. All randomness must come from the "
+            "Random objects that sequences() is given, none from torch, NumPy or the clock.",
+        )
+        alone = subject.sequences(cell).evaluation_batch(split, numbers)
+        beside = subject.sequences(other, cell).evaluation_batch(split, numbers)
+        few = subject.sequences(cell).evaluation_batch(split, numbers[5:6])
+        for name in ("x_RxBxTxX", "y_RxBxT"):
+            whole = getattr(alone, name)
+            require(
+                same(whole[0], getattr(beside, name)[1])
+                and same(whole[:, 5:6], getattr(few, name)),
+                "A sequence depends on the others of its batch. Work on the last axes alone: "
+                "nothing may mix or count along the axes of the batch, and sums must not depend "
+                "on how many there are.",
+            )
+
+
+def tasks_differ_and_decide(subject: Subject) -> None:
+    """Tasks of different numbers are different, seen and unseen ones too, and so are sequences."""
+    cell = subject.cell(num_tasks=16)
+    splits = {split: _evaluated(subject, split) for split in schema.SPLITS}
+    require(
+        not same(splits[schema.TRAIN].y_RxBxT, splits[schema.SEEN].y_RxBxT),
+        "Two splits have the same sequences: draw examples from the second Random, `sequence`.",
+    )
+    if not subject.draws_itself:
+        return
+    drawn = subject.sequences(cell)
+    assert isinstance(drawn, DrawnSequences)
+    seed_1x1, number = torch.full((1, 1), 3), torch.zeros(64, dtype=torch.int64)
+    first = 2**32
+    tasks = torch.cat([torch.arange(32), first + torch.arange(32)])
+    batch = drawn._sequences(seed_1x1, tasks, number, schema.SEEN)
+    rows = torch.cat([batch.x_RxBxTxX.flatten(2).double(), batch.y_RxBxT.flatten(2).double()], 2)[0]
+    distinct = rows.unique(dim=0).shape[0]
+    require(
+        distinct > 1,
+        "Sequences don't depend on their task: draw what tells tasks apart from the first Random, "
+        "`task`.",
+    )
+    require(
+        distinct == 64,
+        f"Of 64 tasks only {distinct} are different, and unseen tasks are among the seen ones. "
+        "There must be more tasks than N; lower N can't be told from this.",
+    )
+    same_task = drawn._sequences(seed_1x1, tasks[:1].expand(64), torch.arange(64), schema.SEEN)
+    values = torch.cat(
+        [same_task.x_RxBxTxX.flatten(2).double(), same_task.y_RxBxT.flatten(2).double()], 2
+    )[0]
+    require(
+        values.unique(dim=0).shape[0] > 32,
+        "All sequences of a task are the same: draw examples from the second Random, `sequence`.",
+    )
+
+
+def the_past_does_not_hold_the_answer(subject: Subject) -> None:
+    """Inputs at a position don't hold the target of a later one, by their shapes: T may vary."""
+    long, short = subject.cell(sequence_length=8), subject.cell(sequence_length=8, batch_size=2)
+    numbers = torch.arange(2)
+    a = subject.sequences(long).evaluation_batch(schema.SEEN, numbers)
+    b = subject.sequences(short).evaluation_batch(schema.SEEN, numbers)
+    require(
+        same(a.y_RxBxT, b.y_RxBxT) and same(a.x_RxBxTxX, b.x_RxBxTxX),
+        "Sequences depend on the size of the batch they are drawn in.",
+    )
+
+
+def nothing_is_read_back(subject: Subject) -> None:
+    """A step's sequences are drawn without looking at numbers on the host."""
+    if not subject.draws_itself:
+        return
+    cell = subject.cell()
+    with without_a_host("sequences()"):
+        pretended = DrawnSequences([cell], subject.sequences(cell).family, "meta")  # type: ignore[attr-defined]
+        step_J = torch.arange(rng.SHUFFLE_ROUNDS, device="meta")
+        batch = pretended.training_batch(pretended.draw_training(step_J), step_J[:1])
+        require(
+            batch.y_RxBxT.is_meta and batch.x_RxBxTxX.is_meta,
+            "sequences() gives tensors on the CPU whatever the device of its random numbers; make "
+            "further tensors on that device.",
+        )
+
+
+def a_model_of_it_is_itself_in_any_pack(subject: Subject) -> None:
+    """A cell trained alone equals the cell trained beside others, to the bit."""
+    alone_equals_packed(subject)
+
+
+def a_checkpoint_continues_exactly(subject: Subject) -> None:
+    """Training that is stopped and goes on equals training that isn't."""
+    continues_exactly(subject)
+
+
+def _evaluated(subject: Subject, split: str) -> Batch:
+    cell = subject.cell(num_tasks=16)
+    return subject.sequences(cell).evaluation_batch(split, torch.arange(_NUMBERS))
+
+
+CHECKS = (
+    shapes_are_those_of_its_problem,
+    the_same_number_is_the_same_thing,
+    tasks_differ_and_decide,
+    the_past_does_not_hold_the_answer,
+    nothing_is_read_back,
+    a_model_of_it_is_itself_in_any_pack,
+    a_checkpoint_continues_exactly,
+)

@@ -1,0 +1,378 @@
+"""Plug-ins of the user's: task families, datasets, architectures and metrics.
+
+A plug-in is a class, in a file of its own (`./my_family.py:LinearRegression`) or named by an entry
+point of an installed package (group `metaphase.plugins`, names such as `task_family.urns`). `load`
+runs its code and makes it known under a name that tells its contents, such as
+`my_family.py:LinearRegression@1f2e3d4c5b6a`: the beginning of the SHA-256 of the file, or the
+`version` that the class declares. By that name, and no other way, cells ask for it: no code runs
+because of what a cell or a results tree says. What is known of a plug-in without its code, `facts`,
+can be made known alone (`declare`), for who only reads results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from metaphase.core.architectures import ARCHITECTURES, Architecture, Layers
+from metaphase.core.datasets import DATASETS, DatasetInfo
+from metaphase.core.evaluation import METRICS, Metric
+from metaphase.core.settings import (
+    MODEL,
+    RUN,
+    STREAM,
+    ConfigError,
+    Role,
+    Setting,
+    plug_in_settings,
+    settings_of_call,
+)
+from metaphase.core.tasks import TASK_FAMILIES, Family
+
+if TYPE_CHECKING:
+    from metaphase.core.cell import Cell
+
+TASK_FAMILY, DATASET, ARCHITECTURE, METRIC = KINDS = (
+    "task_family",
+    "dataset",
+    "architecture",
+    "metrics",
+)
+ENTRY_POINTS = "metaphase.plugins"
+MAX_BYTES = 1_000_000  # of a plug-in's file
+
+REGISTRIES: dict[str, dict[str, Any]] = {
+    TASK_FAMILY: TASK_FAMILIES,
+    DATASET: DATASETS,
+    ARCHITECTURE: ARCHITECTURES,
+    METRIC: METRICS,
+}
+# Settings that name plug-ins, and the kind that each names.
+NAMED_BY = {**dict(zip(KINDS, KINDS, strict=True)), "unseen_datasets": DATASET}
+ROLES: dict[str, Role] = {TASK_FAMILY: STREAM, DATASET: STREAM, ARCHITECTURE: MODEL, METRIC: RUN}
+_METHODS = {
+    TASK_FAMILY: ("problem", "sequences"),
+    DATASET: ("info",),
+    ARCHITECTURE: ("parameters", "apply", "state_size"),
+    METRIC: ("values",),
+}
+_REFERENCE = re.compile(r"(?P<path>.*\.py):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
+NAME = re.compile(r"[\w.-]{1,100}:[A-Za-z_]\w{0,60}@[\w.-]{1,40}")
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """A plug-in that is loaded or declared.
+
+    Attributes:
+        kind: one of KINDS.
+        name: by which cells ask for it.
+        own: its settings, by name.
+        source: its file's content; None where it belongs to an installed package, or is declared
+            only.
+        entry_point: by which an installed package names it; empty for a file.
+    """
+
+    kind: str
+    name: str
+    own: Mapping[str, Setting]
+    source: bytes | None = None
+    entry_point: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name of its file, or of its module in an installed package."""
+        return self.name.partition(":")[0]
+
+    @property
+    def class_name(self) -> str:
+        """The name of its class."""
+        return self.name.partition(":")[2].partition("@")[0]
+
+
+known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and name
+
+
+def is_reference(word: Any) -> bool:
+    """Whether a value names a class in a plug-in's file."""
+    return isinstance(word, str) and _REFERENCE.fullmatch(word) is not None
+
+
+def find(kind: str, name: str) -> PlugIn | None:
+    """The loaded or declared plug-in of this name; None if there is none."""
+    return known.get((kind, name))
+
+
+def all_known() -> list[PlugIn]:
+    """All plug-ins that are loaded or declared."""
+    return list(known.values())
+
+
+def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
+    """What a name or a file's class is: kinds by the registries, or by the methods it has.
+
+    Raises:
+        ConfigError: the file can't be imported.
+    """
+    named = [kind for kind in KINDS if reference in REGISTRIES[kind]]
+    match = _REFERENCE.fullmatch(reference)
+    if named or match is None:
+        return named
+    found = []
+    for kind in KINDS:
+        try:
+            load(kind, reference, folder)
+        except ConfigError as error:
+            if "lacks" not in str(error):
+                raise
+        else:
+            found.append(kind)
+    return found
+
+
+def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
+    """The plug-ins that settings name, by their keys; those that come with the program aren't
+    among them."""
+    found = []
+    for key, kind in NAMED_BY.items():
+        named = values.get(key) or ()
+        for name in (named,) if isinstance(named, str) else named:
+            plug_in = known.get((kind, name))
+            if plug_in is not None and plug_in not in found:
+                found.append(plug_in)
+    return found
+
+
+def in_use_by(cells: Iterable[Cell]) -> list[PlugIn]:
+    """The plug-ins that cells use, each once."""
+    said = {tuple((key, getattr(cell, key)) for key in NAMED_BY) for cell in cells}
+    found = {(p.kind, p.name): p for values in said for p in in_use(dict(values))}
+    return list(found.values())
+
+
+def load(kind: str, reference: str, folder: str | Path = ".") -> str:
+    """Runs a plug-in's code and makes it known.
+
+    Args:
+        kind: one of KINDS.
+        reference: `FILE.py:NAME`, or the name of an entry point.
+        folder: where a file's path starts.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ConfigError: it isn't there, can't be imported, or isn't a plug-in of this kind; one line.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        named = entry_point(kind, reference)
+        if named is None:
+            known = ", ".join(choice for choice in REGISTRIES[kind] if "@" not in choice)
+            raise ConfigError(f"{kind}: {reference!r} is not one of {known}")
+        return named
+    path = Path(folder) / Path(match["path"]).expanduser()
+    try:
+        with open(path, "rb") as file:
+            source = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{kind}: can't read {path}: {error.strerror or error}") from None
+    if len(source) > MAX_BYTES:
+        raise ConfigError(f"{kind}: {path} is larger than {MAX_BYTES} bytes")
+    return load_source(kind, path.name, match["name"], source, path)
+
+
+def load_source(
+    kind: str, file: str, class_name: str, source: bytes, path: str | Path | None = None
+) -> str:
+    """As `load`, of a file's content.
+
+    Args:
+        file: its name.
+        path: where it is, for tracebacks.
+    """
+    said = f"{kind}: {path or file}:{class_name}"
+    digest = hashlib.sha256(source).hexdigest()
+    module_name = f"metaphase_plug_in_{digest[:16]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        module = types.ModuleType(module_name)
+        module.__file__ = str(path or file)
+        sys.modules[module_name] = module  # before it runs: dataclasses look there
+        try:
+            exec(compile(source, str(path or file), "exec"), module.__dict__)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise ConfigError(f"{said}: the file has no {class_name}")
+    version = _version(said, cls) or digest[:12]
+    return _register(said, kind, f"{file}:{class_name}@{version}", cls, source)
+
+
+def load_again(plug_ins: Iterable[PlugIn]) -> None:
+    """Loads plug-ins that another process has loaded.
+
+    Raises:
+        ConfigError: one can't be loaded here, or is another one than there.
+    """
+    for there in plug_ins:
+        if there.source is None:
+            name = entry_point(there.kind, there.entry_point)
+        else:
+            name = load_source(there.kind, there.file, there.class_name, there.source)
+        if name != there.name:
+            what = f"it is {name}" if name else "its package isn't installed"
+            raise ConfigError(f"{there.kind}: {there.name} can't be had: {what}")
+
+
+def entry_point(kind: str, name: str) -> str | None:
+    """As `load`, of an installed package's entry point `<kind>.<name>`; None if there is none."""
+    wanted = f"{kind}.{name}"
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name != wanted:
+            continue
+        said = f"{kind}: {name} (of {entry.value})"
+        try:
+            cls = entry.load()
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
+        version = _version(said, cls) or (entry.dist.version if entry.dist else "0")
+        return _register(said, kind, f"{entry.module}:{cls.__name__}@{version}", cls, None, name)
+    return None
+
+
+def _version(said: str, cls: Any) -> str:
+    version = getattr(cls, "version", None)
+    if version is None or isinstance(version, property):
+        return ""
+    if not isinstance(version, (str, int)) or not re.fullmatch(r"[\w.-]{1,30}", str(version)):
+        raise ConfigError(f"{said}: version {version!r}; allowed: letters, digits and . _ -")
+    return f"v{version}"
+
+
+def _register(
+    said: str, kind: str, name: str, cls: Any, source: bytes | None, entry_point: str = ""
+) -> str:
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{said}: {name!r} can't name a plug-in; use letters, digits and . _ -")
+    before = known.get((kind, name))
+    if before is not None and before.source == source and before.entry_point == entry_point:
+        return name
+    if not isinstance(cls, type):
+        raise ConfigError(f"{said} is not a class")
+    is_module = kind == ARCHITECTURE and _is_module(cls)
+    lacking = [m for m in _METHODS[kind] if not callable(getattr(cls, m, None))]
+    if kind == DATASET and not _is_torchvision(cls) and not callable(getattr(cls, "load", None)):
+        lacking.append("load")
+    if lacking and not is_module:
+        raise ConfigError(f"{said} lacks {', '.join(lacking)}")
+    try:
+        if is_module:
+            own = settings_of_call(cls, MODEL, skip=2)  # the width, the number of tokens
+        else:
+            own = plug_in_settings(cls, ROLES[kind])
+        check_own(own)
+    except ConfigError as error:
+        raise ConfigError(f"{said}: {error}") from None
+    try:
+        entry = _ENTRIES[kind](name, cls, own)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{said} fails: {as_line(error)}") from None
+    REGISTRIES[kind][name] = entry
+    known[kind, name] = PlugIn(kind, name, own, source, entry_point)
+    return name
+
+
+def check_own(own: Iterable[str]) -> None:
+    """Raises ConfigError if a setting's name is taken: by a setting of all cells, a column of
+    results or a Python word."""
+    from metaphase.core import schema
+    from metaphase.core.cell import Cell
+
+    taken = {f.name for f in fields(Cell)} | set(schema.CELL_RESULT_COLUMNS)
+    taken |= {"cell_id", "sweep", "split", "step", "position", "name", "base", "grid", "cell"}
+    for name in own:
+        if name in taken or hasattr(Cell, name) or name.startswith("_"):
+            raise ConfigError(f"the name of its setting {name} is taken")
+
+
+def as_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
+def _is_module(cls: type) -> bool:
+    from torch import nn
+
+    return issubclass(cls, nn.Module)
+
+
+def _is_torchvision(cls: type) -> bool:
+    """Whether a class looks like torchvision's data sets (`torchvision.datasets.MNIST`)."""
+    return callable(getattr(cls, "__getitem__", None)) and callable(getattr(cls, "__len__", None))
+
+
+def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
+    from metaphase.core.tasks.drawn_sequences import DrawnSequences
+
+    def instance(cell: Any) -> Any:
+        return cls(**{key: getattr(cell, key) for key in own})
+
+    return Family(
+        name,
+        settings=tuple(getattr(cls, "uses", ())),
+        problem=lambda cell: instance(cell).problem(),
+        open=lambda cells, _, device: DrawnSequences(cells, instance(cells[0]), device),
+        own=own,
+    )
+
+
+def _dataset(name: str, cls: Any, own: Mapping[str, Setting]) -> DatasetInfo:
+    from metaphase.core.datasets.classes import facts_of
+
+    return facts_of(cls, own)
+
+
+def _architecture(name: str, cls: type, own: Mapping[str, Setting]) -> Architecture:
+    from metaphase.core.architectures.classes import ClassLayers, ModuleLayers
+
+    def layers() -> Layers:
+        made = ModuleLayers if _is_module(cls) else ClassLayers
+        return cast(Layers, made(cls, tuple(own)))
+
+    return Architecture(
+        name,
+        settings=tuple(getattr(cls, "uses", ())),
+        has_context=bool(getattr(cls, "has_context", True)),
+        own=own,
+        make=layers,
+    )
+
+
+def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
+    from metaphase.core import schema
+
+    column = cls.__name__.lower()
+    if column in (*schema.HISTORY_COLUMNS, *schema.CELL_RESULT_COLUMNS, "accuracy", "position"):
+        raise ConfigError(f"{METRIC}: {name}: the column {column} is taken; rename the class")
+    return Metric(column, lambda: cls, own)
+
+
+_ENTRIES = {
+    TASK_FAMILY: _family,
+    DATASET: _dataset,
+    ARCHITECTURE: _architecture,
+    METRIC: _metric,
+}

@@ -1,0 +1,85 @@
+"""Checks whether a plug-in keeps the promises that cells rest on.
+
+    metaphase check-plugin ./my_family.py:Regression
+    metaphase check-plugin transformer
+
+Runs the plug-in's code. The checks are those of `core.conformance`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from metaphase.core.cell import ConfigError
+from metaphase.core.process import as_command
+from metaphase.sweeps.commands.parser import Parser, carry_out, folder
+
+
+@as_command
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line. Returns 0 if all promises are kept, 1 if one is broken or the plug-in
+    can't be loaded."""
+    parser = Parser(
+        prog="metaphase check-plugin",
+        description="Check whether a plug-in keeps the promises that cells rest on.",
+    )
+    add = parser.add_argument
+    add("plug_in", metavar="FILE.py:NAME", help="a plug-in, or the name of one of the program's")
+    add(
+        "--kind",
+        choices=("task_family", "dataset", "architecture", "metrics"),
+        help="what it is, where that doesn't show",
+    )
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the cells that it is tried in. May be repeated",
+    )
+    add(
+        "--data-root",
+        type=folder,
+        default="data",
+        help="folder of the base data sets (default: data)",
+    )
+    return carry_out(parser, _check, argv)
+
+
+def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> None:
+    from metaphase.core import conformance, plugins
+    from metaphase.sweeps.yaml12 import parse_yaml
+
+    settings: dict[str, Any] = {}
+    for text in set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: expected key=value")
+        settings[key.strip()] = parse_yaml(value)
+    kinds = [kind] if kind else plugins.kinds_of(plug_in)
+    if not kinds:
+        raise ConfigError(f"{plug_in!r} is no plug-in; give FILE.py:NAME, or --kind")
+    broken = 0
+    for found in kinds:
+        known = plug_in in plugins.REGISTRIES[found]
+        name = plug_in if known else plugins.load(found, plug_in)
+        print(f"{found}: {name}")
+        for check in conformance.checks(found):
+            try:
+                conformance.run(check, found, name, settings, data_root)
+            except (conformance.Broken, ConfigError) as error:
+                broken += 1
+                print(f"  broken  {check.replace('_', ' ')}\n          {error}", flush=True)
+            except Exception as error:
+                broken += 1
+                said = plugins.as_line(error)
+                print(f"  fails   {check.replace('_', ' ')}\n          {said}", flush=True)
+            else:
+                print(f"  kept    {check.replace('_', ' ')}", flush=True)
+    if broken:
+        raise ConfigError(f"{plug_in} breaks {broken} promises")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The plug-ins that a preset names, and how a results tree keeps them.
+
+In a preset a plug-in's file is given by its path from the preset (`./my_family.py:Regression`); the
+resolved preset has the name that tells its contents (`core.plugins`), and what is known of it
+without its code under `plug_ins`. The code lies beside it in the results tree, in
+`plugins/<name>/<file>`: a sweep can be run again from its folder. Who only reads a results tree
+runs none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from metaphase.core import plugin_facts, plugins
+from metaphase.core.plugins import NAMED_BY, PlugIn
+from metaphase.core.settings import ConfigError
+
+KEY = "plug_ins"  # of a preset
+MAX_PLUG_INS = 100
+
+
+def resolve(key: str, value: Any, folder: str) -> Any:
+    """A setting's value, plug-ins in it replaced by their names once they are loaded. Names of
+    those that come with the program, and whatever else stands there, stay.
+
+    Args:
+        value: as a preset says it; lists are resolved within.
+        folder: where paths of plug-ins start.
+
+    Raises:
+        ConfigError: a plug-in can't be loaded.
+    """
+    kind = NAMED_BY.get(key)
+    if kind is None:
+        return value
+    if isinstance(value, list):
+        return [resolve(key, part, folder) for part in value]
+    if not isinstance(value, str) or value in plugins.REGISTRIES[kind]:
+        return value
+    if ".py:" in value and "@" not in value:
+        if "://" in folder:
+            raise ConfigError(f"{key}: {value} is code, which isn't read from {folder}")
+        return plugins.load(kind, value, folder)
+    return plugins.entry_point(kind, value) or value
+
+
+def named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[PlugIn]:
+    """The plug-ins that a resolved preset names, each once."""
+    found: dict[tuple[str, str], PlugIn] = {}
+    for section in (cell, *grids):
+        for key in NAMED_BY:
+            for name in _flat(section.get(key)):
+                plug_in = plugins.find(NAMED_BY[key], name)
+                if plug_in is not None:
+                    found[plug_in.kind, plug_in.name] = plug_in
+    return list(found.values())
+
+
+def check_named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> None:
+    """Raises ConfigError if a setting that names plug-ins names what isn't known."""
+    for section in (cell, *grids):
+        for key, kind in NAMED_BY.items():
+            for name in _flat(section.get(key)):
+                if name not in plugins.REGISTRIES[kind]:
+                    known = ", ".join(n for n in plugins.REGISTRIES[kind] if "@" not in n)
+                    raise ConfigError(f"{key}: {name!r} is not one of {known}")
+
+
+def _flat(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [name for part in value for name in _flat(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def fitting(settings: Mapping[str, Any], of_sweep: Iterable[PlugIn]) -> dict[str, Any]:
+    """A grid point's settings without those of plug-ins of the sweep that it doesn't use."""
+    mine = {name for plug_in in plugins.in_use(settings) for name in plug_in.own}
+    others = {name for plug_in in of_sweep for name in plug_in.own} - mine
+    return {key: value for key, value in settings.items() if key not in others}
+
+
+def stored(of_sweep: Iterable[PlugIn]) -> list[dict[str, Any]]:
+    """What a resolved preset says of its plug-ins."""
+    return [
+        plugin_facts.facts(p) | ({"entry_point": p.entry_point} if p.entry_point else {})
+        for p in of_sweep
+    ]
+
+
+def place(kind: str, name: str) -> str:
+    """Where a results tree keeps a plug-in's file."""
+    return f"plugins/{kind}-{name.replace(':', '-')}/{name.partition(':')[0]}"
+
+
+def make_known(said: Any, read: Callable[[str], bytes] | None) -> None:
+    """Makes the plug-ins known of which a resolved preset says this.
+
+    Args:
+        read: gives a file's content by its path from the preset, and the code is loaded; None: what
+            is known without code is enough.
+
+    Raises:
+        ConfigError: it isn't what `stored` says; or a file isn't there, or isn't what its name
+            says; one line.
+    """
+    if not isinstance(said, list) or len(said) > MAX_PLUG_INS:
+        raise ConfigError(f"{KEY}: not a list of at most {MAX_PLUG_INS} plug-ins")
+    for facts in said:
+        if not isinstance(facts, dict):
+            raise ConfigError(f"{KEY}: one of them is not a mapping")
+        plugin_facts.declare(facts)
+        if read is None:
+            continue
+        kind, name = facts["kind"], facts["name"]
+        plug_in = plugins.find(kind, name)
+        if plug_in is None or plug_in.source is not None:  # loaded already
+            continue
+        if entry_point := facts.get("entry_point"):
+            loaded = plugins.entry_point(kind, str(entry_point))
+            wrong = f"{entry_point} isn't installed" if loaded is None else f"it is {loaded} here"
+        else:
+            source = read(place(kind, name))
+            loaded = plugins.load_source(kind, plug_in.file, plug_in.class_name, source)
+            wrong = f"{place(kind, name)} has been changed"
+        if loaded != name:
+            raise ConfigError(f"{kind}: {name} can't be had: {wrong}")

@@ -63,10 +63,15 @@ class Cell(CellSettings):
     own: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for key, declared in settings_of(type(self)).items():
+        absent: set[str] = set()
+        for key, declared in settings_of(type(self)).items():  # the task family comes first
             value = getattr(self, key)
+            if key in absent and value == declared.absent:  # as `dataclasses.replace` says it
+                continue
             if (typed := declared.typed(value)) is not value:
                 object.__setattr__(self, key, typed)
+            if key == "task_family":
+                absent = self._absent()
         self._set_own(dict(self.own))
         self._resolve()
         check_values(self, self._unused())

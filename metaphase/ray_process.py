@@ -8,9 +8,11 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from pathlib import Path
+from typing import Any
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store import sweepfile
+from metaphase.sweeps.store.storage import Storage
 
 INTERRUPTED = 130  # the command's exit status
 # It stops, with checkpoints, if this process dies: PR_SET_PDEATHSIG is 1 (Linux alone has it).
@@ -24,7 +26,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def run(
-    preset: str,
+    settings: dict[str, Any],
     root: str,
     *,
     data_root: str,
@@ -35,7 +37,7 @@ def run(
     time_limit: float | None,
     shown: bool,
 ) -> None:
-    """Runs the command to its end. Arguments as for `metaphase.run`; `preset` is a file's content.
+    """Runs the command to its end. Arguments as for `metaphase.run`; `settings` are the sweep's.
 
     Raises:
         ConfigError: the command ended with an error, which is this one's line.
@@ -43,9 +45,10 @@ def run(
         RuntimeError: the command died.
     """
     with tempfile.TemporaryDirectory(prefix="metaphase-") as folder:
-        path = Path(folder) / "preset.yaml"
-        path.write_text(preset, encoding="utf-8")
-        command = [sys.executable, "-c", _CHILD, str(path), f"--root={root}"]
+        stored = Storage(folder, "sweep")
+        sweepfile.write_settings(stored, settings)  # with the code of plug-ins
+        path = f"{stored}/{sweepfile.NAME}"
+        command = [sys.executable, "-c", _CHILD, path, f"--root={root}"]
         command += [f"--data-root={data_root}", f"--other-numerics={other_numerics}"]
         command += [] if pack_size is None else [f"--pack-size={pack_size}"]
         command += ["--retry-failed"] * retry_failed

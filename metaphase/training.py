@@ -177,7 +177,7 @@ def run(
 
         options |= {"retry_failed": retry_failed, "other_numerics": other_numerics}
         ray_process.run(
-            sweep.to_yaml(), place, data_root=data, time_limit=time_limit, shown=progress, **options
+            sweep.settings, place, data_root=data, time_limit=time_limit, shown=progress, **options
         )
         return SweepResults(places.inside(place, sweep.name))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -22,8 +23,11 @@ import yaml
 import metaphase as mp
 from metaphase import ray_process
 from metaphase.core.cell import ConfigError
+from metaphase.core.training.checkpoint import check_state
+from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
+from tests.docs import write_plug_ins
 from tests.sweeps.execution.test_worker import assert_same
 
 CELL = {
@@ -265,6 +269,30 @@ except KeyboardInterrupt:
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         mp.run(SWEEP, tmp_path, executor="ray", progress=False)
+
+
+def test_plug_ins_are_sweeps_like_others(tmp_path, monkeypatch, capsys):
+    write_plug_ins(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    own = {"task_family": "./regression.py:LinearRegression", "dimension": 2}
+    shape = {"sequence_length": 8, "batch_size": 8, "steps": 4, "eval_sequences": 16}
+    sweep = mp.Sweep("noisy", {**own, **shape}, {"num_tasks": [1, 8]})
+    trainer = PackTrainer(sweep.cells)
+    trainer.train(2)
+    for cell, state in zip(trainer.cells, trainer.states(), strict=True):
+        check_state(cell, state)  # a checkpoint is one
+        assert replace(replace(cell, steps=9), steps=4) == cell
+    results = mp.run(sweep, keep_models=True, progress=False)
+    assert results.cells.dimension.tolist() == [2, 2]
+    model = results.model(num_tasks=8)
+    x, y = model.sequences("seen", range(3))
+    assert (x.shape, y.shape) == ((3, 8, 2), (3, 8, 1))
+    assert torch.equal(model.activations(x, y)["logits"], model.predict(x, y))
+    assert results.sweep.cells == sweep.cells
+    code = "from pathlib import Path; print(*Path(sys.argv[1]).parent.rglob('*.py'))"
+    monkeypatch.setattr(ray_process, "_CHILD", FAKE.format(code))
+    mp.run(sweep, executor="ray")
+    assert capsys.readouterr().out.strip().endswith("regression.py")  # workers get it from there
 
 
 @pytest.mark.slow

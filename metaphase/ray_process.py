@@ -15,6 +15,7 @@ from metaphase.sweeps.store import sweepfile
 from metaphase.sweeps.store.storage import Storage
 
 INTERRUPTED = 130  # the command's exit status
+_KEEP: dict[bool | str, str] = {True: "--keep-models", "evaluations": "--keep-evaluations"}
 # It stops, with checkpoints, if this process dies: PR_SET_PDEATHSIG is 1 (Linux alone has it).
 _CHILD = """
 import ctypes, signal, sys
@@ -52,7 +53,7 @@ def run(
         command += [f"--data-root={data_root}", f"--other-numerics={other_numerics}"]
         command += [] if pack_size is None else [f"--pack-size={pack_size}"]
         command += ["--retry-failed"] * retry_failed
-        command += {False: [], True: ["--keep-models"]}.get(keep_models, ["--keep-evaluations"])
+        command += [_KEEP[keep_models]] if keep_models else []
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

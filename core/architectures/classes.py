@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
+
+# Packs may be trained in several threads. Making and calling modules uses what a process has once:
+# PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
+_one_thread = threading.RLock()
 
 _TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
 
@@ -82,8 +87,8 @@ class ModuleLayers:
 
     def _make(self, key: tuple, seed: int) -> nn.Module:
         width, tokens, own = key
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _one_thread, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # and not those of GPUs
             module: nn.Module = self._cls(width, tokens, **dict(own))
         if any(buffer.requires_grad for buffer in module.buffers()):
             raise ConfigError(f"architecture: {self._cls.__name__} has buffers that are trained")
@@ -112,7 +117,7 @@ class ModuleLayers:
         if h_RxBxLxD.device.type != "cpu":
             module.to(h_RxBxLxD.device)
         weights = {name: p[name] for name, _ in module.named_parameters()}
-        with sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
+        with _one_thread, sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
             result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
         return result_RxBxLxD[:, :, ::stride]
 

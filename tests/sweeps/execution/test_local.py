@@ -20,6 +20,7 @@ from metaphase.sweeps import run
 from metaphase.sweeps.execution import local, pack_run
 from metaphase.sweeps.store import patience
 from metaphase.sweeps.store.results import Results
+from tests.docs import write_plug_ins
 from tests.sweeps.execution.test_worker import assert_same, tables
 
 CELL = {
@@ -79,6 +80,24 @@ def test_every_number_is_that_of_the_cell_alone(undisturbed):
         for name, rows, by in (("curves", curves, "position"), ("history", history, "step")):
             mine = found[name].query(f"cell_id == '{cell.cell_id}'").to_dict("records")
             assert mine == sorted(rows, key=lambda r: (r["split"], r[by]))
+
+
+def test_modules_of_ones_own_are_trained_side_by_side(tmp_path, monkeypatch):
+    """What PyTorch does for modules uses state of the process: its random numbers, the module."""
+    write_plug_ins(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    own = {**CELL, "architecture": "./convolution.py:Convolution", "model_size": 8, "kernel": 4}
+    sweep = mp.Sweep("sweep", own, {"seed": [0, 1, 2, 3]})
+    state = torch.get_rng_state()
+    monkeypatch.setattr(local, "cores", lambda: 4)
+    found = tables(train(tmp_path / "results", sweep))["cells"].set_index("cell_id")
+    assert torch.equal(torch.get_rng_state(), state)
+    for cell in sweep.cells:
+        alone = PackTrainer([cell])
+        while not alone.finished:
+            alone.advance()
+        [(row, _)] = alone.results()
+        assert found.loc[cell.cell_id, "train_loss"] == row["train_loss"]
 
 
 def test_a_time_limit_is_no_error_and_the_same_call_goes_on(tmp_path, undisturbed_long):

@@ -63,9 +63,12 @@ class Cell(CellSettings):
     own: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        SETTINGS["task_family"].typed(self.task_family)
+        absent = self._absent()
         for key, declared in settings_of(type(self)).items():
             value = getattr(self, key)
-            if (typed := declared.typed(value)) is not value:
+            typed = declared.absent if key in absent else declared.typed(value)
+            if typed is not value:
                 object.__setattr__(self, key, typed)
         self._set_own(dict(self.own))
         self._resolve()
@@ -93,11 +96,8 @@ class Cell(CellSettings):
         object.__setattr__(self, "own", tuple(values))
 
     def _resolve(self) -> None:
-        absent = self._absent()
         for key in self._unused():
             object.__setattr__(self, key, UNUSED[key])
-        for key in absent:
-            object.__setattr__(self, key, SETTINGS[key].absent)
         if not self.unseen_datasets:
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
@@ -106,7 +106,7 @@ class Cell(CellSettings):
             object.__setattr__(self, "learning_rate_end", 0.0)
         if self.learning_rate_schedule == "triangle":
             object.__setattr__(self, "warmup_steps", self.steps // 2)
-        if "dataset" not in absent:
+        if "dataset" not in self._absent():
             info = DATASETS[self.dataset]
             if self.image_size is None:
                 object.__setattr__(self, "image_size", info.image_size)

@@ -49,6 +49,8 @@ def test_a_notebook_runs(path, tmp_path):
     if path.stem == "quickstart":
         assert "6 of 6 cells are finished" in out
         assert "without head 1 of the last block: 0." in out
+    if path.stem == "own_family":
+        assert "2^20 tasks, new ones: " in out
     if path.stem == "reading_results":
         assert "2^5 | M  M  M  M* I  I* G  G" in out
 

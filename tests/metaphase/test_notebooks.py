@@ -50,6 +50,7 @@ def test_they_run(tmp_path):
     out = execute(NOTEBOOKS, tmp_path, METAPHASE_NOTEBOOK_STEPS="8")
     assert "6 of 6 cells are finished" in out
     assert "without head 1 of the last block: 0." in out
+    assert "2^20 tasks, new ones: " in out
     assert "2^5 | M  M  M  M* I  I* G  G" in out
 
 

@@ -63,13 +63,15 @@ class Cell(CellSettings):
     own: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        SETTINGS["task_family"].typed(self.task_family)
-        absent = self._absent()
-        for key, declared in settings_of(type(self)).items():
+        absent: set[str] = set()
+        for key, declared in settings_of(type(self)).items():  # the task family comes first
             value = getattr(self, key)
-            typed = declared.absent if key in absent else declared.typed(value)
-            if typed is not value:
+            if key in absent and value == declared.absent:  # as `dataclasses.replace` says it
+                continue
+            if (typed := declared.typed(value)) is not value:
                 object.__setattr__(self, key, typed)
+            if key == "task_family":
+                absent = self._absent()
         self._set_own(dict(self.own))
         self._resolve()
         check_values(self, self._unused())
@@ -98,6 +100,8 @@ class Cell(CellSettings):
     def _resolve(self) -> None:
         for key in self._unused():
             object.__setattr__(self, key, UNUSED[key])
+        for key in self._absent():
+            object.__setattr__(self, key, SETTINGS[key].absent)
         if not self.unseen_datasets:
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:

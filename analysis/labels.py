@@ -55,7 +55,17 @@ def power_of_two(value: Any) -> str:
 
 def condition_words(condition: Mapping[str, object]) -> list[str]:
     """A condition of `phases.split_conditions` in words: lstm, learning_rate=0.003."""
-    return [str(v) if k == "architecture" else f"{k}={v}" for k, v in condition.items()]
+    return [
+        plain_name(v) if k == "architecture" else f"{k}={plain_name(v)}"
+        for k, v in condition.items()
+        if v == v  # a setting of a plug-in that others lack is NaN
+    ]
+
+
+def plain_name(value: object) -> str:
+    """A setting's value as people say it: of a plug-in, `gated.py:Gated@1f2e3d4c5b6a`, its class,
+    and enough of its contents to tell it from others, `Gated@1f2e3d`."""
+    return re.sub(r"[\w.-]+:(\w+)@([\w.-]{1,6})[\w.-]*", r"\1@\2", str(value))
 
 
 def file_suffix(condition: Mapping[str, object]) -> str:

@@ -38,8 +38,8 @@ def earlier_identities(cell: Cell) -> tuple[str, ...]:
     those of earlier numerics, and hashes without numerics, which may be of any."""
     numerics = reversed(range(_FIRST_IN_IDENTITY, NUMERICS))
     ids = [identity(cell, revision) for revision in numerics]
-    if cell.own:
-        return tuple(ids)
+    if cell.own or settings_of(type(cell)).keys() - cell.to_dict().keys():
+        return tuple(ids)  # of plug-ins, which those programs didn't know
     neutral = {k: s.neutral for k, s in settings_of(type(cell)).items() if s.neutral is not NONE}
     for known in _FORMER_IDENTITIES:
         unknown = {key: value for key, value in neutral.items() if key not in known}

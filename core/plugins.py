@@ -101,8 +101,8 @@ known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and nam
 
 
 def is_reference(word: Any) -> bool:
-    """Whether a value names a plug-in's file or a loaded plug-in, rather than one by name."""
-    return isinstance(word, str) and (_REFERENCE.fullmatch(word) is not None or "@" in word)
+    """Whether a value names a class in a plug-in's file."""
+    return isinstance(word, str) and _REFERENCE.fullmatch(word) is not None
 
 
 def find(kind: str, name: str) -> PlugIn | None:
@@ -362,7 +362,12 @@ def _architecture(name: str, cls: type, own: Mapping[str, Setting]) -> Architect
 
 
 def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
-    return Metric(cls.__name__.lower(), lambda: cls, own)
+    from metaphase.core import schema
+
+    column = cls.__name__.lower()
+    if column in (*schema.HISTORY_COLUMNS, *schema.CELL_RESULT_COLUMNS, "accuracy", "position"):
+        raise ConfigError(f"{METRIC}: {name}: the column {column} is taken; rename the class")
+    return Metric(column, lambda: cls, own)
 
 
 _ENTRIES = {

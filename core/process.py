@@ -116,3 +116,22 @@ def outlived() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM calls `stop`; the second does what it usually does."""
+    before: dict[int, Any] = {}
+
+    def asked(number: int, frame: Any) -> None:
+        for restored, handler in before.items():
+            signal.signal(restored, handler)
+        stop()
+
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        before[caught] = signal.signal(caught, asked)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

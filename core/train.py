@@ -1,7 +1,8 @@
 """Trains one cell without Ray and prints its metrics: `python -m metaphase.core.train --model-size
 32 ...`.
 
-Every setting of `core.cell.Cell` is an option.
+Every setting of `core.cell.Cell` is an option, and so are those of plug-ins that are named, such as
+`--task-family ./mine.py:Regression --dimension 4`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from metaphase.core import plugins
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
+from metaphase.core.plugins import NAMED_BY
 from metaphase.core.process import as_command
 from metaphase.core.settings import Setting
 
@@ -32,12 +35,28 @@ def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
     parser = _Parser(prog="python -m metaphase.core.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
     parser.add_argument("--data-root", type=_folder, default="data", help="folder of the data sets")
-    for key, setting in SETTINGS.items():
-        parser.add_argument(
-            f"--{key.replace('_', '-')}", default=setting.default, **_option(setting)
-        )
+    for setting in SETTINGS.values():
+        _add(parser, setting)
+    named, _ = parser.parse_known_args(argv)
+    loaded = {key: _loaded(kind, getattr(named, key)) for key, kind in NAMED_BY.items()}
+    own = {name: s for plug_in in plugins.in_use(loaded) for name, s in plug_in.own.items()}
+    for setting in own.values():
+        _add(parser, setting)
     arguments = parser.parse_args(argv)
-    return Cell(**{key: getattr(arguments, key) for key in SETTINGS}), arguments
+    settings = {key: getattr(arguments, key) for key in (*SETTINGS, *own)}
+    return Cell.from_dict(settings | loaded), arguments
+
+
+def _loaded(kind: str, value: Any) -> Any:
+    """A setting's value, plug-ins in it loaded and replaced by their names."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_loaded(kind, part) for part in value)
+    return plugins.load(kind, value) if plugins.is_reference(value) else value
+
+
+def _add(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    option = f"--{setting.name.replace('_', '-')}"
+    parser.add_argument(option, default=setting.default, **_option(setting))
 
 
 def _option(setting: Setting) -> dict[str, Any]:
@@ -47,7 +66,7 @@ def _option(setting: Setting) -> dict[str, Any]:
         options["action"] = argparse.BooleanOptionalAction
     elif setting.kind is tuple:
         options["nargs"] = "*"
-    elif setting.choices:
+    elif setting.choices and setting.name not in NAMED_BY:
         options["choices"] = setting.choices
     else:
         options["type"] = setting.kind

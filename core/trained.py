@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core.architectures import model
+from metaphase.core.architectures import inspection, model
 from metaphase.core.architectures.parameters import buffer_size, views
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.precision import float32_products
@@ -59,6 +59,40 @@ class TrainedModel:
         Raises:
             ValueError: the shapes aren't these, or a label is none.
         """
+        batch = self._batch(x_BxTxX, y_BxT)
+        with float32_products(self.cell.precision, self._device):
+            return self._stack.predict(batch)[0]
+
+    @torch.no_grad()
+    def activations(self, x_BxTxX: Tensor, y_BxT: Tensor) -> dict[str, Tensor]:
+        """What the model computes of these sequences on its way, by name, in float32.
+
+        Every model has `tokens`, B x L x D, which enter its layers, and `logits`, B x T x C. Of
+        `interleaved` sequences token 2 j is x_j, where the prediction is read, and token 2 j + 1 is
+        x_j with y_j; of `shifted` ones token j is x_j with the label before it. A Transformer has
+        the entries of `core.architectures.inspection.activations` too, without the replica axis:
+        `<i>.attention`, B x H x Q x L, is what block i's queries attend to, so that
+        `activations["1.attention"][:, :, -1]` is where the last query looks in the second block.
+
+        Args:
+            x_BxTxX, y_BxT: as for `predict`.
+
+        Raises:
+            ValueError: as for `predict`.
+        """
+        batch, cell, p = self._batch(x_BxTxX, y_BxT), self.cell, self._stack.parameters
+        found: dict[str, Tensor] = {}
+
+        def look(h_RxBxLxD: Tensor, stride: int) -> None:
+            found["tokens"] = h_RxBxLxD
+            if cell.architecture == "transformer":
+                found.update(inspection.activations(p, h_RxBxLxD, cell, stride))
+
+        found["logits"] = model.predict(p, batch.x_RxBxTxX, batch.y_RxBxT, cell, look)
+        return {name: value[0].clone() for name, value in found.items()}
+
+    def _batch(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Batch:
+        """One replica's batch. Raises ValueError as `predict`."""
         cell = self.cell
         shape, target = (len(x_BxTxX), cell.sequence_length, cell.input_size), cell.problem.target
         of_classes = isinstance(target, Classes)
@@ -70,9 +104,7 @@ class TrainedModel:
             )
         if of_classes and ((y_BxT < 0) | (y_BxT >= target.count)).any():
             raise ValueError(f"y: labels are out of range; allowed: 0 to {target.count - 1}")
-        batch = Batch(x_BxTxX[None].to(self._device), y_BxT[None].to(self._device))
-        with float32_products(cell.precision, self._device):
-            return self._stack.predict(batch)[0]
+        return Batch(x_BxTxX[None].to(self._device), y_BxT[None].to(self._device))
 
     def sequences(
         self, split: str, numbers: Iterable[int], data_root: str | Path = "data"

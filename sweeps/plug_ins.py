@@ -57,6 +57,16 @@ def named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[
     return list(found.values())
 
 
+def check_named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> None:
+    """Raises ConfigError if a setting that names plug-ins names what isn't known."""
+    for section in (cell, *grids):
+        for key, kind in NAMED_BY.items():
+            for name in _flat(section.get(key)):
+                if name not in plugins.REGISTRIES[kind]:
+                    known = ", ".join(n for n in plugins.REGISTRIES[kind] if "@" not in n)
+                    raise ConfigError(f"{key}: {name!r} is not one of {known}")
+
+
 def _flat(value: Any) -> list[str]:
     if isinstance(value, list):
         return [name for part in value for name in _flat(part)]

@@ -135,7 +135,11 @@ def parse_preset(
         raise ConfigError(f"description: {show.repr(description)} can't be printed")
     check_count(grids)
     used = plug_ins.named(cell, grids)
-    _check_used((*cell, *(key for grid in grids for key in grid)), used)
+    try:
+        _check_used((*cell, *(key for grid in grids for key in grid)), used)
+    except ConfigError:
+        plug_ins.check_named(cell, grids)  # a key may be that of one whose name is wrong
+        raise
     cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, used)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
     resolved["grid"] = grids if said.listed else grids[0]

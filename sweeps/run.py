@@ -16,15 +16,17 @@ import logging
 import shlex
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaphase.core.cell import Cell
     from metaphase.sweeps.commands.parser import Parser
-    from metaphase.sweeps.preset import Sweep
-    from metaphase.sweeps.store.lease import Lease
+    from metaphase.sweeps.execution.rounds import Outcome
     from metaphase.sweeps.store.results import Results
+    from metaphase.sweeps.sweep_run import SweepRun
 
 INTERRUPTED = 130  # exit status, see sweeps.commands.parser
 
@@ -95,6 +97,12 @@ def _parser() -> Parser:
         default="data",
         help="folder of the base data sets (default: data)",
     )
+    add(
+        "--executor",
+        choices=("ray", "local"),
+        default="ray",
+        help="what trains: ray (default), workers of Ray here or in a cluster; local, this process",
+    )
     add("--pack-size", type=positive, metavar="N", help="train at most N cells together")
     add("--gpus", type=positive, metavar="N", help="plan for N GPUs that the cluster will start")
     add("--retry-failed", action="store_true", help="train cells again that failed before")
@@ -133,107 +141,58 @@ def _list_presets() -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from metaphase.core.cell import NUMERICS
-    from metaphase.sweeps.planning import missing as lacks
+    from metaphase.core.cell import ConfigError
     from metaphase.sweeps.preset import load_preset
     from metaphase.sweeps.selection import select_cells
-    from metaphase.sweeps.store.earlier import by_cell_id, every_id
     from metaphase.sweeps.store.results import Results
-    from metaphase.sweeps.store.sweepfile import write_settings
+    from metaphase.sweeps.sweep_run import SweepRun
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
-    results = Results(arguments.root, sweep.name)
-    status, damaged, numerics = lacks.survey(results, sweep.cells)
-    if damaged:
-        print(
-            f"{results}: rows of {len(damaged)} finished cells are lost or can't be read",
-            file=sys.stderr,
+    if arguments.executor == "local" and arguments.gpus:
+        raise ConfigError(
+            f"--gpus: {arguments.gpus} are GPUs of a cluster; allowed: --executor ray"
         )
-    stored = lacks.say_what_changed(sweep, results, status)
-    others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
-    forced += others if arguments.other_numerics == "renew" else []
-    kept = {id_: s for id_, s in status.items() if id_ not in {c.cell_id for c in forced}}
-    missing = lacks.missing_cells(sweep, results, kept, arguments.retry_failed)
-    left = {c.cell_id: numerics[c.cell_id] for c in others if c.cell_id in kept}
-    lacks.tell_numerics(results, left, missing, arguments.other_numerics == "refuse")
+    results = Results(arguments.root, sweep.name)
+    run = SweepRun(
+        sweep,
+        results,
+        forced=forced,
+        retry_failed=arguments.retry_failed,
+        other_numerics=arguments.other_numerics,
+    )
     if arguments.dry_run:
         from metaphase.sweeps.planning.preview import show_plan
 
-        show_plan(sweep, results, missing, arguments.pack_size)
+        show_plan(sweep, results, run.missing, arguments.pack_size)
         return 0
-    from metaphase.sweeps.store.lease import acquire
-
-    if not missing:
-        if not stored:
-            lease = acquire(results)
-            write_settings(results, sweep.settings)
-            lease.release()
+    if not run.missing:
+        run.store_settings()
         print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
-        return _conclude(sweep, results, status)
+        return _conclude(run)
 
-    lease = acquire(results)
-    try:
-        if forced:
-            results.remove_results(every_id(forced))
-            print(f"Removed what was stored of {len(forced)} cells, to train them anew.")
-        # Again, now that it is ours: another driver may have finished it, or merged its files.
-        found = lacks.survey(results, sweep.cells)[0] if damaged else results.finished()
-        status = by_cell_id(found, sweep.cells)
-        return _train(arguments, argv, sweep, results, status, lease, started)
-    finally:
-        lease.release()
+    def train(results: Results, missing: list[Cell], **options: Any) -> Outcome:
+        log = _log_file(results)
+        print(
+            f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}",
+            flush=True,
+        )
+        options |= {
+            "data_root": str(Path(arguments.data_root).expanduser().absolute()),
+            "pack_size": arguments.pack_size,
+            "started": started,
+            "keep_models": arguments.keep_models,
+        }
+        if arguments.executor == "local":
+            return _train_here(results, missing, log, options)
+        from metaphase.sweeps.execution import driver  # Ray and torch take seconds
 
+        driver.log_to(log)
+        return driver.train(results, missing, gpus=arguments.gpus, **options)
 
-def _train(
-    arguments: argparse.Namespace,
-    argv: list[str],
-    sweep: Sweep,
-    results: Results,
-    status: dict[str, str],
-    lease: Lease,
-    started: float,
-) -> int:
-    """Trains what is missing, the sweep being ours."""
-    from metaphase.sweeps.planning.continuing import adopt_models
-    from metaphase.sweeps.planning.missing import missing_cells
-    from metaphase.sweeps.store import earlier
-    from metaphase.sweeps.store.layout import clear_way
-    from metaphase.sweeps.store.sweepfile import write_settings
-
-    missing = missing_cells(sweep, results, status, arguments.retry_failed)
-    missing_ids = {cell.cell_id for cell in missing}
-    finished = [cell for cell in sweep.cells if cell.cell_id not in missing_ids]
-    stored = earlier.stored_as(finished, results.finished())
-    before = {stored.get(c.cell_id, c.cell_id): status[c.cell_id] for c in finished}
-    results.check_writable()
-    clear_way(results, missing)
-    results.reopen(earlier.every_id(missing) if results.tables.names("cells") else missing_ids)
-    earlier.adopt_checkpoints(results, missing)
-    adopt_models(results, missing)
-    write_settings(results, sweep.settings)
-    log = _log_file(results)
-    print(
-        f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}", flush=True
-    )
-    from metaphase.sweeps.execution import driver  # Ray and torch take seconds
-
-    driver.log_to(log)
-    outcome = driver.train(
-        results,
-        missing,
-        lease=lease,
-        data_root=str(Path(arguments.data_root).expanduser().absolute()),
-        total=len(sweep.cells),
-        before=before,
-        pack_size=arguments.pack_size,
-        gpus=arguments.gpus,
-        started=started,
-        keep_models=arguments.keep_models,
-    )
-    status = earlier.by_cell_id(results.finished(), sweep.cells)
-    done = sum(cell.cell_id in status for cell in sweep.cells)
+    outcome = run.train(train)
+    done = sum(cell.cell_id in run.status for cell in sweep.cells)
     print(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
     capacity = outcome.wall_seconds * outcome.workers
     print(
@@ -243,14 +202,27 @@ def _train(
     if outcome.config_error:
         print(f"error: {outcome.config_error}", file=sys.stderr)
         return 1
-    if lease.lost:
+    if outcome.lost:
         print(f"error: another driver has taken over {results}", file=sys.stderr)
         return 1
     if outcome.interrupted:
         again = shlex.join(_without_force(argv))
         print(f"Stopped. This continues: python -m metaphase.sweeps.run {again}")
         return INTERRUPTED
-    return _conclude(sweep, results, status)
+    return _conclude(run)
+
+
+def _train_here(
+    results: Results, missing: list[Cell], log: Path, options: dict[str, Any]
+) -> Outcome:
+    """Trains in this process. The first Ctrl-C or SIGTERM makes it checkpoint and stop."""
+    from metaphase.core.process import interruptible, outlived
+    from metaphase.sweeps.execution import local, logfile
+
+    logfile.log_to(log)
+    asked = threading.Event()
+    with outlived(), interruptible(asked.set):
+        return local.train(results, missing, asked_to_stop=asked.is_set, **options)
 
 
 def _without_force(argv: list[str]) -> list[str]:
@@ -264,13 +236,14 @@ def _without_force(argv: list[str]) -> list[str]:
     return left
 
 
-def _conclude(sweep: Sweep, results: Results, status: dict[str, str]) -> int:
+def _conclude(run: SweepRun) -> int:
     """Says what became of all cells, and what to do next."""
     from metaphase.core import schema
     from metaphase.sweeps.planning.missing import missing_cells
     from metaphase.sweeps.store.earlier import every_id
     from metaphase.sweeps.store.folders import shown
 
+    sweep, results, status = run.sweep, run.results, run.status
     failed = [c for c in sweep.cells if status.get(c.cell_id) == schema.FAILED]
     missing = sum(cell.cell_id not in status for cell in sweep.cells)
     for row in results.read_rows(every_id(failed[:10])):

@@ -2,14 +2,10 @@ from dataclasses import replace
 
 import torch
 
-from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.core.training.trainer import PackTrainer
-from metaphase.sweeps.planning.packs import plan
-from metaphase.sweeps.planning.workers import Workers
 from metaphase.sweeps.preset import load_preset
-from metaphase.sweeps.store.results import Results
-from tests.benchmarks import precision, throughput, without_ray
+from tests.benchmarks import precision, throughput
 from tests.benchmarks.baselines import EagerCell, PlainTransformer
 from tests.benchmarks.throughput import PAPER, QUICKSTART
 
@@ -61,25 +57,6 @@ def test_the_eager_baseline_learns():
     x, y = eager.tasks.batch()
     onehot = torch.nn.functional.one_hot(y, cell.num_classes).float()
     assert (eager.model(x, onehot).argmax(-1) == y).float().mean() > 0.7
-
-
-def test_without_ray_the_tree_is_the_same(tmp_path):
-    settings = ["model_size=[8]", "num_tasks=[1, 16]", "seed=[0]", "steps=20", "eval_every=10"]
-    command = ["quickstart", "--root", str(tmp_path)]
-    command += [part for setting in settings for part in ("--set", setting)]
-    assert without_ray.main([*command, "--seconds", "0"]) == 1
-    assert without_ray.main(command) == 0
-    results = Results(str(tmp_path), "quickstart")
-    cells = load_preset("quickstart", settings).cells
-    assert results.finished() == {cell.cell_id: schema.DONE for cell in cells}
-    assert results.damaged({cell.cell_id for cell in cells}) == set()
-    [pack] = plan(cells, Workers(1))
-    trainer = PackTrainer(pack.cells)
-    while not trainer.finished:
-        trainer.advance()
-    rows = {row["cell_id"]: row for row in results.read_rows([c.cell_id for c in cells])}
-    for row, _ in trainer.results():
-        assert rows[row["cell_id"]]["unseen_last"] == row["unseen_last"]
 
 
 def test_the_limits_of_the_papers_shapes(capsys):

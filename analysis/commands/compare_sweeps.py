@@ -10,8 +10,8 @@ import pandas as pd
 from metaphase.analysis import labels, load, transition_text
 from metaphase.analysis.published.comparisons import Comparison
 from metaphase.analysis.statistics import paired, phases, transitions
+from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.core import schema
-from metaphase.core.cell import Cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,8 +97,9 @@ def _beside(
 def _differing_settings(groups: list[pd.DataFrame]) -> list[str]:
     """Settings beside the grid's that have other values in the two sweeps: "steps 1000, 2000"."""
     told = []
-    for name in Cell.__dataclass_fields__:
-        if name in phases.AXES[1:] or not all(name in group for group in groups):
+    columns = [setting_columns(group) for group in groups]
+    for name in columns[0]:
+        if name in phases.AXES[1:] or name not in columns[1]:
             continue
         values = [sorted({str(value) for value in group[name].dropna()}) for group in groups]
         if values[0] != values[1]:

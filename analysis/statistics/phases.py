@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.load import ResultsError
+from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.core import schema
-from metaphase.core.cell import Cell
 from metaphase.core.phases import (
     CONFIDENCE,
     DECIDING_COLUMNS,
@@ -183,7 +183,7 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
         (what is particular to it, its cells) for each; the first is {} when there is only one.
     """
     varying = []
-    for name in [f for f in Cell.__dataclass_fields__ if f not in AXES and f in cells]:
+    for name in [name for name in setting_columns(cells) if name not in AXES]:
         values = cells[name].map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
         follows = (
             values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False).max() == 1

@@ -6,10 +6,19 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from metaphase.core.cell import UNUSED, Cell
+from metaphase.core.cell import SETTINGS, UNUSED
 
 GRID = ("dataset", "architecture", "model_size", "num_tasks")
 _NO_SETTING = {"seed", "unseen_datasets", *GRID}
+
+
+def setting_columns(cells: pd.DataFrame) -> list[str]:
+    """The columns of a cells table that are settings, those of plug-ins last."""
+    own: set[str] = set()
+    if "own_settings" in cells:
+        for names in cells["own_settings"].dropna().unique():
+            own.update(filter(None, str(names).split(",")))
+    return [name for name in (*SETTINGS, *sorted(own)) if name in cells]
 
 
 def varying_settings(cells: pd.DataFrame) -> list[str]:
@@ -18,8 +27,8 @@ def varying_settings(cells: pd.DataFrame) -> list[str]:
     Those that follow from architecture and model size (a head's size, say) don't count.
     """
     names = []
-    for name in Cell.__dataclass_fields__:
-        if name in _NO_SETTING or name not in cells or cells[name].nunique(dropna=False) < 2:
+    for name in setting_columns(cells):
+        if name in _NO_SETTING or cells[name].nunique(dropna=False) < 2:
             continue
         follows = cells.groupby(["architecture", "model_size"])[name].nunique(dropna=False).max()
         if follows > 1 or name not in UNUSED:

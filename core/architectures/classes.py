@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
@@ -76,6 +78,7 @@ class ModuleLayers:
     def __init__(self, cls: type[nn.Module], own: tuple[str, ...]) -> None:
         self._cls, self._own = cls, own
         self._made = functools.lru_cache(maxsize=8)(self._make)
+        self._stacked = functools.lru_cache(maxsize=8)(self._stack)
 
     def _make(self, key: tuple, seed: int) -> nn.Module:
         width, tokens, own = key
@@ -104,18 +107,25 @@ class ModuleLayers:
 
     def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
         """Outputs at the positions 0, stride, 2 stride ..."""
-        module = self._made(self._key(cell), 0)
+        key = self._key(cell)
+        module = self._made(key, 0)
         if h_RxBxLxD.device.type != "cpu":
-            module = module.to(h_RxBxLxD.device)
-        names = [name for name, _ in module.named_parameters()]
+            module.to(h_RxBxLxD.device)
+        weights = {name: p[name] for name, _ in module.named_parameters()}
+        with sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
+            result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
+        return result_RxBxLxD[:, :, ::stride]
+
+    def _stack(self, key: tuple) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        """The module as a function of stacked weights and inputs."""
+        module = self._made(key, 0)
 
         def one(weights: dict[str, Tensor], h_BxLxD: Tensor) -> Tensor:
             result: Tensor = torch.func.functional_call(module, weights, (h_BxLxD,))
             return result
 
-        weights = {name: p[name] for name in names}
-        result_RxBxLxD = torch.func.vmap(one)(weights, h_RxBxLxD)
-        return result_RxBxLxD[:, :, ::stride]
+        stacked: Callable[[dict[str, Tensor], Tensor], Tensor] = torch.func.vmap(one)
+        return stacked
 
     def state_size(self, cell: Cell) -> int | None:
         """What its method `state_size` says, if it has one."""

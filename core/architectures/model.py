@@ -9,6 +9,8 @@ Token formats (T examples in, T predictions out, the j-th from x_1, y_1 ... x_(j
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,9 +49,16 @@ def num_parameters(cell: Cell) -> int:
     return sum(spec.size for spec in parameters(cell).values())
 
 
-def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell) -> Tensor:
+def predict(
+    p: dict[str, Tensor],
+    x_RxBxTxX: Tensor,
+    y_RxBxT: Tensor,
+    cell: Cell,
+    look: Callable[[Tensor, int], None] | None = None,
+) -> Tensor:
     """outputs_RxBxTxN, logits of classes or estimates of real numbers; those at position t depend
-    on x up to t and y before t."""
+    on x up to t and y before t. `look` gets what enters the layers: the tokens h_RxBxLxD and their
+    stride."""
     R, B, T, X = x_RxBxTxX.shape
     D, N, architecture = (
         cell.model_size,
@@ -63,6 +72,8 @@ def predict(p: dict[str, Tensor], x_RxBxTxX: Tensor, y_RxBxT: Tensor, cell: Cell
     h_RxBxLxD, stride = x_RxBTxD.view(R, B, T, D), 1
     if architecture.has_context:
         h_RxBxLxD, stride = _tokens(p, h_RxBxLxD, y_RxBxT, cell)
+    if look is not None:
+        look(h_RxBxLxD, stride)
     h_RxBxTxD = architecture.layers.apply(p, h_RxBxLxD, cell, stride)
     h_RxBTxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
     return product(h_RxBTxD, p["head"]).view(R, B, T, N)

@@ -39,7 +39,7 @@ def parameters_have_shapes(subject: Subject) -> None:
         due = (*h.shape[:2], -(-h.shape[2] // stride), h.shape[3])
         require(
             tuple(outputs.shape) == due,
-            f"apply() gives {tuple(outputs.shape)} for inputs {tuple(h.shape)} and stride {stride}; "
+            f"apply() gives {tuple(outputs.shape)} for inputs {tuple(h.shape)}, stride {stride}; "
             f"needed: {due}, outputs at positions 0, stride, 2 stride ...",
         )
 

@@ -110,8 +110,9 @@ def _compact_table(
         return len(names), len(names)
     flawed: set[str] = set()
     tables, merged = results.tables.by_cell(table, names, trained, merged=True, flawed=flawed)
-    for name in set(names) - merged:  # it keeps a file of its own, which goes before
-        tables.pop(name.removesuffix(".parquet"), None)
+    for name in set(names) - merged:
+        if name.removesuffix(".parquet") not in trained:  # its own file goes before: it failed
+            tables.pop(name.removesuffix(".parquet"), None)
     ids = sorted(tables)
     files: dict[str, list[str]] = {}
     for i in range(0, len(ids), CELLS_PER_FILE):

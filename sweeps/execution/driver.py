@@ -1,53 +1,31 @@
-"""The driver: plans packs, has Ray Tune train them, and plans again what was left over, until every
-cell is finished or somebody asks to stop."""
+"""The driver: has Ray Tune train packs on the workers of a cluster, or of this machine."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 from ray import tune
 
-from metaphase.core import plugins, schema
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.process import outlived
+from metaphase.sweeps.execution import logfile
+from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.ray_session import cluster_workers, ray_running, set_environment
+from metaphase.sweeps.execution.rounds import Outcome, Rounds
 from metaphase.sweeps.execution.scratch import scratch_folder
 from metaphase.sweeps.execution.software import check_nodes, installed
-from metaphase.sweeps.execution.trials import fit, interruptible, judge
-from metaphase.sweeps.execution.worker import Job
-from metaphase.sweeps.planning.packs import plan
+from metaphase.sweeps.execution.trials import fit, interruptible
+from metaphase.sweeps.execution.tune_progress import TuneProgress
 from metaphase.sweeps.planning.workers import gpu_workers
 from metaphase.sweeps.store.lease import Lease
 from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        wall_seconds: from the start of the command to after the last trial.
-        training_seconds: of all workers, in training and evaluating.
-        workers: how many there were.
-        interrupted: by Ctrl-C or SIGTERM.
-        config_error: one line, if the data can't be had or the disk is full.
-        phases: counts of phases, in words.
-    """
-
-    wall_seconds: float = 0.0
-    training_seconds: float = 0.0
-    workers: int = 0
-    interrupted: bool = False
-    config_error: str | None = None
-    phases: str = ""
 
 
 def train(
@@ -81,11 +59,7 @@ def train(
     """
     started = time.monotonic() if started is None else started
     set_environment()
-    steps = results.checkpoints.steps()
-    for cell_id in steps.keys() & before.keys():  # a crash came between its result and this
-        if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
-            results.checkpoints.remove(cell_id)
-    outcome = Outcome()
+    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models)
     with (
         outlived(),
         scratch_folder() as scratch,
@@ -96,23 +70,10 @@ def train(
             check_nodes()
             software = installed()  # machines may join later
         workers = gpu_workers(gpus) if gpus else cluster_workers()
-        outcome.workers = workers.count
         with interruptible(lease) as interrupt:
-            time.sleep(max(0.0, lease.ready_at - time.time()))
-            while cells and not (interrupt.asked or outcome.config_error or lease.lost):
-                packs = plan(cells, workers, steps, pack_size)
-                progress = Progress(results, packs, total, before)
-                job = Job(
-                    results.root,
-                    results.sweep,
-                    lease.driver,
-                    data_root,
-                    workers.device,
-                    packs,
-                    software,
-                    keep_models,
-                    plugins.in_use_by(cell for pack in packs for cell in pack.cells),
-                )
+
+            def tune_packs(job: Job, finished: dict[str, str]) -> Progress:
+                progress = TuneProgress(results, job.packs, total, finished)
                 try:
                     fit(job, progress, interrupt, scratch)
                 except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:
@@ -121,29 +82,17 @@ def train(
                     if isinstance(error, ray.exceptions.RayError):  # Ray itself is gone
                         line += ". The same command continues"
                     raise ConfigError(f"Ray Tune gave up: {line}") from error
-                outcome.training_seconds += progress.training_seconds
-                outcome.config_error = progress.config_error
-                outcome.phases = progress.phase_counts()
-                if lease.lost:
-                    break  # what failed is the other driver's to judge
-                before = results.finished() if progress.errors else before
-                cells, size = judge(results, packs, progress.errors, before)
-                pack_size = size or pack_size
-                steps = results.checkpoints.steps()
-            outcome.interrupted = interrupt.asked
-    outcome.wall_seconds = time.monotonic() - started
-    return outcome
+                return progress
+
+            rounds.train(cells, workers, tune_packs, lambda: interrupt.asked, software)
+            rounds.outcome.interrupted = interrupt.asked
+    rounds.outcome.wall_seconds = time.monotonic() - started
+    return rounds.outcome
 
 
 def log_to(path: Path) -> None:
-    """Sends all logs of this process to a file, away from the terminal."""
-    logging.basicConfig(
-        filename=path,
-        encoding="utf-8",
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    """Sends all logs of this process to a file, away from the terminal; Ray's too."""
+    logfile.log_to(path)
     ray_logger = logging.getLogger("ray")
     ray_logger.handlers.clear()
     ray_logger.propagate = True

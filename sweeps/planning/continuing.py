@@ -7,7 +7,7 @@ after treats it as one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from metaphase.core.cell import Cell
@@ -45,9 +45,9 @@ def continued_steps(results: Results, cells: Iterable[Cell]) -> dict[str, int]:
     return {id_: origin.steps for id_, origin in found if can_continue(by_id[id_], origin)}
 
 
-def adopt_models(results: Results, cells: Iterable[Cell]) -> None:
+def adopt_models(results: Results, cells: Iterable[Cell], say: Callable[..., None] = print) -> None:
     """Gives cells that are to be trained the checkpoints that kept models are for them, unless they
-    have later ones, and prints how many go on so, and how many can't.
+    have later ones, and says how many go on so, and how many can't.
 
     A model that can't be used is logged and removed: its successor is trained from the start.
     """
@@ -66,7 +66,7 @@ def adopt_models(results: Results, cells: Iterable[Cell]) -> None:
             except ValueError as error:
                 results.models.discard(origin.cell_id, step)
                 logger.warning("%s: a kept model is removed: %s", results, error)
-                print(f"{results}: the model of cell {origin.cell_id} is damaged; it is removed")
+                say(f"{results}: the model of cell {origin.cell_id} is damaged; it is removed")
                 continue
             if cell != origin:
                 from metaphase.core.trained import continued
@@ -79,9 +79,9 @@ def adopt_models(results: Results, cells: Iterable[Cell]) -> None:
             results.checkpoints.write(state)
             going_on += 1
     if going_on:
-        print(f"{going_on} cells go on from kept models.")
+        say(f"{going_on} cells go on from kept models.")
     if others:
-        print(
+        say(
             f"{others} cells are trained from their first step, though models with fewer steps are "
             "kept: their learning_rate_schedule depends on steps"
         )

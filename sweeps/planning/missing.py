@@ -1,12 +1,13 @@
 """Which cells of a sweep have to be trained, by what its results hold already.
 
-What is odd about the results is printed, for whoever started the run to judge.
+What is odd about the results is said, for whoever started the run to judge: by `print`, or what
+takes its place.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, Cell, ConfigError
@@ -43,22 +44,24 @@ def missing_cells(
     return [c for c in sweep.cells if c.cell_id not in status or c.cell_id in failed]
 
 
-def say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> bool:
-    """Prints in what the preset differs from the stored one, and what this means. Returns whether
+def say_what_changed(
+    sweep: Sweep, results: Results, status: dict[str, str], say: Callable[..., None] = print
+) -> bool:
+    """Says in what the preset differs from the stored one, and what this means. Returns whether
     there is a stored one that can be read."""
     if not has_settings(results):
         return False
     try:
         stored = read_sweep(results)
     except ConfigError as error:
-        print(f"The stored preset can't be read: {error}", file=sys.stderr)
+        say(f"The stored preset can't be read: {error}", file=sys.stderr)
         return False
     lines = describe_change(stored, sweep)
     if not lines:
         return True
     old, new = ({cell.cell_id for cell in s.cells} for s in (stored, sweep))
-    print(f"The preset is not the one that {results} was last run with:", *lines, sep="\n")
-    print(
+    say(f"The preset is not the one that {results} was last run with:", *lines, sep="\n")
+    say(
         f"{len(old & new)} cells stay, {len(new - old)} are new; {len(status.keys() - new)} "
         "results in the folder are not part of this grid, but stay there."
     )
@@ -66,7 +69,11 @@ def say_what_changed(sweep: Sweep, results: Results, status: dict[str, str]) -> 
 
 
 def tell_numerics(
-    results: Results, others: dict[str, int], missing: list[Cell], refuse: bool
+    results: Results,
+    others: dict[str, int],
+    missing: list[Cell],
+    refuse: bool,
+    say: Callable[..., None] = print,
 ) -> None:
     """Says which results and checkpoints are of other numerics than this program's.
 
@@ -74,6 +81,7 @@ def tell_numerics(
         others: {cell_id: numerics} of finished cells of the grid that will stay.
         missing: what will be trained.
         refuse: whether it may not be trained beside them.
+        say: prints.
 
     Raises:
         ConfigError: it is refused, with what can be done instead.
@@ -90,11 +98,11 @@ def tell_numerics(
                 "trained anew), --other-numerics keep (they stay beside the new ones), or "
                 "--set name=NAME (a folder of its own)"
             )
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     there = by_cell_id(dict.fromkeys(results.checkpoints.of_other_numerics()), missing)
     older = there.keys() & {cell.cell_id for cell in missing}
     if older:
-        print(
+        say(
             f"{results}: checkpoints of {len(older)} cells are of other numerics than {NUMERICS}; "
             "these cells are trained from their first step",
             file=sys.stderr,

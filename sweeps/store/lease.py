@@ -44,9 +44,11 @@ SETTLE_SECONDS = 2.0  # where two may claim at once, between writing a lease and
 CLOCK_SECONDS = 600.0  # by which a clock may be ahead, and its lease still be one
 LOCK_SECONDS = 10.0  # that another process may hold the lock on a file system
 # That a driver waits after taking over a lease in an object store that nobody released. The workers
-# of the one before notice meanwhile (twice sweeps.execution.worker.REMOTE_CLAIM_SECONDS), so that
+# of the one before notice meanwhile (twice sweeps.execution.pack_run.REMOTE_CLAIM_SECONDS), so that
 # none trains in vain.
 GRACE_SECONDS = 10.0
+
+_held: set[str] = set()  # drivers of this process that run a sweep
 
 
 class Lease:
@@ -78,6 +80,7 @@ class Lease:
     def release(self) -> None:
         """Gives the sweep back, if it is still ours."""
         self._released = True
+        _held.discard(self.driver)
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -166,7 +169,12 @@ def acquire(results: Storage) -> Lease:
         ConfigError: it is another driver's, in one line: whose, since when, until when.
     """
     lease = Lease(results)
-    lease._acquire()
+    _held.add(lease.driver)  # before another thread can see it
+    try:
+        lease._acquire()
+    except BaseException:
+        _held.discard(lease.driver)
+        raise
     return lease
 
 
@@ -178,6 +186,8 @@ def is_live(lease: dict[str, Any]) -> bool:
         return False
     if lease.get("machine") != _machine():
         return True
+    if lease.get("pid") == os.getpid() and lease.get("driver") not in _held:
+        return False  # of a run whose storage failed at the end
     born = lease.get("born")
     return bool(born) and born == _born(lease.get("pid", 0))
 

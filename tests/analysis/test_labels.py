@@ -31,6 +31,8 @@ def test_conditions():
     condition = {"architecture": "lstm", "learning_rate": 0.003, "unseen_datasets": ("a", "b/c")}
     assert labels.file_suffix({}) == ""
     assert labels.file_suffix(condition) == "-lstm-learning_rate=0.003-unseen_datasets=_a_b_c_"
+    plug_in = {"architecture": "mine.py:Gated@1f2e3d4c5b6a", "expansion": float("nan")}
+    assert labels.condition_words(plug_in) == ["Gated@1f2e3d"]
     cells = pd.DataFrame({"sweep": ["s", "s"]})
     assert labels.title(cells, {}) == "s"
     assert labels.title(cells, condition) == (

@@ -47,8 +47,7 @@ for part in $parts; do
         run phases-tf32 260 "$python" -m tests.benchmarks.precision --precision tf32
         ;;
     figure2)
-        run figure2 530 "$python" -m tests.benchmarks.without_ray figure2-small --root "$out" \
-            --seconds 500
+        run figure2 500 "$python" -m metaphase.sweeps.run figure2-small --executor local --root "$out"
         ;;
     esac
 done

@@ -3,6 +3,7 @@ import sys
 
 from metaphase.core.train import main
 from tests.conftest import small_cell
+from tests.docs import write_plug_ins
 
 
 def arguments_of(**settings):
@@ -38,3 +39,13 @@ def test_an_impossible_setting_is_one_line(capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: num_heads: 3 heads don't divide model_size 32")
     assert captured.err.count("\n") == 1
+
+
+def test_a_plug_in_s_settings_are_options(tmp_path, capsys):
+    files = write_plug_ins(tmp_path)
+    family = ["--task-family", f"{files['regression.py']}:LinearRegression", "--steps", "2"]
+    small = ["--model-size", "4", "--eval-sequences", "8", "--num-layers", "1"]
+    assert main([*family, *small, "--dimension", "3"]) == 0
+    assert "num_parameters" in capsys.readouterr().out
+    assert main([*family, "--dimension", "0"]) == 1
+    assert capsys.readouterr().err == ("error: dimension: 0 is out of range; allowed: 1 or more\n")

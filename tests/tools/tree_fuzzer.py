@@ -44,7 +44,8 @@ from metaphase.core.cell import NUMERICS
 from metaphase.sweeps import run
 from metaphase.sweeps.commands import compact, status, yardsticks
 from metaphase.sweeps.execution import driver
-from metaphase.sweeps.execution.worker import Job, PackTrial
+from metaphase.sweeps.execution.pack_run import Job
+from metaphase.sweeps.execution.worker import PackTrial
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store import checkpoints, lease, sweepfile

@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from metaphase.analysis.load import load_cells, load_curves, load_history
+from metaphase.analysis.load import ResultsWarning, load_cells, load_curves, load_history
 from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.sweeps import cli
@@ -85,6 +85,21 @@ def test_the_rows_stay_the_same(results, capsys):
     assert len(names(results, "cells")) == len(names(results, "history")) == 1
     assert len(pd.read_parquet(results.local_path / "cells")) == 8
     assert len(pd.read_parquet(results.local_path / "history")) == 8 * 6
+
+
+def test_beside_a_file_that_can_t_be_read_merged_rows_stay(results, capsys):
+    assert cli.main(["compact", str(results)]) == 0
+    before, status = tables(results), results.finished()
+    folder = results.local_path / "cells"
+    [merged] = [name for name in os.listdir(folder) if name.startswith("compact-")]
+    (folder / f"{CELLS[0].cell_id}.parquet").write_bytes((folder / merged).read_bytes())
+    (folder / f"{CELLS[1].cell_id}.parquet").write_bytes(b"torn")
+    assert cli.main(["compact", str(results)]) == 0
+    with pytest.warns(ResultsWarning, match="skipped cells/"):
+        after = tables(results)
+    for old, new in zip(before, after, strict=True):
+        pd.testing.assert_frame_equal(old, new)
+    assert results.finished() == status
 
 
 def test_forced_cells_leave_the_merged_files(results):

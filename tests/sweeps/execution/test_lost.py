@@ -5,8 +5,8 @@ import types
 import pytest
 
 from metaphase.core import schema
-from metaphase.sweeps.execution.progress import _last_error
-from metaphase.sweeps.execution.trials import judge
+from metaphase.sweeps.execution.rounds import judge
+from metaphase.sweeps.execution.tune_progress import _last_error
 from metaphase.sweeps.planning.missing import missing_cells
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.preset import parse_preset

@@ -8,6 +8,7 @@ from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.sweeps.execution import progress
 from metaphase.sweeps.execution.progress import Progress
+from metaphase.sweeps.execution.tune_progress import TuneProgress
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.results import Results
 
@@ -18,7 +19,7 @@ CELLS = [Cell(seed=seed, steps=100) for seed in range(4)]
 def following(tmp_path):
     results = Results(str(tmp_path), "sweep")
     packs = [Pack(tuple(CELLS[:2]), 0, 3.0), Pack(tuple(CELLS[2:]), 50, 1.0)]
-    return Progress(results, packs, 6, {})
+    return TuneProgress(results, packs, 6, {})
 
 
 def report(following, pack, fraction, finished=()):

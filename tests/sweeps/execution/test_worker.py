@@ -11,8 +11,9 @@ import torch
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.phases import phase_of
-from metaphase.sweeps.execution import worker
-from metaphase.sweeps.execution.worker import Job, PackTrial
+from metaphase.sweeps.execution import pack_run, worker
+from metaphase.sweeps.execution.pack_run import Job
+from metaphase.sweeps.execution.worker import PackTrial
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store import patience
 from metaphase.sweeps.store.claim import Claim
@@ -83,9 +84,9 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def eager(monkeypatch):
     """Writes history and checkpoints at every evaluation."""
-    monkeypatch.setattr(worker, "HISTORY_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(pack_run, "HISTORY_SECONDS", 0.0)
+    monkeypatch.setattr(pack_run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pack_run, "CHECKPOINT_SHARE", 1e9)
 
 
 def test_it_reports_progress_and_finishes_its_cells(tmp_path):
@@ -155,7 +156,7 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
     assert reports[-1]["finished"] == {cells[0].cell_id: phase_of(row)}
     assert not reports[-1]["done"]
     results.claim.take("me", stop=True)
-    made._claim_checked -= 10
+    made._run._claim_checked -= 10
     assert made.step()["stopped"]
     assert list(results.checkpoints.steps()) == [cells[1].cell_id]
     again, _ = start(tmp_path / "pack", cells)
@@ -172,7 +173,7 @@ def test_it_stops_with_a_checkpoint_when_its_driver_asks(tmp_path, undisturbed):
     made, results = start(tmp_path)
     made.step()
     results.claim.take("me", stop=True)
-    made._claim_checked -= 10  # a check is due
+    made._run._claim_checked -= 10  # a check is due
     report = made.step()
     assert report["done"]
     assert report["stopped"]
@@ -188,7 +189,7 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
 ):
     made, results = start(tmp_path)
     if asked == "while it evaluated":
-        monkeypatch.setattr(worker, "CLAIM_SECONDS", 0.0)
+        monkeypatch.setattr(pack_run, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, after the evaluation
         monkeypatch.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
     assert made.step()["stopped"] == (asked != "after")
@@ -203,7 +204,7 @@ def test_it_stops_with_a_checkpoint_right_after_an_evaluation(
 def test_nothing_trained_is_no_checkpoint(tmp_path, undisturbed, monkeypatch):
     made, results = start(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "CLAIM_SECONDS", 0.0)
+        patched.setattr(pack_run, "CLAIM_SECONDS", 0.0)
         answers = iter([True, False, False])  # at the call, at step 0
         patched.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
@@ -238,7 +239,7 @@ def test_a_sick_storage_is_no_cells_fault(tmp_path, monkeypatch, undisturbed, nu
 def test_half_a_step_is_no_checkpoint(tmp_path, monkeypatch, eager):
     made, results = start(tmp_path)
     made.step()
-    monkeypatch.setattr(worker.PackTrainer, "_evaluate", lambda self: 1 / 0)
+    monkeypatch.setattr(pack_run.PackTrainer, "_evaluate", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made.step()
     made.cleanup()
@@ -251,7 +252,7 @@ def test_it_stops_between_two_evaluations(tmp_path, monkeypatch):
     run(whole)
     made, results = start(tmp_path / "stopped", cells)
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "CLAIM_SECONDS", 0.0)
+        patched.setattr(pack_run, "CLAIM_SECONDS", 0.0)
         answers = iter([True, True, False])  # at the call, at step 0, later
         patched.setattr(Claim, "is_held_by", lambda self, driver: next(answers))
         assert made.step()["stopped"]
@@ -269,9 +270,9 @@ def test_another_drivers_trial_trains_nothing(tmp_path):
 
 
 def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(worker, "CHECKPOINT_LATEST_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1.0)
+    monkeypatch.setattr(pack_run, "CHECKPOINT_LATEST_SECONDS", 0.0)
+    monkeypatch.setattr(pack_run, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(pack_run, "CHECKPOINT_SHARE", 1.0)
     made, results = start(tmp_path)
     run(made)
     assert_same(results, undisturbed)
@@ -288,14 +289,14 @@ def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkey
 def test_a_pack_too_large_for_the_memory_is_halved(
     tmp_path, undisturbed, eager, monkeypatch, error
 ):
-    real = worker.PackTrainer.advance
+    real = pack_run.PackTrainer.advance
 
     def advance(self, should_stop=None):
         if len(self.cells) > 1 and self.step >= 10:
             raise error
         return real(self, should_stop)
 
-    monkeypatch.setattr(worker.PackTrainer, "advance", advance)
+    monkeypatch.setattr(pack_run.PackTrainer, "advance", advance)
     made, results = start(tmp_path)
     run(made)
     assert_same(results, undisturbed)
@@ -305,7 +306,7 @@ def test_one_cell_too_large_is_an_error(tmp_path, monkeypatch):
     def advance(self, should_stop=None):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(worker.PackTrainer, "advance", advance)
+    monkeypatch.setattr(pack_run.PackTrainer, "advance", advance)
     made, _ = start(tmp_path, CELLS[:1])
     with pytest.raises(torch.OutOfMemoryError):
         run(made)
@@ -315,7 +316,7 @@ def test_data_that_cannot_be_had_is_reported_not_raised(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise ConfigError("dataset: no network")
 
-    monkeypatch.setattr(worker, "PackTrainer", refuse)
+    monkeypatch.setattr(pack_run, "PackTrainer", refuse)
     made, results = start(tmp_path)
     report = made.step()
     assert report["done"]

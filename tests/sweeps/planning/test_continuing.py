@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from metaphase.core.training.trainer import PackTrainer
-from metaphase.sweeps.execution.worker import Job, PackTrial
+from metaphase.sweeps.execution.pack_run import Job
+from metaphase.sweeps.execution.worker import PackTrial
 from metaphase.sweeps.planning.continuing import adopt_models, continued_steps
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.results import Results

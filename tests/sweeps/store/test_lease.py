@@ -165,7 +165,7 @@ def test_workers_write_nothing_once_the_sweep_is_anothers(tmp_path):
     made, results = test_trial.start(tmp_path)
     made.step()
     results.claim.take("other")
-    made._claim_checked -= 10
+    made._run._claim_checked -= 10
     assert made.step()["stopped"]
     assert results.checkpoints.steps() == {}
     assert results.finished() == {}

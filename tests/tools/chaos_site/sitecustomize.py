@@ -16,7 +16,7 @@ import time
 from collections import Counter
 
 
-def patch_trial(module):
+def patch_pack_run(module):
     module.CHECKPOINT_SECONDS = module.HISTORY_SECONDS = 0.3
     module.CHECKPOINT_SHARE = 1.0
 
@@ -91,7 +91,7 @@ def patch_object_files(module):
 
 
 PATCHES = {
-    "metaphase.sweeps.execution.worker": patch_trial,
+    "metaphase.sweeps.execution.pack_run": patch_pack_run,
     "metaphase.sweeps.store.lease": patch_lease,
     "metaphase.sweeps.store.local_files": patch_local_files,
     "metaphase.sweeps.store.object_files": patch_object_files,

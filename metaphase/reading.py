@@ -1,0 +1,339 @@
+"""What a sweep has come to: tables, phases, figures, trained models: `metaphase.load`."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from metaphase.analysis import labels
+from metaphase.analysis import load as tables
+from metaphase.analysis.commands.exports import of_conditions
+from metaphase.analysis.figures import text_map
+from metaphase.analysis.load import ResultsError
+from metaphase.analysis.statistics import phases
+from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis.statistics.transitions import estimate_transitions
+from metaphase.core import schema
+from metaphase.core.cell import ConfigError
+from metaphase.core.phases import CONFIDENCE as OF_CELLS
+from metaphase.core.phases import DELTA
+from metaphase.sweeps import places
+from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import has_settings, read_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from metaphase.core.trained import TrainedModel
+    from metaphase.training import Sweep
+
+
+def load(path: str | os.PathLike[str]) -> SweepResults:
+    """The results of a sweep, finished or not.
+
+        results = mp.load("results/quickstart")
+
+    Args:
+        path: the sweep's folder, `<root>/<sweep>`, or its URI.
+
+    Raises:
+        ResultsError: there is no sweep; one line.
+        ConfigError: a URI that can't be used.
+    """
+    place = places.checked_sweep(os.fspath(path))
+    if not has_settings(Results.at(place)):
+        tables.load_cells(place)  # says what is wrong with the place, or that all is well
+    return SweepResults(place)
+
+
+def classify(
+    cells: pd.DataFrame, delta: float = DELTA, confidence: float = OF_CELLS
+) -> pd.DataFrame:
+    """The cells table with each cell's phase and the intervals that decided it; see
+    `metaphase.analysis.statistics.phases.classify` and docs/definitions.md.
+
+        mp.classify(results.cells, delta=0.1).phase.value_counts()
+    """
+    return phases.classify(cells, delta, confidence)
+
+
+def transitions(cells: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Where, in the number of tasks, identifying and generalizing begin and end, a set of rows for
+    each model size, and for each condition if there are several (architectures, say).
+
+        mp.transitions(results.cells[results.cells.seed < 4])
+
+    Args:
+        cells: a row a cell; classified ones keep their phases, others get them from `classify`.
+        confidence: of the transitions' intervals.
+
+    Returns:
+        The settings that tell conditions apart, then the columns of
+        `metaphase.analysis.statistics.transitions.estimate_transitions`.
+
+    Raises:
+        ResultsError: there are no cells.
+    """
+    classified = cells if "phase" in cells else classify(cells)
+    if classified.empty:
+        raise ResultsError("there are no cells to estimate transitions from")
+    return of_conditions(
+        [
+            (told, estimate_transitions(group, confidence))
+            for told, group in phases.split_conditions(classified)
+        ]
+    )
+
+
+class SweepResults:
+    """A sweep's results as of when they are first asked for; `load` again to see what is new.
+
+    What it computes from tables, `metaphase plot` computes in the same way. Tables that can't be
+    read, or hold nothing yet, raise ResultsError with one line.
+
+    Attributes:
+        path: the sweep's folder or URI.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"<SweepResults {self.path}>"
+
+    # --- tables: every column is described in results/README.md ---
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The finished cells, a row each: settings, status, accuracies with their errors."""
+        return tables.load_cells(self.path)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Evaluations during training; those of unfinished cells too."""
+        return tables.load_history(self.path)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Accuracy at every position of the sequence, by cell and split."""
+        return tables.load_curves(self.path)
+
+    @cached_property
+    def yardsticks(self) -> pd.DataFrame:
+        """Known algorithms on the same sequences; empty before `metaphase yardsticks`."""
+        return tables.load_yardsticks(self.path)
+
+    @cached_property
+    def phases(self) -> pd.DataFrame:
+        """The cells with their phases: `classify(self.cells)`."""
+        return classify(self.cells)
+
+    @cached_property
+    def transitions(self) -> pd.DataFrame:
+        """Where phases begin and end: `transitions(self.phases)`."""
+        return transitions(self.phases)
+
+    @property
+    def sweep(self) -> Sweep:
+        """The sweep as it was last run.
+
+        Raises:
+            ConfigError: its preset isn't stored there, or is damaged.
+        """
+        from metaphase.training import Sweep
+
+        return Sweep._of(read_sweep(Results.at(self.path)))
+
+    # --- trained models ---
+
+    def model(
+        self,
+        cell_id: str | None = None,
+        step: int | None = None,
+        *,
+        device: str | None = None,
+        **settings: Any,
+    ) -> TrainedModel:
+        """A cell's trained model: named weights, predictions, activations.
+
+            model = results.model(model_size=32, num_tasks=4096, seed=0)
+            x, y = model.sequences("unseen", range(64))
+            logits = model.predict(x, y)
+
+        Args:
+            cell_id: of the cells table; None: `settings` choose one of the finished cells.
+            step: at which it was kept; None: the last.
+            device: torch device of its predictions; None: the CPU.
+
+        Raises:
+            ConfigError: no model of the cell is kept (`metaphase.run(..., keep_models=True)`), the
+                file is damaged, or the settings don't choose one cell.
+        """
+        if (cell_id is None) == (not settings):
+            raise ConfigError("model: give a cell_id or settings that choose a cell")
+        if cell_id is None:
+            chosen = _select(self.cells, settings)
+            if len(chosen) != 1:
+                told = ", ".join(f"{key}={value}" for key, value in settings.items())
+                raise ConfigError(f"model: {told} chooses {len(chosen)} cells; allowed: one")
+            cell_id = str(chosen["cell_id"].iloc[0])
+        return Results.at(self.path).models.load(cell_id, step, device)
+
+    # --- figures ---
+
+    def text_map(self, **settings: Any) -> str:
+        """The phase map in letters, with where phases begin, as `metaphase plot` prints it.
+
+        Args:
+            settings: that choose the cells of one condition, such as architecture="lstm".
+        """
+        cells = self._condition(settings)
+        return text_map.describe(cells, estimate_transitions(cells), settings)
+
+    def phase_map(
+        self, ax: Axes | None = None, *, legend: bool = False, **settings: Any
+    ) -> Axes | Figure:
+        """The phase of every cell, over model size and number of tasks.
+
+            fig, axes = plt.subplots(1, 2, layout="constrained")
+            results.phase_map(axes[0], legend=True)
+
+        Args:
+            ax: where to draw, with matplotlib's settings as they are; None: a figure of its own, in
+                the style of `metaphase plot`.
+            legend: whether axes that are given get a legend, to their right.
+            settings: that choose the cells of one condition.
+
+        Returns:
+            The axes, or the figure; a notebook shows it.
+
+        Raises:
+            ResultsError: several conditions are left: which settings they differ in.
+        """
+        from metaphase.analysis.figures import outcomes, panels, phase_map, style, transition_marks
+
+        cells = self._condition(settings)
+        found = estimate_transitions(cells)
+        if ax is None:
+            with style.context():
+                return _shown(phase_map.figure(cells, found, labels.title(cells, settings)))
+        _settle(ax)
+        table, marks = phase_map.tile_table(cells), transition_marks.table(found)
+        lettered = phase_map.draw(table, ax, marks)
+        if legend:
+            handles, names = outcomes.legend_handles(table, lettered)
+            more, more_names = transition_marks.legend_handles(marks)
+            ax.legend([*handles, *more], [*names, *more_names], loc="upper left",
+                      bbox_to_anchor=(1.02, 1.0), **panels.LEGEND)  # fmt: skip
+        return ax
+
+    def accuracy(
+        self, ax: Axes | None = None, *, split: str = schema.UNSEEN, **settings: Any
+    ) -> Axes | Figure:
+        """The accuracy at the last positions, over model size and number of tasks.
+
+        Args:
+            ax: where to draw; None: a figure of its own, with seen and unseen tasks.
+            split: "seen" or "unseen" tasks, on axes that are given.
+            settings: that choose the cells of one condition.
+
+        Raises:
+            ResultsError: as for `phase_map`.
+        """
+        from metaphase.analysis.figures import accuracy, style
+
+        cells = self._condition(settings)
+        _one_of("split", split, (schema.SEEN, schema.UNSEEN))
+        if ax is None:
+            with style.context():
+                return _shown(accuracy.figure(cells, labels.title(cells, settings)))
+        _settle(ax)
+        seeds = accuracy.seed_table(cells, split)
+        return accuracy.draw(accuracy.tile_table(cells, split), ax, seeds)
+
+    def learning_curves(
+        self, ax: Axes | None = None, *, split: str = schema.UNSEEN, **settings: Any
+    ) -> Axes | Figure:
+        """Accuracy against examples seen within a sequence, a line a cell.
+
+            results.learning_curves(ax, model_size=32)
+
+        Args:
+            ax: where to draw cells of one model size; None: a figure of its own, a panel a model
+                size and split.
+            split: of the curves, on axes that are given.
+            settings: that choose the cells of one condition.
+
+        Raises:
+            ResultsError: as for `phase_map`, or there are several model sizes on given axes.
+        """
+        from metaphase.analysis.figures import learning_curves as curves
+        from metaphase.analysis.figures import style
+
+        cells = self._condition(settings)
+        if ax is None:
+            with style.context():
+                title = labels.title(cells, settings)
+                return _shown(curves.figure(self.curves, cells, title, self.yardsticks))
+        _one_of("split", split, self.curves["split"].unique().tolist())
+        sizes = sorted(cells["model_size"].unique())
+        if len(sizes) > 1:
+            raise ResultsError(
+                f"model_size: axes hold one; choose one of {', '.join(map(str, sizes))}"
+            )
+        colors = style.sequence_colors([float(n) for n in sorted(cells["num_tasks"].unique())])
+        table = curves.curve_table(self.curves, cells, split)
+        drawn = curves.draw(table, ax, colors, True, style.level(cells, split))
+        drawn.set(xlabel="examples seen", ylabel=f"accuracy, {split}")
+        return drawn
+
+    def _condition(self, settings: dict[str, Any]) -> pd.DataFrame:
+        """The classified cells that have these settings; they are of one condition."""
+        cells = _select(self.phases, settings)
+        if cells.empty:
+            told = ", ".join(f"{key}={value}" for key, value in settings.items())
+            raise ResultsError(f"{self.path}: no finished cell has {told}")
+        conditions = phases.split_conditions(cells)
+        if len(conditions) > 1:
+            keys = conditions[0][0]
+            several = "; ".join(
+                ", ".join(f"{key}={told[key]}" for key in keys) for told, _ in conditions[:10]
+            )
+            raise ResultsError(f"{self.path}: one map shows one condition; choose one: {several}")
+        return cells
+
+
+def _select(cells: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """The cells that have these settings."""
+    for key, value in settings.items():
+        if key not in cells:
+            raise ConfigError(f"{key}: unknown setting; known: {', '.join(map(str, cells))}")
+        cells = cells[cells[key] == value]
+    return cells
+
+
+def _one_of(name: str, value: str, allowed: Any) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, allowed))}")
+
+
+def _settle(ax: Axes) -> None:
+    """Gives axes their final place, as far as it is known: tiles are lettered by their room."""
+    if (figure := ax.get_figure(root=True)) is not None:
+        figure.draw_without_rendering()
+
+
+def _shown(figure: Figure) -> Figure:
+    """A figure that a notebook shows, although pyplot doesn't know it."""
+    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    from metaphase.analysis.commands.output import figure_bytes
+
+    return figure_bytes(lambda: figure, "png", dpi=110)

@@ -1,0 +1,209 @@
+"""The local executor: trains packs in this process, without Ray, in threads of their own.
+
+The thread that asks for it only waits and shows progress, so that an interrupt (Ctrl-C, a
+notebook's stop button) never falls into the middle of a step or of a write. What a process has for
+itself stays as it is: handlers of signals, logging, the environment, the working directory, random
+states, the number of PyTorch's threads.
+
+On a CPU as many packs are trained side by side as there are cores, one thread each: kernels let go
+of Python's lock while they compute. A GPU trains one pack at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import training_device
+from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
+from metaphase.sweeps.execution.progress import Progress
+from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Rounds
+from metaphase.sweeps.planning.hardware import cores, memory
+from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
+from metaphase.sweeps.store.folders import one_line
+from metaphase.sweeps.store.lease import Lease
+from metaphase.sweeps.store.results import Results
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2  # between looks whether somebody asks to stop, and at what is shown
+
+
+def train(
+    results: Results,
+    cells: Sequence[Cell],
+    *,
+    lease: Lease,
+    data_root: str,
+    total: int,
+    before: dict[str, str],
+    pack_size: int | None = None,
+    started: float | None = None,
+    keep_models: bool = False,
+    device: str | None = None,
+    shown: bool = True,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Trains cells to their ends, or until it is interrupted or asked to stop. It returns once no
+    thread of its own trains any more.
+
+    A cell that can't be trained, alone, is recorded as failed.
+
+    Args:
+        results: where they are written.
+        cells: what to train.
+        lease: ours on the sweep.
+        data_root: folder of the base data sets.
+        total: cells in the sweep, for progress.
+        before: {cell_id: status} of its finished cells.
+        pack_size: the most cells in a pack; None: chosen by `plan`.
+        started: time.monotonic() when the command began; None: now.
+        keep_models: whether models of the cells that are finished are kept.
+        device: a torch device; None: a GPU where there is one, else the CPU.
+        shown: whether progress is printed.
+        asked_to_stop: asked now and then, in the calling thread.
+
+    Raises:
+        ConfigError: the device can't be used.
+        KeyboardInterrupt: somebody interrupted; there are checkpoints of what was trained.
+    """
+    started = time.monotonic() if started is None else started
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch.get_default_dtype() is {torch.get_default_dtype()}; allowed: torch.float32"
+        )
+    chosen = training_device(device)
+    workers = _workers(chosen)
+    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models)
+    stopping = threading.Event()
+
+    def fit(job: Job, finished: dict[str, str]) -> Progress:
+        progress = Progress(results, job.packs, total, finished, shown)
+        threads = _Threads(replace(job, device=str(chosen)), workers.count, stopping)
+        try:
+            while threads.follow(progress):
+                if asked_to_stop() or lease.lost or progress.config_error:
+                    stopping.set()
+                progress.show()
+        except BaseException:
+            stopping.set()
+            raise
+        finally:
+            threads.join()
+            progress.close()
+        return progress
+
+    threads_of_torch = torch.get_num_threads()
+    try:
+        rounds.train(cells, workers, fit, stopping.is_set)
+        rounds.outcome.interrupted = stopping.is_set() and asked_to_stop()
+    finally:
+        stopping.set()
+        torch.set_num_threads(threads_of_torch)
+    rounds.outcome.wall_seconds = time.monotonic() - started
+    return rounds.outcome
+
+
+def _workers(device: torch.device) -> Workers:
+    """What packs are planned for."""
+    if device.type == "cpu":
+        return cpu_workers(cores(), memory())
+    return gpu_workers(1, float(torch.cuda.get_device_properties(device).total_memory))
+
+
+class _Threads:
+    """Threads that train the packs of a job, each taking the next pack when it is free.
+
+    Args:
+        job: what to train.
+        count: of the threads.
+        stopping: once it is set, packs are left with checkpoints, and no other begins.
+    """
+
+    def __init__(self, job: Job, count: int, stopping: threading.Event) -> None:
+        self._job, self._stopping = job, stopping
+        order = range(len(job.packs))  # dearest first; one thread has results sooner the other way
+        self._waiting = iter(order if count > 1 else reversed(order))
+        self._lock = threading.Lock()
+        self._told: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._train_packs, name=f"metaphase-{i}", daemon=True)
+            for i in range(min(count, len(job.packs)))
+        ]
+        self._running = len(self._threads)
+        for thread in self._threads:
+            thread.start()
+
+    def follow(self, progress: Progress) -> bool:
+        """Waits for a moment, or until there is something to tell, and tells it. Returns whether
+        there is more to come."""
+        try:
+            what, arguments = self._told.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            return self._running > 0
+        if what == "over":
+            self._running -= 1
+        else:
+            getattr(progress, what)(*arguments)
+        return self._running > 0
+
+    def join(self) -> None:
+        """Waits for the threads, which save what they train when they are to stop. Another
+        interrupt ends the waiting: what they write late doesn't land."""
+        for thread in self._threads:
+            thread.join()
+
+    def _train_packs(self) -> None:
+        try:
+            if self._job.device == "cpu":
+                torch.set_num_threads(1)  # in this thread; others have the other cores
+            while not self._stopping.is_set():
+                with self._lock:
+                    index = next(self._waiting, None)
+                if index is None:
+                    break
+                self._tell("begin", index)
+                self._tell("end", index, self._train_pack(index))
+        finally:
+            self._tell("over")
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        self._told.put((what, arguments))
+
+    def _train_pack(self, index: int) -> str:
+        """Trains a pack as far as it goes. Returns the error, one line, if it is given up."""
+        error = ""
+        for _ in range(MAX_FAILURES + 1):
+            if self._stopping.is_set():
+                return ""
+            try:
+                self._follow_pack(index)
+                return ""
+            except ConfigError as refused:
+                report = Report(done=True, config_error=str(refused))
+                self._tell("note", index, asdict(report))
+                return ""
+            except Exception as raised:
+                logger.warning("pack %d failed", index, exc_info=True)
+                error = f"{type(raised).__name__}: {one_line(raised)}"
+                raised.__traceback__ = None  # its frames hold tensors
+        return error
+
+    def _follow_pack(self, index: int) -> None:
+        job = self._job
+        results = Results(job.root, job.sweep, job.driver)
+        run = PackRun(results, job, job.packs[index].cells, self._stopping.is_set)
+        done = False
+        while not (done or self._stopping.is_set()):
+            report = run.step()
+            done = report.done
+            self._tell("note", index, asdict(report))
+        run.save()

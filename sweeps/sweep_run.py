@@ -1,0 +1,126 @@
+"""One run of a sweep: the cells that its results lack are trained, whoever asks for it and whatever
+trains them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from metaphase.core.cell import NUMERICS, Cell
+from metaphase.sweeps.planning import missing as lacks
+from metaphase.sweeps.planning.continuing import adopt_models
+from metaphase.sweeps.preset import Sweep
+from metaphase.sweeps.store import earlier
+from metaphase.sweeps.store.layout import clear_way
+from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.sweepfile import write_settings
+
+if TYPE_CHECKING:
+    from metaphase.sweeps.execution.rounds import Outcome
+
+
+class SweepRun:
+    """A run, begun by looking at what there is; nothing is written before `train`.
+
+    Attributes:
+        sweep, results: what is trained, and where its results are.
+        missing: the cells that will be trained, as far as can be seen without the lease.
+        status: {cell_id: status} of the finished cells.
+
+    Args:
+        forced: cells of which all that is stored is removed, so that they are trained anew.
+        retry_failed: whether cells that failed are trained again.
+        other_numerics: "refuse", "keep" or "renew" finished cells of other numerics.
+        say: prints what is worth knowing, as `print` does.
+
+    Raises:
+        ConfigError: cells of other numerics are there and refused, or the tree is no sweep's.
+        OSError: the storage fails.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        results: Results,
+        *,
+        forced: Collection[Cell] = (),
+        retry_failed: bool = False,
+        other_numerics: str = "refuse",
+        say: Callable[..., None] = print,
+    ) -> None:
+        self.sweep, self.results = sweep, results
+        self._retry_failed, self._say = retry_failed, say
+        self.status, self._damaged, numerics = lacks.survey(results, sweep.cells)
+        if self._damaged:
+            say(
+                f"{results}: rows of {len(self._damaged)} finished cells are lost or can't be read",
+                file=sys.stderr,
+            )
+        self._stored = lacks.say_what_changed(sweep, results, self.status, say)
+        others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
+        self._forced = [*forced, *(others if other_numerics == "renew" else ())]
+        gone = {cell.cell_id for cell in self._forced}
+        kept = {id_: said for id_, said in self.status.items() if id_ not in gone}
+        self.missing = lacks.missing_cells(sweep, results, kept, retry_failed)
+        left = {c.cell_id: numerics[c.cell_id] for c in others if c.cell_id in kept}
+        lacks.tell_numerics(results, left, self.missing, other_numerics == "refuse", say)
+
+    def store_settings(self) -> None:
+        """Stores the preset where there is none, although there is nothing to train.
+
+        Raises:
+            ConfigError: another driver runs the sweep.
+        """
+        if not self._stored:
+            lease = acquire(self.results)
+            write_settings(self.results, self.sweep.settings)
+            lease.release()
+
+    def train(self, executor: Callable[..., Outcome]) -> Outcome:
+        """Makes the sweep ours and trains what is missing.
+
+        Args:
+            executor: called as `executor(results, cells, lease=, total=, before=)`, as
+                `sweeps.execution.local.train` is.
+
+        Raises:
+            ConfigError: another driver runs the sweep, or nothing can be written there.
+            OSError: the storage fails.
+        """
+        sweep, results = self.sweep, self.results
+        lease = acquire(results)
+        try:
+            if self._forced:
+                results.remove_results(earlier.every_id(self._forced))
+                self._say(
+                    f"Removed what was stored of {len(self._forced)} cells, to train them anew."
+                )
+            # Again, now that it is ours: another driver may have finished it, or merged its files.
+            lost = bool(self._damaged)
+            found = lacks.survey(results, sweep.cells)[0] if lost else results.finished()
+            self.status = earlier.by_cell_id(found, sweep.cells)
+            missing = lacks.missing_cells(sweep, results, self.status, self._retry_failed)
+            before = self._before(missing)
+            results.check_writable()
+            clear_way(results, missing)
+            missing_ids = {cell.cell_id for cell in missing}
+            ids = earlier.every_id(missing) if results.tables.names("cells") else missing_ids
+            results.reopen(ids)
+            earlier.adopt_checkpoints(results, missing)
+            adopt_models(results, missing, self._say)
+            write_settings(results, sweep.settings)
+            outcome = executor(results, missing, lease=lease, total=len(sweep.cells), before=before)
+            self.status = earlier.by_cell_id(results.finished(), sweep.cells)
+        finally:
+            lease.release()  # which sees whether it still is ours
+        outcome.lost = lease.lost
+        return outcome
+
+    def _before(self, missing: Collection[Cell]) -> dict[str, str]:
+        """{the identity under which it is stored: status} of the grid's finished cells."""
+        missing_ids = {cell.cell_id for cell in missing}
+        finished = [cell for cell in self.sweep.cells if cell.cell_id not in missing_ids]
+        stored = earlier.stored_as(finished, self.results.finished())
+        return {stored.get(c.cell_id, c.cell_id): self.status[c.cell_id] for c in finished}

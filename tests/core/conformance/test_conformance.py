@@ -1,0 +1,100 @@
+"""The checks of plug-ins: ours pass them, and broken ones are caught, each with a sentence that
+says what to do."""
+
+import numpy as np
+import pytest
+
+from metaphase.core import conformance, plugins
+from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.evaluation import METRICS
+from tests import ROOT
+from tests.docs import write_plug_ins
+
+FAMILY, ARCHITECTURE = plugins.TASK_FAMILY, plugins.ARCHITECTURE
+BROKEN = ROOT / "tests" / "core" / "conformance" / "broken.py"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "check"),
+    [
+        (kind, name, check)
+        for kind, names in (
+            (FAMILY, ["projected_images"]),
+            (plugins.DATASET, ["digits"]),
+            (ARCHITECTURE, [n for n in ARCHITECTURES if "@" not in n]),
+            (plugins.METRIC, [n for n in METRICS if "@" not in n]),
+        )
+        for name in names
+        for check in conformance.checks(kind)
+    ],
+)
+def test_ours_keep_their_promises(kind, name, check):
+    conformance.run(check, kind, name)
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plug-ins")
+    squares(folder / "squares.npz")
+    return write_plug_ins(folder)
+
+
+def squares(path):
+    """400 and 100 images with a bright square in one of four corners, and noise."""
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 400), ("test", 100)):
+        labels = np.arange(count) % 4
+        images = draw.integers(0, 100, (count, 8, 8), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 150
+        arrays |= {split: images, f"{split}_labels": labels}
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("regression.py:LinearRegression", "gated.py:GatedRecurrence"),
+        *("convolution.py:Convolution", "squares.py:Squares", "surprise.py:Surprise"),
+    ],
+)
+def test_those_in_the_documentation_do_too(documented, name):
+    file, _, class_name = name.partition(":")
+    [kind] = plugins.kinds_of(f"{documented[file]}:{class_name}")
+    loaded = plugins.load(kind, f"{documented[file]}:{class_name}")
+    for check in conformance.checks(kind):
+        conformance.run(check, kind, loaded, data_root=str(documented[file].parent))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "check", "sentence"),
+    [
+        (FAMILY, "WrongShape", "shapes_are_those_of_its_problem", "its targets are torch.int64"),
+        (FAMILY, "OutOfRange", "shapes_are_those_of_its_problem", "not all in 0 to 2"),
+        (FAMILY, "WrongVariance", "shapes_are_those_of_its_problem", "mean square of targets"),
+        (FAMILY, "OwnRandomness", "the_same_number_is_the_same_thing", "All randomness must come"),
+        (FAMILY, "LooksAtTheBatch", "the_same_number_is_the_same_thing", "others of its batch"),
+        (FAMILY, "FewTasks", "tasks_differ_and_decide", "only 3 are different"),
+        (FAMILY, "NoTask", "tasks_differ_and_decide", "don't depend on their task"),
+        (FAMILY, "OneSequence", "tasks_differ_and_decide", "second Random"),
+        (FAMILY, "ReadsBack", "nothing_is_read_back", "don't use item"),
+        (ARCHITECTURE, "IgnoresStride", "parameters_have_shapes", "outputs at positions 0, stride"),
+        (ARCHITECTURE, "LooksAhead", "it_is_causal", "a prediction would see its answer"),
+        (ARCHITECTURE, "LooksAheadModule", "it_is_causal", "a prediction would see its answer"),
+        (ARCHITECTURE, "NoMemory", "earlier_examples_matter", "has_context = False"),
+        (ARCHITECTURE, "MixesReplicas", "replicas_do_not_mix", "nothing may mix"),
+        (ARCHITECTURE, "MixesSequences", "a_cell_is_itself_in_any_pack", "Nothing may mix"),
+        (ARCHITECTURE, "UnusedParameter", "every_parameter_is_trained", "isn't used"),
+        (ARCHITECTURE, "DeadParameter", "every_parameter_is_trained", "doesn't move dead"),
+        (ARCHITECTURE, "Counts", "a_checkpoint_continues_exactly", "Keep nothing between steps"),
+        (ARCHITECTURE, "NoState", "the_state_is_counted", "how many scalars"),
+        (plugins.METRIC, "WholeBatch", "sequences_do_not_mix", "others of its batch"),
+        (plugins.METRIC, "OnePosition", "values_are_one_a_sequence", "a number for each replica"),
+        (plugins.METRIC, "InPlace", "nothing_is_changed", "no operations in place"),
+    ],
+)
+def test_what_is_broken_is_caught(kind, name, check, sentence):
+    loaded = plugins.load(kind, f"{BROKEN}:{name}")
+    with pytest.raises(conformance.Broken, match=sentence):
+        conformance.run(check, kind, loaded)

@@ -1,0 +1,258 @@
+"""Plug-ins: how they are named, loaded and refused, and what becomes of cells that use them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaphase.core import plugin_facts, plugins
+from metaphase.core.cell import Cell, ConfigError, pack_key, stack_key
+from metaphase.core.settings import ConfigError as SettingsError
+from metaphase.core.tasks.sequences import open_sequences
+from metaphase.core.training.trainer import PackTrainer
+from tests.docs import write_plug_ins
+
+SMALL = {
+    **{"model_size": 16, "num_layers": 1, "num_heads": 2, "sequence_length": 8, "batch_size": 16},
+    **{"eval_sequences": 128, "warmup_steps": 0, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_plug_ins(tmp_path)
+
+
+@pytest.fixture
+def regression(files):
+    return plugins.load("task_family", f"{files['regression.py']}:LinearRegression")
+
+
+def test_a_name_tells_the_contents(files, regression):
+    file = files["regression.py"]
+    assert plugins.load("task_family", f"{file}:LinearRegression") == regression
+    file.write_text(file.read_text() + "\n# changed\n")
+    changed = plugins.load("task_family", f"{file}:LinearRegression")
+    assert changed != regression
+    assert changed.partition("@")[0] == regression.partition("@")[0]
+    file.write_text(file.read_text().replace('    """y = w', '    version = "3"\n\n    """y = w'))
+    assert plugins.load("task_family", f"{file}:LinearRegression").endswith("@v3")
+
+
+def test_its_settings_are_settings_of_the_cell(regression):
+    cell = Cell.from_dict({**SMALL, "task_family": regression, "dimension": 3, "steps": 2})
+    assert (cell.dimension, cell.noise) == (3, 0.5)
+    assert Cell.from_dict(cell.to_dict()) == cell
+    assert "dataset" not in cell.to_dict()  # what the family doesn't know
+    other = Cell.from_dict({**cell.to_dict(), "noise": 0.25})
+    assert other.cell_id != cell.cell_id
+    assert pack_key(other) != pack_key(cell)
+    assert {**cell.to_dict(), "noise": 0.25} == other.to_dict()
+    same = Cell.from_dict({**cell.to_dict(), "noise": 0.5})
+    assert same.cell_id == cell.cell_id
+
+
+def test_an_architecture_s_settings_share_batches(files):
+    gated = plugins.load("architecture", f"{files['gated.py']}:GatedRecurrence")
+    narrow, wide = (
+        Cell.from_dict({**SMALL, "architecture": gated, "expansion": e, "image_size": 4})
+        for e in (1, 2)
+    )
+    assert stack_key(narrow) != stack_key(wide)
+    assert pack_key(narrow) == pack_key(wide) == pack_key(Cell(**SMALL, image_size=4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dimension": 0}, "dimension: 0 is out of range; allowed: 1 or more"),
+        ({"dimension": "many"}, "dimension: 'many' is not a whole number"),
+        ({"dimensions": 3}, "dimensions: unknown key; known keys: .*dimension"),
+        ({"expansion": 3}, "expansion: unknown key"),
+        ({"task_family": "regression.py:Other@0123456789ab"}, "is not one of projected_images"),
+    ],
+)
+def test_impossible_settings_are_refused(regression, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Cell.from_dict({**SMALL, "task_family": regression, **settings})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (None, "can't read .*plug.py: No such file"),
+        ("import nothing_like_it", "can't be imported: ModuleNotFoundError: No module named 'noth"),
+        ("class Mine:\n  def (", "can't be imported: SyntaxError"),
+        ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
+        ("x = 1", "the file has no Mine"),
+        ("Mine = 1", "is not a class"),
+        ("class Mine:\n  def problem(self): pass", "lacks sequences"),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n  steps: int = 1\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "the name of its setting steps is taken",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n  cell_id: int = 1\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "the name of its setting cell_id is taken",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n  size: int\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "its setting size has no default",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n  size: dict = None\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "its setting size is of type .*dict.*; allowed: int, float",
+        ),
+    ],
+)
+def test_what_is_no_plug_in_is_said_in_a_line(tmp_path, code, message):
+    if code is not None:
+        (tmp_path / "plug.py").write_text(code)
+    with pytest.raises(ConfigError, match=message) as caught:
+        plugins.load("task_family", "plug.py:Mine", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_facts_are_enough_to_read_cells_and_run_no_code(files, regression, tmp_path):
+    """In another process, which gets the facts and not the file."""
+    cell = Cell.from_dict({**SMALL, "task_family": regression, "dimension": 3})
+    facts = plugin_facts.facts(plugins.find("task_family", regression))
+    files["regression.py"].unlink()
+    code = (
+        "import sys, json\nfrom metaphase.core import plugin_facts\n"
+        "from metaphase.core.cell import Cell, ConfigError\n"
+        f"plugin_facts.declare(json.loads({__import__('json').dumps(facts)!r}))\n"
+        f"cell = Cell.from_dict({cell.to_dict()!r})\n"
+        "print(cell.cell_id, 'torch' in sys.modules)\n"
+        "try:\n  cell.problem\nexcept ConfigError as error:\n  print(error)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == [
+        f"{cell.cell_id} False",
+        f"the plug-in {regression} isn't loaded, only what is known of it",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "module"}, {"name": "x"}, {"name": 3}, {"own": {"steps": {}}}, {"own": 3},
+        {"own": {"a b": {"kind": "int", "default": 1}}},
+        {"own": {"a": {"kind": "code", "default": 1}}},
+        {"own": {"a": {"kind": "int", "default": "x"}}},
+        {"own": {"a": {"kind": "int", "default": 1, "least": "x"}}},
+        {"settings": "dataset"}, {"settings": [3]},
+    ],
+)  # fmt: skip
+def test_facts_that_can_t_be_are_refused(change):
+    said = {"kind": "task_family", "name": "a.py:B@0", "own": {}, "settings": []}
+    with pytest.raises(ConfigError, match="plug_ins: ") as caught:
+        plugin_facts.declare({**said, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_own_regression_is_learned_in_context(regression):
+    """One task is known by heart; of 2^20 every one is inferred from its examples."""
+    cells = [
+        Cell.from_dict(
+            {**SMALL, "task_family": regression, "dimension": 2, "noise": 0.1, "num_tasks": n,
+             "steps": 400, "eval_every": 400}
+        )
+        for n in (1, 2**20)
+    ]  # fmt: skip
+    trainer = PackTrainer(cells)
+    while not trainer.finished:
+        trainer.advance()
+    rows = {row["num_tasks"]: row for row, _ in trainer.results()}
+    level = rows[1]["unseen_level"]
+    assert rows[1]["seen_first"] > 0.9
+    assert rows[1]["unseen_last"] < level + 0.05
+    assert rows[2**20]["unseen_last"] > level + 0.15
+    assert rows[2**20]["unseen_last"] > rows[2**20]["unseen_first"] + 0.15
+    assert rows[1]["guess_loss"] == pytest.approx(2.01)
+
+
+def test_data_and_metrics_of_one_s_own_reach_the_tables(files):
+    from tests.core.conformance.test_conformance import squares
+
+    folder = files["squares.py"].parent
+    squares(folder / "squares.npz")
+    dataset = plugins.load("dataset", f"{files['squares.py']}:Squares")
+    metric = plugins.load("metrics", f"{files['surprise.py']}:Surprise")
+    cell = Cell.from_dict(
+        {
+            **SMALL,
+            "dataset": dataset,
+            "metrics": [metric],
+            "steps": 2,
+            "unseen_datasets": ["digits"],
+        }
+    )
+    assert (cell.num_classes, cell.file) == (4, "squares.npz")
+    trainer = PackTrainer([cell], data_root=folder)
+    trainer.advance()
+    row, _ = trainer.results()[0]
+    assert row["own_settings"] == "file"
+    assert 1.5 < row["unseen_surprise"] < 2.5
+    assert 0 < row["unseen_surprise_se"] < 0.2
+    assert {"surprise", "surprise_se"} < trainer.history[0][0].keys()
+
+
+@pytest.mark.parametrize("name", ["Loss", "First", "N"])
+def test_a_metric_s_column_must_be_free(tmp_path, name):
+    (tmp_path / "plug.py").write_text(f"class {name}:\n  def values(self, o, b, c): pass")
+    with pytest.raises(ConfigError, match=f"the column {name.lower()} is taken"):
+        plugins.load("metrics", f"plug.py:{name}", tmp_path)
+
+
+def test_a_family_without_settings_has_no_earlier_identities(tmp_path):
+    (tmp_path / "bare.py").write_text(
+        "from metaphase.core.tasks import Classes, Problem\n"
+        "class Bare:\n"
+        "    def problem(self):\n        return Problem(0, Classes(3))\n"
+        "    def sequences(self, task, sequence, T, split):\n"
+        "        return None, (sequence.integers('y', 3, T) + task.integers('o', 3, 1)) % 3\n"
+    )
+    name = plugins.load("task_family", "bare.py:Bare", tmp_path)
+    cell = Cell.from_dict({**SMALL, "task_family": name, "token_format": "shifted", "steps": 2})
+    assert cell.earlier_ids == ()
+    with pytest.raises(ConfigError, match="token_format: interleaved has tokens of inputs alone"):
+        Cell.from_dict({**SMALL, "task_family": name})
+    trainer = PackTrainer([cell])
+    trainer.advance()
+    assert trainer.results()[0][0]["unseen_level"] == pytest.approx(1 / 3)
+
+
+def test_missing_data_is_said_in_a_line(files):
+    dataset = plugins.load("dataset", f"{files['squares.py']}:Squares")
+    cell = Cell.from_dict({**SMALL, "dataset": dataset, "steps": 2})
+    with pytest.raises(SettingsError, match="can't be loaded: FileNotFoundError") as caught:
+        PackTrainer([cell], data_root=files["squares.py"].parent)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchvision_s_constructor_is_enough(tmp_path):
+    (tmp_path / "plain.py").write_text(
+        "from metaphase.core.datasets import DatasetInfo\n"
+        "import numpy as np\n"
+        "class Plain:\n"
+        "    def __init__(self, root, train=True, download=False):\n"
+        "        self.count = 40 if train else 20\n"
+        "    @staticmethod\n"
+        "    def info():\n"
+        "        return DatasetInfo(6, 3, 2, 40, 20)\n"
+        "    def __len__(self):\n"
+        "        return self.count\n"
+        "    def __getitem__(self, i):\n"
+        "        return np.full((6, 6, 3), 40 * (i % 2) + i, dtype=np.uint8), i % 2\n"
+    )
+    name = plugins.load("dataset", "plain.py:Plain", tmp_path)
+    cell = Cell.from_dict({**SMALL, "dataset": name, "sequence_length": 4})
+    images = open_sequences([cell], tmp_path, "cpu").images
+    assert images.train.x_IxX.shape == (40, 108)
+    assert Path(tmp_path / "plain.py").exists()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metaphase.core import schema
 from metaphase.core.datasets.images import load_images
@@ -156,3 +157,13 @@ def test_packs_give_what_streams_have_alone():
             assert torch.equal(of_pack.x_RxBxTxX[r], of_one.x_RxBxTxX[0])
             assert torch.equal(of_pack.y_RxBxT[r], of_one.y_RxBxT[0])
             assert torch.equal(of_pack.judged.y_RxBxT[r], of_one.judged.y_RxBxT[0])
+
+
+def test_steps_are_drawn_without_looking_at_numbers_on_the_host():
+    settings = {"zipf_exponent": 1.0, "burstiness": 0.5, "label_noise": 0.1, "num_tasks": 64}
+    sampler = sampler_of(settings)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # its tensors have no numbers
+        draw = sampler.draw_training(torch.arange(2))
+        assert draw.y_SxJxBxT.shape == (1, 2, 8, 8)
+        with pytest.raises(RuntimeError):
+            draw.y_SxJxBxT.sum().item()

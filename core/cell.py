@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell_settings import MAX_TASKS, CellSettings
 from metaphase.core.checks import check_size, check_values
@@ -106,6 +107,8 @@ class Cell(CellSettings):
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
             object.__setattr__(self, "identity_steps", 0)
+        if self.burstiness == 0:
+            object.__setattr__(self, "burst_classes", SETTINGS["burst_classes"].neutral)
         if self.learning_rate_schedule == "constant":
             object.__setattr__(self, "learning_rate_end", 0.0)
         if self.learning_rate_schedule == "triangle":
@@ -170,6 +173,12 @@ class Cell(CellSettings):
     def eval_steps(self) -> Sequence[int]:
         """The steps after which it is evaluated, ascending; the last is `steps`."""
         return evaluation_steps(self.eval_every, self.eval_growth, self.steps)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it is evaluated on, in the order of its history."""
+        others = tuple(f"{schema.UNSEEN}/{name}" for name in self.unseen_datasets)
+        return (*schema.SPLITS, *others, *(schema.RELABELLED if self.in_weights else ()))
 
     @property
     def channels(self) -> int:

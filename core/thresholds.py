@@ -128,7 +128,7 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
     for row, (yes_K, no_K) in enumerate(zip(yes_RxK, no_RxK, strict=True)):
         if found[row] is None:
             rise = factor(rise_R[row] - constant_R[row])
-            low, middle, high = _quantiles(table.theta_T, posterior_RxT[row], confidence)
+            low, middle, high = quantiles(table.theta_T, posterior_RxT[row], confidence)
             side = _censored(x_K, yes_K, no_K, middle, rise)
             step = _step(x_K, yes_K, no_K) if side == INSIDE else None
             middle = middle if step is None else step
@@ -193,16 +193,14 @@ def _band(
     """Both ends of a band. `factors` are the Bayes factors of its begin and its end."""
     begin_P, end_P, *_ = _bands(tuple(x_K.tolist()))
     steps = _steps(x_K, yes_K, no_K)
-    place, at = np.unique(end_P, return_inverse=True)
-    low, middle, high = _quantiles(place, np.bincount(at, weight_P), confidence)
+    low, middle, high = quantiles(end_P, weight_P, confidence)
     middle = float(np.clip(middle if steps is None else steps[1], *x_K[[0, -1]]))
     end = _threshold(x_K, low, middle, high, INSIDE, factors[1])
     inside_P = np.isfinite(begin_P)
     below = weight_P[~inside_P].sum() / weight_P.sum()
     if below > 0.5:
         return Fit(_threshold(x_K, -math.inf, math.nan, x_K[0], BELOW, factors[0]), end)
-    place, at = np.unique(begin_P[inside_P], return_inverse=True)
-    low, middle, high = _quantiles(place, np.bincount(at, weight_P[inside_P]), confidence)
+    low, middle, high = quantiles(begin_P[inside_P], weight_P[inside_P], confidence)
     low = -math.inf if below > (1 - confidence) / 2 else low
     middle = float(np.clip(middle if steps is None else steps[0], *x_K[[0, -1]]))
     return Fit(_threshold(x_K, low, middle, high, INSIDE, factors[0]), end)
@@ -231,14 +229,13 @@ def _threshold(
     x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float
 ) -> Threshold:
     """The interval open where it leaves the grid, and as wide as the gap the estimate lies in."""
-    low = -math.inf if low < x_K[0] else low
-    high = math.inf if high > x_K[-1] else high
+    low, _, high = cut(low, middle, high, float(x_K[0]), float(x_K[-1]))
     if side == UNCLEAR:
         return Threshold(math.nan, -math.inf, math.inf, side, factor)
     if side == ABOVE:
-        return Threshold(math.nan, float(min(low, x_K[-1])), math.inf, side, factor)
+        return Threshold(math.nan, low, math.inf, side, factor)
     if side == BELOW:
-        return Threshold(math.nan, -math.inf, float(max(high, x_K[0])), side, factor)
+        return Threshold(math.nan, -math.inf, high, side, factor)
     low = min(low, x_K[x_K <= middle][-1])  # within a gap nothing is known
     high = max(high, x_K[x_K >= middle][0])
     return Threshold(float(middle), float(low), float(high), side, factor)
@@ -268,14 +265,40 @@ def _steps(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray) -> tuple[float,
     return float(x_K[max(first - 1, 0) : first + 1].mean()), float(x_K[last : last + 2].mean())
 
 
-def _quantiles(x: np.ndarray, mass: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """Low end, median and high end, each place's mass spread evenly up to half-way to the next."""
-    half = (x[1] - x[0]) / 2 if len(x) > 1 else 0.0
-    edges = np.concatenate([[x[0] - half], x + half])
-    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
-    at = [(1 - confidence) / 2, 0.5, (1 + confidence) / 2]
-    low, middle, high = np.interp(at, cumulative / cumulative[-1], edges)
+def quantiles(
+    value: np.ndarray, weight: np.ndarray, confidence: float
+) -> tuple[float, float, float]:
+    """Low end, median and high end of weighted values, the tails equal.
+
+    Each value's weight is spread evenly up to half-way to its neighbours, and beyond the smallest
+    and the largest by as much as on their other side. So values of a grid stand for all places
+    that are nearest to them. A single value is all three.
+
+    Args:
+        value, weight: shape (n,), in any order; a value may be there several times.
+        confidence: the weight between both ends.
+    """
+    place, at = np.unique(value, return_inverse=True)
+    half = np.diff(place) / 2 if len(place) > 1 else np.zeros(1)
+    edges = np.concatenate([[place[0] - half[0]], place[:-1] + half[: len(place) - 1],
+                            [place[-1] + half[-1]]])  # fmt: skip
+    cumulative = np.concatenate([[0.0], np.cumsum(np.bincount(at.ravel(), weight))])
+    wanted = [(1 - confidence) / 2, 0.5, (1 + confidence) / 2]
+    low, middle, high = np.interp(wanted, cumulative / cumulative[-1], edges)
     return float(low), float(middle), float(high)
+
+
+def cut(
+    low: float, middle: float, high: float, first: float, last: float
+) -> tuple[float, float, float]:
+    """(low, middle, high) as a grid from `first` to `last` can say them: ends beyond it are open
+    (-inf, inf), or at its edge where the whole interval is on the other side; a middle beyond it is
+    NaN."""
+    return (
+        -math.inf if low < first else min(low, last),
+        middle if first <= middle <= last else math.nan,
+        math.inf if high > last else max(high, first),
+    )
 
 
 def _log_likelihood(

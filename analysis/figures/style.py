@@ -25,7 +25,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from metaphase.core import schema
+from metaphase.analysis.statistics import phases
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 # Inches of a figure, and points of its text: a column and a page in print, a slide on a wall.
@@ -155,8 +155,7 @@ def level(classified: pd.DataFrame, split: str) -> float:
         classified: as from `analysis.statistics.phases.classify`.
         split: of `core.schema`.
     """
-    name = "unseen_level" if split.startswith(schema.UNSEEN) else "chance"
-    return float(classified[name].astype(float).mean())
+    return float(phases.level_of_split(classified, split).mean())
 
 
 def draw_chance(ax: Axes, chance: float) -> None:

@@ -24,6 +24,7 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.analysis.statistics.transitions import BEGINS, counts, usable_cells
 from metaphase.core import thresholds
+from metaphase.core.thresholds import quantiles
 
 FEWEST = 3  # model sizes
 _MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
@@ -101,11 +102,12 @@ def _of_phase(
     rows = []
     for w, v in enumerate(v_W):
         line = (theta_T[:, None] + _SLOPES * v).ravel()
-        ends = [_quantiles(theta_T, marginal_WxT[w], confidence),
-                _quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
-        rows.append(tuple(value for each in ends for value in _cut(each, first, last)))
-    low, exponent, high = _quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
-    middle = _cut(_quantiles(theta_T, weight_TxB.sum(axis=1), confidence), first, last)[0]
+        ends = [quantiles(theta_T, marginal_WxT[w], confidence),
+                quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
+        rows.append(tuple(value for each in ends for value in _estimate(each, first, last)))
+    low, exponent, high = quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
+    height = quantiles(theta_T, weight_TxB.sum(axis=1), confidence)
+    middle = _estimate(height, first, last)[0]
     size = float(np.sqrt(float(sizes[0]) * float(sizes[-1])))
     law = (exponent, low, high, size, middle, len(sizes))
     return rows, (*law, thresholds.factor(log_law - smooth), thresholds.factor(log_law - log_flat))
@@ -164,24 +166,9 @@ def _power_law(
     return weight_TxB, float(np.log(weight_TxB.mean()) + most), float(np.log(flat) + most)
 
 
-def _quantiles(
-    value: np.ndarray, weight: np.ndarray, confidence: float
+def _estimate(
+    ends: tuple[float, float, float], first: float, last: float
 ) -> tuple[float, float, float]:
-    """Low end, median and high end of weighted values."""
-    order = np.argsort(value, kind="stable")
-    cumulative = np.cumsum(weight[order])
-    middle = cumulative - weight[order] / 2
-    at = np.array([(1 - confidence) / 2, 0.5, (1 + confidence) / 2]) * cumulative[-1]
-    low, median, high = np.interp(at, middle, value[order])
-    return float(low), float(median), float(high)
-
-
-def _cut(ends: tuple[float, float, float], first: float, last: float) -> tuple[float, float, float]:
-    """(estimate, low, high), open and NaN beyond the grid."""
-    low, median, high = ends
-    inside = first <= median <= last
-    return (
-        median if inside else np.nan,
-        -np.inf if low < first else min(low, last),
-        np.inf if high > last else max(high, first),
-    )
+    """(estimate, low, high) of (low, median, high), as far as the grid can say them."""
+    low, median, high = thresholds.cut(*ends, first, last)
+    return median, low, high

@@ -22,6 +22,7 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.analysis.statistics.transitions import usable_cells
 from metaphase.core import schema
+from metaphase.core.thresholds import quantiles
 
 FEWEST_SEEDS = 3  # for an interval by the bootstrap
 FEWEST_TASKS = 3
@@ -79,8 +80,8 @@ def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> 
         low = high = np.nan
         if len(value_SxK) >= FEWEST_SEEDS:
             samples_NxSxK = value_SxK.to_numpy()[_resamples(len(value_SxK))]
-            peaks_N = x_K[samples_NxSxK.var(axis=1).argmax(axis=1)]
-            low, high = np.quantile(peaks_N, [(1 - confidence) / 2, (1 + confidence) / 2])
+            peaks_N = samples_NxSxK.var(axis=1).argmax(axis=1)
+            low, _, high = quantiles(x_K, np.bincount(peaks_N, minlength=len(x_K)), confidence)
         rows.append((*key, x_K[peak], low, high, variance_K[peak], len(value_SxK)))
     columns = ["architecture", "model_size", "log2_num_tasks", "low", "high", "variance", "seeds"]
     return pd.DataFrame(rows, columns=columns)
@@ -153,8 +154,8 @@ def budget_crossings(
                 places_N = np.array([_crossing(x_K, mean_K) for mean_K in means_NxK])
                 crossed = float(np.isfinite(places_N).mean())
                 if crossed:
-                    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-                    low, high = np.nanquantile(places_N, ends)
+                    found_N = places_N[np.isfinite(places_N)]
+                    low, _, high = quantiles(found_N, np.ones(len(found_N)), confidence)
             rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain_SxK)))
     columns = ["architecture", "model_size", "step", "later", "log2_num_tasks", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.load import ResultsError
-from metaphase.core import schema
+from metaphase.core import label_counts, schema
 from metaphase.core.cell import Cell
 from metaphase.core.phases import (
     CONFIDENCE,
@@ -23,7 +23,6 @@ from metaphase.core.phases import (
     guess_loss_of,
     level_of,
     on_plateau,
-    paired_interval,
 )
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
@@ -49,8 +48,8 @@ def classify(
         `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
         or failed), `decided` and `on_plateau` (bool; False where the phase is null), `unseen_level`
         and `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last -
-        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement, seen_lead and
-        unseen_improvement (which decides nothing) `<name>_low` and `<name>_high`.
+        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement and seen_lead
+        `<name>_low` and `<name>_high`.
 
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
@@ -70,10 +69,7 @@ def classify(
         "guess_loss": guess,
         "seen_lead": number["seen_last"] - number["unseen_last"],
     }
-    intervals = dict(found.intervals)
-    mean, error = (_numbers(cells, f"unseen_improvement{end}") for end in ("", "_se"))
-    intervals["unseen_improvement"] = paired_interval(mean, error, number["n"], confidence)
-    for name, (low, high) in intervals.items():
+    for name, (low, high) in found.intervals.items():
         new |= {f"{name}_low": low, f"{name}_high": high}
     return cells.assign(**new)
 
@@ -85,6 +81,27 @@ def new_task_level(cells: pd.DataFrame) -> pd.Series:
     Cells of earlier programs don't say it (`core.phases.level_of`); NaN where nothing is known.
     """
     return pd.Series(_each(cells, "unseen_level", level_of), cells.index, name="unseen_level")
+
+
+def level_of_split(cells: pd.DataFrame, split: str) -> pd.Series:
+    """The accuracy at the last positions that each cell reaches on a split without looking at
+    inputs: on known tasks by naming the commonest class, on new ones the commonest label so far.
+    On images of another dataset whose classes are unknown, that of the cell's own.
+
+    Args:
+        cells: as from `analysis.load.load_cells`.
+        split: of `core.schema`.
+    """
+    if not split.startswith(schema.UNSEEN):
+        return cells["chance"].astype(float)
+    own, other = new_task_level(cells), split.partition("/")[2]
+    if not other or not {"num_classes", "sequence_length"} <= set(cells):
+        return own
+    levels = [
+        label_counts.level_on(other, int(classes), int(length))
+        for classes, length in zip(cells["num_classes"], cells["sequence_length"], strict=True)
+    ]
+    return pd.Series(levels, cells.index).fillna(own)
 
 
 def _each(

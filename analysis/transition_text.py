@@ -45,6 +45,16 @@ def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
     return f"{about(row[f'log2_{axis}'], powers)} ({low} to {high})"
 
 
+def power_law(row: dict[Hashable, Any]) -> str:
+    """A row of `boundary.boundaries`' power laws: "N = 2^8.2 (model size / 32)^-0.85 (-1.2 to
+    -0.5)"; where its middle is beyond the grid the exponent alone."""
+    exponent = f"^{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    if not np.isfinite(row["log2_num_tasks"]):
+        return f"N ~ model size{exponent}"
+    middle = labels.short_number(row["middle_size"])
+    return f"N = 2^{row['log2_num_tasks']:.1f} (model size / {middle}){exponent}"
+
+
 def about(log2: float, powers: bool) -> str:
     """An estimate: 2^7.5 where the axis counts in powers of two, else 181 (three digits)."""
     if powers:

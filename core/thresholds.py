@@ -111,8 +111,7 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
     table = rises(tuple(x_K.tolist()))
     log_TxM = table.log_likelihood(yes_RxK, no_RxK)
     inside_T = (table.theta_T >= x_K[0]) & (table.theta_T <= x_K[-1])
-    yes_R, no_R = yes_RxK.sum(axis=1), no_RxK.sum(axis=1)
-    constant_R = np.array([_log_beta(y + 1, n + 1) for y, n in zip(yes_R, no_R, strict=True)])
+    constant_R = np.array([log_constant(*row) for row in zip(yes_RxK, no_RxK, strict=True)])
     rise_R = _log_mean(log_TxM[:, inside_T])
     peak_R = log_TxM.max(axis=(1, 2), keepdims=True)
     posterior_RxT = np.exp(log_TxM - peak_R).sum(axis=2)
@@ -217,7 +216,7 @@ def _censored(
         return INSIDE
     if factor >= 1:
         return BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE
-    constant, hit, miss = _log_beta(yes + 1, no + 1), math.log(1 - _LAPSE), math.log(_LAPSE)
+    constant, hit, miss = log_constant(yes_K, no_K), math.log(1 - _LAPSE), math.log(_LAPSE)
     if no * hit + yes * miss > constant:
         return ABOVE  # no seed gets there, but for mistakes
     if yes * hit + no * miss > constant:
@@ -316,8 +315,10 @@ def _log_mean(log_RxTxM: np.ndarray) -> np.ndarray:
     return most_R + np.log(np.exp(log_RxTxM - most_R[:, None, None]).mean(axis=(1, 2)))
 
 
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+def log_constant(yes_K: np.ndarray, no_K: np.ndarray) -> float:
+    """Log likelihood of a constant share, averaged over shares: a beta function's logarithm."""
+    yes, no = yes_K.sum() + 1.0, no_K.sum() + 1.0
+    return math.lgamma(yes) + math.lgamma(no) - math.lgamma(yes + no)
 
 
 def factor(log: float) -> float:

@@ -1,5 +1,6 @@
 """Where phases begin and end, on a map: a symbol in the middle of a model size's row, a thin bar
-over its interval, and a line through the symbols of neighbouring rows."""
+over its interval, and a line through the symbols of neighbouring rows; and power laws over all
+model sizes, thin lines between their intervals' dotted ones."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 _BESIDE = {IDENTIFYING: 0.13, GENERALIZING: -0.13}  # of a row's height, where both are in it
 END = "end"
+_LAW_COLOR = "#c2185b"
 
 
 def table(transitions: pd.DataFrame) -> pd.DataFrame:
@@ -92,3 +94,54 @@ def _symbol(look: dict[str, Any], boundary: str, color: str, halo: str) -> dict[
     face = color if boundary == END else halo
     return {"ls": "", "marker": look["marker"], "ms": 3.6 * unit, "mfc": face, "mec": color,
             "mew": 0.8 * unit}  # fmt: skip
+
+
+def law_table(by_size: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
+    """The clear power laws as they are drawn.
+
+    Args:
+        by_size, laws: from `analysis.statistics.boundary.boundaries`, of one condition.
+
+    Returns:
+        A row for each phase and model size at which the law lies within the grid: `phase`,
+        model_size, log2_num_tasks, low, high, `exponent`, `exponent_low`, `exponent_high`.
+    """
+    clear = laws[laws["clear"].astype(bool)].rename(
+        columns={"low": "exponent_low", "high": "exponent_high"}
+    )
+    exponents = ["exponent", "exponent_low", "exponent_high"]
+    names = ["log2_num_tasks", "low", "high"]
+    found = by_size[["model_size", "begins", *(f"law_{name}" for name in names)]]
+    found = found.merge(clear[["begins", *exponents]], on="begins")
+    found = found.rename(columns={"begins": "phase", **{f"law_{name}": name for name in names}})
+    return found[found["log2_num_tasks"].notna()].sort_values(["phase", "model_size"])
+
+
+def draw_laws(ax: Axes, tiles: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Draw the rows of `law_table` on a map; intervals end at the map's edges."""
+    edges, unit = (tiles["left"].min(), tiles["right"].max()), style.scale()
+    for phase, rows in table.groupby("phase"):
+        y = np.log2(rows["model_size"].to_numpy(dtype=float))
+        x = rows["log2_num_tasks"].to_numpy(dtype=float)
+        ends = rows[["low", "high"]].to_numpy(dtype=float)
+        ends = np.where((ends > edges[0]) & (ends < edges[1]), ends, np.nan)
+        ax.plot(x, y, color="white", lw=1.8 * unit, zorder=3.4)
+        ax.plot(x, y, **_law_look(str(phase)), zorder=3.6)
+        ax.plot(ends, y, color=_LAW_COLOR, lw=0.7 * unit, ls=(0, (1, 1.5)), zorder=3.6)
+
+
+def law_handles(table: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
+    """Handles and names of the power laws drawn."""
+    handles, names = [], []
+    for phase, rows in table.groupby("phase", sort=True):
+        row = rows.iloc[0]
+        handles.append(Line2D([], [], **_law_look(str(phase))))
+        names.append(
+            f"{phase}: N ~ size^{row['exponent']:.1f} "
+            f"({row['exponent_low']:.1f} to {row['exponent_high']:.1f})".replace("-", "−")
+        )
+    return handles, names
+
+
+def _law_look(phase: str) -> dict[str, Any]:
+    return {"color": _LAW_COLOR, "lw": 1.0 * style.scale(), "ls": _LOOKS[phase]["ls"]}

@@ -30,7 +30,7 @@ from metaphase.core.thresholds import quantiles
 
 FEWEST = 3  # model sizes
 EVIDENCE = thresholds.BAND_EVIDENCE  # that a phase rises along the power law at all
-BETTER = 20.0  # the Bayes factor of strong evidence (Kass & Raftery 1995): a smooth boundary is better
+BETTER = 20.0  # strong evidence (Kass & Raftery 1995) that a smooth boundary fits better
 _MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
 _STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
 _STEEPEST = 6.0  # exponents are from minus this to this

@@ -124,8 +124,9 @@ def test_dense_maps_have_no_letters_and_few_tiles_have(sweep, tmp_path):
 
 def test_clear_power_laws_are_drawn_and_in_the_legend(sweep, ax):
     by_size = pd.DataFrame(
-        {"model_size": [8, 16, 32], "begins": GENERALIZING, "law_log2_num_tasks": [3.0, 4.5, np.nan],
-         "law_low": [-np.inf, 4.0, 5.0], "law_high": [4.0, 5.0, np.inf]}
+        {"model_size": [8, 16, 32], "begins": GENERALIZING,
+         "law_log2_num_tasks": [3.0, 4.5, np.nan], "law_low": [-np.inf, 4.0, 5.0],
+         "law_high": [4.0, 5.0, np.inf]}
     )  # fmt: skip
     law = {"begins": [GENERALIZING], "exponent": 1.5, "low": 1.2, "high": 1.9}
     table = phase_map.tile_table(sweep[0])

@@ -15,7 +15,9 @@ randomness.
 
 Whether anything rises is a comparison of models (Kass & Raftery 1995, JASA 90:773): the Bayes
 factor of a rise inside the grid against a constant share, whose prior is flat on [0, 1], is 1 or
-more. A band that ends inside the grid needs `BAND_EVIDENCE`.
+more, and as large for at most `LEVEL` of the arrangements of the same outcomes over the grid, all
+equally likely where the share is constant. So at most that share of grids with a constant share has
+a transition, whatever their size. A band that ends inside the grid needs `BAND_EVIDENCE`.
 
 It is here, beside the rule of phases, because a plan for a sweep asks it how many seeds are needed.
 """
@@ -51,6 +53,10 @@ _ROWS = 32  # bands of so many rows at once
 # A band explains many accidents of few outcomes, so it needs strong evidence: this Bayes factor
 # against a rise without an end and against a constant share.
 BAND_EVIDENCE = 10.0
+
+LEVEL = 0.05  # of the test whether a rise is an accident of how outcomes are arranged
+_ARRANGEMENTS = 199  # drawn for it, so that a share of 0.05 is within 0.015
+_SURE = 20.0  # Bayes factor that is never reached by so many arrangements (docs/statistics.md)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
         if found[row] is None:
             rise = factor(rise_R[row] - constant_R[row])
             low, middle, high = quantiles(table.theta_T, posterior_RxT[row], confidence)
-            side = _censored(x_K, yes_K, no_K, middle, rise)
+            side = _censored(x_K, yes_K, no_K, middle, rise_R[row] - constant_R[row])
             step = _step(x_K, yes_K, no_K) if side == INSIDE else None
             middle = middle if step is None else step
             found[row] = Fit(_threshold(x_K, low, middle, high, side, rise))
@@ -206,15 +212,17 @@ def _band(
 
 
 def _censored(
-    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, factor: float
+    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, log: float
 ) -> str:
-    """Where the begin of a phase without an end is, given theta's posterior median."""
+    """Where the begin of a phase without an end is, given theta's posterior median and the
+    logarithm of the Bayes factor of a rise."""
     yes, no = yes_K.sum(), no_K.sum()
     if yes == 0 or no == 0:
         return ABOVE if yes == 0 else BELOW
-    if factor >= 1 and _step(x_K, yes_K, no_K) is not None:
+    rises = log >= 0 and not _is_accident(x_K, yes_K, no_K, log)
+    if rises and _step(x_K, yes_K, no_K) is not None:
         return INSIDE
-    if factor >= 1:
+    if rises:
         return BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE
     constant, hit, miss = log_constant(yes_K, no_K), math.log(1 - _LAPSE), math.log(_LAPSE)
     if no * hit + yes * miss > constant:
@@ -222,6 +230,38 @@ def _censored(
     if yes * hit + no * miss > constant:
         return BELOW
     return UNCLEAR
+
+
+def _is_accident(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, log: float) -> bool:
+    """Whether more than `LEVEL` of the arrangements of these outcomes have such a Bayes factor.
+
+    Where a gap parts misses from hits no other arrangement has as large a one, as every rise fits
+    it best."""
+    runs_K, yes = (yes_K + no_K).astype(int), int(yes_K.sum())
+    if _step(x_K, yes_K, no_K) is not None:
+        return 1 / math.comb(int(runs_K.sum()), yes) > LEVEL
+    if log >= math.log(_SURE):
+        return False
+    log_N = _log_factors(tuple(x_K.tolist()), tuple(runs_K.tolist()), yes)
+    return bool((1 + (log_N > log - 1e-9).sum()) / (1 + len(log_N)) > LEVEL)
+
+
+@functools.lru_cache(maxsize=512)
+def _log_factors(x_K: tuple[float, ...], runs_K: tuple[int, ...], yes: int) -> np.ndarray:
+    """Logarithms of Bayes factors of a rise, for random arrangements of `yes` hits, always the same
+    ones; shape (`_ARRANGEMENTS`,)."""
+    rng = np.random.default_rng(0)
+    yes_NxK = rng.multivariate_hypergeometric(runs_K, yes, size=_ARRANGEMENTS).astype(float)
+    no_NxK = np.array(runs_K) - yes_NxK
+    table = rises(x_K)
+    inside_T = (table.theta_T >= x_K[0]) & (table.theta_T <= x_K[-1])
+    inside = Rises(table.theta_T[inside_T], table.log_yes_TxMxK[inside_T],
+                   table.log_no_TxMxK[inside_T])  # fmt: skip
+    parts = [
+        _log_mean(inside.log_likelihood(yes_NxK[rows], no_NxK[rows]))
+        for rows in (slice(i, i + _ROWS) for i in range(0, _ARRANGEMENTS, _ROWS))
+    ]
+    return np.concatenate(parts) - log_constant(yes_NxK[0], no_NxK[0])
 
 
 def _threshold(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -93,10 +92,7 @@ def draw(table: pd.DataFrame, ax: Axes, axis: str, effect: str, shift: float = 0
     look, unit = _LOOKS[effect], style.scale()
     x = np.log2(table[axis].to_numpy(dtype=float)) + shift
     ends = np.stack([[x, x], table[["low", "high"]].to_numpy(dtype=float).T])  # 2, ends, rows
-    bars = LineCollection(
-        list(ends.transpose(2, 1, 0)), colors=look["color"], linewidths=0.6 * unit, alpha=0.7
-    )
-    ax.add_collection(bars, autolim=False)
+    tiles.draw_lines(ax, ends.transpose(2, 1, 0), color=look["color"], lw=0.6 * unit, alpha=0.7)
     ax.plot(x, table["effect"], ls="", marker=look["marker"], ms=2 * unit, mew=0,
             color=look["color"])  # fmt: skip
     mean = table.groupby(axis)["effect"].mean()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
@@ -111,11 +110,9 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     for ink in ("white", "black"):
         rows = undecided[undecided["outcome"].map(_hatch_ink) == ink]
         lines = tiles.hatching(ax, rows, _HATCH_SPACING * style.scale())
-        hatch = LineCollection(
-            list(lines), colors=ink, linewidths=0.6 * style.scale(), alpha=0.8, zorder=1.2
+        tiles.draw_lines(
+            ax, lines, color=ink, lw=0.6 * style.scale(), alpha=0.8, zorder=1.2, gid=UNDECIDED
         )
-        hatch.set_gid(UNDECIDED)
-        ax.add_collection(hatch, autolim=False)
     draw_symbols(ax, table)
 
 

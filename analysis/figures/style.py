@@ -68,6 +68,7 @@ def _settings(inches: float, tallest: float, points: float) -> dict[Any, Any]:
         "axes.titlesize": points,
         "axes.labelsize": points,
         "axes.titlepad": 4 * unit,
+        "axes.titley": 1.0,  # no search for a place above what is there
         "axes.labelpad": 2.5 * unit,
         "xtick.labelsize": small,
         "ytick.labelsize": small,

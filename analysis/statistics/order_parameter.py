@@ -82,6 +82,7 @@ def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> 
             samples_NxSxK = value_SxK.to_numpy()[_resamples(len(value_SxK))]
             peaks_N = samples_NxSxK.var(axis=1).argmax(axis=1)
             low, _, high = quantiles(x_K, np.bincount(peaks_N, minlength=len(x_K)), confidence)
+            low, high = max(low, x_K[0]), min(high, x_K[-1])
         rows.append((*key, x_K[peak], low, high, variance_K[peak], len(value_SxK)))
     columns = ["architecture", "model_size", "log2_num_tasks", "low", "high", "variance", "seeds"]
     return pd.DataFrame(rows, columns=columns)
@@ -139,31 +140,37 @@ def budget_crossings(
     losses = used.merge(losses.dropna(), on="cell_id")
     rows = []
     for key, group in losses.groupby(["architecture", "model_size"]):
-        per_step = group.groupby("step")["cell_id"].nunique()
-        steps = per_step.index[(per_step == per_step.max()) & (per_step.index > 0)].to_numpy()
+        table = group.pivot(index="seed", columns=["step", "num_tasks"], values="loss")
+        by_step = {step: table[step].sort_index(axis=1) for step in table.columns.levels[0]}
+        evaluated = {step: int(part.notna().to_numpy().sum()) for step, part in by_step.items()}
+        most = max(evaluated.values())
+        steps = [step for step in by_step if evaluated[step] == most and step > 0]
         for step in steps[:-1]:
-            early, late = (_by_seed(group[group["step"] == at], "loss") for at in (step, steps[-1]))
+            early, late = (_complete(by_step[at]) for at in (step, steps[-1]))
             gain_SxK = (early - late).dropna(axis=0).dropna(axis=1)
             if gain_SxK.shape[0] < 1 or gain_SxK.shape[1] < FEWEST_TASKS:
                 continue
-            x_K = np.log2(gain_SxK.columns.to_numpy(dtype=float))
-            place = _crossing(x_K, gain_SxK.to_numpy().mean(axis=0))
+            x_K, gain = np.log2(gain_SxK.columns.to_numpy(dtype=float)), gain_SxK.to_numpy()
+            [place] = _crossings(x_K, gain.mean(axis=0)[None])
             low = high = crossed = np.nan
-            if len(gain_SxK) >= FEWEST_SEEDS:
-                means_NxK = gain_SxK.to_numpy()[_resamples(len(gain_SxK))].mean(axis=1)
-                places_N = np.array([_crossing(x_K, mean_K) for mean_K in means_NxK])
+            if len(gain) >= FEWEST_SEEDS:
+                places_N = _crossings(x_K, _resampled_means(gain))
                 crossed = float(np.isfinite(places_N).mean())
                 if crossed:
                     found_N = places_N[np.isfinite(places_N)]
                     low, _, high = quantiles(found_N, np.ones(len(found_N)), confidence)
-            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain_SxK)))
+            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain)))
     columns = ["architecture", "model_size", "step", "later", "log2_num_tasks", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])
 
 
 def _by_seed(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     """Seeds (S) by numbers of tasks (K), those numbers that all seeds have."""
-    table = cells.pivot(index="seed", columns="num_tasks", values=column).astype(float)
+    return _complete(cells.pivot(index="seed", columns="num_tasks", values=column).astype(float))
+
+
+def _complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that all seeds have, of seeds that have more than half of them."""
     return table.loc[table.notna().mean(axis=1) > 0.5].dropna(axis=1)
 
 
@@ -172,13 +179,22 @@ def _resamples(seeds: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
 
 
-def _crossing(x_K: np.ndarray, gain_K: np.ndarray) -> float:
-    """Where a line through the points last crosses 0 upwards; NaN if it doesn't."""
-    up = np.flatnonzero((gain_K[:-1] < 0) & (gain_K[1:] >= 0))
-    if not len(up):
-        return np.nan
-    k = up[-1]
-    return float(x_K[k] + (x_K[k + 1] - x_K[k]) * gain_K[k] / (gain_K[k] - gain_K[k + 1]))
+def _resampled_means(value_SxK: np.ndarray) -> np.ndarray:
+    """Means over the seeds of each bootstrap sample, shape (`_RESAMPLES`, K)."""
+    seeds = len(value_SxK)
+    drawn_NxS = (_resamples(seeds)[:, :, None] == np.arange(seeds)).mean(axis=1)
+    return drawn_NxS @ value_SxK
+
+
+def _crossings(x_K: np.ndarray, gain_NxK: np.ndarray) -> np.ndarray:
+    """Where lines through the points of each sample last cross 0 upwards; NaN where they don't."""
+    up_NxK = (gain_NxK[:, :-1] < 0) & (gain_NxK[:, 1:] >= 0)
+    k_N = up_NxK.shape[1] - 1 - up_NxK[:, ::-1].argmax(axis=1)
+    every_N = np.arange(len(gain_NxK))
+    left_N, right_N = gain_NxK[every_N, k_N], gain_NxK[every_N, k_N + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place_N = x_K[k_N] + (x_K[k_N + 1] - x_K[k_N]) * left_N / (left_N - right_N)
+    return np.where(up_NxK.any(axis=1), place_N, np.nan)
 
 
 def _quality(points: pd.DataFrame, exponent: float) -> float:

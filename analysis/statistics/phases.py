@@ -110,7 +110,10 @@ def _each(
     """A column's numbers; where cells don't say theirs, what follows from their settings."""
     values = _numbers(cells, name)
     keys = [k for k in ("dataset", "num_classes", "sequence_length", "chance") if k in cells]
-    lacking = np.isnan(values) & cells["chance"].notna().to_numpy()
+    lacking = np.isnan(values)
+    if not lacking.any():
+        return values
+    lacking &= cells["chance"].notna().to_numpy()
     for _, group in cells[lacking].groupby(keys, dropna=False):
         row = {key: None if pd.isna(group[key].iloc[0]) else group[key].iloc[0] for key in keys}
         values[cells.index.get_indexer_for(group.index)] = unsaid(row)
@@ -201,12 +204,16 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
     """
     varying = []
     for name in [f for f in Cell.__dataclass_fields__ if f not in AXES and f in cells]:
-        values = cells[name].map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
+        values = cells[name]
+        if values.dtype == object:
+            values = values.map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
+        if values.nunique(dropna=False) < 2:
+            continue
         follows = (
             values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False).max() == 1
             for axis in ("model_size", "num_tasks")
         )
-        if values.nunique(dropna=False) > 1 and not any(follows):
+        if not any(follows):
             varying.append(values.rename(name))
     if cells["architecture"].nunique() > 1:
         varying.insert(0, cells["architecture"])

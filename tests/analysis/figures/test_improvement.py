@@ -68,4 +68,4 @@ def test_no_size_is_left_out_and_a_single_number_of_tasks_has_sizes_on_x(tmp_pat
         figure = improvement.figure(classify(load_cells(tmp_path / "column")))
     [ax] = figure.axes
     assert ax.get_xlabel() == "model size"
-    assert sorted(ax.lines[3].get_xdata()) == pytest.approx([k - 0.12 for k in range(1, 10)])
+    assert sorted(ax.lines[4].get_xdata()) == pytest.approx([k - 0.12 for k in range(1, 10)])

@@ -60,13 +60,10 @@ def test_undecided_and_plateau_are_drawn_where_columns_say_so(sweep, ax):
     table = phase_map.tile_table(cells)
     assert (table["outcome"] == outcomes.PLATEAU).sum() == 2
     phase_map.draw(table, ax)
-    lines = [
-        segment
-        for c in ax.collections if c.get_gid() == outcomes.UNDECIDED
-        for segment in c.get_segments()
-    ]  # fmt: skip
+    hatches = [line.get_xydata() for line in ax.lines if line.get_gid() == outcomes.UNDECIDED]
+    lines = [points[~np.isnan(points[:, 0])].reshape(-1, 2, 2) for points in hatches]
     tile = table[(table["num_tasks"] == 1) & (table["model_size"] == 8)]
-    ends = np.array(lines)
+    ends = np.concatenate(lines)
     assert len(ends) > 5
     assert ends[..., 0].min() >= tile["left"].min() - 1e-9
     assert ends[..., 0].max() <= tile["right"].max() + 1e-9

@@ -71,15 +71,15 @@ def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> 
     require_one_condition(classified)
     rows = []
     for key, cells in usable_cells(classified).groupby(["architecture", "model_size"]):
-        value_SxK = _by_seed(cells, "unseen_last")
+        value_1xSxK, _, every_K = _cube(cells.assign(step=0, loss=cells["unseen_last"]))
+        value_SxK, there_K = _complete(value_1xSxK[0])
         if value_SxK.shape[0] < 2 or value_SxK.shape[1] < FEWEST_TASKS:
             continue
-        x_K = np.log2(value_SxK.columns.to_numpy(dtype=float))
-        variance_K = value_SxK.var(axis=0).to_numpy()
-        peak = int(np.nanargmax(variance_K))
+        x_K, variance_K = every_K[there_K], value_SxK.var(axis=0, ddof=1)
+        peak = int(variance_K.argmax())
         low = high = np.nan
         if len(value_SxK) >= FEWEST_SEEDS:
-            samples_NxSxK = value_SxK.to_numpy()[_resamples(len(value_SxK))]
+            samples_NxSxK = value_SxK[_resamples(len(value_SxK))]
             peaks_N = samples_NxSxK.var(axis=1).argmax(axis=1)
             low, _, high = quantiles(x_K, np.bincount(peaks_N, minlength=len(x_K)), confidence)
             low, high = max(low, x_K[0]), min(high, x_K[-1])
@@ -140,21 +140,19 @@ def budget_crossings(
     losses = used.merge(losses.dropna(), on="cell_id")
     rows = []
     for key, group in losses.groupby(["architecture", "model_size"]):
-        table = group.pivot(index="seed", columns=["step", "num_tasks"], values="loss")
-        by_step = {step: table[step].sort_index(axis=1) for step in table.columns.levels[0]}
-        evaluated = {step: int(part.notna().to_numpy().sum()) for step, part in by_step.items()}
-        most = max(evaluated.values())
-        steps = [step for step in by_step if evaluated[step] == most and step > 0]
-        for step in steps[:-1]:
-            early, late = (_complete(by_step[at]) for at in (step, steps[-1]))
-            gain_SxK = (early - late).dropna(axis=0).dropna(axis=1)
-            if gain_SxK.shape[0] < 1 or gain_SxK.shape[1] < FEWEST_TASKS:
+        value_BxSxK, steps, x_K = _cube(group)
+        evaluated_B = np.isfinite(value_BxSxK).sum(axis=(1, 2))
+        all_there = (evaluated_B == evaluated_B.max()) & (steps > 0)
+        value_BxSxK, steps = value_BxSxK[all_there], steps[all_there]
+        for step, early_SxK in zip(steps[:-1], value_BxSxK[:-1], strict=True):
+            gain, there_K = _complete(early_SxK - value_BxSxK[-1])
+            if gain.shape[0] < 1 or gain.shape[1] < FEWEST_TASKS:
                 continue
-            x_K, gain = np.log2(gain_SxK.columns.to_numpy(dtype=float)), gain_SxK.to_numpy()
-            [place] = _crossings(x_K, gain.mean(axis=0)[None])
+            of_K = x_K[there_K]
+            [place] = _crossings(of_K, gain.mean(axis=0)[None])
             low = high = crossed = np.nan
             if len(gain) >= FEWEST_SEEDS:
-                places_N = _crossings(x_K, _resampled_means(gain))
+                places_N = _crossings(of_K, _resampled_means(gain))
                 crossed = float(np.isfinite(places_N).mean())
                 if crossed:
                     found_N = places_N[np.isfinite(places_N)]
@@ -164,14 +162,23 @@ def budget_crossings(
     return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])
 
 
-def _by_seed(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Seeds (S) by numbers of tasks (K), those numbers that all seeds have."""
-    return _complete(cells.pivot(index="seed", columns="num_tasks", values=column).astype(float))
+def _cube(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column `loss` by step (B), seed (S) and number of tasks (K), NaN where there is none; the
+    steps, ascending; and log2 of the numbers of tasks."""
+    steps, at_step = np.unique(rows["step"].to_numpy(), return_inverse=True)
+    seeds, at_seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    tasks, at_tasks = np.unique(rows["num_tasks"].to_numpy(dtype=float), return_inverse=True)
+    value_BxSxK = np.full((len(steps), len(seeds), len(tasks)), np.nan)
+    value_BxSxK[at_step, at_seed, at_tasks] = rows["loss"].to_numpy(dtype=float)
+    return value_BxSxK, steps, np.log2(tasks)
 
 
-def _complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that all seeds have, of seeds that have more than half of them."""
-    return table.loc[table.notna().mean(axis=1) > 0.5].dropna(axis=1)
+def _complete(value_SxK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of the seeds that have more than half of them, at those numbers of tasks that all of
+    these seeds have, and which those are."""
+    value_SxK = value_SxK[np.isfinite(value_SxK).mean(axis=1) > 0.5]
+    there_K = np.isfinite(value_SxK).all(axis=0)
+    return value_SxK[:, there_K], there_K
 
 
 def _resamples(seeds: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
 def power_law(row: dict[Hashable, Any]) -> str:
     """A row of `boundary.boundaries`' power laws: "N = 2^8.2 (model size / 32)^-0.85 (-1.2 to
     -0.5)"; where its middle is beyond the grid the exponent alone."""
-    exponent = f"^{row['exponent']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    exponent = f"^{row['exponent']:z.2f} ({row['low']:z.2f} to {row['high']:z.2f})"
     if not np.isfinite(row["log2_num_tasks"]):
         return f"N ~ model size{exponent}"
     middle = labels.short_number(row["middle_size"])

@@ -100,12 +100,6 @@ def draw(table: pd.DataFrame, ax: Axes, axis: str, effect: str, shift: float = 0
             ls=look["ls"], lw=unit)  # fmt: skip
 
 
-def _draw_shades(ax: Axes, shades: pd.DataFrame) -> None:
-    for row in shades.to_dict("records"):
-        color = style.COLORS[str(row["phase"])]
-        ax.axvspan(row["left"], row["right"], color=color, alpha=0.35, lw=0, zorder=0)
-
-
 def figure(
     classified: pd.DataFrame,
     title: str = "",
@@ -141,7 +135,9 @@ def figure(
         ax.axhline(delta, color="#333333", lw=0.7 * style.scale(), ls=":")
         for sign, (effect, table) in zip((-1, 0, 1), found.items(), strict=True):
             draw(table[table[other] == value], ax, axis, effect, sign * 0.12 * spacing)
-        _draw_shades(ax, shades[shades[other] == value])
+        shaded = shades[shades[other] == value]
+        colors = [style.COLORS[str(phase)] for phase in shaded["phase"]]
+        tiles.add_spans(ax, shaded["left"], shaded["right"], facecolors=colors, alpha=0.35)
         ax.set_xlim(min(edges.values())[0], max(edges.values())[1])
         if by_size:
             axes.sizes_axis(ax, "x", classified[axis])

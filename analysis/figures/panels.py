@@ -12,7 +12,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.ticker import NullLocator
 
 from metaphase.analysis.figures import outcomes, style
 
@@ -96,10 +95,10 @@ class Panels:
             for i, ax in enumerate(row):
                 if i:
                     ax.set_ylabel("")
-                    ax.yaxis.set_major_locator(NullLocator())
+                    ax.yaxis.set_visible(False)
                 if i < longest_below:
                     ax.set_xlabel("")
-                    ax.xaxis.set_major_locator(NullLocator())
+                    ax.xaxis.set_visible(False)
 
     def legend(self, handles: Sequence[Any], names: Sequence[str] | None = None) -> None:
         """The legend below the panels.

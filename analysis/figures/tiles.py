@@ -84,6 +84,18 @@ def add(ax: Axes, tiles: pd.DataFrame, inset: float = 0.0, **look: Any) -> None:
     ax.add_collection(PolyCollection(corners.transpose(2, 0, 1), **look), autolim=False)
 
 
+def add_spans(ax: Axes, left: Any, right: Any, **look: Any) -> None:
+    """Draw stretches of the x axis over the whole height, as one collection.
+
+    Args:
+        ax: where to draw; its limits stay as they are.
+        left, right: ends, shape (stretches,).
+        look: properties of the collection, such as `facecolors`.
+    """
+    spans = pd.DataFrame({"left": left, "right": right, "bottom": 0.0, "top": 1.0})
+    add(ax, spans, transform=ax.get_xaxis_transform(), linewidths=0, zorder=0, **look)
+
+
 def draw_lines(ax: Axes, ends: np.ndarray, **look: Any) -> None:
     """Draw straight lines as one artist, which is much faster than one each.
 

@@ -136,10 +136,8 @@ def law_handles(table: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
     for phase, rows in table.groupby("phase", sort=True):
         row = rows.iloc[0]
         handles.append(Line2D([], [], **_law_look(str(phase))))
-        names.append(
-            f"{phase}: N ~ size^{row['exponent']:.1f} "
-            f"({row['exponent_low']:.1f} to {row['exponent_high']:.1f})".replace("-", "−")
-        )
+        ends = f"({row['exponent_low']:z.1f}, {row['exponent_high']:z.1f})"
+        names.append(f"N ~ size^{row['exponent']:z.1f} {ends}".replace("-", "−"))
     return handles, names
 
 

@@ -140,4 +140,4 @@ def test_clear_power_laws_are_drawn_and_in_the_legend(sweep, ax):
         else:
             assert len(ax.lines) == before
         names = transition_marks.law_handles(drawn)[1]
-        assert names == ["generalizing: N ~ size^1.5 (1.2 to 1.9)"] * clear
+        assert names == ["N ~ size^1.5 (1.2, 1.9)"] * clear

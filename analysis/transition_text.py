@@ -26,7 +26,8 @@ def lines(found: pd.DataFrame) -> list[str]:
 
 
 def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
-    """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)".
+    """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)"; where it can't
+    be said, "unclear", and where it would be if there were one within the grid.
 
     Args:
         row: of `transitions.estimate_transitions`, or of `transitions.along_model_size`.
@@ -34,12 +35,13 @@ def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
     """
     smallest, largest = _exact(row["smallest"]), _exact(row["largest"])
     powers = "^" in smallest and "^" in largest
+    if not row["clear"]:
+        where = row[f"log2_{axis}"]
+        return f"unclear (perhaps {about(where, powers)})" if np.isfinite(where) else "unclear"
     if row["censored"] == thresholds.BELOW:
         return f"at {smallest} or below"
     if row["censored"] == thresholds.ABOVE:
         return f"not up to {largest}"
-    if row["censored"] == thresholds.UNCLEAR:
-        return "unclear"
     low = about(row["low"], powers) if np.isfinite(row["low"]) else f"below {smallest}"
     high = about(row["high"], powers) if np.isfinite(row["high"]) else f"above {largest}"
     return f"{about(row[f'log2_{axis}'], powers)} ({low} to {high})"

@@ -15,9 +15,11 @@ randomness.
 
 Whether anything rises is a comparison of models (Kass & Raftery 1995, JASA 90:773): the Bayes
 factor of a rise inside the grid against a constant share, whose prior is flat on [0, 1], is 1 or
-more, and as large for at most `LEVEL` of the arrangements of the same outcomes over the grid, all
-equally likely where the share is constant. So at most that share of grids with a constant share has
-a transition, whatever their size. A band that ends inside the grid needs `BAND_EVIDENCE`.
+more, and larger than for all but `LEVEL` of the arrangements of the same outcomes over the grid,
+which are equally likely where the share is constant (a permutation test; arrangements that tie
+count half, as in Lancaster's mid-p, 1961, JASA 56:223). So about that part of grids with a constant
+share at most has a transition, whatever their size. A band that ends inside the grid needs
+`BAND_EVIDENCE`.
 
 It is here, beside the rule of phases, because a plan for a sweep asks it how many seeds are needed.
 """
@@ -70,11 +72,9 @@ class Threshold:
     # of a begin: a rise or band inside the grid against a constant share; of an end: the band
     # against the better of a rise without an end and a constant share
     bayes_factor: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether something can be said of it, if only on which side of the grid it is."""
-        return self.censored != UNCLEAR
+    # whether it can be said, if only on which side of the grid it is; where not, an estimate is
+    # what it would be if the phase began within the grid
+    clear: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
         if found[row] is None:
             rise = factor(rise_R[row] - constant_R[row])
             low, middle, high = quantiles(table.theta_T, posterior_RxT[row], confidence)
-            side = _censored(x_K, yes_K, no_K, middle, rise_R[row] - constant_R[row])
+            side, clear = _censored(x_K, yes_K, no_K, middle, rise_R[row] - constant_R[row])
             step = _step(x_K, yes_K, no_K) if side == INSIDE else None
             middle = middle if step is None else step
-            found[row] = Fit(_threshold(x_K, low, middle, high, side, rise))
+            found[row] = Fit(_threshold(x_K, low, middle, high, side, rise, clear))
     return [one for one in found if one is not None]
 
 
@@ -213,23 +213,24 @@ def _band(
 
 def _censored(
     x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, log: float
-) -> str:
-    """Where the begin of a phase without an end is, given theta's posterior median and the
-    logarithm of the Bayes factor of a rise."""
+) -> tuple[str, bool]:
+    """Where the begin of a phase without an end is, and whether that is clear, given theta's
+    posterior median and the logarithm of the Bayes factor of a rise."""
     yes, no = yes_K.sum(), no_K.sum()
     if yes == 0 or no == 0:
-        return ABOVE if yes == 0 else BELOW
-    rises = log >= 0 and not _is_accident(x_K, yes_K, no_K, log)
-    if rises and _step(x_K, yes_K, no_K) is not None:
-        return INSIDE
-    if rises:
-        return BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE
-    constant, hit, miss = log_constant(yes_K, no_K), math.log(1 - _LAPSE), math.log(_LAPSE)
-    if no * hit + yes * miss > constant:
-        return ABOVE  # no seed gets there, but for mistakes
-    if yes * hit + no * miss > constant:
-        return BELOW
-    return UNCLEAR
+        return (ABOVE if yes == 0 else BELOW), True
+    clear = log >= 0 and not _is_accident(x_K, yes_K, no_K, log)
+    if not clear:
+        constant, hit, miss = log_constant(yes_K, no_K), math.log(1 - _LAPSE), math.log(_LAPSE)
+        if no * hit + yes * miss > constant:
+            return ABOVE, True  # no seed gets there, but for mistakes
+        if yes * hit + no * miss > constant:
+            return BELOW, True
+    if log < 0:
+        return UNCLEAR, False
+    if _step(x_K, yes_K, no_K) is not None:
+        return INSIDE, clear
+    return (BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE), clear
 
 
 def _is_accident(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, log: float) -> bool:
@@ -239,11 +240,12 @@ def _is_accident(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, log: floa
     it best."""
     runs_K, yes = (yes_K + no_K).astype(int), int(yes_K.sum())
     if _step(x_K, yes_K, no_K) is not None:
-        return 1 / math.comb(int(runs_K.sum()), yes) > LEVEL
+        return 0.5 / math.comb(int(runs_K.sum()), yes) > LEVEL
     if log >= math.log(_SURE):
         return False
     log_N = _log_factors(tuple(x_K.tolist()), tuple(runs_K.tolist()), yes)
-    return bool((1 + (log_N > log - 1e-9).sum()) / (1 + len(log_N)) > LEVEL)
+    larger, tied = (log_N > log + 1e-9).sum(), (abs(log_N - log) <= 1e-9).sum() + 1
+    return bool((larger + tied / 2) / (1 + len(log_N)) > LEVEL)
 
 
 @functools.lru_cache(maxsize=512)
@@ -265,19 +267,20 @@ def _log_factors(x_K: tuple[float, ...], runs_K: tuple[int, ...], yes: int) -> n
 
 
 def _threshold(
-    x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float
-) -> Threshold:
+    x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float,
+    clear: bool = True,
+) -> Threshold:  # fmt: skip
     """The interval open where it leaves the grid, and as wide as the gap the estimate lies in."""
     low, _, high = cut(low, middle, high, float(x_K[0]), float(x_K[-1]))
     if side == UNCLEAR:
-        return Threshold(math.nan, -math.inf, math.inf, side, factor)
+        return Threshold(math.nan, -math.inf, math.inf, side, factor, clear)
     if side == ABOVE:
-        return Threshold(math.nan, low, math.inf, side, factor)
+        return Threshold(math.nan, low, math.inf, side, factor, clear)
     if side == BELOW:
-        return Threshold(math.nan, -math.inf, high, side, factor)
+        return Threshold(math.nan, -math.inf, high, side, factor, clear)
     low = min(low, x_K[x_K <= middle][-1])  # within a gap nothing is known
     high = max(high, x_K[x_K >= middle][0])
-    return Threshold(float(middle), float(low), float(high), side, factor)
+    return Threshold(float(middle), float(low), float(high), side, factor, clear)
 
 
 def _comes_and_goes(yes_K: np.ndarray, no_K: np.ndarray) -> bool:

@@ -111,15 +111,17 @@ def coverage_by_share(times: int) -> pd.DataFrame:
 
 
 def false_transitions(times: int) -> pd.DataFrame:
-    """Rows of constant shares of seeds in the phase that say where it begins or ends; and how many
-    would if the Bayes factor alone were asked for, 1 or 3, at the worst of the shares."""
+    """Rows of constant shares of seeds in the phase that say where it begins, and, after a plus,
+    that say it comes and goes; and how many would say either if a Bayes factor of 1 or 3 alone were
+    asked for, at the worst of the shares."""
     rng, rows = np.random.default_rng(4), []
     for values, seeds in DESIGNS:
         row: dict[str, object] = {"numbers of tasks": values, "seeds": seeds}
         alone = dict.fromkeys(FACTORS, 0.0)
         for share in (0.05, 0.1, 0.2, 0.3, 0.5):
             yes_RxK = rng.binomial(seeds, np.full((times, values), share))
-            row[f"share {share:g}"], by_factor = told(GRIDS[values], yes_RxK, seeds)
+            rises, band, by_factor = told(GRIDS[values], yes_RxK, seeds)
+            row[f"share {share:g}"] = f"{rises:.1%} + {band:.1%}"
             alone = {least: max(alone[least], by_factor[least]) for least in FACTORS}
         rows.append(row | {f"factor {least:g}, worst": alone[least] for least in FACTORS})
     return pd.DataFrame(rows)
@@ -139,15 +141,18 @@ def true_transitions(times: int) -> pd.DataFrame:
         ):  # fmt: skip
             low, high = x_K[0] + np.array(between) * (x_K[-1] - x_K[0])
             p_RxK = rise(x_K, rng.uniform(low, high, times), s, share)
-            rule, by_factor = told(x_K, rng.binomial(seeds, p_RxK), seeds)
-            row[name] = " / ".join(f"{100 * v:.0f}" for v in (rule, *by_factor.values()))
+            rises, band, by_factor = told(x_K, rng.binomial(seeds, p_RxK), seeds)
+            row[name] = " / ".join(f"{100 * v:.0f}" for v in (rises + band, *by_factor.values()))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def told(x_K: np.ndarray, yes_RxK: np.ndarray, seeds: int) -> tuple[float, dict[float, float]]:
-    """The share of rows that place a boundary inside the grid, and what it would be if a Bayes
-    factor of a rise alone were asked for, by factor; bands count in both."""
+def told(
+    x_K: np.ndarray, yes_RxK: np.ndarray, seeds: int
+) -> tuple[float, float, dict[float, float]]:
+    """The shares of rows that place the begin of a phase that stays inside the grid, and of one
+    that goes; and what both would be if a Bayes factor of a rise alone were asked for, by
+    factor."""
     found: list[Fit] = []
     for i in range(0, len(yes_RxK), ROWS):
         found += fit(x_K, yes_RxK[i : i + ROWS], seeds - yes_RxK[i : i + ROWS], CONFIDENCE)
@@ -155,9 +160,11 @@ def told(x_K: np.ndarray, yes_RxK: np.ndarray, seeds: int) -> tuple[float, dict[
     factor = np.array([one.begin.bayes_factor for one in found])
     band = np.array([one.end is not None for one in found])
     inside = np.array([one.begin.censored == INSIDE and one.begin.clear for one in found])
-    return float((inside | band).mean()), {
-        least: float((some & ((factor >= least) | band)).mean()) for least in FACTORS
-    }
+    return (
+        float((inside & ~band).mean()),
+        float(band.mean()),
+        {least: float((some & ((factor >= least) | band)).mean()) for least in FACTORS},
+    )
 
 
 def bands(times: int) -> pd.DataFrame:

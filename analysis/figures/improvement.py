@@ -15,7 +15,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import axes, panels, style, tiles
@@ -153,7 +152,7 @@ def figure(
     look: dict[str, Any] = {"lw": style.scale(), "mew": 0}
     handles: list[Any] = [Line2D([], [], **look_of, **look) for look_of in _LOOKS.values()]
     handles.append(Line2D([], [], color="#333333", lw=0.7 * style.scale(), ls=":"))
-    handles += [Patch(facecolor=style.COLORS[phase], alpha=0.35) for phase in phases]
+    handles += [style.phase_patch(phase, 0.35) for phase in phases]
     whole.legend(handles)
     return whole.figure
 

@@ -161,7 +161,7 @@ def legend_handles(table: pd.DataFrame, letters: bool) -> tuple[list[Any], list[
             shades = style.GENERALIZING_MAP(np.linspace(0.1, 1, 4))
             handles.append(tuple(Patch(facecolor=shade) for shade in shades))
         else:
-            handles.append(Patch(facecolor=style.COLORS[name]))
+            handles.append(style.phase_patch(name))
         graded = ", darker: better" if name == GENERALIZING else ""
         names.append(f"{labels.LETTERS[name]}  {name}{graded}" if letters else f"{name}{graded}")
     if (~table["decided"]).any():

@@ -21,9 +21,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Patch
 
 from metaphase.analysis.statistics import phases
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
@@ -162,6 +163,14 @@ def level(classified: pd.DataFrame, split: str) -> float:
 def draw_chance(ax: Axes, chance: float) -> None:
     """A dotted line at the accuracy without looking at inputs, from `level`."""
     ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
+
+
+def phase_patch(phase: str, alpha: float | None = None) -> Patch:
+    """A legend's patch in a phase's colour, framed where the page would hide it."""
+    frame: dict[str, Any] = {}
+    if phase == UNTRAINED:
+        frame = {"edgecolor": GREY, "lw": 0.5 * scale()}
+    return Patch(facecolor=to_rgba(COLORS[phase], alpha), **frame)
 
 
 def seed_shifts(seeds: Iterable[int], width: float) -> dict[int, float]:

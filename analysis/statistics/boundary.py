@@ -30,6 +30,7 @@ from metaphase.core.thresholds import quantiles
 
 FEWEST = 3  # model sizes
 EVIDENCE = thresholds.BAND_EVIDENCE  # that a phase rises along the power law at all
+WIDEST = 2.0  # interval of an exponent that says where a boundary goes
 BETTER = 20.0  # strong evidence (Kass & Raftery 1995) that a smooth boundary fits better
 _MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
 _STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
@@ -115,16 +116,20 @@ def _of_phase(
     middle = _estimate(height, first, last)[0]
     size = float(np.sqrt(float(sizes[0]) * float(sizes[-1])))
     factors = [thresholds.factor(log_law - other) for other in (smooth, log_flat, log_constant)]
-    clear = _is_clear(rows, factors[0], factors[2])
+    clear = _is_clear(rows, high - low, factors[0], factors[2])
     return rows, (exponent, low, high, size, middle, len(sizes), *factors, clear)
 
 
-def _is_clear(rows: list[tuple[float, ...]], against_smooth: float, rises: float) -> bool:
+def _is_clear(
+    rows: list[tuple[float, ...]], width: float, against_smooth: float, rises: float
+) -> bool:
     """Whether the power law says where the phase begins: the phase rises with it (a Bayes factor of
-    `EVIDENCE`), no smooth boundary fits clearly better (`BETTER`), and it lies within the grid at
-    `FEWEST` sizes."""
+    `EVIDENCE`), no smooth boundary fits clearly better (`BETTER`), the exponent's interval is at
+    most `WIDEST` wide, and the law lies within the grid at `FEWEST` sizes."""
     inside = sum(bool(np.isfinite(row[3])) for row in rows)
-    return rises >= EVIDENCE and against_smooth * BETTER >= 1 and inside >= FEWEST
+    return (
+        width <= WIDEST and rises >= EVIDENCE and against_smooth * BETTER >= 1 and inside >= FEWEST
+    )
 
 
 def _log_likelihood(

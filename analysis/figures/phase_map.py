@@ -114,7 +114,7 @@ def figure(
     """
     table = tile_table(classified)
     marks = None if transitions is None else transition_marks.table(transitions)
-    laws = None if joint is None else transition_marks.law_table(*joint)
+    laws = None if joint is None else transition_marks.law_table(*joint, transitions)
     columns, rows = table["num_tasks"].nunique(), table["model_size"].nunique()
     names = _legend_entries(table, marks, laws, True)[1]
     beside = style.room() > 6.5  # the legend's place: right of the map, else below

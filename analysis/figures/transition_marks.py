@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from metaphase.analysis.figures import style
+from metaphase.analysis.figures.tiles import points_a_unit
 from metaphase.core.phases import GENERALIZING, IDENTIFYING
 
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -58,6 +59,7 @@ def draw(
     middles = (rows["bottom"] + rows["top"]) / 2
     edge_left, edge_right = tiles["left"].min(), tiles["right"].max()
     unit, several = style.scale(), marks["phase"].nunique() > 1
+    lowest = heights.min() * points_a_unit(ax)[1]
     for (phase, boundary), group in marks.groupby(["phase", "boundary"]):
         look = _LOOKS[str(phase)]
         beside = _BESIDE[str(phase)] * several
@@ -74,7 +76,9 @@ def draw(
             ax.add_collection(
                 LineCollection(list(bars), colors=shade, linewidths=width * unit, zorder=above)
             )
-        ax.plot(joined["x"], joined["y"], zorder=4.4, **_symbol(look, str(boundary), color, halo))
+        symbol = _symbol(look, str(boundary), color, halo)
+        symbol["ms"] = float(np.clip(0.7 * lowest, 1.5 * unit, symbol["ms"]))  # not above its row
+        ax.plot(joined["x"], joined["y"], zorder=4.4, **symbol)
 
 
 def legend_handles(marks: pd.DataFrame) -> tuple[list[Line2D], list[str]]:
@@ -96,11 +100,14 @@ def _symbol(look: dict[str, Any], boundary: str, color: str, halo: str) -> dict[
             "mew": 0.8 * unit}  # fmt: skip
 
 
-def law_table(by_size: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
+def law_table(
+    by_size: pd.DataFrame, laws: pd.DataFrame, transitions: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The clear power laws as they are drawn.
 
     Args:
         by_size, laws: from `analysis.statistics.boundary.boundaries`, of one condition.
+        transitions: as for `table`; sizes whose own cells speak against the law are left out.
 
     Returns:
         A row for each phase and model size at which the law lies within the grid: `phase`,
@@ -113,6 +120,11 @@ def law_table(by_size: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
     names = ["log2_num_tasks", "low", "high"]
     found = by_size[["model_size", "begins", *(f"law_{name}" for name in names)]]
     found = found.merge(clear[["begins", *exponents]], on="begins")
+    if transitions is not None:
+        own = transitions[transitions["boundary"] != END][["model_size", "begins", "low", "high"]]
+        found = found.merge(own, on=["model_size", "begins"])
+        agrees = (found["low"] <= found["law_high"]) & (found["law_low"] <= found["high"])
+        found = found[agrees].drop(columns=["low", "high"])
     found = found.rename(columns={"begins": "phase", **{f"law_{name}": name for name in names}})
     return found[found["log2_num_tasks"].notna()].sort_values(["phase", "model_size"])
 

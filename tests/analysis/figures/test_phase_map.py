@@ -139,5 +139,9 @@ def test_clear_power_laws_are_drawn_and_in_the_legend(sweep, ax):
             assert np.isnan(lines[1].get_xdata()[0])  # open: not drawn
         else:
             assert len(ax.lines) == before
+        own = pd.DataFrame({"model_size": [8, 16], "begins": GENERALIZING, "boundary": "begin",
+                            "low": [1.0, 6.0], "high": [3.5, np.inf]})  # fmt: skip
+        agreeing = transition_marks.law_table(by_size, pd.DataFrame(law | {"clear": clear}), own)
+        assert list(agreeing["model_size"]) == [8] * clear  # 16 begins later than the law says
         names = transition_marks.law_handles(drawn)[1]
         assert names == ["N ~ size^1.5 (1.2, 1.9)"] * clear

@@ -15,7 +15,8 @@ from matplotlib.colorbar import Colorbar
 
 from metaphase.analysis.figures import outcomes, style
 
-LINE = 0.165  # of a legend, or of a title
+LINE = 0.165  # of a title
+LEGEND_LINE = 0.145  # of a legend
 _BAR = 0.13  # width of a colour bar
 
 
@@ -59,7 +60,9 @@ class Panels:
         text = "\n".join(style.wrap(line, room - 0.1) for line in lines)
         above = (0.26 if heads else 0.12) + LINE * (text.count("\n") + 1 if text else 0)
         self._legend_columns = legend_columns(self._names)
-        legend = LINE * -(-len(self._names) // self._legend_columns) + 0.06 if names else 0.04
+        legend = (
+            LEGEND_LINE * -(-len(self._names) // self._legend_columns) + 0.06 if names else 0.04
+        )
         inner = len(shape) * height + (len(shape) - 1) * between[1]
         self.whole_height = above + inner + below + legend
         self.figure = style.figure(self.whole_height)

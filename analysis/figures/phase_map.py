@@ -120,11 +120,11 @@ def figure(
     beside = style.room() > 6.5  # the legend's place: right of the map, else below
     widest = style.room() - 0.7 - (1.9 if beside else 0.0)
     width = float(np.clip(0.8 * columns, min(2.2, widest), widest))
-    spare = 0.0 if beside else panels.LINE * -(-len(names) // panels.legend_columns(names))
+    spare = 0.0 if beside else panels.LEGEND_LINE * -(-len(names) // panels.legend_columns(names))
     tallest = max(1.6, style.tallest() - 0.75 - spare)
     height = float(np.clip(0.4 * rows, 0.7, min(0.8 * width + 0.4, tallest)))
     if beside:
-        height = max(height, panels.LINE * len(names) - 0.4)
+        height = max(height, panels.LEGEND_LINE * len(names) - 0.4)
     whole = panels.Panels(
         [1], height, title, names=() if beside else names, width=width, heads=False
     )

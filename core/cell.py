@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell_settings import MAX_TASKS, CellSettings
 from metaphase.core.checks import check_size, check_values
@@ -63,13 +64,15 @@ class Cell(CellSettings):
     own: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        SETTINGS["task_family"].typed(self.task_family)
-        absent = self._absent()
-        for key, declared in settings_of(type(self)).items():
+        absent: set[str] = set()
+        for key, declared in settings_of(type(self)).items():  # the task family comes first
             value = getattr(self, key)
-            typed = declared.absent if key in absent else declared.typed(value)
-            if typed is not value:
+            if key in absent and value == declared.absent:  # as `dataclasses.replace` says it
+                continue
+            if (typed := declared.typed(value)) is not value:
                 object.__setattr__(self, key, typed)
+            if key == "task_family":
+                absent = self._absent()
         self._set_own(dict(self.own))
         self._resolve()
         check_values(self, self._unused())
@@ -98,10 +101,14 @@ class Cell(CellSettings):
     def _resolve(self) -> None:
         for key in self._unused():
             object.__setattr__(self, key, UNUSED[key])
+        for key in self._absent():
+            object.__setattr__(self, key, SETTINGS[key].absent)
         if not self.unseen_datasets:
             object.__setattr__(self, "normalization", "own")
         if self.identity_share == 0:
             object.__setattr__(self, "identity_steps", 0)
+        if self.burstiness == 0:
+            object.__setattr__(self, "burst_classes", SETTINGS["burst_classes"].neutral)
         if self.learning_rate_schedule == "constant":
             object.__setattr__(self, "learning_rate_end", 0.0)
         if self.learning_rate_schedule == "triangle":
@@ -166,6 +173,12 @@ class Cell(CellSettings):
     def eval_steps(self) -> Sequence[int]:
         """The steps after which it is evaluated, ascending; the last is `steps`."""
         return evaluation_steps(self.eval_every, self.eval_growth, self.steps)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it is evaluated on, in the order of its history."""
+        others = tuple(f"{schema.UNSEEN}/{name}" for name in self.unseen_datasets)
+        return (*schema.SPLITS, *others, *(schema.RELABELLED if self.in_weights else ()))
 
     @property
     def channels(self) -> int:

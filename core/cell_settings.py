@@ -110,6 +110,50 @@ class CellSettings:
         absent=0,
     )
 
+    zipf_exponent: float = setting(
+        0.0,
+        "the r-th seen task is trained on in proportion to r^-this; 0: all alike",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=10,
+        neutral=0.0,
+        absent=0.0,
+    )
+    burstiness: float = setting(
+        0.0,
+        "share of the training sequences that have few classes",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=1,
+        neutral=0.0,
+        absent=0.0,
+        stored="those of evaluations have all",
+    )
+    burst_classes: int = setting(
+        2,
+        "classes that a bursty sequence has, fewer than num_classes",
+        STREAM,
+        REPLICA,
+        least=1,
+        greatest=2**16,
+        neutral=2,
+        absent=2,
+        stored="2 where burstiness is 0",
+    )
+    label_noise: float = setting(
+        0.0,
+        "share of the training examples with a label drawn from all, alike",
+        STREAM,
+        REPLICA,
+        least=0,
+        greatest=1,
+        neutral=0.0,
+        absent=0.0,
+        stored="evaluations have none",
+    )
+
     sequence_length: int = setting(16, "labelled examples in a sequence, T", STREAM, least=2)
     token_format: TokenFormat = setting("interleaved", "how examples become tokens", MODEL)
 
@@ -225,6 +269,14 @@ class CellSettings:
     )
     eval_sequences: int = setting(
         512, "sequences a split is evaluated on", RUN, least=2, greatest=2**24
+    )
+    in_weights: bool = setting(
+        False,
+        "evaluate known tasks under other labels too",
+        RUN,
+        neutral=False,
+        absent=False,
+        stored="splits in_weights and in_context",
     )
     stop_when_decided: bool = setting(False, "stop before `steps` once the phase is settled", RUN)
     metrics: tuple[str, ...] = setting(

@@ -74,6 +74,11 @@ def _check_images(cell: Cell, info: DatasetInfo) -> None:
             f"sequence_length: {cell.sequence_length} is out of range; {cell.dataset} with "
             f"{cell.num_classes} classes allows 2 to {fewest} distinct images a sequence"
         )
+    if cell.burstiness and cell.burst_classes >= cell.num_classes:
+        raise ConfigError(
+            f"burst_classes: {cell.burst_classes} is out of range; with {cell.num_classes} classes "
+            f"allowed: 1 to {cell.num_classes - 1}"
+        )
     for name in cell.unseen_datasets:
         if DATASETS[name].num_classes < cell.num_classes:
             raise ConfigError(f"unseen_datasets: {name} has fewer than {cell.num_classes} classes")

@@ -37,7 +37,13 @@ _MASK = 0xFFFFFFFF
     YARDSTICK,
     TRAIN_CLASSES,
     EVAL_CLASSES,
-) = range(14)
+    TRAIN_ZIPF,
+    EVAL_ZIPF,
+    BURSTS,
+    BURST_CLASSES,
+    LABEL_NOISE,
+    RELABELLING,
+) = range(20)
 
 NOISE_ALIGNMENT = (
     8  # entries between the places of a noise table: 16 bytes in bf16, a thread's load

@@ -11,6 +11,11 @@ TRAIN = "train"  # seen tasks, training images
 SEEN = "seen"  # seen tasks, held-out images
 UNSEEN = "unseen"  # new tasks, held-out images
 SPLITS = (TRAIN, SEEN, UNSEEN)
+# Where `in_weights` asks for them: seen tasks, held-out images, but each sequence shows labels of a
+# permutation of its own. What is right is the task's own label, or the one that is shown.
+IN_WEIGHTS = "in_weights"
+IN_CONTEXT = "in_context"
+RELABELLED = (IN_WEIGHTS, IN_CONTEXT)
 
 # Statistics of a split, each an accuracy with its standard error over sequences.
 FIRST = "first"  # accuracy at position 1, where no example has been seen
@@ -66,6 +71,10 @@ YARDSTICK_COLUMNS = (
     "n",
 )
 
+RELABELLED_COLUMNS = (
+    *(f"{split}_loss" for split in RELABELLED),
+    *statistics_columns(RELABELLED),
+)
 # Columns of the cells table beside every field of `core.cell.Cell`.
 CELL_RESULT_COLUMNS = (
     "status",
@@ -81,6 +90,7 @@ CELL_RESULT_COLUMNS = (
     "n",
     *(f"{split}_loss" for split in SPLITS),
     *statistics_columns(SPLITS),
+    *RELABELLED_COLUMNS,
     "wall_seconds",
     "device",
     "versions",

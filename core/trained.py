@@ -114,17 +114,26 @@ class TrainedModel:
         `core.tasks.sequences.Sequences.evaluation_batch`.
 
         Args:
-            split: train, seen, unseen, or unseen/<dataset> of its unseen_datasets.
+            split: train, seen, unseen, unseen/<dataset> of its unseen_datasets, or in_weights or
+                in_context, whose y are the labels that are shown.
             numbers: from 0; the metrics are those of the first eval_sequences.
             data_root: folder of the data sets.
 
         Raises:
             ConfigError: a data set can't be had.
         """
+        batch = self._evaluation_batch(split, numbers, data_root)
+        return batch.x_RxBxTxX[0].float(), batch.y_RxBxT[0]
+
+    def answers(self, split: str, numbers: Iterable[int], data_root: str | Path = "data") -> Tensor:
+        """y_BxT: what predictions on `sequences` are compared with: y, but for the split in_weights
+        the labels that the task itself has. Args and errors are those of `sequences`."""
+        return self._evaluation_batch(split, numbers, data_root).judged.y_RxBxT[0]
+
+    def _evaluation_batch(self, split: str, numbers: Iterable[int], data_root: str | Path) -> Batch:
         sequence_B = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
         sampler = open_sequences([self.cell], data_root, self._device)
-        batch = sampler.evaluation_batch(split, sequence_B)
-        return batch.x_RxBxTxX[0].float(), batch.y_RxBxT[0]
+        return sampler.evaluation_batch(split, sequence_B)
 
 
 def named_tensors(cell: Cell, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -147,7 +147,8 @@ TASK_FAMILIES: dict[str, Family] = {
         PROJECTED_IMAGES,
         (
             *("dataset", "image_size", "grayscale", "num_classes", "unseen_datasets"),
-            *("normalization", "identity_share", "identity_steps"),
+            *("normalization", "identity_share", "identity_steps", "zipf_exponent"),
+            *("burstiness", "burst_classes", "label_noise", "in_weights"),
         ),
         _images_problem,
         _open_images,

@@ -82,15 +82,20 @@ def noise_overlap(size: int, noise: Tensor) -> float:
     return (places + sum(2 * (places - d) for d in range(1, near + 1))) / places**2
 
 
-def permutations(seed: Tensor, task: Tensor, num_classes: int) -> Tensor:
+def permutations(
+    seed: Tensor, task: Tensor, num_classes: int, purpose: int = rng.PERMUTATION
+) -> Tensor:
     """rho of each task: int64, shape (*batch, num_classes); label y becomes rho[y].
 
     The order of num_classes random words, so uniform up to ties of probability below
     num_classes^2 / 2^33.
+
+    Args:
+        purpose: of the random numbers: what else is numbered and has permutations.
     """
     low, high = _halves(task)
     block = torch.arange(-(-num_classes // 4), device=task.device)
-    words = rng.philox(seed[..., None], rng.PERMUTATION, (block, low[..., None], high[..., None]))
+    words = rng.philox(seed[..., None], purpose, (block, low[..., None], high[..., None]))
     keys = torch.stack(words, dim=-1).flatten(-2)[..., :num_classes]
     return keys.argsort(dim=-1, stable=True)
 

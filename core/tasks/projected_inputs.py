@@ -1,16 +1,16 @@
 """Inputs A x of whole sequences: the costliest part of a small cell's step at 28 x 28 pixels.
 
 In plain PyTorch A is read from a table or drawn, then multiplied. On a GPU with Triton, A never is
-in device memory but as a table (`core.kernels.cuda.projection`). Streams with the same seed and
-number of tasks need the same inputs, which are computed once.
+in device memory but as a table (`core.kernels.cuda.projection`). Streams with the same seed, number
+of tasks and way of drawing tasks and images need the same inputs, which are computed once.
 
-Axes beside the usual ones: U distinct seeds, G groups of streams with the same seed and number of
-tasks, N tasks in the table.
+Axes beside the usual ones: U distinct seeds, G groups of streams that need the same inputs, N tasks
+in the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import ModuleType
 
 import torch
@@ -31,22 +31,30 @@ class ProjectedInputs:
 
     Args:
         seed_S, num_tasks_S: int64, of each stream.
+        drawn_S: how each stream draws its tasks and images, whatever that is called.
         size: X, numbers in an image.
         precision: of the products, `core.cell.Precision`.
     """
 
-    def __init__(self, seed_S: Tensor, num_tasks_S: Tensor, size: int, precision: str) -> None:
+    def __init__(
+        self,
+        seed_S: Tensor,
+        num_tasks_S: Tensor,
+        drawn_S: Sequence[Hashable],
+        size: int,
+        precision: str,
+    ) -> None:
         self.size, self.precision = size, precision
         device = seed_S.device
         self.kernel = projection_kernel(device)
         half = self.kernel is not None and precision == "bf16"
         self.dtype = torch.bfloat16 if half else torch.float32
-        pairs = list(zip(seed_S.tolist(), num_tasks_S.tolist(), strict=True))
-        groups = list(dict.fromkeys(pairs))
-        self.shared = len(groups) < len(pairs)  # some streams need the same inputs
-        self.group_S = torch.tensor([groups.index(pair) for pair in pairs], device=device)
+        keys = list(zip(seed_S.tolist(), num_tasks_S.tolist(), drawn_S, strict=True))
+        groups = list(dict.fromkeys(keys))
+        self.shared = len(groups) < len(keys)  # some streams need the same inputs
+        self.group_S = torch.tensor([groups.index(key) for key in keys], device=device)
         # The first stream of each group, and of each seed.
-        self.first_G = torch.tensor([pairs.index(group) for group in groups], device=device)
+        self.first_G = torch.tensor([keys.index(group) for group in groups], device=device)
         self.seeds_U, self.row_S = seed_S.unique(return_inverse=True)
         seeds = seed_S.tolist()
         self.first_U = torch.tensor([seeds.index(s) for s in self.seeds_U.tolist()], device=device)

@@ -26,17 +26,26 @@ class Batch:
     Attributes:
         x_RxBxTxX: inputs, float32 (bf16 where a kernel makes them for bf16 products); X may be 0.
         y_RxBxT: int64 classes; or float32 numbers y_RxBxTxN where targets are real.
+        answer_RxBxT: what predictions are judged by, as y; None: by y itself, which models see.
     """
 
     x_RxBxTxX: Tensor
     y_RxBxT: Tensor
+    answer_RxBxT: Tensor | None = None
 
     def replicas(self, row_R: Tensor | None) -> Batch:
         """The sequences of replicas whose streams have the numbers row_R (int64); None stands for
         each stream once, in order, and copies nothing."""
         if row_R is None:
             return self
-        return Batch(self.x_RxBxTxX[row_R], self.y_RxBxT[row_R])
+        answer_SxBxT = self.answer_RxBxT
+        answer_RxBxT = None if answer_SxBxT is None else answer_SxBxT[row_R]
+        return Batch(self.x_RxBxTxX[row_R], self.y_RxBxT[row_R], answer_RxBxT)
+
+    @property
+    def judged(self) -> Batch:
+        """The sequences with the answers in place of what models see."""
+        return self if self.answer_RxBxT is None else Batch(self.x_RxBxTxX, self.answer_RxBxT)
 
 
 class Levels(NamedTuple):

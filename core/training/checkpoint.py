@@ -61,8 +61,6 @@ def _kind(value: Any) -> str:
 def _check_history(cell: Cell, history: Any, step: int) -> None:
     """Checks that the history has each split once for every evaluation up to the step."""
     evaluated = cell.eval_steps[: bisect_right(cell.eval_steps, step)]
-    others = (f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)
-    splits = (*schema.SPLITS, *others)
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
         raise ValueError("its history is not a list of rows")
     further = schema.with_standard_errors(tuple(METRICS[name].column for name in cell.metrics))
@@ -74,7 +72,7 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
         if any(type(row[name]) not in (int, float) for name in numbers):
             raise ValueError("its history has what is no number")
     told = [(row["step"], row["split"]) for row in history]
-    due = [(at, split) for at in evaluated for split in splits]
+    due = [(at, split) for at in evaluated for split in cell.splits]
     last_is_due = step == cell.steps and told == [place for place in due if place[0] != step]
     if told != due and not last_is_due:  # which a restored pack makes
         raise ValueError(f"its history doesn't reach from the start to step {step}")

@@ -67,7 +67,10 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     B, T, X = cell.batch_size, cell.sequence_length, cell.input_size
     # Tensors of 64-bit numbers, as seen by peak memory: images and labels of each stream while
     # they are drawn, and of each seed the words that images are drawn from.
-    drawn = 8 * STEPS_PER_DRAW * B * T * (5 * streams + 8 * len({cell.seed for cell in cells}))
+    # Bursty streams draw images of their own.
+    bursty = any(cell.burstiness for cell in cells)
+    drawers = streams if bursty else len({cell.seed for cell in cells})
+    drawn = 8 * STEPS_PER_DRAW * B * T * (5 * streams + 8 * drawers)
     # These exist where there is no kernel for the inputs (core.tasks.projected_inputs).
     projects = TASK_FAMILIES[cell.task_family].projects
     projections = 4 * max(B * X**2, 2**22) if device == "cpu" and projects else 0

@@ -180,9 +180,8 @@ class PackTrainer:
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        others = tuple(f"{schema.UNSEEN}/{name}" for name in self.cell.unseen_datasets)
         with current(self.device), float32_products(self.cell.precision, self.device):
-            of_splits = {split: self._evaluate_split(split) for split in (*schema.SPLITS, *others)}
+            of_splits = {split: self._evaluate_split(split) for split in self.cell.splits}
         unit = targets.score_unit(self.cell.problem.target)
         losses = [loss_RxExT.flatten(1) for loss_RxExT, _, _ in of_splits.values()]
         sick_R = ~torch.cat(losses, dim=1).isfinite().all(dim=1)
@@ -212,13 +211,13 @@ class PackTrainer:
             of_stacks: dict[str, list[Tensor]] = {}
             for stack, row_R in zip(self.stacks, self._rows, strict=True):
                 batch = of_all.replicas(row_R)
-                outputs_RxBxTxN = stack.predict(batch)
+                outputs_RxBxTxN, judged = stack.predict(batch), batch.judged
                 measured = {
-                    "loss": targets.loss(target, outputs_RxBxTxN, batch.y_RxBxT),
-                    "score": targets.scores(target, outputs_RxBxTxN, batch.y_RxBxT),
+                    "loss": targets.loss(target, outputs_RxBxTxN, judged.y_RxBxT),
+                    "score": targets.scores(target, outputs_RxBxTxN, judged.y_RxBxT),
                 }
                 for column, metric in self._metrics.items():
-                    measured[column] = metric.values(outputs_RxBxTxN, batch, self.cell)
+                    measured[column] = metric.values(outputs_RxBxTxN, judged, self.cell)
                 for name, values in measured.items():
                     of_stacks.setdefault(name, []).append(values)
             for name, of_name in of_stacks.items():
@@ -301,7 +300,9 @@ class PackTrainer:
                 "wall_seconds": self.wall_seconds[r],
                 **shared,
             }
-            for split in schema.SPLITS:
+            asked = schema.RELABELLED if cell.in_weights else ()
+            row |= dict.fromkeys(schema.RELABELLED_COLUMNS)
+            for split in (*schema.SPLITS, *asked):
                 statistics = self.metrics[split].row(r)
                 row |= {f"{split}_{k}": v for k, v in statistics.items() if k != "n"}
             curves = [

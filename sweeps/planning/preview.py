@@ -50,5 +50,4 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
 
 def _disk_bytes(cell: Cell) -> float:
     """What a finished cell takes, measured: file overheads, then rows of history and curves."""
-    splits = 3 + len(cell.unseen_datasets)
-    return 33_000 + splits * (40 * len(cell.eval_steps) + 20 * cell.sequence_length)
+    return 33_000 + len(cell.splits) * (40 * len(cell.eval_steps) + 20 * cell.sequence_length)

@@ -14,7 +14,10 @@ from metaphase.core.evaluation_steps import count_evaluations
 from metaphase.sweeps.store.table_files import TableFiles, not_of
 from metaphase.sweeps.store.tables import SCHEMAS
 
-_SETTINGS = ("unseen_datasets", "eval_every", "eval_growth", "steps_trained", "sequence_length")
+_SETTINGS = (
+    *("unseen_datasets", "in_weights", "eval_every", "eval_growth", "steps_trained"),
+    "sequence_length",
+)
 
 
 def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
@@ -28,8 +31,10 @@ def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
     def is_whole(cell_id: str) -> bool:
         if not (cell_id in cells and cell_id in history and cell_id in curves):
             return False
-        datasets, every, growth, steps, length = (cells[cell_id][name] for name in _SETTINGS)
+        values = (cells[cell_id][name] for name in _SETTINGS)
+        datasets, in_weights, every, growth, steps, length = values
         splits = len(schema.SPLITS) + (len(datasets.split(",")) if datasets else 0)
+        splits += len(schema.RELABELLED) if in_weights else 0
         said = steps and every > 0 and 1 <= growth < float("inf")
         evaluations = count_evaluations(every, growth, steps) if said else 1
         fits = history[cell_id].is_whole(splits, steps, evaluations)

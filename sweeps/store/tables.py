@@ -25,6 +25,7 @@ _MERGED = "compact-"  # begins the name of a file of many cells; all others hold
 # results with null.
 LATER = {
     **dict.fromkeys(("numerics", "unseen_level", "guess_loss", "own_settings")),
+    **dict.fromkeys(schema.RELABELLED_COLUMNS),
     **{name: schema.to_column(value) for name, value in neutral_of(Cell).items()},
 }
 # What reading a file's content raises where it isn't what was written.

@@ -107,7 +107,9 @@ def test_every_setting_changes_the_identity():
         "learning_rate_schedule": "linear",
         "eval_growth": 2.0,
         "metrics": ("confidence",),
+        "in_weights": True,
     }
+    base = dataclasses.replace(base, burstiness=0.25)
     base = dataclasses.replace(base, identity_share=0.25, unseen_datasets=("glyphs",))
     base = dataclasses.replace(base, learning_rate_schedule="cosine")
     ids = {base.cell_id}
@@ -115,10 +117,20 @@ def test_every_setting_changes_the_identity():
     for name in names:
         value = getattr(base, name)
         changed = other.get(name, value * 2 if isinstance(value, int) and value else 0.5)
-        if name in ("seed", "identity_steps", "mup_base_width"):
+        if name in ("seed", "identity_steps", "mup_base_width", "burst_classes"):
             changed = 1
         ids.add(dataclasses.replace(base, **{name: changed}).cell_id)
     assert len(ids) == 1 + len(names)
+
+
+def test_bursts_have_fewer_classes_than_there_are_and_none_without_burstiness():
+    assert Cell(num_classes=5, burst_classes=4) == Cell(num_classes=5)
+    assert Cell(num_classes=5, burst_classes=4, burstiness=0.5).burst_classes == 4
+    for classes, named in ((5, "burst_classes: 5"), (0, "burst_classes: 0")):
+        with pytest.raises(ConfigError, match=named):
+            Cell(num_classes=5, burst_classes=classes, burstiness=0.5)
+    with pytest.raises(ConfigError, match=r"burst_classes: 2 .* allowed: 1 to 1"):
+        Cell(num_classes=2, burstiness=0.5)
 
 
 def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
@@ -263,18 +275,21 @@ def test_pack_key_ignores_what_may_differ_in_a_pack():
 
 
 def test_roles_say_what_cells_of_a_stack_a_pack_and_a_stream_share():
-    streams = ("num_tasks", "seed", "identity_share", "identity_steps")
+    streams = (
+        *("num_tasks", "seed", "identity_share", "identity_steps", "zipf_exponent", "burstiness"),
+        *("burst_classes", "label_noise"),
+    )
     assert set(PER_REPLICA) == {
         *(*streams, "learning_rate", "learning_rate_end", "adam_epsilon"),
         *("weight_decay", "gradient_clip"),
     }
     assert set(names_of(Cell, STREAM, REPLICA)) == set(streams)
-    assert stream_key(Cell(seed=3, num_tasks=7)) == (3, 7, 0.0, 0)
+    assert stream_key(Cell(seed=3, num_tasks=7)) == (3, 7, 0.0, 0, 0.0, 0.0, 2, 0.0)
     assert set(names_of(Cell, MODEL)) == {
         *("architecture", "model_size", "token_format", "num_layers", "num_heads", "key_size"),
         *("mlp_ratio", "position_encoding", "mup_base_width"),
     }
-    of_new_tasks = set(names_of(Cell, STREAM)) - {"num_tasks", "identity_share", "identity_steps"}
+    of_new_tasks = set(names_of(Cell, STREAM)) - set(streams) | {"seed"}
     assert set(schema.YARDSTICK_SETTINGS) == of_new_tasks - {"unseen_datasets", "task_family"}
     assert all(setting.roles for setting in SETTINGS.values())
 

@@ -46,7 +46,7 @@ def execute(paths: list[Path], folder: Path, **environment: str) -> str:
 
 
 def test_they_run(tmp_path):
-    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "reading_results"}
+    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "reading_results", "own_family"}
     out = execute(NOTEBOOKS, tmp_path, METAPHASE_NOTEBOOK_STEPS="8")
     assert "6 of 6 cells are finished" in out
     assert "without head 1 of the last block: 0." in out

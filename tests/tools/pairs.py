@@ -32,6 +32,7 @@ def random_cells(draw: random.Random) -> list[Cell]:
         "eval_growth": draw.choice([1.0, 1.5]),
         "learning_rate_schedule": draw.choice(["constant", "linear", "cosine", "triangle"]),
         "eval_sequences": draw.choice([2, 3, 8, 17]),
+        "in_weights": draw.random() < 0.2,
     }
     cells: list[Cell] = []
     models = [_random_model(draw) for _ in range(draw.randint(1, 3))]
@@ -45,6 +46,10 @@ def random_cells(draw: random.Random) -> list[Cell]:
             "adam_epsilon": draw.choice([1e-8, 1e-5]),
             "identity_share": draw.choice([0.0, 0.0, 0.5]),
             "identity_steps": draw.choice([0, 3]),
+            "zipf_exponent": draw.choice([0.0, 0.0, 0.5, 1.0, 3.0]),
+            "burstiness": draw.choice([0.0, 0.0, 0.5, 1.0]),
+            "burst_classes": draw.choice([1, 1, 2, 3]),
+            "label_noise": draw.choice([0.0, 0.0, 0.3]),
             "learning_rate_end": draw.choice([0.0, 0.1]),
             "weight_decay": draw.choice([0.0, 0.0, 0.1, 10.0]),
             "gradient_clip": draw.choice([0.0, 0.0, 0.01, 1.0]),

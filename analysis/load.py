@@ -14,7 +14,7 @@ from pyarrow import fs
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps import places
-from metaphase.sweeps.store import folders, tables
+from metaphase.sweeps.store import folders, sweepfile, tables
 from metaphase.sweeps.store.storage import Storage
 from metaphase.sweeps.store.table_files import TableFiles
 
@@ -176,7 +176,7 @@ def _why_no_cells(storage: Storage) -> str:
         if storage.files.kind("") is None:
             return "no such folder"
         below = sorted(storage.files.folders(""))
-        if {"history", HALF_TRAINED} & set(below):
+        if {"history", HALF_TRAINED} & set(below) or storage.files.kind(sweepfile.NAME):
             return "no finished cells yet"
         sweeps = [name for name in below if _is_folder(storage, f"{name}/cells")]
     except OSError as error:

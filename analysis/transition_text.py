@@ -26,7 +26,8 @@ def lines(found: pd.DataFrame) -> list[str]:
 
 
 def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
-    """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)".
+    """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)"; where it can't
+    be said, "unclear", and where it would be if there were one within the grid.
 
     Args:
         row: of `transitions.estimate_transitions`, or of `transitions.along_model_size`.
@@ -34,15 +35,26 @@ def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
     """
     smallest, largest = _exact(row["smallest"]), _exact(row["largest"])
     powers = "^" in smallest and "^" in largest
+    if not row["clear"]:
+        where = row[f"log2_{axis}"]
+        return f"unclear (perhaps {about(where, powers)})" if np.isfinite(where) else "unclear"
     if row["censored"] == thresholds.BELOW:
         return f"at {smallest} or below"
     if row["censored"] == thresholds.ABOVE:
         return f"not up to {largest}"
-    if row["censored"] == thresholds.UNCLEAR:
-        return "unclear"
     low = about(row["low"], powers) if np.isfinite(row["low"]) else f"below {smallest}"
     high = about(row["high"], powers) if np.isfinite(row["high"]) else f"above {largest}"
     return f"{about(row[f'log2_{axis}'], powers)} ({low} to {high})"
+
+
+def power_law(row: dict[Hashable, Any]) -> str:
+    """A row of `boundary.boundaries`' power laws: "N = 2^8.2 (model size / 32)^-0.85 (-1.2 to
+    -0.5)"; where its middle is beyond the grid the exponent alone."""
+    exponent = f"^{row['exponent']:z.2f} ({row['low']:z.2f} to {row['high']:z.2f})"
+    if not np.isfinite(row["log2_num_tasks"]):
+        return f"N ~ model size{exponent}"
+    middle = labels.short_number(row["middle_size"])
+    return f"N = 2^{row['log2_num_tasks']:.1f} (model size / {middle}){exponent}"
 
 
 def about(log2: float, powers: bool) -> str:

@@ -64,10 +64,15 @@ class Cell(CellSettings):
     own: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for key, declared in settings_of(type(self)).items():
+        absent: set[str] = set()
+        for key, declared in settings_of(type(self)).items():  # the task family comes first
             value = getattr(self, key)
+            if key in absent and value == declared.absent:  # as `dataclasses.replace` says it
+                continue
             if (typed := declared.typed(value)) is not value:
                 object.__setattr__(self, key, typed)
+            if key == "task_family":
+                absent = self._absent()
         self._set_own(dict(self.own))
         self._resolve()
         check_values(self, self._unused())
@@ -94,10 +99,9 @@ class Cell(CellSettings):
         object.__setattr__(self, "own", tuple(values))
 
     def _resolve(self) -> None:
-        absent = self._absent()
         for key in self._unused():
             object.__setattr__(self, key, UNUSED[key])
-        for key in absent:
+        for key in self._absent():
             object.__setattr__(self, key, SETTINGS[key].absent)
         if not self.unseen_datasets:
             object.__setattr__(self, "normalization", "own")
@@ -109,7 +113,7 @@ class Cell(CellSettings):
             object.__setattr__(self, "learning_rate_end", 0.0)
         if self.learning_rate_schedule == "triangle":
             object.__setattr__(self, "warmup_steps", self.steps // 2)
-        if "dataset" not in absent:
+        if "dataset" not in self._absent():
             info = DATASETS[self.dataset]
             if self.image_size is None:
                 object.__setattr__(self, "image_size", info.image_size)

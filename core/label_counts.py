@@ -82,6 +82,15 @@ def known_level(dataset: str, num_classes: int, length: int, chance: float) -> f
     return chance if counts is None else level(counts, length)
 
 
+def level_on(dataset: str, num_classes: int, length: int) -> float:
+    """The level of new tasks on the held-out images of a dataset that may be another one than a
+    model was trained on; NaN where its classes' shares are unknown."""
+    info = DATASETS.get(dataset)
+    if info is None or num_classes > info.num_classes:
+        return math.nan
+    return level(info.heldout_counts[:num_classes] or (1,) * num_classes, length)
+
+
 def known_guess_loss(dataset: str, num_classes: int, chance: float) -> float:
     """`guess_loss` where results don't say it, found as `known_level` is; ln(num_classes), the most
     that it can be, where classes are unknown."""

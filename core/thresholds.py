@@ -15,7 +15,11 @@ randomness.
 
 Whether anything rises is a comparison of models (Kass & Raftery 1995, JASA 90:773): the Bayes
 factor of a rise inside the grid against a constant share, whose prior is flat on [0, 1], is 1 or
-more. A band that ends inside the grid needs `BAND_EVIDENCE`.
+more, and larger than for all but `LEVEL` of the arrangements of the same outcomes over the grid,
+which are equally likely where the share is constant (a permutation test; arrangements that tie
+count half, as in Lancaster's mid-p, 1961, JASA 56:223). So about that part of grids with a constant
+share at most has a transition, whatever their size. A band that ends inside the grid needs
+`BAND_EVIDENCE`.
 
 It is here, beside the rule of phases, because a plan for a sweep asks it how many seeds are needed.
 """
@@ -52,6 +56,10 @@ _ROWS = 32  # bands of so many rows at once
 # against a rise without an end and against a constant share.
 BAND_EVIDENCE = 10.0
 
+LEVEL = 0.05  # of the test whether a rise is an accident of how outcomes are arranged
+_ARRANGEMENTS = 199  # drawn for it, so that a share of 0.05 is within 0.015
+_SURE = 20.0  # Bayes factor that is never reached by so many arrangements (docs/statistics.md)
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -64,11 +72,9 @@ class Threshold:
     # of a begin: a rise or band inside the grid against a constant share; of an end: the band
     # against the better of a rise without an end and a constant share
     bayes_factor: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether something can be said of it, if only on which side of the grid it is."""
-        return self.censored != UNCLEAR
+    # whether it can be said, if only on which side of the grid it is; where not, an estimate is
+    # what it would be if the phase began within the grid
+    clear: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,7 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
     table = rises(tuple(x_K.tolist()))
     log_TxM = table.log_likelihood(yes_RxK, no_RxK)
     inside_T = (table.theta_T >= x_K[0]) & (table.theta_T <= x_K[-1])
-    yes_R, no_R = yes_RxK.sum(axis=1), no_RxK.sum(axis=1)
-    constant_R = np.array([_log_beta(y + 1, n + 1) for y, n in zip(yes_R, no_R, strict=True)])
+    constant_R = np.array([log_constant(*row) for row in zip(yes_RxK, no_RxK, strict=True)])
     rise_R = _log_mean(log_TxM[:, inside_T])
     peak_R = log_TxM.max(axis=(1, 2), keepdims=True)
     posterior_RxT = np.exp(log_TxM - peak_R).sum(axis=2)
@@ -128,11 +133,11 @@ def fit(x_K: np.ndarray, yes_RxK: np.ndarray, no_RxK: np.ndarray, confidence: fl
     for row, (yes_K, no_K) in enumerate(zip(yes_RxK, no_RxK, strict=True)):
         if found[row] is None:
             rise = factor(rise_R[row] - constant_R[row])
-            low, middle, high = _quantiles(table.theta_T, posterior_RxT[row], confidence)
-            side = _censored(x_K, yes_K, no_K, middle, rise)
+            low, middle, high = quantiles(table.theta_T, posterior_RxT[row], confidence)
+            side, clear = _censored(x_K, yes_K, no_K, middle, rise_R[row] - constant_R[row])
             step = _step(x_K, yes_K, no_K) if side == INSIDE else None
             middle = middle if step is None else step
-            found[row] = Fit(_threshold(x_K, low, middle, high, side, rise))
+            found[row] = Fit(_threshold(x_K, low, middle, high, side, rise, clear))
     return [one for one in found if one is not None]
 
 
@@ -193,55 +198,89 @@ def _band(
     """Both ends of a band. `factors` are the Bayes factors of its begin and its end."""
     begin_P, end_P, *_ = _bands(tuple(x_K.tolist()))
     steps = _steps(x_K, yes_K, no_K)
-    place, at = np.unique(end_P, return_inverse=True)
-    low, middle, high = _quantiles(place, np.bincount(at, weight_P), confidence)
+    low, middle, high = quantiles(end_P, weight_P, confidence)
     middle = float(np.clip(middle if steps is None else steps[1], *x_K[[0, -1]]))
     end = _threshold(x_K, low, middle, high, INSIDE, factors[1])
     inside_P = np.isfinite(begin_P)
     below = weight_P[~inside_P].sum() / weight_P.sum()
     if below > 0.5:
         return Fit(_threshold(x_K, -math.inf, math.nan, x_K[0], BELOW, factors[0]), end)
-    place, at = np.unique(begin_P[inside_P], return_inverse=True)
-    low, middle, high = _quantiles(place, np.bincount(at, weight_P[inside_P]), confidence)
+    low, middle, high = quantiles(begin_P[inside_P], weight_P[inside_P], confidence)
     low = -math.inf if below > (1 - confidence) / 2 else low
     middle = float(np.clip(middle if steps is None else steps[0], *x_K[[0, -1]]))
     return Fit(_threshold(x_K, low, middle, high, INSIDE, factors[0]), end)
 
 
 def _censored(
-    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, factor: float
-) -> str:
-    """Where the begin of a phase without an end is, given theta's posterior median."""
+    x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, middle: float, log: float
+) -> tuple[str, bool]:
+    """Where the begin of a phase without an end is, and whether that is clear, given theta's
+    posterior median and the logarithm of the Bayes factor of a rise."""
     yes, no = yes_K.sum(), no_K.sum()
     if yes == 0 or no == 0:
-        return ABOVE if yes == 0 else BELOW
-    if factor >= 1 and _step(x_K, yes_K, no_K) is not None:
-        return INSIDE
-    if factor >= 1:
-        return BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE
-    constant, hit, miss = _log_beta(yes + 1, no + 1), math.log(1 - _LAPSE), math.log(_LAPSE)
-    if no * hit + yes * miss > constant:
-        return ABOVE  # no seed gets there, but for mistakes
-    if yes * hit + no * miss > constant:
-        return BELOW
-    return UNCLEAR
+        return (ABOVE if yes == 0 else BELOW), True
+    clear = log >= 0 and not _is_accident(x_K, yes_K, no_K, log)
+    if not clear:
+        constant, hit, miss = log_constant(yes_K, no_K), math.log(1 - _LAPSE), math.log(_LAPSE)
+        if no * hit + yes * miss > constant:
+            return ABOVE, True  # no seed gets there, but for mistakes
+        if yes * hit + no * miss > constant:
+            return BELOW, True
+    if log < 0:
+        return UNCLEAR, False
+    if _step(x_K, yes_K, no_K) is not None:
+        return INSIDE, clear
+    return (BELOW if middle < x_K[0] else ABOVE if middle > x_K[-1] else INSIDE), clear
+
+
+def _is_accident(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray, log: float) -> bool:
+    """Whether more than `LEVEL` of the arrangements of these outcomes have such a Bayes factor.
+
+    Where a gap parts misses from hits no other arrangement has as large a one, as every rise fits
+    it best."""
+    runs_K, yes = (yes_K + no_K).astype(int), int(yes_K.sum())
+    if _step(x_K, yes_K, no_K) is not None:
+        return 0.5 / math.comb(int(runs_K.sum()), yes) > LEVEL
+    if log >= math.log(_SURE):
+        return False
+    log_N = _log_factors(tuple(x_K.tolist()), tuple(runs_K.tolist()), yes)
+    larger, tied = (log_N > log + 1e-9).sum(), (abs(log_N - log) <= 1e-9).sum() + 1
+    return bool((larger + tied / 2) / (1 + len(log_N)) > LEVEL)
+
+
+@functools.lru_cache(maxsize=512)
+def _log_factors(x_K: tuple[float, ...], runs_K: tuple[int, ...], yes: int) -> np.ndarray:
+    """Logarithms of Bayes factors of a rise, for random arrangements of `yes` hits, always the same
+    ones; shape (`_ARRANGEMENTS`,)."""
+    rng = np.random.default_rng(0)
+    yes_NxK = rng.multivariate_hypergeometric(runs_K, yes, size=_ARRANGEMENTS).astype(float)
+    no_NxK = np.array(runs_K) - yes_NxK
+    table = rises(x_K)
+    inside_T = (table.theta_T >= x_K[0]) & (table.theta_T <= x_K[-1])
+    inside = Rises(table.theta_T[inside_T], table.log_yes_TxMxK[inside_T],
+                   table.log_no_TxMxK[inside_T])  # fmt: skip
+    parts = [
+        _log_mean(inside.log_likelihood(yes_NxK[rows], no_NxK[rows]))
+        for rows in (slice(i, i + _ROWS) for i in range(0, _ARRANGEMENTS, _ROWS))
+    ]
+    return np.concatenate(parts) - log_constant(yes_NxK[0], no_NxK[0])
 
 
 def _threshold(
-    x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float
-) -> Threshold:
+    x_K: np.ndarray, low: float, middle: float, high: float, side: str, factor: float,
+    clear: bool = True,
+) -> Threshold:  # fmt: skip
     """The interval open where it leaves the grid, and as wide as the gap the estimate lies in."""
-    low = -math.inf if low < x_K[0] else low
-    high = math.inf if high > x_K[-1] else high
+    low, _, high = cut(low, middle, high, float(x_K[0]), float(x_K[-1]))
     if side == UNCLEAR:
-        return Threshold(math.nan, -math.inf, math.inf, side, factor)
+        return Threshold(math.nan, -math.inf, math.inf, side, factor, clear)
     if side == ABOVE:
-        return Threshold(math.nan, float(min(low, x_K[-1])), math.inf, side, factor)
+        return Threshold(math.nan, low, math.inf, side, factor, clear)
     if side == BELOW:
-        return Threshold(math.nan, -math.inf, float(max(high, x_K[0])), side, factor)
+        return Threshold(math.nan, -math.inf, high, side, factor, clear)
     low = min(low, x_K[x_K <= middle][-1])  # within a gap nothing is known
     high = max(high, x_K[x_K >= middle][0])
-    return Threshold(float(middle), float(low), float(high), side, factor)
+    return Threshold(float(middle), float(low), float(high), side, factor, clear)
 
 
 def _comes_and_goes(yes_K: np.ndarray, no_K: np.ndarray) -> bool:
@@ -268,14 +307,40 @@ def _steps(x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray) -> tuple[float,
     return float(x_K[max(first - 1, 0) : first + 1].mean()), float(x_K[last : last + 2].mean())
 
 
-def _quantiles(x: np.ndarray, mass: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """Low end, median and high end, each place's mass spread evenly up to half-way to the next."""
-    half = (x[1] - x[0]) / 2 if len(x) > 1 else 0.0
-    edges = np.concatenate([[x[0] - half], x + half])
-    cumulative = np.concatenate([[0.0], np.cumsum(mass)])
-    at = [(1 - confidence) / 2, 0.5, (1 + confidence) / 2]
-    low, middle, high = np.interp(at, cumulative / cumulative[-1], edges)
+def quantiles(
+    value: np.ndarray, weight: np.ndarray, confidence: float
+) -> tuple[float, float, float]:
+    """Low end, median and high end of weighted values, the tails equal.
+
+    Each value's weight is spread evenly up to half-way to its neighbours, and beyond the smallest
+    and the largest by as much as on their other side. So values of a grid stand for all places
+    that are nearest to them. A single value is all three.
+
+    Args:
+        value, weight: shape (n,), in any order; a value may be there several times.
+        confidence: the weight between both ends.
+    """
+    place, at = np.unique(value, return_inverse=True)
+    half = np.diff(place) / 2 if len(place) > 1 else np.zeros(1)
+    edges = np.concatenate([[place[0] - half[0]], place[:-1] + half[: len(place) - 1],
+                            [place[-1] + half[-1]]])  # fmt: skip
+    cumulative = np.concatenate([[0.0], np.cumsum(np.bincount(at.ravel(), weight))])
+    wanted = [(1 - confidence) / 2, 0.5, (1 + confidence) / 2]
+    low, middle, high = np.interp(wanted, cumulative / cumulative[-1], edges)
     return float(low), float(middle), float(high)
+
+
+def cut(
+    low: float, middle: float, high: float, first: float, last: float
+) -> tuple[float, float, float]:
+    """(low, middle, high) as a grid from `first` to `last` can say them: ends beyond it are open
+    (-inf, inf), or at its edge where the whole interval is on the other side; a middle beyond it is
+    NaN."""
+    return (
+        -math.inf if low < first else min(low, last),
+        middle if first <= middle <= last else math.nan,
+        math.inf if high > last else max(high, first),
+    )
 
 
 def _log_likelihood(
@@ -293,8 +358,10 @@ def _log_mean(log_RxTxM: np.ndarray) -> np.ndarray:
     return most_R + np.log(np.exp(log_RxTxM - most_R[:, None, None]).mean(axis=(1, 2)))
 
 
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+def log_constant(yes_K: np.ndarray, no_K: np.ndarray) -> float:
+    """Log likelihood of a constant share, averaged over shares: a beta function's logarithm."""
+    yes, no = yes_K.sum() + 1.0, no_K.sum() + 1.0
+    return math.lgamma(yes) + math.lgamma(no) - math.lgamma(yes + no)
 
 
 def factor(log: float) -> float:

@@ -48,6 +48,7 @@ class TrainedModel:
         self._stack.restore([dict(state)])
         self.weights = {name: p.detach()[0] for name, p in self._stack.parameters.items()}
 
+    @torch.no_grad()
     def predict(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Tensor:
         """outputs_BxTxN, float32, logits of classes or estimates of real targets; those at position
         t depend on x up to t and y before t.

@@ -8,11 +8,14 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from pathlib import Path
+from typing import Any
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store import sweepfile
+from metaphase.sweeps.store.storage import Storage
 
 INTERRUPTED = 130  # the command's exit status
+_KEEP: dict[bool | str, str] = {True: "--keep-models", "evaluations": "--keep-evaluations"}
 # It stops, with checkpoints, if this process dies: PR_SET_PDEATHSIG is 1 (Linux alone has it).
 _CHILD = """
 import ctypes, signal, sys
@@ -24,18 +27,18 @@ sys.exit(main(sys.argv[1:]))
 
 
 def run(
-    preset: str,
+    settings: dict[str, Any],
     root: str,
     *,
     data_root: str,
     pack_size: int | None,
-    keep_models: bool,
+    keep_models: bool | str,
     retry_failed: bool,
     other_numerics: str,
     time_limit: float | None,
     shown: bool,
 ) -> None:
-    """Runs the command to its end. Arguments as for `metaphase.run`; `preset` is a file's content.
+    """Runs the command to its end. Arguments as for `metaphase.run`; `settings` are the sweep's.
 
     Raises:
         ConfigError: the command ended with an error, which is this one's line.
@@ -43,12 +46,14 @@ def run(
         RuntimeError: the command died.
     """
     with tempfile.TemporaryDirectory(prefix="metaphase-") as folder:
-        path = Path(folder) / "preset.yaml"
-        path.write_text(preset, encoding="utf-8")
-        command = [sys.executable, "-c", _CHILD, str(path), "--root", root]
-        command += ["--data-root", data_root, "--other-numerics", other_numerics]
-        command += [] if pack_size is None else ["--pack-size", str(pack_size)]
-        command += ["--keep-models"] * keep_models + ["--retry-failed"] * retry_failed
+        stored = Storage(folder, "sweep")
+        sweepfile.write_settings(stored, settings)  # with the code of plug-ins
+        path = f"{stored}/{sweepfile.NAME}"
+        command = [sys.executable, "-c", _CHILD, path, f"--root={root}"]
+        command += [f"--data-root={data_root}", f"--other-numerics={other_numerics}"]
+        command += [] if pack_size is None else [f"--pack-size={pack_size}"]
+        command += ["--retry-failed"] * retry_failed
+        command += [_KEEP[keep_models]] if keep_models else []
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -80,8 +85,9 @@ def _follow(child: subprocess.Popen[str], shown: bool) -> None:
                 last.append(line.rstrip())
                 if line.startswith("error: "):
                     error = line.removeprefix("error: ").strip()
-                elif shown:
-                    print(line, end="", flush=True)
+                elif shown:  # "This continues: ..." names a file that is about to go
+                    stopped = "Stopped. The same call continues.\n"
+                    print(stopped if line.startswith("Stopped. ") else line, end="", flush=True)
             status = child.wait()
             break
         except KeyboardInterrupt:

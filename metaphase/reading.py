@@ -100,7 +100,7 @@ class SweepResults:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = path if "://" in path else os.path.abspath(path)
 
     def __repr__(self) -> str:
         return f"<SweepResults {self.path}>"
@@ -312,7 +312,8 @@ def _select(cells: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     for key, value in settings.items():
         if key not in cells:
             raise ConfigError(f"{key}: unknown setting; known: {', '.join(map(str, cells))}")
-        cells = cells[cells[key] == value]
+        wanted = schema.to_column(value)
+        cells = cells[cells[key].map(lambda has, wanted=wanted: has == wanted)]
     return cells
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 EXECUTORS = ("local", "ray")
+KEPT = (False, True, "evaluations")  # what keep_models may be
 NUMERICS = ("refuse", "keep", "renew")  # what other_numerics may be
 
 
@@ -119,7 +120,7 @@ def run(
     root: StrPath = "results",
     *,
     executor: Literal["local", "ray"] = "local",
-    keep_models: bool = False,
+    keep_models: bool | Literal["evaluations"] = False,
     data_root: StrPath = "data",
     device: str | None = None,
     pack_size: int | None = None,
@@ -147,7 +148,7 @@ def run(
         root: the folder of results, or its URI (s3://...): they are in `<root>/<sweep.name>`.
         executor: "local", or "ray".
         keep_models: whether weights of the cells that are finished are kept, for
-            `SweepResults.model`.
+            `SweepResults.model`; "evaluations": and of all cells at each of their evaluations.
         data_root: folder of the base data sets.
         device: a torch device of the local executor; None: a GPU where there is one, else the CPU.
         pack_size: the most cells that are trained together; None: as planned.
@@ -167,7 +168,7 @@ def run(
         KeyboardInterrupt: it was interrupted, and what was trained is saved.
     """
     started = time.monotonic()
-    _check(sweep, executor, device, other_numerics, time_limit)
+    _check(sweep, executor, keep_models, device, other_numerics, time_limit)
     place = places.checked_root(os.fspath(root))
     data = str(Path(places.checked_folder(os.fspath(data_root))).absolute())
     options: dict[str, Any] = {"pack_size": pack_size, "keep_models": keep_models}
@@ -176,7 +177,7 @@ def run(
 
         options |= {"retry_failed": retry_failed, "other_numerics": other_numerics}
         ray_process.run(
-            sweep.to_yaml(), place, data_root=data, time_limit=time_limit, shown=progress, **options
+            sweep.settings, place, data_root=data, time_limit=time_limit, shown=progress, **options
         )
         return SweepResults(places.inside(place, sweep.name))
 
@@ -222,7 +223,12 @@ def run(
 
 
 def _check(
-    sweep: Any, executor: Any, device: str | None, other_numerics: Any, time_limit: float | None
+    sweep: Any,
+    executor: Any,
+    keep_models: Any,
+    device: str | None,
+    other_numerics: Any,
+    time_limit: float | None,
 ) -> None:
     if not isinstance(sweep, Sweep):
         raise ConfigError(
@@ -231,12 +237,12 @@ def _check(
         )
     for name, value, allowed in (
         ("executor", executor, EXECUTORS),
+        ("keep_models", keep_models, KEPT),
         ("other_numerics", other_numerics, NUMERICS),
     ):
         if value not in allowed:
-            raise ConfigError(
-                f"{name}: {show.repr(value)} is not allowed; allowed: {', '.join(allowed)}"
-            )
+            words = ", ".join(map(str, allowed))
+            raise ConfigError(f"{name}: {show.repr(value)} is not allowed; allowed: {words}")
     if executor == "ray" and device is not None:
         raise ConfigError(
             f"device: {device!r} is for the local executor; Ray's workers have theirs"

@@ -126,6 +126,11 @@ def _parser() -> Parser:
         help="keep the weights and Adam's moments of the cells that this command finishes, in "
         "models/<cell_id>/<step>.safetensors; cells with more steps go on from them",
     )
+    add(
+        "--keep-evaluations",
+        action="store_true",
+        help="as --keep-models, and what cells are at each of their evaluations too",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -178,11 +183,13 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}",
             flush=True,
         )
+        from metaphase.sweeps.execution.pack_run import EVALUATIONS  # PyTorch takes seconds
+
         options |= {
             "data_root": str(Path(arguments.data_root).expanduser().absolute()),
             "pack_size": arguments.pack_size,
             "started": started,
-            "keep_models": arguments.keep_models,
+            "keep_models": EVALUATIONS if arguments.keep_evaluations else arguments.keep_models,
         }
         if arguments.executor == "local":
             return _train_here(results, missing, log, options)

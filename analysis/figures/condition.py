@@ -9,15 +9,19 @@ from matplotlib.figure import Figure
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import accuracy, improvement, learning_curves, phase_map
+from metaphase.analysis.statistics import boundary
 from metaphase.core import schema
 
 CAPTIONS = {
     "phase_map": "Phase of every cell; a grid point's seeds lie one above the other, ordered by "
-    "phase. Symbols: where phases begin and end, with their intervals.",
+    "phase. Symbols: where phases begin and end, with their intervals; thin lines, where they are "
+    "clear: power laws over all model sizes, dotted their intervals.",
     "accuracy": "Accuracy at the last tenth of the positions: the mean over seeds, and beside it "
     "the seeds where they are far apart.",
-    "improvement": "Improvement within the sequence on seen and on unseen tasks: a symbol a seed, "
-    "with its interval.",
+    "improvement": "What examples bring: the accuracy at the last tenth of the positions above the "
+    "level of unseen tasks, which naming the commonest label so far reaches; the improvement "
+    "within the sequence on seen tasks; and how much better seen tasks are than unseen ones. A "
+    "phase is told where these exceed δ. A symbol a seed, with its interval.",
     "learning_curves": "Accuracy against examples seen, a line a seed. Lines with symbols, if any: "
     "known learning algorithms, fitted to the same examples.",
 }
@@ -44,7 +48,9 @@ def figures(
     """
     title = labels.title(cells, condition)
     finished = cells[cells["status"] == schema.DONE]
-    makers = {"phase_map": lambda: phase_map.figure(cells, transitions, title)}
+    makers = {
+        "phase_map": lambda: phase_map.figure(cells, transitions, title, boundary.boundaries(cells))
+    }
     if len(finished):
         makers["accuracy"] = lambda: accuracy.figure(cells, title)
         makers["improvement"] = lambda: improvement.figure(cells, title, delta, confidence)

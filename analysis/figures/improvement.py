@@ -1,4 +1,10 @@
-"""Improvement within the sequence against the number of tasks: a panel a model size."""
+"""What examples bring, against the number of tasks: a panel a model size.
+
+Drawn are the differences that `core.phases` compares with delta: `LEARNED`, what is reached on
+unseen tasks above their level; `IMPROVED`, the improvement within the sequence on seen tasks; and
+`AHEAD`, by how much seen tasks are better than unseen ones. The first above delta is generalizing,
+both others are identifying.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import axes, panels, style, tiles
@@ -18,26 +22,34 @@ from metaphase.analysis.statistics.phases import require_one_condition, summariz
 from metaphase.core import schema
 from metaphase.core.phases import CONFIDENCE, DELTA, PHASES
 
-SPLITS = (schema.SEEN, schema.UNSEEN)
+LEARNED, IMPROVED, AHEAD = "unseen_last", "seen_improvement", "seen_lead"
 _LOOKS: dict[str, dict[str, Any]] = {
-    schema.SEEN: {"color": "#b35c00", "marker": "s", "ls": (0, (3, 1.2))},
-    schema.UNSEEN: {"color": "#3d2266", "marker": "o", "ls": "-"},
+    LEARNED: {"color": "#3d2266", "marker": "o", "ls": "-"},
+    IMPROVED: {"color": "#b35c00", "marker": "s", "ls": (0, (3, 1.2))},
+    AHEAD: {"color": "#00705a", "marker": "D", "ls": (0, (1, 1))},
+}
+NAMES = {
+    LEARNED: "unseen tasks: last − level",
+    IMPROVED: "seen tasks: last − first",
+    AHEAD: "last on seen − on unseen tasks",
 }
 _NARROWEST = 1.35  # inches, of a panel
 
 
-def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Improvement within the sequence on a split (seen or unseen), a row a finished cell.
+def seed_table(classified: pd.DataFrame, effect: str) -> pd.DataFrame:
+    """One of `NAMES`, a row a finished cell.
 
     Returns:
-        model_size, num_tasks, seed, phase, `improvement`, and its interval `low`, `high`.
+        model_size, num_tasks, seed, phase, `effect`, and its interval `low`, `high`.
     """
     require_one_condition(classified)
     done = classified[classified["status"] == schema.DONE]
-    name = f"{split}_{schema.IMPROVEMENT}"
-    columns = {name: "improvement", f"{name}_low": "low", f"{name}_high": "high"}
+    null = done["unseen_level"].astype(float) if effect == LEARNED else 0.0
     keys = ["model_size", "num_tasks", "seed"]
-    table = done[[*keys, "phase", *columns]].rename(columns=columns)
+    columns = {"effect": effect, "low": f"{effect}_low", "high": f"{effect}_high"}
+    table = done[[*keys, "phase"]].assign(
+        **{name: done[column].astype(float) - null for name, column in columns.items()}
+    )
     return table.sort_values(keys).reset_index(drop=True)
 
 
@@ -66,34 +78,25 @@ def shade_table(classified: pd.DataFrame, axis: str = "num_tasks") -> pd.DataFra
     return pd.DataFrame(stretches, columns=[other, "phase", "left", "right"])
 
 
-def draw(table: pd.DataFrame, ax: Axes, axis: str, split: str, shift: float = 0.0) -> None:
-    """One split's improvement: a symbol with its interval a seed, a line through the means.
+def draw(table: pd.DataFrame, ax: Axes, axis: str, effect: str, shift: float = 0.0) -> None:
+    """One effect: a symbol with its interval a seed, a line through the means.
 
     Args:
         table: rows of `seed_table` of one model size, or of one number of tasks.
         ax: where to draw.
         axis: num_tasks or model_size: what is on x.
-        split: what the table is of; sets colour, symbol and dashes.
-        shift: to the right, in log2 units, so that splits don't hide each other.
+        effect: what the table is of; sets colour, symbol and dashes.
+        shift: to the right, in log2 units, so that effects don't hide each other.
     """
-    look, unit = _LOOKS[split], style.scale()
+    look, unit = _LOOKS[effect], style.scale()
     x = np.log2(table[axis].to_numpy(dtype=float)) + shift
     ends = np.stack([[x, x], table[["low", "high"]].to_numpy(dtype=float).T])  # 2, ends, rows
-    bars = LineCollection(
-        list(ends.transpose(2, 1, 0)), colors=look["color"], linewidths=0.6 * unit, alpha=0.7
-    )
-    ax.add_collection(bars, autolim=True)
-    ax.plot(x, table["improvement"], ls="", marker=look["marker"], ms=2 * unit, mew=0,
+    tiles.draw_lines(ax, ends.transpose(2, 1, 0), color=look["color"], lw=0.6 * unit, alpha=0.7)
+    ax.plot(x, table["effect"], ls="", marker=look["marker"], ms=2 * unit, mew=0,
             color=look["color"])  # fmt: skip
-    mean = table.groupby(axis)["improvement"].mean()
+    mean = table.groupby(axis)["effect"].mean()
     ax.plot(np.log2(mean.index.to_numpy(dtype=float)) + shift, mean, color=look["color"],
             ls=look["ls"], lw=unit)  # fmt: skip
-
-
-def _draw_shades(ax: Axes, shades: pd.DataFrame) -> None:
-    for row in shades.to_dict("records"):
-        color = style.COLORS[str(row["phase"])]
-        ax.axvspan(row["left"], row["right"], color=color, alpha=0.35, lw=0, zorder=0)
 
 
 def figure(
@@ -102,8 +105,8 @@ def figure(
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
 ) -> Figure:
-    """Improvement within the sequence on seen and on unseen tasks: a panel a model size, all of
-    them; where the grid has one number of tasks a single panel with the model size on x.
+    """What examples bring: a panel a model size, all of them; where the grid has one number of
+    tasks a single panel with the model size on x.
 
     Args:
         classified: the cells of one condition.
@@ -113,7 +116,7 @@ def figure(
     """
     by_size = classified["num_tasks"].nunique() == 1 and classified["model_size"].nunique() > 1
     axis, other = ("model_size", "num_tasks") if by_size else ("num_tasks", "model_size")
-    found = {split: seed_table(classified, split) for split in SPLITS}
+    found = {effect: seed_table(classified, effect) for effect in NAMES}
     shades = shade_table(classified, axis)
     values = sorted(classified.loc[classified["status"] == schema.DONE, other].unique())
     edges = tiles.tile_edges(classified[axis])
@@ -123,16 +126,17 @@ def figure(
         panels.facets(len(values), _NARROWEST), 1.9 if len(values) == 1 else 1.05, title,
         [f"symbols: seeds, bars: {100 * confidence:.4g}% intervals over sequences, "
          "lines: means of seeds; shaded: the phase of most seeds"],
-        [*(f"{split} tasks" for split in SPLITS), f"δ = {delta:g}", *phases],
+        [*NAMES.values(), f"δ = {delta:g}", *phases],
         left=0.62, width=4.2 if len(values) == 1 else None,
     )  # fmt: skip
     for ax, value in zip(whole.axes, values, strict=True):
         ax.axhline(0, color="#888888", lw=0.5 * style.scale())
         ax.axhline(delta, color="#333333", lw=0.7 * style.scale(), ls=":")
-        for sign, split in zip((-1, 1), SPLITS, strict=True):
-            rows = found[split][found[split][other] == value]
-            draw(rows, ax, axis, split, sign * 0.08 * spacing)
-        _draw_shades(ax, shades[shades[other] == value])
+        for sign, (effect, table) in zip((-1, 0, 1), found.items(), strict=True):
+            draw(table[table[other] == value], ax, axis, effect, sign * 0.12 * spacing)
+        shaded = shades[shades[other] == value]
+        colors = [style.COLORS[str(phase)] for phase in shaded["phase"]]
+        tiles.add_spans(ax, shaded["left"], shaded["right"], facecolors=colors, alpha=0.35)
         ax.set_xlim(min(edges.values())[0], max(edges.values())[1])
         if by_size:
             axes.sizes_axis(ax, "x", classified[axis])
@@ -143,12 +147,12 @@ def figure(
     low, high = _limits(found)
     for ax in whole.axes:
         ax.set_ylim(min(low, -0.1) - 0.03, max(high, 0.2) + 0.03)
-        ax.set_ylabel("improvement\n(last − first)")
+        ax.set_ylabel("difference of\naccuracies")
     whole.label_outer()
     look: dict[str, Any] = {"lw": style.scale(), "mew": 0}
-    handles: list[Any] = [Line2D([], [], **_LOOKS[split], **look) for split in SPLITS]
+    handles: list[Any] = [Line2D([], [], **look_of, **look) for look_of in _LOOKS.values()]
     handles.append(Line2D([], [], color="#333333", lw=0.7 * style.scale(), ls=":"))
-    handles += [Patch(facecolor=style.COLORS[phase], alpha=0.35) for phase in phases]
+    handles += [style.phase_patch(phase, 0.35) for phase in phases]
     whole.legend(handles)
     return whole.figure
 

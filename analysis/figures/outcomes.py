@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
@@ -111,11 +110,9 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     for ink in ("white", "black"):
         rows = undecided[undecided["outcome"].map(_hatch_ink) == ink]
         lines = tiles.hatching(ax, rows, _HATCH_SPACING * style.scale())
-        hatch = LineCollection(
-            list(lines), colors=ink, linewidths=0.6 * style.scale(), alpha=0.8, zorder=1.2
+        tiles.draw_lines(
+            ax, lines, color=ink, lw=0.6 * style.scale(), alpha=0.8, zorder=1.2, gid=UNDECIDED
         )
-        hatch.set_gid(UNDECIDED)
-        ax.add_collection(hatch, autolim=False)
     draw_symbols(ax, table)
 
 
@@ -164,7 +161,7 @@ def legend_handles(table: pd.DataFrame, letters: bool) -> tuple[list[Any], list[
             shades = style.GENERALIZING_MAP(np.linspace(0.1, 1, 4))
             handles.append(tuple(Patch(facecolor=shade) for shade in shades))
         else:
-            handles.append(Patch(facecolor=style.COLORS[name]))
+            handles.append(style.phase_patch(name))
         graded = ", darker: better" if name == GENERALIZING else ""
         names.append(f"{labels.LETTERS[name]}  {name}{graded}" if letters else f"{name}{graded}")
     if (~table["decided"]).any():

@@ -12,11 +12,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.ticker import NullLocator
 
 from metaphase.analysis.figures import outcomes, style
 
-LINE = 0.165  # of a legend, or of a title
+LINE = 0.165  # of a title
+LEGEND_LINE = 0.145  # of a legend
 _BAR = 0.13  # width of a colour bar
 
 
@@ -60,7 +60,9 @@ class Panels:
         text = "\n".join(style.wrap(line, room - 0.1) for line in lines)
         above = (0.26 if heads else 0.12) + LINE * (text.count("\n") + 1 if text else 0)
         self._legend_columns = legend_columns(self._names)
-        legend = LINE * -(-len(self._names) // self._legend_columns) + 0.06 if names else 0.04
+        legend = (
+            LEGEND_LINE * -(-len(self._names) // self._legend_columns) + 0.06 if names else 0.04
+        )
         inner = len(shape) * height + (len(shape) - 1) * between[1]
         self.whole_height = above + inner + below + legend
         self.figure = style.figure(self.whole_height)
@@ -96,10 +98,10 @@ class Panels:
             for i, ax in enumerate(row):
                 if i:
                     ax.set_ylabel("")
-                    ax.yaxis.set_major_locator(NullLocator())
+                    ax.yaxis.set_visible(False)
                 if i < longest_below:
                     ax.set_xlabel("")
-                    ax.xaxis.set_major_locator(NullLocator())
+                    ax.xaxis.set_visible(False)
 
     def legend(self, handles: Sequence[Any], names: Sequence[str] | None = None) -> None:
         """The legend below the panels.

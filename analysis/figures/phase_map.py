@@ -39,13 +39,19 @@ def tile_table(classified: pd.DataFrame) -> pd.DataFrame:
     return outcomes.stack(table.assign(unanimous=same), tiles.POINT)
 
 
-def draw(table: pd.DataFrame, ax: Axes, marks: pd.DataFrame | None = None) -> bool:
+def draw(
+    table: pd.DataFrame,
+    ax: Axes,
+    marks: pd.DataFrame | None = None,
+    laws: pd.DataFrame | None = None,
+) -> bool:
     """Bands coloured by phase, and where phases begin. The axes must have their final place.
 
     Args:
         table: from `tile_table`.
         ax: where to draw.
         marks: of the same condition, from `figures.transition_marks.table`.
+        laws: likewise, from `figures.transition_marks.law_table`.
 
     Returns:
         Whether tiles are lettered: there are few of them, and letters fit.
@@ -62,6 +68,8 @@ def draw(table: pd.DataFrame, ax: Axes, marks: pd.DataFrame | None = None) -> bo
     gap = min(1.0 * style.scale(), 0.12 * narrowest)
     tiles.add(ax, points, facecolors="none", edgecolors="white", linewidths=gap, zorder=1.8)
     lettered = len(points) <= MOST_LETTERS and _draw_letters(ax, table)
+    if laws is not None and len(laws):
+        transition_marks.draw_laws(ax, table, laws)
     if marks is not None and len(marks):
         transition_marks.draw(ax, table, marks)
     return lettered
@@ -91,7 +99,10 @@ def _draw_letters(ax: Axes, table: pd.DataFrame) -> bool:
 
 
 def figure(
-    classified: pd.DataFrame, transitions: pd.DataFrame | None = None, title: str = ""
+    classified: pd.DataFrame,
+    transitions: pd.DataFrame | None = None,
+    title: str = "",
+    joint: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> Figure:
     """The phase map with its transitions; the legend has what is drawn.
 
@@ -99,25 +110,27 @@ def figure(
         classified: the cells of one condition.
         transitions: from `analysis.statistics.transitions.estimate_transitions`.
         title: above the map.
+        joint: from `analysis.statistics.boundary.boundaries`; clear power laws are drawn.
     """
     table = tile_table(classified)
     marks = None if transitions is None else transition_marks.table(transitions)
+    laws = None if joint is None else transition_marks.law_table(*joint, transitions)
     columns, rows = table["num_tasks"].nunique(), table["model_size"].nunique()
-    names = _legend_entries(table, marks, True)[1]
+    names = _legend_entries(table, marks, laws, True)[1]
     beside = style.room() > 6.5  # the legend's place: right of the map, else below
     widest = style.room() - 0.7 - (1.9 if beside else 0.0)
     width = float(np.clip(0.8 * columns, min(2.2, widest), widest))
-    spare = 0.0 if beside else panels.LINE * -(-len(names) // panels.legend_columns(names))
+    spare = 0.0 if beside else panels.LEGEND_LINE * -(-len(names) // panels.legend_columns(names))
     tallest = max(1.6, style.tallest() - 0.75 - spare)
     height = float(np.clip(0.4 * rows, 0.7, min(0.8 * width + 0.4, tallest)))
     if beside:
-        height = max(height, panels.LINE * len(names) - 0.4)
+        height = max(height, panels.LEGEND_LINE * len(names) - 0.4)
     whole = panels.Panels(
         [1], height, title, names=() if beside else names, width=width, heads=False
     )
     [ax] = whole.axes
-    lettered = draw(table, ax, marks)
-    handles, names = _legend_entries(table, marks, lettered)
+    lettered = draw(table, ax, marks, laws)
+    handles, names = _legend_entries(table, marks, laws, lettered)
     if beside:
         ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1 + 0.1 / width, 1.0),
                   **panels.LEGEND)  # fmt: skip
@@ -127,10 +140,14 @@ def figure(
 
 
 def _legend_entries(
-    table: pd.DataFrame, marks: pd.DataFrame | None, letters: bool
+    table: pd.DataFrame, marks: pd.DataFrame | None, laws: pd.DataFrame | None, letters: bool
 ) -> tuple[list[Any], list[str]]:
     handles, names = outcomes.legend_handles(table, letters)
-    if marks is not None:
-        more, more_names = transition_marks.legend_handles(marks)
-        handles, names = [*handles, *more], [*names, *more_names]
+    for drawn, of in (
+        (marks, transition_marks.legend_handles),
+        (laws, transition_marks.law_handles),
+    ):
+        if drawn is not None:
+            more, more_names = of(drawn)
+            handles, names = [*handles, *more], [*names, *more_names]
     return handles, names

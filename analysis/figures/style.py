@@ -21,11 +21,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Patch
 
-from metaphase.core import schema
+from metaphase.analysis.statistics import phases
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING, UNTRAINED
 
 # Inches of a figure, and points of its text: a column and a page in print, a slide on a wall.
@@ -68,6 +69,7 @@ def _settings(inches: float, tallest: float, points: float) -> dict[Any, Any]:
         "axes.titlesize": points,
         "axes.labelsize": points,
         "axes.titlepad": 4 * unit,
+        "axes.titley": 1.0,  # no search for a place above what is there
         "axes.labelpad": 2.5 * unit,
         "xtick.labelsize": small,
         "ytick.labelsize": small,
@@ -155,13 +157,20 @@ def level(classified: pd.DataFrame, split: str) -> float:
         classified: as from `analysis.statistics.phases.classify`.
         split: of `core.schema`.
     """
-    name = "unseen_level" if split.startswith(schema.UNSEEN) else "chance"
-    return float(classified[name].astype(float).mean())
+    return float(phases.level_of_split(classified, split).mean())
 
 
 def draw_chance(ax: Axes, chance: float) -> None:
     """A dotted line at the accuracy without looking at inputs, from `level`."""
     ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
+
+
+def phase_patch(phase: str, alpha: float | None = None) -> Patch:
+    """A legend's patch in a phase's colour, framed where the page would hide it."""
+    frame: dict[str, Any] = {}
+    if phase == UNTRAINED:
+        frame = {"edgecolor": GREY, "lw": 0.5 * scale()}
+    return Patch(facecolor=to_rgba(COLORS[phase], alpha), **frame)
 
 
 def seed_shifts(seeds: Iterable[int], width: float) -> dict[int, float]:

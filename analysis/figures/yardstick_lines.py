@@ -18,6 +18,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "ridge": {"color": "#7f3b08", "ls": (0, (1, 1)), "marker": "s"},
     "logistic": {"color": "#c44e00", "ls": (0, (3, 1, 1, 1)), "marker": "^"},
     "mlp": {"color": "#cc79a7", "ls": (0, (8, 1.5, 1, 1.5)), "marker": "D"},
+    "label_counts": {"color": "#000096", "ls": (0, (2, 2)), "marker": "v"},
 }
 
 

@@ -59,15 +59,15 @@ def describe_deltas(moved: pd.DataFrame, title: str) -> str:
 
 
 def describe_laws(laws: pd.DataFrame, title: str) -> str:
-    """A line a phase: the power law's exponent, and whether the boundary moves at all."""
+    """A line a phase: the power law with its interval, and whether the boundary moves at all."""
     told = [
-        f"{title}: number of tasks where a phase begins ~ model size ^ exponent "
-        f"({CONFIDENCE:.0%} interval; all sizes at once)"
+        f"{title}: where phases begin, by all model sizes at once ({CONFIDENCE:.0%} intervals of "
+        "exponents)"
     ]
     for row in laws.to_dict("records"):
+        law = transition_text.power_law(row) if row["clear"] else "no clear power law"
         told.append(
-            f"  {row['begins']}: exponent {row['exponent']:.2f} ({row['low']:.2f} to "
-            f"{row['high']:.2f}), Bayes factor of a move {row['moves']:.2g}, of a power law "
+            f"  {row['begins']}: {law}; Bayes factor of a move {row['moves']:.2g}, of a power law "
             f"against any smooth boundary {row['bayes_factor']:.2g}"
         )
     return "\n".join(told)

@@ -18,6 +18,7 @@ from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import yardsticks as yards
 from metaphase.analysis.statistics.intervals import CONFIDENCE, t_half_width
+from metaphase.analysis.statistics.phases import level_of_split
 from metaphase.analysis.statistics.settings import GRID, varying_settings
 from metaphase.core import schema
 
@@ -41,8 +42,9 @@ def generalization_table(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataF
 
     Returns:
         A row for each (dataset, architecture, model_size, num_tasks, further settings that vary)
-        and `tested_on`: `accuracy`, `low`, `high` (NaN with one seed), `seeds`, `chance` (of the
-        dataset trained on). The dataset trained on comes first, then the others by name.
+        and `tested_on`: `accuracy`, `low`, `high` (NaN with one seed), `seeds`, `level`
+        (what naming the commonest label so far reaches there). The dataset trained on comes first,
+        then the others by name.
     """
     last = history[history["step"] == history.groupby("cell_id")["step"].transform("max")]
     rows = last.rename(columns={schema.LAST: "accuracy", f"{schema.LAST}_se": "accuracy_se"})
@@ -61,20 +63,24 @@ def mean_over_seeds(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         of all seeds.
     """
     keys = [*GRID, *varying_settings(cells)]
-    done = cells.loc[cells["status"] == schema.DONE, ["cell_id", *keys, "chance"]]
-    rows = rows[rows["split"].str.startswith(schema.UNSEEN)].merge(done, on="cell_id")
+    done = cells[cells["status"] == schema.DONE]
+    rows = rows[rows["split"].str.startswith(schema.UNSEEN)]
+    rows = rows.merge(done[["cell_id", *keys]], on="cell_id")
     rows["tested_on"] = rows["dataset"].where(
         rows["split"] == schema.UNSEEN, rows["split"].str.removeprefix(f"{schema.UNSEEN}/")
     )
-    order = [*keys, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "chance"]
+    order = [*keys, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "level"]
     if rows.empty:
         return pd.DataFrame(columns=order)
+    levels = {s: level_of_split(done.set_index("cell_id"), s) for s in rows["split"].unique()}
+    pairs = zip(rows["split"], rows["cell_id"], strict=True)
+    rows["level"] = [levels[split][cell_id] for split, cell_id in pairs]
     rows["variance"] = rows["accuracy_se"].astype(float) ** 2
     groups = rows.groupby([*keys, "tested_on"], dropna=False)
     value = groups["accuracy"]
     table = pd.DataFrame(
         {"accuracy": value.mean().astype(float), "sd": value.std(), "seeds": value.count(),
-         "variance": groups["variance"].sum(), "chance": groups["chance"].mean()}
+         "variance": groups["variance"].sum(), "level": groups["level"].mean()}
     )  # fmt: skip
     table["accuracy_se"] = np.sqrt(table["variance"]) / table["seeds"]
     half = t_half_width(table.pop("sd").to_numpy(), table["seeds"].to_numpy())
@@ -92,7 +98,7 @@ def label(row: dict[Hashable, Any], table: pd.DataFrame) -> str:
         parts.append(f"N {labels.power_of_two(row['num_tasks'])}")
     if table["dataset"].nunique() > 1:
         parts.insert(0, f"{row['dataset']}:")
-    fixed = {*GRID, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "chance"}
+    fixed = {*GRID, "tested_on", "accuracy", "accuracy_se", "low", "high", "seeds", "level"}
     parts += [f"{k}={row[k]:g}" if isinstance(row[k], float) else f"{k}={row[k]}"
               for k in table.columns if k not in fixed]  # fmt: skip
     return " ".join(parts)

@@ -50,6 +50,7 @@ def near_transitions(classified: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray
     """
     found = transitions.estimate_transitions(classified)
     begins = (found["begins"] == GENERALIZING) & (found["boundary"] == transitions.BEGIN)
+    begins &= found["clear"].astype(bool)
     theta = found[begins].set_index("model_size")["log2_num_tasks"].dropna()
     cells = transitions.usable_cells(classified)
     knowing_nothing = cells["unseen_level"] if "unseen_level" in cells else cells["chance"]

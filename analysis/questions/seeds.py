@@ -86,8 +86,10 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
 
     style.draw_chance(ax, rows["chance"].mean())
     edges = tiles.tile_edges(rows["num_tasks"])
-    for tasks in rows.loc[rows["split"], "num_tasks"].unique():
-        ax.axvspan(*edges[float(tasks)], color=_DISAGREE_COLOR, lw=0, zorder=0)
+    split = np.array(
+        [edges[float(tasks)] for tasks in rows.loc[rows["split"], "num_tasks"].unique()]
+    ).reshape(-1, 2)
+    tiles.add_spans(ax, *split.T, facecolors=_DISAGREE_COLOR)
     unit = min(right - left for left, right in edges.values())
     place = np.log2(rows["num_tasks"].astype(float))
     shift = rows["seed"].map(style.seed_shifts(rows["seed"], 0.28 * unit))

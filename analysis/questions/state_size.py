@@ -16,7 +16,7 @@ import pandas as pd
 
 from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
-from metaphase.analysis.statistics import settings
+from metaphase.analysis.statistics import phases, settings
 from metaphase.analysis.statistics.correlations import (
     Estimate,
     correlation_difference,
@@ -56,10 +56,10 @@ def find(classified: pd.DataFrame) -> Iterator[Answer]:
 
 def model_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Finished cells as architecture, model_size, seed, state_size, num_parameters, accuracy
-    (unseen tasks, last) and chance."""
+    (unseen tasks, last) and `chance`, what is reached there without looking at inputs."""
     done = cells[cells["status"] == schema.DONE]
     columns = [*_MODEL, "seed", *_NAMES]
-    table = done[columns].assign(accuracy=done["unseen_last"], chance=done["chance"])
+    table = done[columns].assign(accuracy=done["unseen_last"], chance=phases.new_task_level(done))
     return table.sort_values(columns[:3]).reset_index(drop=True)
 
 

@@ -65,8 +65,8 @@ def band_table(classified: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         model_size, num_tasks, seed, step, `outcome`, `strength`, `decided` (`figures.outcomes`),
-        and the band's `left`, `right` in steps, `bottom`, `top` in log2 numbers of tasks; seeds lie
-        one above the other, ordered by phase.
+        and the band's `left`, `right` in log10 steps, `bottom`, `top` in log2 numbers of tasks;
+        seeds lie one above the other, ordered by phase.
     """
     from metaphase.analysis.figures import outcomes, tiles
 
@@ -75,12 +75,15 @@ def band_table(classified: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat([rows[[*keys, "seed"]], outcomes.of_cells(rows)], axis="columns")
     across = training_phases.step_edges(rows["step"].to_numpy())
     upward = tiles.tile_edges(rows["num_tasks"])
-    sides = pd.DataFrame(
-        [(*across[step], *upward[float(n)])
-         for step, n in zip(table["step"], table["num_tasks"], strict=True)],
-        columns=["left", "right", "bottom", "top"], index=table.index,
-    )  # fmt: skip
-    return outcomes.stack(table.join(sides), keys)
+    sides = {
+        name: table[axis].astype(float).map({value: ends[end] for value, ends in edges.items()})
+        for axis, edges, names in (
+            ("step", across, ("left", "right")),
+            ("num_tasks", upward, ("bottom", "top")),
+        )
+        for end, name in enumerate(names)
+    }
+    return outcomes.stack(table.assign(**sides), keys)
 
 
 def figure(classified: pd.DataFrame, title: str = "") -> Figure:
@@ -96,7 +99,7 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
         left=0.62, width=4.2 if len(sizes) == 1 else None,
     )  # fmt: skip
     for ax, size in zip(whole.axes, sizes, strict=True):
-        axes.log_ticks(ax, "x")
+        axes.exponent_ticks(ax, "x")
         ax.set_xlim(table["left"].min(), table["right"].max())
         ax.set_ylim(table["bottom"].min(), table["top"].max())
         axes.tasks_axis(ax, "y", table["num_tasks"])

@@ -17,6 +17,8 @@ line's height at the middle of the sizes, over the same range; on the exponent, 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -24,8 +26,12 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.analysis.statistics.transitions import BEGINS, counts, usable_cells
 from metaphase.core import thresholds
+from metaphase.core.thresholds import quantiles
 
 FEWEST = 3  # model sizes
+EVIDENCE = thresholds.BAND_EVIDENCE  # that a phase rises along the power law at all
+WIDEST = 2.0  # interval of an exponent that says where a boundary goes
+BETTER = 20.0  # strong evidence (Kass & Raftery 1995) that a smooth boundary fits better
 _MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
 _STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
 _STEEPEST = 6.0  # exponents are from minus this to this
@@ -46,10 +52,11 @@ def boundaries(
         `log2_num_tasks`, `low`, `high` of the smooth model, and the power law's under the same
         names with `law_` before; a row for each architecture and phase: `exponent`, its `low`
         and `high`, `middle_size`, `log2_num_tasks` (N0's), `sizes`, `bayes_factor` (of the power
-        law against the smooth model) and `moves` (the power law's Bayes factor against one
-        number of tasks for all sizes)). Ends of intervals beyond the grid are -inf and inf, an
-        estimate beyond it is NaN. Nothing for architectures with fewer than `FEWEST` sizes, and
-        none for a phase that all cells reach or none does.
+        law against the smooth model), `moves` (the power law's Bayes factor against one number of
+        tasks for all sizes), `rises` (that against a constant share of seeds at each size) and
+        `clear`: the phase begins by a power law, see `_is_clear`). Ends of intervals beyond the
+        grid are -inf and inf, an estimate beyond it is NaN. Nothing for architectures with fewer
+        than `FEWEST` sizes, and none for a phase that all cells reach or none does.
 
     Raises:
         ResultsError: cells differ in more than the grid's axes.
@@ -75,7 +82,7 @@ def boundaries(
         laws_found,
         columns=[
             "architecture", "begins", "exponent", "low", "high", "middle_size", "log2_num_tasks",
-            "sizes", "bayes_factor", "moves",
+            "sizes", "bayes_factor", "moves", "rises", "clear",
         ],
     )  # fmt: skip
     return by_size, by_phase
@@ -89,10 +96,10 @@ def _of_phase(
     first, last = x.min(), x.max()
     margin = (last - first) / 2
     theta_T = np.linspace(first - margin, last + margin, _MOST_THETAS)
-    log_WxTxS = np.stack(
-        [_log_likelihood(theta_T, x[at], reached.to_numpy()[at])
-         for at in (cells["model_size"].to_numpy() == size for size in sizes)]
-    )  # fmt: skip
+    of_size = [cells["model_size"].to_numpy() == size for size in sizes]
+    outcomes = [counts(x[at], reached.to_numpy()[at]) for at in of_size]
+    log_WxTxS = np.stack([_log_likelihood(theta_T, *size_counts) for size_counts in outcomes])
+    log_constant = sum(thresholds.log_constant(yes_K, no_K) for _, yes_K, no_K in outcomes)
     v_W = np.log2(sizes.astype(float))
     v_W = v_W - (v_W[0] + v_W[-1]) / 2
     marginal_WxT, smooth = _smooth(theta_T, v_W, log_WxTxS)
@@ -101,23 +108,45 @@ def _of_phase(
     rows = []
     for w, v in enumerate(v_W):
         line = (theta_T[:, None] + _SLOPES * v).ravel()
-        ends = [_quantiles(theta_T, marginal_WxT[w], confidence),
-                _quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
-        rows.append(tuple(value for each in ends for value in _cut(each, first, last)))
-    low, exponent, high = _quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
-    middle = _cut(_quantiles(theta_T, weight_TxB.sum(axis=1), confidence), first, last)[0]
+        ends = [quantiles(theta_T, marginal_WxT[w], confidence),
+                quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
+        rows.append(tuple(value for each in ends for value in _estimate(each, first, last)))
+    low, exponent, high = quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
+    height = quantiles(theta_T, weight_TxB.sum(axis=1), confidence)
+    middle = _estimate(height, first, last)[0]
     size = float(np.sqrt(float(sizes[0]) * float(sizes[-1])))
-    law = (exponent, low, high, size, middle, len(sizes))
-    return rows, (*law, thresholds.factor(log_law - smooth), thresholds.factor(log_law - log_flat))
+    factors = [thresholds.factor(log_law - other) for other in (smooth, log_flat, log_constant)]
+    clear = _is_clear(rows, high - low, factors[0], factors[2])
+    return rows, (exponent, low, high, size, middle, len(sizes), *factors, clear)
 
 
-def _log_likelihood(theta_T: np.ndarray, x: np.ndarray, reached: np.ndarray) -> np.ndarray:
+def _is_clear(
+    rows: list[tuple[float, ...]], width: float, against_smooth: float, rises: float
+) -> bool:
+    """Whether the power law says where the phase begins: the phase rises with it (a Bayes factor of
+    `EVIDENCE`), no smooth boundary fits clearly better (`BETTER`), the exponent's interval is at
+    most `WIDEST` wide, and the law lies within the grid at `FEWEST` sizes."""
+    inside = sum(bool(np.isfinite(row[3])) for row in rows)
+    return (
+        width <= WIDEST and rises >= EVIDENCE and against_smooth * BETTER >= 1 and inside >= FEWEST
+    )
+
+
+def _log_likelihood(
+    theta_T: np.ndarray, x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray
+) -> np.ndarray:
     """One size's, at each theta and width, averaged over the asymptotes; shape (T, S)."""
-    x_K, yes_K, no_K = counts(x, reached)
-    log_TxM = thresholds.rises_at(theta_T, x_K).log_likelihood(yes_K[None], no_K[None])[0]
+    rises = _rises_at(tuple(theta_T.tolist()), tuple(x_K.tolist()))
+    log_TxM = rises.log_likelihood(yes_K[None], no_K[None])[0]
     log_TxSxA = log_TxM.reshape(len(theta_T), thresholds.WIDTHS, -1)
     most = log_TxSxA.max()
     return np.log(np.exp(log_TxSxA - most).mean(axis=2) + 1e-300) + most
+
+
+@functools.lru_cache(maxsize=4)
+def _rises_at(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> thresholds.Rises:
+    """`thresholds.rises_at`, once for all sizes with the same numbers of tasks."""
+    return thresholds.rises_at(np.array(theta_T), np.array(x_K))
 
 
 def _smooth(
@@ -164,24 +193,9 @@ def _power_law(
     return weight_TxB, float(np.log(weight_TxB.mean()) + most), float(np.log(flat) + most)
 
 
-def _quantiles(
-    value: np.ndarray, weight: np.ndarray, confidence: float
+def _estimate(
+    ends: tuple[float, float, float], first: float, last: float
 ) -> tuple[float, float, float]:
-    """Low end, median and high end of weighted values."""
-    order = np.argsort(value, kind="stable")
-    cumulative = np.cumsum(weight[order])
-    middle = cumulative - weight[order] / 2
-    at = np.array([(1 - confidence) / 2, 0.5, (1 + confidence) / 2]) * cumulative[-1]
-    low, median, high = np.interp(at, middle, value[order])
-    return float(low), float(median), float(high)
-
-
-def _cut(ends: tuple[float, float, float], first: float, last: float) -> tuple[float, float, float]:
-    """(estimate, low, high), open and NaN beyond the grid."""
-    low, median, high = ends
-    inside = first <= median <= last
-    return (
-        median if inside else np.nan,
-        -np.inf if low < first else min(low, last),
-        np.inf if high > last else max(high, first),
-    )
+    """(estimate, low, high) of (low, median, high), as far as the grid can say them."""
+    low, median, high = thresholds.cut(*ends, first, last)
+    return median, low, high

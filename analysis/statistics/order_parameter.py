@@ -22,6 +22,7 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.analysis.statistics.transitions import usable_cells
 from metaphase.core import schema
+from metaphase.core.thresholds import quantiles
 
 FEWEST_SEEDS = 3  # for an interval by the bootstrap
 FEWEST_TASKS = 3
@@ -70,17 +71,18 @@ def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> 
     require_one_condition(classified)
     rows = []
     for key, cells in usable_cells(classified).groupby(["architecture", "model_size"]):
-        value_SxK = _by_seed(cells, "unseen_last")
+        value_1xSxK, _, every_K = _cube(cells.assign(step=0, loss=cells["unseen_last"]))
+        value_SxK, there_K = _complete(value_1xSxK[0])
         if value_SxK.shape[0] < 2 or value_SxK.shape[1] < FEWEST_TASKS:
             continue
-        x_K = np.log2(value_SxK.columns.to_numpy(dtype=float))
-        variance_K = value_SxK.var(axis=0).to_numpy()
-        peak = int(np.nanargmax(variance_K))
+        x_K, variance_K = every_K[there_K], value_SxK.var(axis=0, ddof=1)
+        peak = int(variance_K.argmax())
         low = high = np.nan
         if len(value_SxK) >= FEWEST_SEEDS:
-            samples_NxSxK = value_SxK.to_numpy()[_resamples(len(value_SxK))]
-            peaks_N = x_K[samples_NxSxK.var(axis=1).argmax(axis=1)]
-            low, high = np.quantile(peaks_N, [(1 - confidence) / 2, (1 + confidence) / 2])
+            samples_NxSxK = value_SxK[_resamples(len(value_SxK))]
+            peaks_N = samples_NxSxK.var(axis=1).argmax(axis=1)
+            low, _, high = quantiles(x_K, np.bincount(peaks_N, minlength=len(x_K)), confidence)
+            low, high = max(low, x_K[0]), min(high, x_K[-1])
         rows.append((*key, x_K[peak], low, high, variance_K[peak], len(value_SxK)))
     columns = ["architecture", "model_size", "log2_num_tasks", "low", "high", "variance", "seeds"]
     return pd.DataFrame(rows, columns=columns)
@@ -138,32 +140,45 @@ def budget_crossings(
     losses = used.merge(losses.dropna(), on="cell_id")
     rows = []
     for key, group in losses.groupby(["architecture", "model_size"]):
-        per_step = group.groupby("step")["cell_id"].nunique()
-        steps = per_step.index[(per_step == per_step.max()) & (per_step.index > 0)].to_numpy()
-        for step in steps[:-1]:
-            early, late = (_by_seed(group[group["step"] == at], "loss") for at in (step, steps[-1]))
-            gain_SxK = (early - late).dropna(axis=0).dropna(axis=1)
-            if gain_SxK.shape[0] < 1 or gain_SxK.shape[1] < FEWEST_TASKS:
+        value_BxSxK, steps, x_K = _cube(group)
+        evaluated_B = np.isfinite(value_BxSxK).sum(axis=(1, 2))
+        all_there = (evaluated_B == evaluated_B.max()) & (steps > 0)
+        value_BxSxK, steps = value_BxSxK[all_there], steps[all_there]
+        for step, early_SxK in zip(steps[:-1], value_BxSxK[:-1], strict=True):
+            gain, there_K = _complete(early_SxK - value_BxSxK[-1])
+            if gain.shape[0] < 1 or gain.shape[1] < FEWEST_TASKS:
                 continue
-            x_K = np.log2(gain_SxK.columns.to_numpy(dtype=float))
-            place = _crossing(x_K, gain_SxK.to_numpy().mean(axis=0))
+            of_K = x_K[there_K]
+            [place] = _crossings(of_K, gain.mean(axis=0)[None])
             low = high = crossed = np.nan
-            if len(gain_SxK) >= FEWEST_SEEDS:
-                means_NxK = gain_SxK.to_numpy()[_resamples(len(gain_SxK))].mean(axis=1)
-                places_N = np.array([_crossing(x_K, mean_K) for mean_K in means_NxK])
+            if len(gain) >= FEWEST_SEEDS:
+                places_N = _crossings(of_K, _resampled_means(gain))
                 crossed = float(np.isfinite(places_N).mean())
                 if crossed:
-                    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-                    low, high = np.nanquantile(places_N, ends)
-            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain_SxK)))
+                    found_N = places_N[np.isfinite(places_N)]
+                    low, _, high = quantiles(found_N, np.ones(len(found_N)), confidence)
+            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain)))
     columns = ["architecture", "model_size", "step", "later", "log2_num_tasks", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])
 
 
-def _by_seed(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Seeds (S) by numbers of tasks (K), those numbers that all seeds have."""
-    table = cells.pivot(index="seed", columns="num_tasks", values=column).astype(float)
-    return table.loc[table.notna().mean(axis=1) > 0.5].dropna(axis=1)
+def _cube(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column `loss` by step (B), seed (S) and number of tasks (K), NaN where there is none; the
+    steps, ascending; and log2 of the numbers of tasks."""
+    steps, at_step = np.unique(rows["step"].to_numpy(), return_inverse=True)
+    seeds, at_seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    tasks, at_tasks = np.unique(rows["num_tasks"].to_numpy(dtype=float), return_inverse=True)
+    value_BxSxK = np.full((len(steps), len(seeds), len(tasks)), np.nan)
+    value_BxSxK[at_step, at_seed, at_tasks] = rows["loss"].to_numpy(dtype=float)
+    return value_BxSxK, steps, np.log2(tasks)
+
+
+def _complete(value_SxK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of the seeds that have more than half of them, at those numbers of tasks that all of
+    these seeds have, and which those are."""
+    value_SxK = value_SxK[np.isfinite(value_SxK).mean(axis=1) > 0.5]
+    there_K = np.isfinite(value_SxK).all(axis=0)
+    return value_SxK[:, there_K], there_K
 
 
 def _resamples(seeds: int) -> np.ndarray:
@@ -171,13 +186,22 @@ def _resamples(seeds: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
 
 
-def _crossing(x_K: np.ndarray, gain_K: np.ndarray) -> float:
-    """Where a line through the points last crosses 0 upwards; NaN if it doesn't."""
-    up = np.flatnonzero((gain_K[:-1] < 0) & (gain_K[1:] >= 0))
-    if not len(up):
-        return np.nan
-    k = up[-1]
-    return float(x_K[k] + (x_K[k + 1] - x_K[k]) * gain_K[k] / (gain_K[k] - gain_K[k + 1]))
+def _resampled_means(value_SxK: np.ndarray) -> np.ndarray:
+    """Means over the seeds of each bootstrap sample, shape (`_RESAMPLES`, K)."""
+    seeds = len(value_SxK)
+    drawn_NxS = (_resamples(seeds)[:, :, None] == np.arange(seeds)).mean(axis=1)
+    return drawn_NxS @ value_SxK
+
+
+def _crossings(x_K: np.ndarray, gain_NxK: np.ndarray) -> np.ndarray:
+    """Where lines through the points of each sample last cross 0 upwards; NaN where they don't."""
+    up_NxK = (gain_NxK[:, :-1] < 0) & (gain_NxK[:, 1:] >= 0)
+    k_N = up_NxK.shape[1] - 1 - up_NxK[:, ::-1].argmax(axis=1)
+    every_N = np.arange(len(gain_NxK))
+    left_N, right_N = gain_NxK[every_N, k_N], gain_NxK[every_N, k_N + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place_N = x_K[k_N] + (x_K[k_N + 1] - x_K[k_N]) * left_N / (left_N - right_N)
+    return np.where(up_NxK.any(axis=1), place_N, np.nan)
 
 
 def _quality(points: pd.DataFrame, exponent: float) -> float:

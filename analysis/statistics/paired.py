@@ -83,13 +83,16 @@ def compare_transitions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFra
     Returns:
         A row for each model size, phase (`begins`) and `boundary` that either has: `<side>`,
         `<side>_low`, `<side>_high` (log2 number of tasks; NaN where a side has no such boundary
-        inside its grid), `<side>_censored`, `shift` (second minus first, octaves), `low`, `high`.
+        inside its grid, or none that is clear), `<side>_censored`, `shift` (second minus first,
+        octaves), `low`, `high`.
     """
     keys = ["model_size", "begins", "boundary"]
     names = {"log2_num_tasks": "", "low": "_low", "high": "_high", "censored": "_censored"}
     sides = []
     for side, found in (("first", first), ("second", second)):
-        kept = found[[*keys, *names]].rename(columns={k: side + end for k, end in names.items()})
+        clear = found["clear"].astype(bool)
+        kept = found.assign(log2_num_tasks=found["log2_num_tasks"].where(clear))[[*keys, *names]]
+        kept = kept.rename(columns={k: side + end for k, end in names.items()})
         sides.append(kept)
     table = sides[0].merge(sides[1], on=keys, how="outer").sort_values(keys, ignore_index=True)
     shift = table["second"] - table["first"]

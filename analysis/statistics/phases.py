@@ -13,7 +13,7 @@ import pandas as pd
 
 from metaphase.analysis.load import ResultsError
 from metaphase.analysis.statistics.settings import setting_columns
-from metaphase.core import schema
+from metaphase.core import label_counts, schema
 from metaphase.core.phases import (
     CONFIDENCE,
     DECIDING_COLUMNS,
@@ -23,7 +23,6 @@ from metaphase.core.phases import (
     guess_loss_of,
     level_of,
     on_plateau,
-    paired_interval,
 )
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
@@ -49,8 +48,8 @@ def classify(
         `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
         or failed), `decided` and `on_plateau` (bool; False where the phase is null), `unseen_level`
         and `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last -
-        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement, seen_lead and
-        unseen_improvement (which decides nothing) `<name>_low` and `<name>_high`.
+        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement and seen_lead
+        `<name>_low` and `<name>_high`.
 
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
@@ -70,10 +69,7 @@ def classify(
         "guess_loss": guess,
         "seen_lead": number["seen_last"] - number["unseen_last"],
     }
-    intervals = dict(found.intervals)
-    mean, error = (_numbers(cells, f"unseen_improvement{end}") for end in ("", "_se"))
-    intervals["unseen_improvement"] = paired_interval(mean, error, number["n"], confidence)
-    for name, (low, high) in intervals.items():
+    for name, (low, high) in found.intervals.items():
         new |= {f"{name}_low": low, f"{name}_high": high}
     return cells.assign(**new)
 
@@ -87,13 +83,37 @@ def new_task_level(cells: pd.DataFrame) -> pd.Series:
     return pd.Series(_each(cells, "unseen_level", level_of), cells.index, name="unseen_level")
 
 
+def level_of_split(cells: pd.DataFrame, split: str) -> pd.Series:
+    """The accuracy at the last positions that each cell reaches on a split without looking at
+    inputs: on known tasks by naming the commonest class, on new ones the commonest label so far.
+    On images of another dataset whose classes are unknown, that of the cell's own.
+
+    Args:
+        cells: as from `analysis.load.load_cells`.
+        split: of `core.schema`.
+    """
+    if not split.startswith(schema.UNSEEN):
+        return cells["chance"].astype(float)
+    own, other = new_task_level(cells), split.partition("/")[2]
+    if not other or not {"num_classes", "sequence_length"} <= set(cells):
+        return own
+    levels = [
+        label_counts.level_on(other, int(classes), int(length))
+        for classes, length in zip(cells["num_classes"], cells["sequence_length"], strict=True)
+    ]
+    return pd.Series(levels, cells.index).fillna(own)
+
+
 def _each(
     cells: pd.DataFrame, name: str, unsaid: Callable[[Mapping[str, Any]], float]
 ) -> np.ndarray:
     """A column's numbers; where cells don't say theirs, what follows from their settings."""
     values = _numbers(cells, name)
     keys = [k for k in ("dataset", "num_classes", "sequence_length", "chance") if k in cells]
-    lacking = np.isnan(values) & cells["chance"].notna().to_numpy()
+    lacking = np.isnan(values)
+    if not lacking.any():
+        return values
+    lacking &= cells["chance"].notna().to_numpy()
     for _, group in cells[lacking].groupby(keys, dropna=False):
         row = {key: None if pd.isna(group[key].iloc[0]) else group[key].iloc[0] for key in keys}
         values[cells.index.get_indexer_for(group.index)] = unsaid(row)
@@ -184,12 +204,16 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
     """
     varying = []
     for name in [name for name in setting_columns(cells) if name not in AXES]:
-        values = cells[name].map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
+        values = cells[name]
+        if values.dtype == object:
+            values = values.map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
+        if values.nunique(dropna=False) < 2:
+            continue
         follows = (
             values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False).max() == 1
             for axis in ("model_size", "num_tasks")
         )
-        if values.nunique(dropna=False) > 1 and not any(follows):
+        if not any(follows):
             varying.append(values.rename(name))
     if cells["architecture"].nunique() > 1:
         varying.insert(0, cells["architecture"])

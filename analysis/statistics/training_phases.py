@@ -108,7 +108,7 @@ def transient_text(found: pd.DataFrame) -> list[str]:
 
 
 def step_edges(steps: np.ndarray) -> dict[int, tuple[float, float]]:
-    """Where each step's tile begins and ends on a log10 axis: half-way between steps.
+    """Where each step's tile begins and ends, log10 of steps: half-way between them.
 
     Args:
         steps: of evaluations, those above 0, shape (any,).
@@ -118,4 +118,4 @@ def step_edges(steps: np.ndarray) -> dict[int, tuple[float, float]]:
     half = np.diff(x) / 2 if len(x) > 1 else np.array([0.15])
     left = x - np.concatenate([half[:1], half])[: len(x)]
     right = x + np.concatenate([half, half[-1:]])[: len(x)]
-    return dict(zip(ordered.tolist(), zip(10**left, 10**right, strict=True), strict=True))
+    return dict(zip(ordered.tolist(), zip(left, right, strict=True), strict=True))

@@ -9,7 +9,8 @@ trained there. Where outcomes separate perfectly, every place of the gap fits eq
 estimate is its middle.
 
 Where a constant share of seeds fits better than a rise inside the grid, the transition is unclear
-and has no estimate. A phase that is left again, for a less capable one, within the grid has an end
+and has no estimate; where outcomes rise no more than accidents of their arrangement do, it is
+unclear too. A phase that is left again, for a less capable one, within the grid has an end
 beside its begin. What is left for a more capable phase ends where that one begins.
 
 Cells without a phase (diverged or failed) and cells that never left their plateau say nothing
@@ -51,7 +52,7 @@ def estimate_transitions(classified: pd.DataFrame, confidence: float = CONFIDENC
         A row for each (architecture, model_size) and phase in `BEGINS`, and a second one where the
         phase comes and goes: `begins` (the phase), `boundary` (`BEGIN` or `END`), `log2_num_tasks`
         (NaN if censored), `low`, `high` (-inf, inf where open), `censored` (of `core.thresholds`),
-        `bayes_factor` (see `core.thresholds.Threshold`), `clear` (False: no claim at all),
+        `bayes_factor` and `clear` (see `core.thresholds.Threshold`; False: no claim at all),
         `smallest` and `largest` (log2 numbers of tasks of the cells used), `cells` (how many).
 
     Raises:

@@ -19,6 +19,7 @@ NAMES = {
     "ridge": "ridge regression",
     "logistic": "logistic regression",
     "mlp": "MLP from scratch",
+    "label_counts": "label counts",
     CHANCE: "chance",
 }  # as they are written in texts and figures
 

@@ -28,17 +28,19 @@ from metaphase.core.datasets.images import CellImages
 from metaphase.core.evaluation import classifiers
 from metaphase.core.tasks.sampler import Sampler
 
-NEAREST, RIDGE, LOGISTIC, MLP, CHANCE = YARDSTICKS = (
+NEAREST, RIDGE, LOGISTIC, MLP, LABEL_COUNTS, CHANCE = YARDSTICKS = (
     "nearest_neighbour",
     "ridge",
     "logistic",
     "mlp",
+    "label_counts",
     "chance",
 )
 
 # What results depend on beside the sequences: a change makes new files
 # (sweeps.commands.yardsticks).
 CONSTANTS = {
+    "yardsticks": list(YARDSTICKS),
     "ridge_alpha": classifiers.RIDGE_ALPHA,
     "logistic_lambda": classifiers.LOGISTIC_LAMBDA,
     "mlp": [
@@ -97,6 +99,7 @@ def correct_predictions(
         RIDGE: classifiers.ridge,
         LOGISTIC: classifiers.logistic,
         MLP: functools.partial(classifiers.mlp, w1_BxXxM=w1_BxZxM),
+        LABEL_COUNTS: classifiers.label_counts,
     }
     correct: dict[str, list[Tensor]] = {name: [] for name in algorithms}
     for position in positions(y_BxT.shape[1]):

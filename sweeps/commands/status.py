@@ -18,6 +18,8 @@ from metaphase.core.process import as_command
 from metaphase.sweeps.commands.parser import carry_out, sweep_parser
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from metaphase.core.cell import Cell
     from metaphase.sweeps.store.results import Results
 
@@ -53,7 +55,8 @@ def report(results: Results) -> list[str]:
     from metaphase.sweeps.store.sweepfile import read_sweep
 
     sweep = read_sweep(results)
-    said, revisions = results.survey()
+    late: dict[str, dict[str, Any] | None] = {}
+    said, revisions = results.survey(lambda _, content: late.update(_late_rows(content)))
     finished, numerics = by_cell_id(said, sweep.cells), by_cell_id(revisions, sweep.cells)
     lease = results.claim.lease()
     live = lease is not None and is_live(lease)
@@ -87,7 +90,7 @@ def report(results: Results) -> list[str]:
         )
     stored = stored_as(sweep.cells, said)
     done = [stored.get(id_, id_) for id_, state in states.items() if state == schema.DONE]
-    lines += _on_plateau(results, done)
+    lines += _on_plateau([row for id_ in done if (row := late.get(id_)) is not None])
     failed = [c for c in sweep.cells if states[c.cell_id] == schema.FAILED]
     for row in results.read_rows(every_id(failed[:3])):
         lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
@@ -107,14 +110,52 @@ def report(results: Results) -> list[str]:
     return lines
 
 
-def _on_plateau(results: Results, done: Sequence[str]) -> list[str]:
-    """A line about those of the done cells that were not trained long enough to have a phase, if
-    there are any: how many they are, and how long as many steps again would take."""
-    from metaphase.core.phases import ON_PLATEAU, ROW_COLUMNS, outcome_of
-    from metaphase.sweeps.execution.clock import clock
+def _late_rows(content: bytes) -> dict[str, dict[str, Any] | None]:
+    """Of each cell in a file of the cells table, its row if it was not trained long enough to have
+    a phase. Losses are compared as whole columns; only the few that are a guess' are looked at
+    further."""
+    import numpy as np
+
+    from metaphase.core.phases import ON_PLATEAU, ROW_COLUMNS, UNTRAINED, on_plateau, outcome_of
+    from metaphase.sweeps.store.tables import UNREADABLE, decode
 
     columns = ("cell_id", "status", "steps_trained", "wall_seconds", *ROW_COLUMNS)
-    rows = [row for row in results.read_rows(done, columns) if outcome_of(row) == ON_PLATEAU]
+    try:
+        table = decode("cells", content, columns)
+    except UNREADABLE:
+        return {}
+    ids, said = table["cell_id"].to_pylist(), set(table.column_names)
+    rows: dict[str, dict[str, Any] | None] = dict.fromkeys(ids)
+    if "train_loss" not in said:
+        return rows
+    losses = np.array(table["train_loss"].to_pylist(), dtype=float)  # Arrow's way needs pandas
+    near = on_plateau(UNTRAINED, losses, np.array(_guess_losses(table)))
+    for i in np.flatnonzero(near).tolist():
+        [row] = table.slice(i, 1).to_pylist()
+        row = {name: row.get(name) for name in columns}
+        rows[ids[i]] = row if outcome_of(row) == ON_PLATEAU else None
+    return rows
+
+
+def _guess_losses(table: pa.Table) -> list[float]:
+    """`core.phases.guess_loss_of` of each row, once for rows that are alike."""
+    from metaphase.core.phases import guess_loss_of
+
+    names = ("guess_loss", "dataset", "num_classes", "chance")
+    lists = [
+        table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
+        for name in names
+    ]
+    keys = list(zip(*lists, strict=True))
+    known = {key: guess_loss_of(dict(zip(names, key, strict=True))) for key in set(keys)}
+    return [known[key] for key in keys]
+
+
+def _on_plateau(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line about done cells that were not trained long enough to have a phase, if there are any:
+    how many they are, and how long as many steps again would take."""
+    from metaphase.sweeps.execution.clock import clock
+
     if not rows:
         return []
     seconds = sum(row["wall_seconds"] or 0.0 for row in rows)

@@ -39,7 +39,7 @@ def train(
     pack_size: int | None = None,
     gpus: int | None = None,
     started: float | None = None,
-    keep_models: bool = False,
+    keep_models: bool | str = False,
 ) -> Outcome:
     """Trains cells to their ends, or until interrupted.
 
@@ -55,7 +55,7 @@ def train(
         pack_size: the most cells in a pack; None: chosen by `plan`.
         gpus: GPUs to plan for, where the cluster gets them only when asked; None: those it has.
         started: time.monotonic() when the command began; None: now.
-        keep_models: whether models of the cells that are finished are kept.
+        keep_models: see `sweeps.execution.pack_run.Job`.
     """
     started = time.monotonic() if started is None else started
     set_environment()

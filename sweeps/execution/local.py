@@ -47,7 +47,7 @@ def train(
     before: dict[str, str],
     pack_size: int | None = None,
     started: float | None = None,
-    keep_models: bool = False,
+    keep_models: bool | str = False,
     device: str | None = None,
     shown: bool = True,
     asked_to_stop: Callable[[], bool] = lambda: False,
@@ -66,7 +66,7 @@ def train(
         before: {cell_id: status} of its finished cells.
         pack_size: the most cells in a pack; None: chosen by `plan`.
         started: time.monotonic() when the command began; None: now.
-        keep_models: whether models of the cells that are finished are kept.
+        keep_models: see `sweeps.execution.pack_run.Job`.
         device: a torch device; None: a GPU where there is one, else the CPU.
         shown: whether progress is printed.
         asked_to_stop: asked now and then, in the calling thread.
@@ -199,7 +199,10 @@ class _Threads:
 
     def _follow_pack(self, index: int) -> None:
         job = self._job
-        results = Results(job.root, job.sweep, job.driver)
+        try:
+            results = Results(job.root, job.sweep, job.driver)
+        except OSError as error:
+            raise ConfigError(one_line(error)) from error
         run = PackRun(results, job, job.packs[index].cells, self._stopping.is_set)
         done = False
         while not (done or self._stopping.is_set()):

@@ -40,6 +40,8 @@ CHECKPOINT_SECONDS = 30.0  # least time between checkpoints at evaluations ...
 CHECKPOINT_SHARE = 0.05  # ... and the share of time that they may take
 CHECKPOINT_LATEST_SECONDS = 300.0  # after which training pauses for one between evaluations
 
+EVALUATIONS = "evaluations"  # what Job.keep_models may be beside True and False
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,7 +56,8 @@ class Job:
         packs: the packs that there are to train.
         software: what a worker's machine must have (sweeps.execution.software); empty if it is the
             driver's machine.
-        keep_models: whether models of finished cells are kept.
+        keep_models: whether models of finished cells are kept; EVALUATIONS: and of all cells at
+            each of their evaluations.
         plug_ins: those of the user's that cells use, with their code.
     """
 
@@ -65,7 +68,7 @@ class Job:
     device: str
     packs: Sequence[Pack]
     software: Mapping[str, str] = field(default_factory=dict)
-    keep_models: bool = False
+    keep_models: bool | str = False
     plug_ins: Sequence[PlugIn] = ()
 
 
@@ -259,6 +262,9 @@ class PackRun:
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
         finished = trainer.finished_cells() if evaluated else []
+        if evaluated and self._job.keep_models == EVALUATIONS:
+            for cell, state in zip(trainer.cells, trainer.states(), strict=True):
+                self._results.models.write(cell, state)
         if any(finished):
             return self._write_results(trainer, finished)
         if evaluated and now - self._history_written >= HISTORY_SECONDS:

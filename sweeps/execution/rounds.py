@@ -59,7 +59,7 @@ class Rounds:
         total: cells in the sweep, for progress.
         before: {cell_id: status} of its finished cells.
         pack_size: the most cells in a pack; None: chosen by `plan`.
-        keep_models: whether models of the cells that are finished are kept.
+        keep_models: see `sweeps.execution.pack_run.Job`.
         outcome: what the rounds have come to.
     """
 
@@ -69,7 +69,7 @@ class Rounds:
     total: int
     before: dict[str, str]
     pack_size: int | None = None
-    keep_models: bool = False
+    keep_models: bool | str = False
     outcome: Outcome = field(default_factory=Outcome)
 
     def train(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -93,8 +93,14 @@ class Results(Storage):
         are trained again."""
         return self.survey()[0]
 
-    def survey(self) -> tuple[dict[str, str], dict[str, int]]:
+    def survey(
+        self, look: Callable[[str, bytes], None] | None = None
+    ) -> tuple[dict[str, str], dict[str, int]]:
         """What `finished` returns, and {cell_id: numerics} of those that are trained.
+
+        Args:
+            look: called with the name and the content of each file of the cells table that can be
+                read, merged ones first, so that all is fetched once.
 
         Raises:
             ConfigError: something in the tree is where it can't be (`layout.check_layout`).
@@ -108,6 +114,8 @@ class Results(Storage):
                 for name, content in zip(names, self.tables.fetch("cells", names), strict=True):
                     for cell_id, (said, revision) in self._statuses(name, content).items():
                         status[cell_id], numerics[cell_id] = said, revision
+                    if look is not None and isinstance(content, bytes):
+                        look(name, content)
                 break
             except FileNotFoundError:  # merged with others since it was listed: look again
                 if attempt == LOOKS - 1:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.statistics import bimodality
-from metaphase.core.thresholds import INSIDE, UNCLEAR, Fit, fit
+from metaphase.core.thresholds import INSIDE, Fit, fit
 
 CONFIDENCE = 0.95
 ROWS = 100  # simulations that are fitted together
@@ -27,6 +27,7 @@ GRIDS = {
     8: np.array([0.0, 2, 4, 6, 7, 8, 10, 12]),
     5: np.arange(0.0, 13.0, 3),
 }
+FACTORS = (1.0, 3.0)  # Bayes factors that could be asked for alone
 DESIGNS = ((26, 3), (26, 10), (26, 1), (13, 2), (13, 1), (8, 2), (5, 2), (5, 10))  # values, seeds
 
 
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints all tables as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.transitions")
     parser.add_argument("--share", type=float, default=1.0, help="of the simulations (default: 1)")
-    share = parser.parse_args(argv).share
+    parser.add_argument("--only", default="", help="tables whose title has this in it")
+    arguments = parser.parse_args(argv)
+    share = arguments.share
 
     def times(count: int) -> int:
         return max(20, int(count * share))
@@ -45,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("Interval of a transition", coverage, 1000),
         ("Interval where few seeds ever get there", coverage_by_share, 1000),
         ("Transitions where there are none", false_transitions, 1000),
+        ("Transitions that are there", true_transitions, 1000),
         ("Phases that come and go", bands, 500),
         ("Two modes", modes, 200),
     ):
-        print(f"### {title}\n\n{markdown(make(times(count)))}\n", flush=True)
+        if arguments.only in title:
+            print(f"### {title}\n\n{markdown(make(times(count)))}\n", flush=True)
 
 
 def rise(x_K: np.ndarray, theta_R: np.ndarray, s: float, share: float) -> np.ndarray:
@@ -79,7 +84,7 @@ def of_truth(
     width = np.median([f.high - f.low for f in found])
     return {
         "nominal 95%": float(np.mean(held)),
-        "told a transition": float(np.mean([f.censored == INSIDE for f in found])),
+        "told a transition": float(np.mean([f.censored == INSIDE and f.clear for f in found])),
         "median width, octaves": f"{width:.1f}" if np.isfinite(width) else "open",
         "median error, octaves": f"{np.nanmedian(error):.2f}",
     }
@@ -106,27 +111,60 @@ def coverage_by_share(times: int) -> pd.DataFrame:
 
 
 def false_transitions(times: int) -> pd.DataFrame:
-    """Rows of constant shares of seeds in the phase that say where it begins or ends."""
+    """Rows of constant shares of seeds in the phase that say where it begins, and, after a plus,
+    that say it comes and goes; and how many would say either if a Bayes factor of 1 or 3 alone were
+    asked for, at the worst of the shares."""
     rng, rows = np.random.default_rng(4), []
     for values, seeds in DESIGNS:
         row: dict[str, object] = {"numbers of tasks": values, "seeds": seeds}
+        alone = dict.fromkeys(FACTORS, 0.0)
         for share in (0.05, 0.1, 0.2, 0.3, 0.5):
-            found = list(fits(rng, GRIDS[values], np.full((times, values), share), seeds))
-            row[f"share {share:g}"] = float(np.mean([claims(one) for one in found]))
-            if share == 0.2:
-                row["0.2, factor 3"] = float(np.mean([claims(one, 3) for one in found]))
-        theta_R = rng.uniform(*np.quantile(GRIDS[values], [1 / 3, 2 / 3]), times)
-        true = list(fits(rng, GRIDS[values], rise(GRIDS[values], theta_R, 0.5, 1.0), seeds))
-        row["true ones told"] = float(np.mean([claims(one) for one in true]))
-        row["true, factor 3"] = float(np.mean([claims(one, 3) for one in true]))
+            yes_RxK = rng.binomial(seeds, np.full((times, values), share))
+            rises, band, by_factor = told(GRIDS[values], yes_RxK, seeds)
+            row[f"share {share:g}"] = f"{rises:.1%} + {band:.1%}"
+            alone = {least: max(alone[least], by_factor[least]) for least in FACTORS}
+        rows.append(row | {f"factor {least:g}, worst": alone[least] for least in FACTORS})
+    return pd.DataFrame(rows)
+
+
+def true_transitions(times: int) -> pd.DataFrame:
+    """Rows with a transition that say where it begins: by the rule, and, after a slash, if Bayes
+    factors of 1 and of 3 alone were asked for."""
+    rng, rows = np.random.default_rng(10), []
+    third = (1 / 3, 2 / 3)
+    for values, seeds in DESIGNS:
+        row: dict[str, object] = {"numbers of tasks": values, "seeds": seeds}
+        x_K = GRIDS[values]
+        for name, s, share, between in (
+            ("s = 0.5", 0.5, 1.0, third), ("s = 2", 2.0, 1.0, third), ("60%", 0.5, 0.6, third),
+            ("40%", 0.5, 0.4, third), ("in the last fifth", 0.5, 1.0, (0.8, 0.95)),
+        ):  # fmt: skip
+            low, high = x_K[0] + np.array(between) * (x_K[-1] - x_K[0])
+            p_RxK = rise(x_K, rng.uniform(low, high, times), s, share)
+            rises, band, by_factor = told(x_K, rng.binomial(seeds, p_RxK), seeds)
+            row[name] = " / ".join(f"{100 * v:.0f}" for v in (rises + band, *by_factor.values()))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def claims(one: Fit, least: float = 1.0) -> bool:
-    """Whether it places a boundary inside the grid, with such a Bayes factor at least."""
-    begin = one.begin.censored == INSIDE and one.begin.bayes_factor >= least
-    return begin or one.end is not None
+def told(
+    x_K: np.ndarray, yes_RxK: np.ndarray, seeds: int
+) -> tuple[float, float, dict[float, float]]:
+    """The shares of rows that place the begin of a phase that stays inside the grid, and of one
+    that goes; and what both would be if a Bayes factor of a rise alone were asked for, by
+    factor."""
+    found: list[Fit] = []
+    for i in range(0, len(yes_RxK), ROWS):
+        found += fit(x_K, yes_RxK[i : i + ROWS], seeds - yes_RxK[i : i + ROWS], CONFIDENCE)
+    some = (yes_RxK.sum(axis=1) > 0) & (yes_RxK.sum(axis=1) < seeds * len(x_K))
+    factor = np.array([one.begin.bayes_factor for one in found])
+    band = np.array([one.end is not None for one in found])
+    inside = np.array([one.begin.censored == INSIDE and one.begin.clear for one in found])
+    return (
+        float((inside & ~band).mean()),
+        float(band.mean()),
+        {least: float((some & ((factor >= least) | band)).mean()) for least in FACTORS},
+    )
 
 
 def bands(times: int) -> pd.DataFrame:
@@ -146,7 +184,7 @@ def bands(times: int) -> pd.DataFrame:
                 f.end.low <= t <= f.end.high for f, t in zip(found, end_R, strict=True) if f.end
             ]
             false = [f.end is not None for f in fits(rng, x_K, stays, seeds)]
-            unclear = [f.begin.censored == UNCLEAR for f in found]
+            unclear = [not f.begin.clear for f in found]
             rows.append(
                 {"numbers of tasks": values, "seeds": seeds, "seeds that get there": f"{share:.0%}",
                  "both ends told": float(np.mean(both)), "unclear": float(np.mean(unclear)),

@@ -66,3 +66,11 @@ def test_the_datasets_class_counts_are_those_of_their_images():
     for info in DATASETS.values():
         if info.heldout_counts:
             assert sum(info.heldout_counts) == info.num_heldout
+
+
+def test_the_level_on_another_datasets_images():
+    svhn = label_counts.level_on("SVHN", 10, 100)
+    assert svhn == label_counts.level(DATASETS["SVHN"].heldout_counts, 100) > 0.17
+    assert label_counts.level_on("SVHN", 2, 16) > 0.7  # 5,099 of the second class, 1,744
+    assert label_counts.level_on("FashionMNIST", 10, 100) == 0.1
+    assert math.isnan(label_counts.level_on("mine", 10, 100))

@@ -1,5 +1,6 @@
 """Plug-ins: how they are named, loaded and refused, and what becomes of cells that use them."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from metaphase.core import plugin_facts, plugins
 from metaphase.core.cell import Cell, ConfigError, pack_key, stack_key
 from metaphase.core.settings import ConfigError as SettingsError
 from metaphase.core.tasks.sequences import open_sequences
+from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 from tests.docs import write_plug_ins
 
@@ -45,6 +47,8 @@ def test_its_settings_are_settings_of_the_cell(regression):
     assert (cell.dimension, cell.noise) == (3, 0.5)
     assert Cell.from_dict(cell.to_dict()) == cell
     assert "dataset" not in cell.to_dict()  # what the family doesn't know
+    assert dataclasses.replace(cell, seed=3) == Cell.from_dict({**cell.to_dict(), "seed": 3})
+    check_state(cell, PackTrainer([cell]).states()[0])
     other = Cell.from_dict({**cell.to_dict(), "noise": 0.25})
     assert other.cell_id != cell.cell_id
     assert pack_key(other) != pack_key(cell)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -22,8 +23,11 @@ import yaml
 import metaphase as mp
 from metaphase import ray_process
 from metaphase.core.cell import ConfigError
+from metaphase.core.training.checkpoint import check_state
+from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.preset import load_preset
 from metaphase.sweeps.store.results import Results
+from tests.docs import write_plug_ins
 from tests.sweeps.execution.test_worker import assert_same
 
 CELL = {
@@ -101,6 +105,7 @@ def test_a_preset_takes_settings_as_the_command_does():
         (lambda: mp.Sweep.preset("quickstart", seed="x: y"), "seed"),
         (lambda: mp.Sweep.preset("./no/such.yaml"), "can't read ./no/such.yaml"),
         (lambda: mp.run("quickstart"), "sweep: 'quickstart' is not a Sweep"),
+        (lambda: mp.run(SWEEP, keep_models="all"), "keep_models: 'all'.*False, True, evaluations"),
         (lambda: mp.run(SWEEP, executor="dask"), "executor: 'dask'.*allowed: local, ray"),
         (lambda: mp.run(SWEEP, other_numerics="x"), "other_numerics: 'x'.*refuse, keep, renew"),
         (lambda: mp.run(SWEEP, executor="ray", device="cpu"), "device: 'cpu' is for the local"),
@@ -168,10 +173,11 @@ def test_the_callers_process_stays_as_it_is(tmp_path):
             before = state_of_the_process()
             with pytest.raises(ConfigError):
                 mp.run(SWEEP, tmp_path, device="nonsense", progress=False)
-            mp.run(SWEEP, tmp_path, keep_models=True, progress=False)
+            mp.run(SWEEP, tmp_path, keep_models="evaluations", progress=False)
             results = mp.load(tmp_path / "sweep")
             results.phase_map()
-            assert results.model(num_tasks=8).weights
+            assert results.model(num_tasks=8).step == 10
+            assert results.model(num_tasks=8, step=5).step == 5
             after = state_of_the_process()
     finally:
         torch.set_num_threads(1)
@@ -245,8 +251,8 @@ def test_what_rays_process_comes_to(tmp_path, monkeypatch, capsys, code, raises)
     assert mp.run(SWEEP, tmp_path, executor="ray", pack_size=3, keep_models=True).path
     out = capsys.readouterr().out
     assert "tiny: 2 of 2 cells to train" in out
-    assert f"--root {tmp_path} --data-root" in out
-    assert "--pack-size 3 --keep-models" in out
+    assert f"--root={tmp_path} --data-root=" in out
+    assert "--pack-size=3 --keep-models" in out
 
 
 def test_rays_process_is_told_of_interrupts_and_time_limits(tmp_path, monkeypatch):
@@ -263,6 +269,30 @@ except KeyboardInterrupt:
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         mp.run(SWEEP, tmp_path, executor="ray", progress=False)
+
+
+def test_plug_ins_are_sweeps_like_others(tmp_path, monkeypatch, capsys):
+    write_plug_ins(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    own = {"task_family": "./regression.py:LinearRegression", "dimension": 2}
+    shape = {"sequence_length": 8, "batch_size": 8, "steps": 4, "eval_sequences": 16}
+    sweep = mp.Sweep("noisy", {**own, **shape}, {"num_tasks": [1, 8]})
+    trainer = PackTrainer(sweep.cells)
+    trainer.train(2)
+    for cell, state in zip(trainer.cells, trainer.states(), strict=True):
+        check_state(cell, state)  # a checkpoint is one
+        assert replace(replace(cell, steps=9), steps=4) == cell
+    results = mp.run(sweep, keep_models=True, progress=False)
+    assert results.cells.dimension.tolist() == [2, 2]
+    model = results.model(num_tasks=8)
+    x, y = model.sequences("seen", range(3))
+    assert (x.shape, y.shape) == ((3, 8, 2), (3, 8, 1))
+    assert torch.equal(model.activations(x, y)["logits"], model.predict(x, y))
+    assert results.sweep.cells == sweep.cells
+    code = "from pathlib import Path; print(*Path(sys.argv[1]).parent.rglob('*.py'))"
+    monkeypatch.setattr(ray_process, "_CHILD", FAKE.format(code))
+    mp.run(sweep, executor="ray")
+    assert capsys.readouterr().out.strip().endswith("regression.py")  # workers get it from there
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ each time.
     python -m tests.tools.chaos --kills 50 --seed 0
     python -m tests.tools.chaos --kills 50 --seed 0 --s3   # a fifth of its requests has faults
     python -m tests.tools.chaos --kills 50 --seed 0 --image-size 16 --steps 9000  # both shapes
+    python -m tests.tools.chaos --kills 20 --seed 0 --executor local
 
 What happens to a run, after a random time, is one of FATES; other things happen inside writes of
 checkpoints, Parquet files and leases (tests/chaos_site): a process dies there, or is held for
@@ -78,8 +79,8 @@ class Chaos:
         problems: what should not have been seen, in words.
     """
 
-    def __init__(self, folder: Path, seed: int, root: str, **settings: int):
-        self.folder, self.root, self.seed = folder, root, seed
+    def __init__(self, folder: Path, seed: int, root: str, executor: str, **settings: int):
+        self.folder, self.root, self.seed, self.executor = folder, root, seed, executor
         self.preset = folder / "chaos.yaml"
         self.preset.write_text(yaml.safe_dump(PRESET | {"cell": PRESET["cell"] | settings}))
         self.chance = random.Random(seed)
@@ -102,9 +103,10 @@ class Chaos:
             environment |= {"CHAOS_LEASE": str(LEASE_SECONDS)}
         self.runs += 1
         path = self.folder / f"output-{self.runs}"
+        command = [sys.executable, "-m", "metaphase.sweeps.run", str(self.preset), "--root", root]
         with path.open("w") as output:
             run = subprocess.Popen(
-                [sys.executable, "-m", "metaphase.sweeps.run", str(self.preset), "--root", root],
+                [*command, "--executor", self.executor],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -271,12 +273,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps", type=int, help="of a cell; default: 1,600 an event, up to 16,000"
     )
     parser.add_argument("--image-size", type=int, default=4, help="pixels; 16 makes batches dear")
+    parser.add_argument("--executor", choices=("ray", "local"), default="ray")
     parser.add_argument("--s3", action="store_true", help="results on a failing S3 on loopback")
     parser.add_argument("--faults", type=float, default=0.2, help="share of its requests")
     parser.add_argument("--fate", choices=FATES, help="only this")
     arguments = parser.parse_args(argv)
     from tests.tools.s3 import failing_s3
 
+    if arguments.executor == "local":  # which has neither
+        FATES.update({name: 0 for name in FATES if "worker" in name or "the raylet" in name})
+        FATES["the gcs killed"] = 0
     if arguments.fate:
         FATES.update({name: name == arguments.fate for name in FATES})
     with contextlib.ExitStack() as stack:
@@ -287,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = "s3://bucket/results" if store else str(folder / "disturbed")
         steps = arguments.steps or min(1600 * arguments.kills, 16_000)
         settings = {"steps": steps, "image_size": arguments.image_size}
-        chaos = Chaos(folder, arguments.seed, root, **settings)
+        chaos = Chaos(folder, arguments.seed, root, arguments.executor, **settings)
 
         if not chaos.measure(folder / "undisturbed"):
             return 1

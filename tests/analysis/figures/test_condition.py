@@ -20,7 +20,7 @@ def test_tables_refuse_mixed_settings(sweep):
     for table in (
         lambda: phase_map.tile_table(mixed),
         lambda: accuracy.tile_table(mixed, "seen"),
-        lambda: improvement.seed_table(mixed, "seen"),
+        lambda: improvement.seed_table(mixed, improvement.AHEAD),
         lambda: learning_curves.curve_table(curves, mixed, "seen"),
     ):
         with pytest.raises(ResultsError, match="differ in more than"):

@@ -1,4 +1,4 @@
-"""Improvement within the sequence: a panel a model size, and the phases shaded behind it."""
+"""What examples bring: a panel a model size, and the phases shaded behind it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,39 @@ import pytest
 from metaphase.analysis.figures import improvement, style
 from metaphase.analysis.load import load_cells
 from metaphase.analysis.statistics.phases import classify
+from metaphase.core.phases import DELTA
 from tests.tools.synthetic import make_results
 
 
 def test_improvement_table_and_lines(sweep, ax):
     cells = sweep[0]
-    table = improvement.seed_table(cells, "unseen")
+    table = improvement.seed_table(cells, improvement.LEARNED)
     assert len(table) == (cells["status"] == "done").sum() == 9
     row = cells[(cells["model_size"] == 8) & (cells["num_tasks"] == 256) & (cells["seed"] == 0)]
     mine = table[(table["model_size"] == 8) & (table["num_tasks"] == 256)]
-    assert mine["improvement"].item() == row["unseen_improvement"].item()
-    assert mine["low"].item() == row["unseen_improvement_low"].item() < mine["improvement"].item()
+    level = row["unseen_level"].item()
+    assert mine["effect"].item() == row["unseen_last"].item() - level
+    assert mine["low"].item() == row["unseen_last_low"].item() - level < mine["effect"].item()
     rows = table[table["model_size"] == 16]
-    improvement.draw(rows, ax, "num_tasks", "unseen")
-    means = rows.groupby("num_tasks")["improvement"].mean()
+    improvement.draw(rows, ax, "num_tasks", improvement.LEARNED)
+    means = rows.groupby("num_tasks")["effect"].mean()
     assert list(ax.lines[-1].get_ydata()) == list(means)
+
+
+def test_the_phase_is_what_is_drawn_above_delta(sweep):
+    """The drawn numbers and their intervals are those of the rule, on classes of unequal sizes."""
+    cells = classify(sweep[0].assign(unseen_level=0.24))
+    keys = ["model_size", "num_tasks", "seed"]
+    above = {}
+    for effect in improvement.NAMES:
+        table = improvement.seed_table(cells, effect).set_index(keys)
+        above[effect] = (table["effect"] > DELTA) & (table["low"] > 0)
+    phase = table["phase"]
+    assert set(phase) == {"memorizing", "identifying", "generalizing"}
+    learned = above[improvement.LEARNED]
+    assert (learned == (phase == "generalizing")).all()
+    both = above[improvement.IMPROVED] & above[improvement.AHEAD]
+    assert ((both & ~learned) == (phase == "identifying")).all()
 
 
 def test_shades_join_equal_neighbours(tmp_path):
@@ -50,4 +68,4 @@ def test_no_size_is_left_out_and_a_single_number_of_tasks_has_sizes_on_x(tmp_pat
         figure = improvement.figure(classify(load_cells(tmp_path / "column")))
     [ax] = figure.axes
     assert ax.get_xlabel() == "model size"
-    assert sorted(ax.lines[3].get_xdata()) == pytest.approx([k - 0.08 for k in range(1, 10)])
+    assert sorted(ax.lines[4].get_xdata()) == pytest.approx([k - 0.12 for k in range(1, 10)])

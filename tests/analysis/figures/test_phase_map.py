@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
@@ -10,6 +11,7 @@ from metaphase.analysis.figures import outcomes, phase_map, style, transition_ma
 from metaphase.analysis.load import load_cells
 from metaphase.analysis.statistics.phases import classify
 from metaphase.analysis.statistics.transitions import estimate_transitions
+from metaphase.core.phases import GENERALIZING
 from tests.tools.synthetic import make_results
 
 
@@ -58,13 +60,10 @@ def test_undecided_and_plateau_are_drawn_where_columns_say_so(sweep, ax):
     table = phase_map.tile_table(cells)
     assert (table["outcome"] == outcomes.PLATEAU).sum() == 2
     phase_map.draw(table, ax)
-    lines = [
-        segment
-        for c in ax.collections if c.get_gid() == outcomes.UNDECIDED
-        for segment in c.get_segments()
-    ]  # fmt: skip
+    hatches = [line.get_xydata() for line in ax.lines if line.get_gid() == outcomes.UNDECIDED]
+    lines = [points[~np.isnan(points[:, 0])].reshape(-1, 2, 2) for points in hatches]
     tile = table[(table["num_tasks"] == 1) & (table["model_size"] == 8)]
-    ends = np.array(lines)
+    ends = np.concatenate(lines)
     assert len(ends) > 5
     assert ends[..., 0].min() >= tile["left"].min() - 1e-9
     assert ends[..., 0].max() <= tile["right"].max() + 1e-9
@@ -118,3 +117,31 @@ def test_dense_maps_have_no_letters_and_few_tiles_have(sweep, tmp_path):
     with style.context("slide"):
         figure = phase_map.figure(classify(load_cells(tmp_path / "s")))
     assert not figure.axes[0].texts
+
+
+def test_clear_power_laws_are_drawn_and_in_the_legend(sweep, ax):
+    by_size = pd.DataFrame(
+        {"model_size": [8, 16, 32], "begins": GENERALIZING,
+         "law_log2_num_tasks": [3.0, 4.5, np.nan], "law_low": [-np.inf, 4.0, 5.0],
+         "law_high": [4.0, 5.0, np.inf]}
+    )  # fmt: skip
+    law = {"begins": [GENERALIZING], "exponent": 1.5, "low": 1.2, "high": 1.9}
+    table = phase_map.tile_table(sweep[0])
+    for clear in (True, False):
+        drawn = transition_marks.law_table(by_size, pd.DataFrame(law | {"clear": clear}))
+        assert len(drawn) == 2 * clear  # where the law is within the grid
+        before = len(ax.lines)
+        transition_marks.draw_laws(ax, table, drawn)
+        if clear:
+            lines = ax.lines[before + 1 :]  # behind it a white one
+            assert [list(line.get_xdata()) for line in lines[:1]] == [[3.0, 4.5]]
+            assert np.nanmax(lines[1].get_xdata()) == 4.0
+            assert np.isnan(lines[1].get_xdata()[0])  # open: not drawn
+        else:
+            assert len(ax.lines) == before
+        own = pd.DataFrame({"model_size": [8, 16], "begins": GENERALIZING, "boundary": "begin",
+                            "low": [1.0, 6.0], "high": [3.5, np.inf]})  # fmt: skip
+        agreeing = transition_marks.law_table(by_size, pd.DataFrame(law | {"clear": clear}), own)
+        assert list(agreeing["model_size"]) == [8] * clear  # 16 begins later than the law says
+        names = transition_marks.law_handles(drawn)[1]
+        assert names == ["N ~ size^1.5 (1.2, 1.9)"] * clear

@@ -34,6 +34,7 @@ def test_a_power_law_is_found(exponent):
     assert law["log2_num_tasks"] == pytest.approx(8, abs=0.8)
     assert law["middle_size"] == 32
     assert (law["moves"] > 10) == (exponent != 0)
+    assert law["clear"]
     rows = by_size[by_size["begins"] == "generalizing"]
     truth = 8 + exponent * np.log2(rows["model_size"] / 32)
     for prefix in ("", "law_"):
@@ -55,3 +56,18 @@ def test_nothing_is_said_of_two_sizes_or_of_a_phase_that_none_reaches():
     assert laws.empty
     _, laws = boundaries(cells(0.0, height=99.0))
     assert laws.empty
+
+
+def test_a_constant_share_or_a_bent_boundary_is_no_power_law():
+    rng = np.random.default_rng(3)
+    frame = cells(0.0)
+    names = np.where(rng.random(len(frame)) < 0.3, "generalizing", "memorizing")
+    constant = frame.assign(phase=pd.Categorical(names, list(PHASES), ordered=True))
+    _, laws = boundaries(constant)
+    assert laws.loc[laws["begins"] == "generalizing", "rises"].item() < 1
+    assert not laws["clear"].any()
+    bent = pd.concat([cells(0.0, height, sizes=(size,)) for size, height in
+                      ((8, 2.5), (16, 13.0), (32, 3.0), (64, 13.5), (128, 2.0))])  # fmt: skip
+    _, laws = boundaries(bent)
+    assert laws.loc[laws["begins"] == "generalizing", "rises"].item() > 0
+    assert not laws["clear"].any()

@@ -235,3 +235,12 @@ def test_the_row_and_the_table_of_a_stored_tree_of_before_agree():
     plateau = found[found["on_plateau"]]
     assert set(plateau["model_size"]) == {4}
     assert set(plateau["num_tasks"]) == {1024, 4096}
+
+
+def test_the_level_of_a_split_is_that_of_its_images():
+    cells = table(seen_last=[0.5, 0.5], chance=0.1135, num_classes=10, sequence_length=100,
+                  unseen_level=0.102)  # fmt: skip
+    assert phases.level_of_split(cells, "seen").tolist() == [0.1135] * 2
+    assert phases.level_of_split(cells, "unseen").tolist() == [0.102] * 2
+    assert phases.level_of_split(cells, "unseen/SVHN").to_numpy() == pytest.approx(0.181, abs=0.002)
+    assert phases.level_of_split(cells, "unseen/mine").tolist() == [0.102] * 2

@@ -21,7 +21,8 @@ from metaphase.sweeps.store.results import Results
 from tests.analysis.figures.colour_vision import VISION, seen_lab
 from tests.tools.synthetic import BASE, make_results
 
-ACCURACY = {"nearest_neighbour": 0.6, "ridge": 0.5, "logistic": 0.55, "mlp": 0.52, "chance": 0.2}
+ACCURACY = {"nearest_neighbour": 0.6, "ridge": 0.5, "logistic": 0.55, "mlp": 0.52,
+            "label_counts": 0.25, "chance": 0.2}  # fmt: skip
 
 
 def rows(cell, split="unseen", shift=0.0, n=512):
@@ -65,16 +66,16 @@ def test_nothing_stored_is_an_empty_table(tmp_path):
 
 def test_only_the_cells_own_sequences_are_joined(sweep):
     stored = load.load_yardsticks(sweep)
-    assert len(stored) == 6 * 5 * 16
+    assert len(stored) == 6 * 6 * 16
     mine = yards.of_cells(stored, load.load_cells(sweep))
     assert set(mine["seed"]) == {0, 1}
     assert set(mine["n"]) == {512}
-    assert len(mine) == 4 * 5 * 16
+    assert len(mine) == 4 * 6 * 16
 
 
 def test_curves_are_pooled_over_seeds(sweep):
     table = yards.curves_table(load.load_yardsticks(sweep), load.load_cells(sweep), "unseen")
-    assert len(table) == 5 * 16
+    assert len(table) == 6 * 16
     nearest = table[table["yardstick"] == "nearest_neighbour"].set_index("examples_seen")
     assert nearest.loc[15, "accuracy"] == pytest.approx(0.6)
     assert nearest.loc[0, "accuracy"] == pytest.approx(0.2)
@@ -101,15 +102,17 @@ def test_they_are_drawn_on_unseen_tasks_and_told(sweep, capsys):
     assert names < {text.get_text() for text in figure.legends[0].get_texts()}
     plt.close("all")
     assert phase_plot.main([str(sweep)]) == 0
-    assert "nearest neighbour" in capsys.readouterr().out
-    assert len(pd.read_csv(sweep / "yardsticks.csv")) == 10
+    out = capsys.readouterr().out
+    assert "nearest neighbour" in out
+    assert "label counts" in out
+    assert len(pd.read_csv(sweep / "yardsticks.csv")) == 12
     assert "logistic regression" in report.render(str(sweep))
 
 
 def test_yardsticks_differ_in_dashes_symbols_and_colours_for_every_vision():
     looks = list(yardstick_lines.LOOKS.values())
     assert list(yardstick_lines.LOOKS) == [name for name in yards.NAMES if name != yards.CHANCE]
-    assert len({look["marker"] for look in looks}) == len({look["ls"] for look in looks}) == 4
+    assert len({look["marker"] for look in looks}) == len({look["ls"] for look in looks}) == 5
     curves = style.sequence_colors(range(7)).values()
     for vision in VISION:
         mine = [seen_lab(look["color"], vision) for look in looks]

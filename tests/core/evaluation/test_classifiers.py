@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
+from metaphase.core import label_counts
 from metaphase.core.datasets.images import load_images
 from metaphase.core.evaluation import classifiers, yardsticks
 from metaphase.core.tasks.sampler import Sampler
@@ -120,3 +121,17 @@ def test_the_mlp_is_a_plain_one_trained_by_torch_sgd(sequences):
                 nn.functional.cross_entropy(twin(z[b, :n]), y[b, :n]).backward()
                 sgd.step()
             assert torch.allclose(scores[b], twin(z[b, n]), atol=1e-9)
+
+
+def test_label_counts_reach_the_level_that_learning_has_to_beat():
+    """Of 6 images of one class and one of each of two others, on sequences of new tasks."""
+    rng = np.random.default_rng(0)
+    class_BxT = rng.choice(3, p=[6 / 8, 1 / 8, 1 / 8], size=(4000, 20))
+    rho_BxC = rng.permuted(np.tile(np.arange(3), (4000, 1)), axis=1)
+    y_BxT = torch.tensor(np.take_along_axis(rho_BxC, class_BxT, axis=1))
+    x_BxTxX = torch.zeros(4000, 20, 1)
+    expected = label_counts.expected_accuracy((6, 1, 1), 20)
+    for t in (1, 2, 5, 19):
+        examples = (x_BxTxX[:, :t], y_BxT[:, :t], x_BxTxX[:, t], 3)
+        right_B = classifiers.label_counts(*examples).argmax(dim=1) == y_BxT[:, t]
+        assert right_B.double().mean().item() == pytest.approx(expected[t], abs=0.03)

@@ -84,6 +84,21 @@ def test_cells_that_never_left_their_plateau_are_counted_with_what_more_steps_co
     assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
 
 
+def test_each_file_of_cells_is_fetched_once(tmp_path, monkeypatch):
+    made = Results(str(tmp_path / "root"), "sweep")
+    sweep = parse_preset(TEXT, default_name="sweep")
+    write_settings(made, sweep.settings)
+    for cell in sweep.cells[:4]:
+        made.write_result(row(cell, train_loss=9.0), history(), [])
+    fetched = []
+    fetch = made.tables.fetch
+    monkeypatch.setattr(
+        made.tables, "fetch", lambda table, names: fetched.extend(names) or fetch(table, names)
+    )
+    assert "done" in status.report(made)[2]
+    assert sorted(fetched) == sorted(f"{cell.cell_id}.parquet" for cell in sweep.cells[:4])
+
+
 def test_a_merged_tree_of_before_has_cells_on_their_plateau(capsys):
     """Its file has no column of what a guess loses."""
     assert cli.main(["status", "results/reference/quickstart"]) == 0

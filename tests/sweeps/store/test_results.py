@@ -60,12 +60,13 @@ def row(cell=CELL, **values):
 def complete(cell):
     """What a trained cell is finished with: its row, its history, its curves."""
     steps = [*range(cell.eval_every, cell.steps, cell.eval_every), cell.steps]
-    splits = [*schema.SPLITS, *(f"{schema.UNSEEN}/{name}" for name in cell.unseen_datasets)]
     told = {"cell_id": cell.cell_id, "n": 9, **dict.fromkeys(schema.HISTORY_COLUMNS[3:-1], 0.5)}
-    rows = [{**told, "step": k, "split": s} for k in steps for s in splits]
+    rows = [{**told, "step": k, "split": s} for k in steps for s in cell.splits]
     told = {"cell_id": cell.cell_id, "n": 9, "accuracy": 0.5, "accuracy_se": 0.1}
     points = [
-        {**told, "split": s, "position": 1 + t} for s in splits for t in range(cell.sequence_length)
+        {**told, "split": s, "position": 1 + t}
+        for s in cell.splits
+        for t in range(cell.sequence_length)
     ]
     return row(cell, steps_trained=cell.steps), rows, points
 
@@ -385,6 +386,16 @@ def test_tables_that_lack_rows_are_found(tmp_path, monkeypatch, lost, merged):
     assert results.finished().keys() == ids - damaged
     results.write_result(*complete(LONG))
     assert results.damaged(ids) == set()
+
+
+def test_a_cell_without_the_splits_that_it_asks_for_is_found(tmp_path):
+    results, cell = Results(str(tmp_path), "sweep"), Cell(in_weights=True)
+    made, rows, points = complete(cell)
+    results.write_result(made, rows, [p for p in points if p["split"] != schema.IN_CONTEXT])
+    assert results.damaged({cell.cell_id}) == {cell.cell_id}
+    results.reopen({cell.cell_id})
+    results.write_result(made, rows, points)
+    assert results.damaged({cell.cell_id}) == set()
 
 
 def test_the_readme_lists_every_column():

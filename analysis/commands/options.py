@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import sys
 import warnings
@@ -14,6 +15,8 @@ from metaphase.analysis import load
 from metaphase.analysis.commands import output
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps.commands.parser import Parser, carry_out, place
+
+_OBJECTS = 100_000  # new ones between searches for garbage; Python's own number is 700 to 2,000
 
 
 def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
@@ -80,9 +83,21 @@ def _without_backend() -> Iterator[None]:
                     sys.modules["matplotlib"].rcParams["backend"] = chosen
 
 
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Garbage is looked for after `_OBJECTS` new objects only. Figures are many small objects that
+    live as long as they do, and each search visits all there are: a tenth of a command's time."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
-    with warnings.catch_warnings(record=True) as caught, _without_backend():
+    with warnings.catch_warnings(record=True) as caught, _without_backend(), _seldom_collected():
         warnings.simplefilter("always", load.ResultsWarning)
         status = carry_out(parser, run, argv, errors=load.ResultsError)
     for warning in caught:

@@ -89,14 +89,15 @@ def draw(table: pd.DataFrame, ax: Axes, axis: str, effect: str, shift: float = 0
         shift: to the right, in log2 units, so that effects don't hide each other.
     """
     look, unit = _LOOKS[effect], style.scale()
-    x = np.log2(table[axis].to_numpy(dtype=float)) + shift
+    places, of = np.unique(table[axis].to_numpy(dtype=float), return_inverse=True)
+    effects = table["effect"].to_numpy(dtype=float)
+    x = np.log2(places)[of] + shift
     ends = np.stack([[x, x], table[["low", "high"]].to_numpy(dtype=float).T])  # 2, ends, rows
     tiles.draw_lines(ax, ends.transpose(2, 1, 0), color=look["color"], lw=0.6 * unit, alpha=0.7)
-    ax.plot(x, table["effect"], ls="", marker=look["marker"], ms=2 * unit, mew=0,
+    ax.plot(x, effects, ls="", marker=look["marker"], ms=2 * unit, mew=0,
             color=look["color"])  # fmt: skip
-    mean = table.groupby(axis)["effect"].mean()
-    ax.plot(np.log2(mean.index.to_numpy(dtype=float)) + shift, mean, color=look["color"],
-            ls=look["ls"], lw=unit)  # fmt: skip
+    mean = np.bincount(of, effects) / np.bincount(of)
+    ax.plot(np.log2(places) + shift, mean, color=look["color"], ls=look["ls"], lw=unit)
 
 
 def figure(
@@ -119,6 +120,7 @@ def figure(
     found = {effect: seed_table(classified, effect) for effect in NAMES}
     shades = shade_table(classified, axis)
     values = sorted(classified.loc[classified["status"] == schema.DONE, other].unique())
+    by_value = {effect: dict(list(table.groupby(other))) for effect, table in found.items()}
     edges = tiles.tile_edges(classified[axis])
     spacing = min(right - left for left, right in edges.values())
     phases = [phase for phase in reversed(PHASES) if (shades["phase"] == phase).any()]
@@ -132,8 +134,8 @@ def figure(
     for ax, value in zip(whole.axes, values, strict=True):
         ax.axhline(0, color="#888888", lw=0.5 * style.scale())
         ax.axhline(delta, color="#333333", lw=0.7 * style.scale(), ls=":")
-        for sign, (effect, table) in zip((-1, 0, 1), found.items(), strict=True):
-            draw(table[table[other] == value], ax, axis, effect, sign * 0.12 * spacing)
+        for sign, (effect, table) in zip((-1, 0, 1), by_value.items(), strict=True):
+            draw(table[value], ax, axis, effect, sign * 0.12 * spacing)
         shaded = shades[shades[other] == value]
         colors = [style.COLORS[str(phase)] for phase in shaded["phase"]]
         tiles.add_spans(ax, shaded["left"], shaded["right"], facecolors=colors, alpha=0.35)

@@ -9,7 +9,8 @@ sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,11 +51,14 @@ def describe_deltas(moved: pd.DataFrame, title: str) -> str:
     told = [f"{title}: number of tasks where a phase begins, by the least effect that counts"]
     begins = moved[moved["boundary"] == transitions.BEGIN]
     told.append(" " * 33 + "".join(f"{f'delta {d:g}':>14}" for d in moved["delta"].unique()))
-    for (size, phase), rows in begins.groupby(["model_size", "begins"], observed=True):
-        places = [transition_text.place(row).split(" (")[0] for row in rows.to_dict("records")]
-        if rows["log2_num_tasks"].notna().any():
+    rows: dict[tuple[Any, Any], list[dict[Hashable, Any]]] = {}
+    for row in begins.sort_values(["model_size", "begins"], kind="stable").to_dict("records"):
+        rows.setdefault((row["model_size"], row["begins"]), []).append(row)
+    for (size, phase), of_deltas in rows.items():
+        if any(np.isfinite(row["log2_num_tasks"]) for row in of_deltas):
+            places = [_short(transition_text.place(row).split(" (")[0]) for row in of_deltas]
             where = f"  model size {labels.power_of_two(size)}, {phase}"
-            told.append(f"{where:33}" + "".join(f"{_short(text):>14}" for text in places))
+            told.append(f"{where:33}" + "".join(f"{text:>14}" for text in places))
     return "\n".join(told) if len(told) > 2 else ""
 
 

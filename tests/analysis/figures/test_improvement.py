@@ -23,7 +23,7 @@ def test_improvement_table_and_lines(sweep, ax):
     rows = table[table["model_size"] == 16]
     improvement.draw(rows, ax, "num_tasks", improvement.LEARNED)
     means = rows.groupby("num_tasks")["effect"].mean()
-    assert list(ax.lines[-1].get_ydata()) == list(means)
+    assert list(ax.lines[-1].get_ydata()) == pytest.approx(list(means))
 
 
 def test_the_phase_is_what_is_drawn_above_delta(sweep):

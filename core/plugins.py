@@ -142,8 +142,9 @@ def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
     among them."""
     found = []
     for key, kind in NAMED_BY.items():
-        named = values.get(key) or ()
-        for name in (named,) if isinstance(named, str) else named:
+        named = values.get(key)
+        listed = named if isinstance(named, (list, tuple)) else (named,)
+        for name in (name for name in listed if isinstance(name, str)):
             plug_in = known.get((kind, name))
             if plug_in is not None and plug_in not in found:
                 found.append(plug_in)

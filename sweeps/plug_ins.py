@@ -57,9 +57,9 @@ def named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[
     return list(found.values())
 
 
-def check_named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> None:
+def check_named(sections: Iterable[Mapping[str, Any]]) -> None:
     """Raises ConfigError if a setting that names plug-ins names what isn't known."""
-    for section in (cell, *grids):
+    for section in sections:
         for key, kind in NAMED_BY.items():
             for name in _flat(section.get(key)):
                 if name not in plugins.REGISTRIES[kind]:

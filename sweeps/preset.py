@@ -138,7 +138,7 @@ def parse_preset(
     try:
         _check_used((*cell, *(key for grid in grids for key in grid)), used)
     except ConfigError:
-        plug_ins.check_named(cell, grids)  # a key may be that of one whose name is wrong
+        plug_ins.check_named([cell, *grids])
         raise
     cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, used)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
@@ -190,8 +190,12 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
         listed = isinstance(settings.get("grid"), list)
         if code:
             _resolve_plug_ins(settings, folder)
-        cell = _section(settings, "cell")
-        grids = _grids(settings["grid"]) if listed else [_section(settings, "grid")]
+        try:
+            cell = _section(settings, "cell")
+            grids = _grids(settings["grid"]) if listed else [_section(settings, "grid")]
+        except ConfigError:
+            plug_ins.check_named(_sections(settings))  # a key may be that of one misnamed
+            raise
         for key in cell:
             if not listed and key in grids[0]:
                 raise ConfigError(f"{key}: both in cell and in grid; keep one of them")
@@ -234,11 +238,16 @@ def _folder(source: str) -> str:
 
 def _resolve_plug_ins(settings: dict[str, Any], folder: str) -> None:
     """Replaces plug-ins by their names, in place, wherever a preset's text has its settings."""
+    for section in _sections(settings):
+        for key in [key for key in section if key in NAMED_BY]:
+            section[key] = plug_ins.resolve(key, section[key], folder)
+
+
+def _sections(settings: dict[str, Any]) -> list[dict]:
+    """The mappings of a preset's text that hold settings of cells."""
     grid = settings.get("grid")
-    for section in (settings.get("cell"), *(grid if isinstance(grid, list) else [grid])):
-        if isinstance(section, dict):
-            for key in [key for key in section if key in NAMED_BY]:
-                section[key] = plug_ins.resolve(key, section[key], folder)
+    sections = (settings.get("cell"), *(grid if isinstance(grid, list) else [grid]))
+    return [section for section in sections if isinstance(section, dict)]
 
 
 def _fix(key: str, value: Any, cell: dict[str, Any], grids: list[dict[str, list]]) -> None:

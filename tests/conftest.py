@@ -14,6 +14,7 @@ import pytest
 import threadpoolctl
 import torch
 
+from metaphase.core import plugins
 from metaphase.core.cell import Cell
 
 if not torch.cuda.is_available():
@@ -24,6 +25,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start
 os.environ.setdefault("RAY_worker_niceness", "0")  # the other test worker would have their core
 torch.set_num_threads(1)
 threadpoolctl.threadpool_limits(1)
+
+
+@pytest.fixture(autouse=True)
+def plug_ins_are_forgotten() -> Iterator[None]:
+    """Those that a test loads are not among the architectures that another one goes through."""
+    registries = (*plugins.REGISTRIES.values(), plugins.known)
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
+
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 

@@ -16,6 +16,7 @@ from metaphase.sweeps import cli, plug_ins
 from metaphase.sweeps.preset import load_preset, parse_preset
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import read_sweep, write_settings
+from metaphase.sweeps.store.tables import CELLS, concatenate, to_table
 from tests.docs import write_plug_ins
 
 PRESET = """
@@ -211,3 +212,12 @@ def test_the_map_of_an_own_family_is_drawn(folder, sweep):
     finish(sweep, results)
     assert phase_plot.main([str(results)]) == 0
     assert read_sweep(results).cells == sweep.cells
+
+
+def test_an_axis_may_have_a_value_that_isn_t_said():
+    values = (None, 3, None)
+    rows = [{"cell_id": str(i), "bound": value} for i, value in enumerate(values)]
+    tables = [to_table([row], CELLS) for row in rows]
+    whole, left_out = concatenate(tables)
+    assert not left_out
+    assert tuple(whole["bound"].to_pylist()) == values

@@ -16,12 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.training.captured import out_of_memory
 
 # Packs may be trained in several threads. Making and calling modules uses what a process has once:
 # PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
 _one_thread = threading.RLock()
 
+# In what PyTorch says when a device fails, or is full, which is no module's fault.
+_OF_DEVICES = ("memory", "CUDA", "CUBLAS", "CUDNN")
 _TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
 
 
@@ -125,7 +126,7 @@ class ModuleLayers:
             try:
                 result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-                if key in self._worked or out_of_memory(error):
+                if key in self._worked or any(word in str(error) for word in _OF_DEVICES):
                     raise
                 line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise ConfigError(

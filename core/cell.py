@@ -92,10 +92,7 @@ class Cell(CellSettings):
                 raise ConfigError(f"{key}: unknown key; known keys: {', '.join(known_keys(self))}")
         values = []
         for key in sorted(declared):
-            value = declared[key].typed(said.get(key, declared[key].default))
-            if declared[key].least is not None and value is not None:
-                declared[key].check_range(value)
-            values.append((key, value))
+            values.append((key, declared[key].checked(said.get(key, declared[key].default))))
         object.__setattr__(self, "own", tuple(values))
 
     def _resolve(self) -> None:

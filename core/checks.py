@@ -56,9 +56,9 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
     if info is not None:
         _check_images(cell, info)
     elif (
-        cell.token_format == "interleaved"
-        and TASK_FAMILIES[cell.task_family].loaded
-        and not cell.problem.features
+        TASK_FAMILIES[cell.task_family].loaded
+        and not cell.problem.features  # which is refused here where it can't be
+        and cell.token_format == "interleaved"
     ):
         raise ConfigError(
             f"token_format: interleaved has tokens of inputs alone, and {cell.task_family} has no "

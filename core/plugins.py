@@ -16,7 +16,7 @@ import importlib.metadata
 import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,7 +34,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
-from metaphase.core.tasks import TASK_FAMILIES, Family
+from metaphase.core.tasks import TASK_FAMILIES, Family, Problem, check_problem
 
 if TYPE_CHECKING:
     from metaphase.core.cell import Cell
@@ -284,6 +284,8 @@ def _register(
         check_own(own)
     except ConfigError as error:
         raise ConfigError(f"{said}: {error}") from None
+    except Exception as error:  # a name in an annotation, say, that isn't known
+        raise ConfigError(f"{said} has settings that can't be read: {as_line(error)}") from None
     try:
         entry = _ENTRIES[kind](name, cls, own)
     except ConfigError:
@@ -331,11 +333,26 @@ def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
     def instance(cell: Any) -> Any:
         return cls(**{key: getattr(cell, key) for key in own})
 
+    def problem(cell: Any) -> Problem:
+        try:
+            said = instance(cell).problem()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{TASK_FAMILY}: problem() of {name}: {as_line(error)}") from None
+        check_problem(name, said)
+        return cast(Problem, said)
+
+    def open_sequences(cells: Sequence[Cell], _: Any, device: Any) -> DrawnSequences:
+        drawn = DrawnSequences(cells, instance(cells[0]), device)
+        drawn.check()
+        return drawn
+
     return Family(
         name,
         settings=tuple(getattr(cls, "uses", ())),
-        problem=lambda cell: instance(cell).problem(),
-        open=lambda cells, _, device: DrawnSequences(cells, instance(cells[0]), device),
+        problem=problem,
+        open=open_sequences,
         own=own,
     )
 

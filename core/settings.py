@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -80,6 +81,20 @@ class Setting:
     neutral: Any = NONE
     stored: str = ""
 
+    def checked(self, value: Any) -> Any:
+        """A plug-in's setting, typed and within its bounds; numbers are finite, since what isn't
+        can't be an axis.
+
+        Raises:
+            ConfigError: it isn't.
+        """
+        value = self.typed(value)
+        if self.kind is float and value is not None and not math.isfinite(value):
+            raise ConfigError(f"{self.name}: {value} is out of range; allowed: finite numbers")
+        if self.kind in (int, float) and value is not None:
+            self.check_range(value)
+        return value
+
     @property
     def column(self) -> str:
         """Type of its column in Parquet: int, float, bool or text; a list is one text, see
@@ -91,7 +106,7 @@ class Setting:
         """What may be said, for tables."""
         if self.choices:
             return ("several of " if self.kind is tuple else "") + self._choices
-        if self.least is None:
+        if self.least is None and self.greatest is None:
             return _SAID[self.kind]
         return self._range(self.greatest)
 
@@ -102,6 +117,8 @@ class Setting:
 
     def _range(self, greatest: float | None) -> str:
         above, below = self.exclusive
+        if self.least is None:
+            return f"{'below' if below else 'at most'} {greatest}"
         least = f"above {self.least}" if above else f"{self.least}"
         if greatest is None or greatest == float("inf"):
             return least if above else f"{least} or more"
@@ -148,12 +165,10 @@ class Setting:
         return tuple(names)
 
     def check_range(self, value: Any, greatest: float | None = None) -> None:
-        """Raises ConfigError if a number is out of bounds; `greatest` goes before the declared. For
-        settings that have bounds."""
-        assert self.least is not None
+        """Raises ConfigError if a number is out of bounds; `greatest` goes before the declared."""
         greatest = self.greatest if greatest is None else greatest
         above, below = self.exclusive
-        enough = value > self.least if above else value >= self.least
+        enough = self.least is None or (value > self.least if above else value >= self.least)
         too_much = greatest is not None and not (value < greatest if below else value <= greatest)
         if not enough or too_much:
             finite = ", finite" if value == float("inf") else ""
@@ -208,8 +223,7 @@ def plug_in_settings(cls: type, role: Role) -> dict[str, Setting]:
                 f"its setting {f.name} is of type {hints[f.name]}; allowed: int, float, bool, str, "
                 "Literal of texts, tuple[str, ...]"
             ) from None
-        if f.default is not None:
-            found[f.name].typed(f.default)
+        found[f.name].checked(f.default)
     return found
 
 
@@ -247,19 +261,19 @@ def setting_from_plain(name: str, said: Mapping[str, Any], role: Role) -> Settin
     facts |= {"help": str(facts.get("help", "")), "exclusive": (above, below), "roles": (role,)}
     default = tuple(said["default"]) if kind is tuple else said["default"]
     made = Setting(name=name, kind=kind, default=default, **facts)
-    if default is not None:
-        made.typed(default)
+    made.checked(default)
     return made
 
 
 def settings_of_call(function: Callable, role: Role, skip: int) -> dict[str, Setting]:
-    """The settings that a function takes after its first `skip` arguments, by name; they have the
-    role given.
+    """The settings that a function, or a class's constructor, takes after its first `skip`
+    arguments, by name; they have the role given.
 
     Raises:
         ConfigError: one has no default, or a type that no setting has.
     """
-    hints = typing.get_type_hints(function)
+    made_by: Any = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    hints = typing.get_type_hints(made_by)
     found = {}
     for p in list(inspect.signature(function).parameters.values())[skip:]:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -281,6 +295,8 @@ def _declared(name: str, hint: Any, default: Any, facts: Any) -> Setting:
     origin = typing.get_origin(hint)
     if origin is Literal:
         facts = {"choices": typing.get_args(hint), **facts}
+        if not all(isinstance(choice, str) for choice in facts["choices"]):
+            raise KeyError(name)
     kind = _KINDS[origin or hint]
     return Setting(name=name, kind=kind, default=default, **facts)
 

@@ -9,6 +9,7 @@ runs none of it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -82,10 +83,15 @@ def fitting(settings: Mapping[str, Any], of_sweep: Iterable[PlugIn]) -> dict[str
 
 def stored(of_sweep: Iterable[PlugIn]) -> list[dict[str, Any]]:
     """What a resolved preset says of its plug-ins."""
-    return [
-        plugin_facts.facts(p) | ({"entry_point": p.entry_point} if p.entry_point else {})
-        for p in of_sweep
-    ]
+    said = []
+    for p in of_sweep:
+        facts = plugin_facts.facts(p)
+        if p.entry_point:
+            facts["entry_point"] = p.entry_point
+        if p.source is not None:
+            facts["sha256"] = hashlib.sha256(p.source).hexdigest()
+        said.append(facts)
+    return said
 
 
 def place(kind: str, name: str) -> str:
@@ -121,7 +127,18 @@ def make_known(said: Any, read: Callable[[str], bytes] | None) -> None:
             wrong = f"{entry_point} isn't installed" if loaded is None else f"it is {loaded} here"
         else:
             source = read(place(kind, name))
-            loaded = plugins.load_source(kind, plug_in.file, plug_in.class_name, source)
             wrong = f"{place(kind, name)} has been changed"
+            if not _is_as_said(name, facts.get("sha256"), source):  # before any of it is run
+                raise ConfigError(f"{kind}: {name} can't be had: {wrong}")
+            loaded = plugins.load_source(kind, plug_in.file, plug_in.class_name, source)
         if loaded != name:
             raise ConfigError(f"{kind}: {name} can't be had: {wrong}")
+
+
+def _is_as_said(name: str, sha256: Any, source: bytes) -> bool:
+    """Whether a file's content is that of which a preset speaks; where it says no hash, that of
+    the plug-in's name, if this is no version."""
+    digest, version = hashlib.sha256(source).hexdigest(), name.partition("@")[2]
+    if sha256 is not None:
+        return bool(digest == sha256)
+    return version.startswith("v") or digest.startswith(version)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, UNUSED
 
 GRID = ("dataset", "architecture", "model_size", "num_tasks")
@@ -13,11 +14,13 @@ _NO_SETTING = {"seed", "unseen_datasets", *GRID}
 
 
 def setting_columns(cells: pd.DataFrame) -> list[str]:
-    """The columns of a cells table that are settings, those of plug-ins last."""
+    """The columns of a cells table that are settings, those of plug-ins last. A results tree may
+    say of any column that it is one; those of results aren't."""
     own: set[str] = set()
     if "own_settings" in cells:
         for names in cells["own_settings"].dropna().unique():
             own.update(filter(None, str(names).split(",")))
+    own -= {"cell_id", "sweep", *SETTINGS, *schema.CELL_RESULT_COLUMNS}
     return [name for name in (*SETTINGS, *sorted(own)) if name in cells]
 
 

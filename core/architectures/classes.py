@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
 
@@ -20,6 +21,8 @@ from metaphase.core.cell import Cell, ConfigError
 # PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
 _one_thread = threading.RLock()
 
+# In what PyTorch says when a device fails, or is full, which is no module's fault.
+_OF_DEVICES = ("memory", "CUDA", "CUBLAS", "CUDNN")
 _TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
 
 
@@ -46,7 +49,8 @@ class ClassLayers:
     def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
         """Outputs at the positions 0, stride, 2 stride ..."""
         result: Tensor = self._of(cell).apply(p, h_RxBxLxD, cell, stride)
-        return result
+        R, B, L, D = h_RxBxLxD.shape
+        return _of_shape(result, (R, B, -(-L // stride), D), f"{self._cls.__name__}.apply()")
 
     def state_size(self, cell: Cell) -> int:
         """Scalars carried from a whole sequence."""
@@ -84,6 +88,7 @@ class ModuleLayers:
         self._cls, self._own = cls, own
         self._made = functools.lru_cache(maxsize=8)(self._make)
         self._stacked = functools.lru_cache(maxsize=8)(self._stack)
+        self._worked: set[tuple] = set()  # keys of modules that have given outputs
 
     def _make(self, key: tuple, seed: int) -> nn.Module:
         width, tokens, own = key
@@ -96,7 +101,7 @@ class ModuleLayers:
 
     def _key(self, cell: Cell) -> tuple:
         own = tuple((name, getattr(cell, name)) for name in self._own)
-        return cell.model_size, cell.num_tokens, own
+        return cell.model_size, tokens_fed(cell), own
 
     def parameters(self, cell: Cell) -> dict[str, Spec]:
         """See `core.architectures.Layers`, as for all others."""
@@ -118,7 +123,20 @@ class ModuleLayers:
             module.to(h_RxBxLxD.device)
         weights = {name: p[name] for name, _ in module.named_parameters()}
         with _one_thread, sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
-            result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
+            try:
+                result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
+            except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+                if key in self._worked or any(word in str(error) for word in _OF_DEVICES):
+                    raise
+                line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise ConfigError(
+                    f"architecture: {self._cls.__name__} can't be stacked by torch.func.vmap, "
+                    "which knows no dropout, no running statistics and no fused recurrent layers, "
+                    f"and wants one output a token: {line}"
+                ) from error
+        name = f"{self._cls.__name__}.forward()"
+        result_RxBxLxD = _of_shape(result_RxBxLxD, tuple(h_RxBxLxD.shape), name)
+        self._worked.add(key)
         return result_RxBxLxD[:, :, ::stride]
 
     def _stack(self, key: tuple) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
@@ -144,6 +162,14 @@ class ModuleLayers:
     def activations(self, cell: Cell) -> int:
         """Numbers of a sequence that the backward pass needs, estimated."""
         return _activations(self.parameters(cell), cell)
+
+
+def _of_shape(result: Any, due: tuple[int, ...], said: str) -> Tensor:
+    """What a class gives, if it is a tensor of this shape."""
+    if not isinstance(result, Tensor) or tuple(result.shape) != due:
+        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ConfigError(f"architecture: {said} gives {got}; needed: {due}")
+    return result
 
 
 def _flops(specs: dict[str, Spec], cell: Cell) -> int:

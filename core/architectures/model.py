@@ -49,6 +49,13 @@ def num_parameters(cell: Cell) -> int:
     return sum(spec.size for spec in parameters(cell).values())
 
 
+def tokens_fed(cell: Cell) -> int:
+    """L: tokens that the layers are given; nothing comes after the last query."""
+    if not ARCHITECTURES[cell.architecture].has_context:
+        return cell.sequence_length
+    return cell.num_tokens - (cell.token_format == "interleaved")
+
+
 def predict(
     p: dict[str, Tensor],
     x_RxBxTxX: Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor
 from metaphase.core.architectures import model
 from metaphase.core.architectures.classes import ModuleLayers
 from metaphase.core.architectures.parameters import Spec, initialize, views
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.conformance.subject import (
     Broken,
     Subject,
@@ -118,7 +118,7 @@ def nothing_is_read_back(subject: Subject) -> None:
     with without_a_host("apply()"):
         flat = torch.zeros(_R, sum(-(-s.size // 16) * 16 for s in specs.values()), device="meta")
         p = {name: view.requires_grad_() for name, view in views(flat, specs).items()}
-        h = torch.zeros(_R, _B, cell.num_tokens, cell.model_size, device="meta")
+        h = torch.zeros(_R, _B, model.tokens_fed(cell), cell.model_size, device="meta")
         outputs = subject.entry.layers.apply(p, h, cell, 1)
         torch.autograd.grad(outputs.sum(), list(p.values()), allow_unused=True)
 
@@ -182,10 +182,13 @@ def _outputs(
     specs = model.parameters(cell)
     p = views(initialize(specs, torch.arange(_R)), specs)
     if h_RxBxLxD is None:
-        shape = (_R, _B, cell.num_tokens, cell.model_size)
+        shape = (_R, _B, model.tokens_fed(cell), cell.model_size)
         h_RxBxLxD = torch.sin(torch.arange(float(torch.Size(shape).numel())) * 1.7).view(shape)
-    with torch.no_grad():
-        outputs: Tensor = subject.entry.layers.apply(p, h_RxBxLxD, cell, stride)
+    try:
+        with torch.no_grad():
+            outputs: Tensor = subject.entry.layers.apply(p, h_RxBxLxD, cell, stride)
+    except ConfigError as error:
+        raise Broken(f"{error}; outputs at positions 0, stride, 2 stride ...") from None
     return h_RxBxLxD, outputs
 
 

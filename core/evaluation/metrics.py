@@ -13,6 +13,7 @@ from torch import Tensor
 from metaphase.core import schema
 from metaphase.core.kernels.operations import row_means
 from metaphase.core.label_counts import last_positions
+from metaphase.core.settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,19 @@ def split_metrics(
         further={c: mean_and_error_of_reals(v) for c, v in (further_RxE or {}).items()},
         n=E,
     )
+
+
+def checked_values(column: str, value_RxB: Any, y_RxBxT: Tensor) -> Tensor:
+    """What a metric gives, if it is a number for each replica and sequence.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    due = tuple(y_RxBxT.shape[:2])
+    if not isinstance(value_RxB, Tensor) or tuple(value_RxB.shape) != due:
+        shape = tuple(value_RxB.shape) if isinstance(value_RxB, Tensor) else type(value_RxB)
+        raise ConfigError(f"metrics: values() of {column} gives {shape}; needed: {due}")
+    return value_RxB
 
 
 def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:

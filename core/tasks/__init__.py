@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from metaphase.core.settings import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -82,6 +84,23 @@ class Problem:
 
     features: int
     target: Classes | Reals
+
+
+def check_problem(name: str, said: Any) -> None:
+    """Raises ConfigError if a family's `problem` is none that models can be made for."""
+    target = getattr(said, "target", None)
+    features, count = getattr(said, "features", None), getattr(target, "count", None)
+    least = 2 if isinstance(target, Classes) else 1
+    whole = type(features) is int and features >= 0 and type(count) is int and count >= least
+    sane = isinstance(said, Problem) and isinstance(target, (Classes, Reals)) and whole
+    if sane and isinstance(target, Reals):
+        sane = math.isfinite(target.variance) and target.variance > 0
+    if not sane:
+        raise ConfigError(
+            f"task_family: problem() of {name} says {str(said)[:100]}; allowed: Problem(features, "
+            "Classes(n)) with n of 2 or more, or Problem(features, Reals(n, variance)), variance "
+            "above 0"
+        )
 
 
 class TaskFamily(Protocol):

@@ -20,6 +20,7 @@ from metaphase.core.tasks.targets import score
 
 _TASK = "task"
 _TRAINING = "sequence of training"
+_CHECKED_SEQUENCES = 64
 _LEVEL_SEQUENCES = 4096  # of new tasks, on which the level of a guess is measured
 
 
@@ -60,13 +61,38 @@ class DrawnSequences:
         target = self.problem.target
         if isinstance(target, Classes):
             return Levels(1 / target.count, 1 / target.count, target.guess_loss)
-        number_B = torch.arange(_LEVEL_SEQUENCES, device=self.seed_S.device)
-        y_BxTxN = self._sequences(
-            torch.zeros_like(self.seed_S[:1, None]), MAX_TASKS + number_B, number_B, schema.UNSEEN
-        ).y_RxBxT[0]
+        y_BxTxN = self._new_tasks(_LEVEL_SEQUENCES).y_RxBxT[0]
         score_BxT = score(target, torch.zeros_like(y_BxTxN), y_BxTxN)
         level = score_BxT[:, -last_positions(self.cell.sequence_length) :].double().mean().item()
         return Levels(chance=level, unseen=level, guess_loss=target.guess_loss)
+
+    def check(self) -> None:
+        """Draws a few sequences of new tasks, before anything is trained.
+
+        Raises:
+            ConfigError: the family fails, or they aren't what its problem says.
+        """
+        try:
+            y = self._new_tasks(_CHECKED_SEQUENCES).y_RxBxT
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            name = self.cell.task_family
+            raise ConfigError(f"task_family: sequences() of {name} fails: {line}") from error
+        target = self.problem.target
+        if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
+            least, most = y.min().item(), y.max().item()
+            raise ConfigError(
+                f"task_family: its targets are in {least} to {most}; its problem says "
+                f"0 to {target.count - 1}"
+            )
+
+    def _new_tasks(self, count: int) -> Batch:
+        """A sequence each of new tasks of seed 0."""
+        number_B = torch.arange(count, device=self.seed_S.device)
+        seed_1x1 = torch.zeros_like(self.seed_S[:1, None])
+        return self._sequences(seed_1x1, MAX_TASKS + number_B, number_B, schema.UNSEEN)
 
     def draw_training(self, step_J: Tensor) -> Draw:
         """See `core.tasks.sequences.Sequences`."""
@@ -121,6 +147,8 @@ def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...
     """
     target = problem.target
     due_x = (*shape, problem.features)
+    if not isinstance(y, Tensor) or not isinstance(x, Tensor | None):
+        raise ConfigError("task_family: sequences() gives no tensors; needed: inputs, targets")
     x = y.new_zeros(due_x, dtype=torch.float32) if x is None else x
     classes = isinstance(target, Classes)
     due_y, kind = (shape, torch.int64) if classes else ((*shape, target.count), torch.float32)

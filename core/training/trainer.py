@@ -27,7 +27,7 @@ from metaphase.core.cell import (
 )
 from metaphase.core.devices import current
 from metaphase.core.evaluation import METRICS
-from metaphase.core.evaluation.metrics import SplitMetrics, split_metrics
+from metaphase.core.evaluation.metrics import SplitMetrics, checked_values, split_metrics
 from metaphase.core.kernels.cpu import check
 from metaphase.core.kernels.precision import float32_products
 from metaphase.core.tasks import targets
@@ -217,7 +217,9 @@ class PackTrainer:
                     "score": targets.scores(target, outputs_RxBxTxN, judged.y_RxBxT),
                 }
                 for column, metric in self._metrics.items():
-                    measured[column] = metric.values(outputs_RxBxTxN, judged, self.cell)
+                    measured[column] = checked_values(
+                        column, metric.values(outputs_RxBxTxN, judged, self.cell), judged.y_RxBxT
+                    )
                 for name, values in measured.items():
                     of_stacks.setdefault(name, []).append(values)
             for name, of_name in of_stacks.items():

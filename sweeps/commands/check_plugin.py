@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> None:
     from metaphase.core import conformance, plugins
+    from metaphase.sweeps import plug_ins
     from metaphase.sweeps.yaml12 import parse_yaml
 
     settings: dict[str, Any] = {}
@@ -56,7 +57,7 @@ def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> No
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: expected key=value")
-        settings[key.strip()] = parse_yaml(value)
+        settings[key.strip()] = plug_ins.resolve(key.strip(), parse_yaml(value), ".")
     kinds = [kind] if kind else plugins.kinds_of(plug_in)
     if not kinds:
         raise ConfigError(f"{plug_in!r} is no plug-in; give FILE.py:NAME, or --kind")

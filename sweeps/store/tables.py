@@ -120,6 +120,8 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
     more: dict[str, pa.DataType] = {}
     for row in rows:
         for name in row.keys() - set(columns.names) - more.keys():
+            if row[name] is None:  # of no type: a column that isn't there is read as null
+                continue
             more[name] = _TYPES[
                 {bool: "bool", int: "int", float: "float"}.get(type(row[name]), "text")
             ]

@@ -112,6 +112,17 @@ def test_impossible_settings_are_refused(regression, settings, message):
             "  def problem(self): pass\n  def sequences(self): pass",
             "its setting size is of type .*dict.*; allowed: int, float",
         ),
+        (
+            "from dataclasses import dataclass\nfrom typing import Literal\n@dataclass\n"
+            "class Mine:\n  size: Literal[1, 2] = 1\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "its setting size is of type .*Literal.*; allowed: int, float",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n  size: 'Unknown' = 1\n"
+            "  def problem(self): pass\n  def sequences(self): pass",
+            "has settings that can't be read: NameError",
+        ),
     ],
 )
 def test_what_is_no_plug_in_is_said_in_a_line(tmp_path, code, message):
@@ -120,6 +131,100 @@ def test_what_is_no_plug_in_is_said_in_a_line(tmp_path, code, message):
     with pytest.raises(ConfigError, match=message) as caught:
         plugins.load("task_family", "plug.py:Mine", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+FAMILY = """
+from dataclasses import dataclass
+from metaphase.core.settings import STREAM, setting
+from metaphase.core.tasks import Classes, Problem, Reals
+
+@dataclass(frozen=True)
+class Mine:
+    share: float = setting(0.5, "a number", STREAM, greatest=1)
+    bound: int = None
+
+    def problem(self):
+        return {problem}
+
+    def sequences(self, task, sequence, T, split):
+        return sequence.normal("x", T, 2), {targets}
+"""
+
+
+def family(folder, problem="Problem(2, Classes(3))", targets='sequence.integers("y", 3, T)'):
+    (folder / "mine.py").write_text(FAMILY.format(problem=problem, targets=targets))
+    return plugins.load("task_family", "mine.py:Mine", folder)
+
+
+@pytest.mark.parametrize("share", [1.5, float("nan"), float("-inf")])
+def test_numbers_are_finite_and_within_the_one_bound_there_is(tmp_path, share):
+    name = family(tmp_path)
+    assert Cell(**SMALL, task_family=name, own=(("share", -3),)).share == -3.0
+    with pytest.raises(ConfigError, match=r"share: .* is out of range; allowed: "):
+        Cell(**SMALL, task_family=name, own=(("share", share),))
+
+
+@pytest.mark.parametrize(
+    "problem", ["None", "Problem(2, Classes(1))", "Problem(2, Reals(1, 0.0))", "Problem(-1, 2)"]
+)
+def test_a_problem_that_can_t_be_is_refused_with_the_cell(tmp_path, problem):
+    with pytest.raises(ConfigError, match=r"problem\(\) of mine.py:Mine@\w+ says"):
+        Cell(**SMALL, task_family=family(tmp_path, problem))
+    with pytest.raises(ConfigError, match=r"problem\(\) of mine.py:Mine@\w+: ZeroDivisionError"):
+        Cell(**SMALL, task_family=family(tmp_path, "1 / 0"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ('sequence.integers("y", 3, T) + 1', "its targets are in 1 to 3; .* says 0 to 2"),
+        ('{}["y"]', "sequences.. of mine.py:Mine@.* fails: KeyError: 'y'"),
+        ("3", "gives no tensors"),
+    ],
+)
+def test_a_family_that_fails_is_refused_before_training(tmp_path, targets, message):
+    cell = Cell(**SMALL, task_family=family(tmp_path, targets=targets))
+    with pytest.raises(ConfigError, match=message):
+        PackTrainer([cell])
+
+
+MODULE = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, width: int, tokens: int, share: float = 0):
+        super().__init__()
+        self.layer, self.drop = nn.Linear(width, width), nn.Dropout(0.1)
+
+    def forward(self, h):
+        return {outputs}
+"""
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ("self.drop(self.layer(h))", "Mine can't be stacked .* no dropout.*: RuntimeError: vmap"),
+        ("self.layer(h)[:, 1:]", r"Mine.forward\(\) gives .*; needed: \(1, 16, 15, 16\)"),
+    ],
+)
+def test_a_module_that_fails_is_a_wrong_setting(tmp_path, outputs, message):
+    (tmp_path / "module.py").write_text(MODULE.format(outputs=outputs))
+    name = plugins.load("architecture", "module.py:Mine", tmp_path)
+    cell = Cell(**SMALL, architecture=name, image_size=4, own=(("share", 0.5),))
+    assert cell.share == 0.5  # as the annotation says, although its default is a whole number
+    with pytest.raises(ConfigError, match=message):
+        PackTrainer([cell]).train(1)
+
+
+def test_a_metric_of_another_shape_is_a_wrong_setting(tmp_path):
+    (tmp_path / "plug.py").write_text(
+        "class Whole:\n  def values(self, outputs, batch, cell):\n    return outputs.mean()"
+    )
+    name = plugins.load("metrics", "plug.py:Whole", tmp_path)
+    trainer = PackTrainer([Cell(**SMALL, metrics=(name,), image_size=4, steps=2)])
+    with pytest.raises(ConfigError, match=r"values\(\) of whole gives \(\); needed: \(1, 16\)"):
+        trainer.advance()
 
 
 def test_facts_are_enough_to_read_cells_and_run_no_code(files, regression, tmp_path):

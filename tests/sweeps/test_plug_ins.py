@@ -16,6 +16,7 @@ from metaphase.sweeps import cli, plug_ins
 from metaphase.sweeps.preset import load_preset, parse_preset
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import read_sweep, write_settings
+from metaphase.sweeps.store.tables import CELLS, concatenate, to_table
 from tests.docs import write_plug_ins
 
 PRESET = """
@@ -211,3 +212,32 @@ def test_the_map_of_an_own_family_is_drawn(folder, sweep):
     finish(sweep, results)
     assert phase_plot.main([str(results)]) == 0
     assert read_sweep(results).cells == sweep.cells
+
+
+def test_an_axis_may_have_a_value_that_isn_t_said():
+    values = (None, 3, None)
+    rows = [{"cell_id": str(i), "bound": value} for i, value in enumerate(values)]
+    tables = [to_table([row], CELLS) for row in rows]
+    whole, left_out = concatenate(tables)
+    assert not left_out
+    assert tuple(whole["bound"].to_pylist()) == values
+
+
+@pytest.mark.parametrize("version", ["", '    version = "1"\n'])
+def test_a_file_that_was_changed_in_a_tree_is_not_run(tmp_path, version):
+    code = (
+        f"class Mine:\n{version}    def problem(self):\n        return Problem(2, Classes(3))\n"
+        "    def sequences(self, *_): ...\n"
+    )
+    source = f"from metaphase.core.tasks import Classes, Problem\n{code}"
+    name = plugins.load_source("task_family", "mine.py", "Mine", source.encode())
+    [facts] = plug_ins.stored([plugins.find("task_family", name)])
+    plugins.TASK_FAMILIES.pop(name)  # as in a process that has never seen it
+    plugins.known.pop(("task_family", name))
+    ran = tmp_path / "ran"
+    changed = f"open({str(ran)!r}, 'w').close()\n{source}".encode()
+    with pytest.raises(ConfigError, match=r"mine\.py has been changed"):
+        plug_ins.make_known([facts], lambda _: changed)
+    assert not ran.exists()
+    plug_ins.make_known([facts], lambda _: source.encode())
+    assert plugins.find("task_family", name).source == source.encode()

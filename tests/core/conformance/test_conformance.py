@@ -67,11 +67,35 @@ def test_those_in_the_documentation_do_too(documented, name):
         conformance.run(check, kind, loaded, data_root=str(documented[file].parent))
 
 
+ATTENTION = """
+import torch
+from torch import nn
+
+class Attention(nn.Module):
+    def __init__(self, width: int, tokens: int, heads: int = 2):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("mask", torch.ones(tokens, tokens, dtype=torch.bool).triu(1))
+
+    def forward(self, h):
+        x = self.norm(h)
+        return h + self.attention(x, x, x, attn_mask=self.mask, need_weights=False)[0]
+"""
+
+
+@pytest.mark.parametrize("check", conformance.checks(ARCHITECTURE))
+def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
+    (tmp_path / "attention.py").write_text(ATTENTION)
+    name = plugins.load(ARCHITECTURE, "attention.py:Attention", tmp_path)
+    conformance.run(check, ARCHITECTURE, name)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "check", "sentence"),
     [
         (FAMILY, "WrongShape", "shapes_are_those_of_its_problem", "its targets are torch.int64"),
-        (FAMILY, "OutOfRange", "shapes_are_those_of_its_problem", "not all in 0 to 2"),
+        (FAMILY, "OutOfRange", "shapes_are_those_of_its_problem", "targets are in 1 to 3"),
         (FAMILY, "WrongVariance", "shapes_are_those_of_its_problem", "mean square of targets"),
         (FAMILY, "OwnRandomness", "the_same_number_is_the_same_thing", "All randomness must come"),
         (FAMILY, "LooksAtTheBatch", "the_same_number_is_the_same_thing", "others of its batch"),

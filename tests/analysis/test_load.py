@@ -11,7 +11,7 @@ import pytest
 
 from metaphase.analysis import load
 from metaphase.core import schema
-from metaphase.core.cell import Cell
+from metaphase.core.cell import SETTINGS, Cell
 from metaphase.sweeps.store.table_files import TableFiles
 from tests.tools.synthetic import make_results
 
@@ -45,11 +45,11 @@ def test_synthetic_results_have_the_columns_that_workers_write(sweep):
 def test_a_row_a_cell_with_every_setting_and_result(sweep):
     cells = load.load_cells(sweep)
     assert len(cells) == cells["cell_id"].nunique() == 12
-    assert {*Cell.__dataclass_fields__, *schema.CELL_RESULT_COLUMNS} < {*cells}
+    assert {*SETTINGS, *schema.CELL_RESULT_COLUMNS} < {*cells}
     order = cells[["model_size", "num_tasks", "seed"]].apply(tuple, axis=1)
     assert list(order) == sorted(order)
     row = pa.Table.from_pandas(cells.iloc[[3]]).to_pylist()[0]
-    settings = {name: row[name] for name in Cell.__dataclass_fields__}
+    settings = {name: row[name] for name in SETTINGS}
     assert Cell.from_dict(settings).cell_id == row["cell_id"]
 
 

@@ -255,6 +255,7 @@ def test_what_rays_process_comes_to(tmp_path, monkeypatch, capsys, code, raises)
     assert "--pack-size=3 --keep-models" in out
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_rays_process_is_told_of_interrupts_and_time_limits(tmp_path, monkeypatch):
     code = """
 try:

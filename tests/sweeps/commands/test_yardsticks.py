@@ -40,7 +40,7 @@ def test_the_command_computes_what_is_missing(tmp_path, capsys):
     table = pd.read_parquet(path / "yardsticks")
     assert tuple(table.columns) == schema.YARDSTICK_COLUMNS
     assert not table.duplicated(["seed", "split", "yardstick", "position"]).any()
-    assert len(table) == 2 * 3 * 5 * 16
+    assert len(table) == 2 * 3 * 6 * 16
     assert (table["n"] == 40).all()
     assert command.main([str(path)]) == 0
     assert "0 of 6 tables to compute" in capsys.readouterr().out

@@ -108,6 +108,7 @@ def test_a_time_limit_is_no_error_and_the_same_call_goes_on(tmp_path, undisturbe
     assert_same(results, undisturbed_long)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path, undisturbed_long):
     results, trained = Results(str(tmp_path), "sweep"), threading.Event()
     real_follow, real_train = local._Threads.follow, pack_run.PackTrainer.train

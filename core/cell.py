@@ -75,7 +75,7 @@ class Cell(CellSettings):
                 absent = self._absent()
         self._set_own(dict(self.own))
         self._resolve()
-        check_values(self, self._unused())
+        check_values(self, self._unused() | self._absent())
         check_size(self)
 
     def __getattr__(self, name: str) -> Any:

@@ -25,15 +25,13 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
 
     Args:
         cell: with what follows from other settings resolved.
-        unused: the settings that its architecture doesn't use.
+        unused: the settings that its architecture doesn't use or its task family doesn't know.
     """
-    known = cell.to_dict()
-    info = DATASETS[cell.dataset] if "dataset" in known else None
+    info = None if "dataset" in unused else DATASETS[cell.dataset]
     for key, declared in settings_of(type(cell)).items():
-        if declared.least is not None and key not in unused and key in known:
-            of_data = info is not None and key == "num_classes"
-            greatest = info.num_classes if info and of_data else declared.greatest
-            declared.check_range(getattr(cell, key), greatest)
+        if declared.least is not None and key not in unused:
+            of_data = info.num_classes if info and key == "num_classes" else None
+            declared.check_range(getattr(cell, key), of_data)
     evaluations = count_evaluations(cell.eval_every, cell.eval_growth, cell.steps)
     if evaluations > MAX_EVALUATIONS:
         at_least = "" if cell.eval_growth == 1 else " or more"

@@ -20,11 +20,10 @@ from metaphase.core.plugins import (
     ROLES,
     TASK_FAMILY,
     PlugIn,
-    as_line,
     check_own,
     known,
 )
-from metaphase.core.settings import ConfigError, plain_setting, setting_from_plain
+from metaphase.core.settings import ConfigError, as_line, plain_setting, setting_from_plain
 from metaphase.core.tasks import Family
 
 

@@ -31,6 +31,7 @@ from metaphase.core.settings import (
     ConfigError,
     Role,
     Setting,
+    as_line,
     plug_in_settings,
     settings_of_call,
 )
@@ -110,6 +111,12 @@ def find(kind: str, name: str) -> PlugIn | None:
     return known.get((kind, name))
 
 
+def unknown(key: str, kind: str, name: str) -> ConfigError:
+    """What is wrong with a setting that names no plug-in and none of the program's own."""
+    ours = ", ".join(choice for choice in REGISTRIES[kind] if "@" not in choice)
+    return ConfigError(f"{key}: {name!r} is not one of {ours}")
+
+
 def all_known() -> list[PlugIn]:
     """All plug-ins that are loaded or declared."""
     return list(known.values())
@@ -176,8 +183,7 @@ def load(kind: str, reference: str, folder: str | Path = ".") -> str:
     if match is None:
         named = entry_point(kind, reference)
         if named is None:
-            known = ", ".join(choice for choice in REGISTRIES[kind] if "@" not in choice)
-            raise ConfigError(f"{kind}: {reference!r} is not one of {known}")
+            raise unknown(kind, kind, reference)
         return named
     path = Path(folder) / Path(match["path"]).expanduser()
     try:
@@ -308,12 +314,6 @@ def check_own(own: Iterable[str]) -> None:
     for name in own:
         if name in taken or hasattr(Cell, name) or name.startswith("_"):
             raise ConfigError(f"the name of its setting {name} is taken")
-
-
-def as_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def _is_module(cls: type) -> bool:

@@ -42,6 +42,12 @@ class ConfigError(ValueError):
     """A setting that can't be used. The message names the key, the value and what is allowed."""
 
 
+def as_line(error: BaseException) -> str:
+    """An error's class and what it says, in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What is known of a setting.

@@ -39,7 +39,7 @@ def resolve(key: str, value: Any, folder: str) -> Any:
         return [resolve(key, part, folder) for part in value]
     if not isinstance(value, str) or value in plugins.REGISTRIES[kind]:
         return value
-    if ".py:" in value and "@" not in value:
+    if plugins.is_reference(value):
         if "://" in folder:
             raise ConfigError(f"{key}: {value} is code, which isn't read from {folder}")
         return plugins.load(kind, value, folder)
@@ -48,13 +48,8 @@ def resolve(key: str, value: Any, folder: str) -> Any:
 
 def named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[PlugIn]:
     """The plug-ins that a resolved preset names, each once."""
-    found: dict[tuple[str, str], PlugIn] = {}
-    for section in (cell, *grids):
-        for key in NAMED_BY:
-            for name in _flat(section.get(key)):
-                plug_in = plugins.find(NAMED_BY[key], name)
-                if plug_in is not None:
-                    found[plug_in.kind, plug_in.name] = plug_in
+    sections = [{key: _flat(section.get(key)) for key in NAMED_BY} for section in (cell, *grids)]
+    found = {(p.kind, p.name): p for values in sections for p in plugins.in_use(values)}
     return list(found.values())
 
 
@@ -64,8 +59,7 @@ def check_named(sections: Iterable[Mapping[str, Any]]) -> None:
         for key, kind in NAMED_BY.items():
             for name in _flat(section.get(key)):
                 if name not in plugins.REGISTRIES[kind]:
-                    known = ", ".join(n for n in plugins.REGISTRIES[kind] if "@" not in n)
-                    raise ConfigError(f"{key}: {name!r} is not one of {known}")
+                    raise plugins.unknown(key, kind, name)
 
 
 def _flat(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.settings import as_line
 
 # Packs may be trained in several threads. Making and calling modules uses what a process has once:
 # PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
@@ -128,7 +129,7 @@ class ModuleLayers:
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
                 if key in self._worked or any(word in str(error) for word in _OF_DEVICES):
                     raise
-                line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                line = as_line(error)
                 raise ConfigError(
                     f"architecture: {self._cls.__name__} can't be stacked by torch.func.vmap, "
                     "which knows no dropout, no running statistics and no fused recurrent layers, "

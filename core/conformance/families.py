@@ -124,12 +124,13 @@ def tasks_differ_and_decide(subject: Subject) -> None:
     )
 
 
-def the_past_does_not_hold_the_answer(subject: Subject) -> None:
-    """Inputs at a position don't hold the target of a later one, by their shapes: T may vary."""
-    long, short = subject.cell(sequence_length=8), subject.cell(sequence_length=8, batch_size=2)
+def the_batch_size_does_not_show(subject: Subject) -> None:
+    """Evaluation sequences are the same whatever the size of a training step's batch."""
     numbers = torch.arange(2)
-    a = subject.sequences(long).evaluation_batch(schema.SEEN, numbers)
-    b = subject.sequences(short).evaluation_batch(schema.SEEN, numbers)
+    a, b = (
+        subject.sequences(subject.cell(batch_size=size)).evaluation_batch(schema.SEEN, numbers)
+        for size in (4, 2)
+    )
     require(
         same(a.y_RxBxT, b.y_RxBxT) and same(a.x_RxBxTxX, b.x_RxBxTxX),
         "Sequences depend on the size of the batch they are drawn in.",
@@ -171,7 +172,7 @@ CHECKS = (
     shapes_are_those_of_its_problem,
     the_same_number_is_the_same_thing,
     tasks_differ_and_decide,
-    the_past_does_not_hold_the_answer,
+    the_batch_size_does_not_show,
     nothing_is_read_back,
     a_model_of_it_is_itself_in_any_pack,
     a_checkpoint_continues_exactly,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metaphase.core.datasets import DatasetInfo
 from metaphase.core.datasets.preprocessing import ONE
-from metaphase.core.settings import ConfigError, Setting
+from metaphase.core.settings import ConfigError, Setting, as_line
 
 _LARGEST = 2**12  # of a float in an image
 
@@ -58,7 +58,7 @@ def load(
     except ConfigError:
         raise
     except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        line = as_line(error)
         raise ConfigError(f"{said} can't be loaded: {line}") from None
     if x.dim() == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
         x = x.movedim(-1, 1)  # colour planes last, as image files have them

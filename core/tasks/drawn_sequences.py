@@ -13,6 +13,7 @@ from torch import Tensor
 from metaphase.core import rng, schema
 from metaphase.core.cell import MAX_TASKS, Cell, ConfigError
 from metaphase.core.label_counts import last_positions
+from metaphase.core.settings import as_line
 from metaphase.core.tasks import Classes, Problem, TaskFamily
 from metaphase.core.tasks.random_numbers import Random
 from metaphase.core.tasks.sequences import Batch, Levels, seen_tasks_in_turn, words
@@ -77,7 +78,7 @@ class DrawnSequences:
         except ConfigError:
             raise
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            line = as_line(error)
             name = self.cell.task_family
             raise ConfigError(f"task_family: sequences() of {name} fails: {line}") from error
         target = self.problem.target

@@ -13,6 +13,7 @@ from typing import Any
 
 from metaphase.core.cell import ConfigError
 from metaphase.core.process import as_command
+from metaphase.core.settings import as_line
 from metaphase.sweeps.commands.parser import Parser, carry_out, folder
 
 
@@ -74,7 +75,7 @@ def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> No
                 print(f"  broken  {check.replace('_', ' ')}\n          {error}", flush=True)
             except Exception as error:
                 broken += 1
-                said = plugins.as_line(error)
+                said = as_line(error)
                 print(f"  fails   {check.replace('_', ' ')}\n          {said}", flush=True)
             else:
                 print(f"  kept    {check.replace('_', ' ')}", flush=True)

@@ -189,12 +189,11 @@ def training_workers(path, process, count=1):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(one_ray, tmp_path_factory):
+def undisturbed(tmp_path_factory):
+    """The same sweep, trained by one process without Ray."""
     root = tmp_path_factory.mktemp("undisturbed")
     (root / "tiny.yaml").write_text(PRESET)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(driver, "log_to", lambda path: None)
-        assert main(str(root / "tiny.yaml"), root, *LONG) == 0
+    assert main(str(root / "tiny.yaml"), root, *LONG, "--executor", "local") == 0
     return root / "tiny"
 
 

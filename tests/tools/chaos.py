@@ -79,8 +79,17 @@ class Chaos:
         problems: what should not have been seen, in words.
     """
 
-    def __init__(self, folder: Path, seed: int, root: str, executor: str, **settings: int):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        root: str,
+        executor: str,
+        fates: dict[str, int],
+        **settings: int,
+    ):
         self.folder, self.root, self.seed, self.executor = folder, root, seed, executor
+        self.fates = fates
         self.preset = folder / "chaos.yaml"
         self.preset.write_text(yaml.safe_dump(PRESET | {"cell": PRESET["cell"] | settings}))
         self.chance = random.Random(seed)
@@ -141,7 +150,7 @@ class Chaos:
         while self.count() < kills and not done:
             run = self.start(self.root, disturbed=True)
             if not deck:  # each comes as often as it should
-                deck = [fate for fate, times in FATES.items() for _ in range(times)]
+                deck = [fate for fate, times in self.fates.items() for _ in range(times)]
                 self.chance.shuffle(deck)
             fate = deck.pop()
             if self.chance.random() < 0.2:
@@ -280,11 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from tests.tools.s3 import failing_s3
 
+    fates = dict(FATES)
     if arguments.executor == "local":  # which has neither
-        FATES.update({name: 0 for name in FATES if "worker" in name or "the raylet" in name})
-        FATES["the gcs killed"] = 0
+        fates.update({name: 0 for name in FATES if "worker" in name or "the raylet" in name})
+        fates["the gcs killed"] = 0
     if arguments.fate:
-        FATES.update({name: name == arguments.fate for name in FATES})
+        fates = {arguments.fate: 1}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         held = {"held": 0.01, "hold_seconds": LEASE_SECONDS + 2}
@@ -293,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = "s3://bucket/results" if store else str(folder / "disturbed")
         steps = arguments.steps or min(1600 * arguments.kills, 16_000)
         settings = {"steps": steps, "image_size": arguments.image_size}
-        chaos = Chaos(folder, arguments.seed, root, arguments.executor, **settings)
+        chaos = Chaos(folder, arguments.seed, root, arguments.executor, fates, **settings)
 
         if not chaos.measure(folder / "undisturbed"):
             return 1

@@ -157,7 +157,7 @@ def test_a_dataset_is_fetched_once_a_node_while_others_wait(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     outputs = [process.communicate(timeout=120) for process in started]
     assert all(process.returncode == 0 for process in started), outputs

@@ -5,11 +5,18 @@ import pytest
 from tests.tools import chaos
 
 
+def test_a_command_that_trains_by_itself_is_killed(capsys):
+    arguments = ["--executor", "local", "--kills", "1", "--fate", "all killed at once"]
+    assert chaos.main([*arguments, "--steps", "600"]) == 0
+    assert "none lost, none twice, all numbers bit-equal" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_is_killed_at_once(capsys):
     arguments = ["--kills", "1", "--fate", "all killed at once", "--steps", "1500"]
     assert chaos.main(arguments) == 0
-    output = capsys.readouterr().out
-    assert "none lost, none twice, all numbers bit-equal" in output
+    assert "none lost, none twice, all numbers bit-equal" in capsys.readouterr().out
 
 
 @pytest.mark.slow

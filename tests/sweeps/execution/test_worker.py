@@ -282,8 +282,13 @@ def test_training_pauses_for_an_overdue_checkpoint(tmp_path, undisturbed, monkey
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        *(
+            pytest.param(RuntimeError(text), marks=pytest.mark.slow)
+            for text in [
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+            ]
+        ),
     ],
 )
 def test_a_pack_too_large_for_the_memory_is_halved(

@@ -40,6 +40,20 @@ def current(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+_FULL = (  # cuBLAS makes its handles and workspaces when first used, and says no more than that
+    *("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    "can't allocate memory",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full. It may come from PyTorch's allocator,
+    from CUDA itself, or from a library that asks CUDA for a workspace."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+    )
+
+
 def _check_gpu(device: torch.device) -> None:
     """Raises ConfigError if PyTorch can't compute on this GPU."""
     if torch.version.cuda is None and torch.version.hip is None:

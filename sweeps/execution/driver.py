@@ -74,6 +74,7 @@ def train(
 
             def tune_packs(job: Job, finished: dict[str, str]) -> Progress:
                 progress = TuneProgress(results, job.packs, total, finished)
+                progress.works = rounds.outcome.training_seconds > 0
                 try:
                     fit(job, progress, interrupt, scratch)
                 except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:

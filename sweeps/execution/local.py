@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.devices import training_device
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
@@ -87,6 +88,7 @@ def train(
 
     def fit(job: Job, finished: dict[str, str]) -> Progress:
         progress = Progress(results, job.packs, total, finished, shown)
+        progress.works = rounds.outcome.training_seconds > 0
         threads = _Threads(replace(job, device=str(chosen)), workers.count, stopping)
         try:
             while threads.follow(progress):
@@ -208,5 +210,11 @@ class _Threads:
         while not (done or self._stopping.is_set()):
             report = run.step()
             done = report.done
+            if report.poisoned:  # it is this process, which can't be left
+                why = fast_paths.warning(
+                    fast_paths.CAPTURE, report.switched_off[fast_paths.CAPTURE]
+                )
+                line = f"{why}. The same command goes on without, in a new process"
+                report = replace(report, config_error=line)
             self._tell("note", index, asdict(report))
         run.save()

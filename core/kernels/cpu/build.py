@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shlex
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from metaphase.core import fast_paths
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -38,13 +37,14 @@ _SECONDS = 300  # a compiler that takes longer is given up
 def library() -> ctypes.CDLL | None:
     """The built kernels, or None where they can't be built or are switched off."""
     if os.environ.get("METAPHASE_NATIVE") == "0":
+        fast_paths.switch_off(fast_paths.CPU, "METAPHASE_NATIVE=0", asked=True)
         return None
     try:
         kernels = _build()
         kernels.attention_kept.restype = ctypes.c_int64
         return kernels
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("no CPU kernels, plain PyTorch instead: %s", error)
+        fast_paths.switch_off(fast_paths.CPU, str(error))
         return None
 
 

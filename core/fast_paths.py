@@ -10,10 +10,11 @@ A path is named by what it computes, and by the shape that it computes it on whe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,11 +31,10 @@ CAPTURE = "captured steps"
 ON_PROOF = (ATTENTION, MLP)
 SLOWER = "slower than its twin"  # begins the reason why a path that is right isn't used
 
-T = TypeVar("T")
-
 _off: dict[str, str] = {}
 _failed: set[str] = set()  # of these, what has failed in this process
 _proven: set[str] = set()
+_judge: Callable[[Asked], None] | None = None
 
 
 def named(path: str, precision: str, **sizes: object) -> str:
@@ -82,21 +82,60 @@ def failures() -> dict[str, str]:
     return {name: _off[name] for name in _failed}
 
 
+def switched_off() -> dict[str, str]:
+    """{name: why} of what is off in this process, for whatever reason."""
+    return dict(_off)
+
+
 def said() -> str:
     """What is off in this process, for whatever reason, in one line; empty: nothing."""
     return "; ".join(f"{name}: {why}" for name, why in sorted(_off.items()))
 
 
-def attempt(name: str, fast: Callable[[], T]) -> T | None:
-    """What `fast` returns; None if the path is off, or fails and is switched off by that.
+class Asked(NamedTuple):
+    """A path that is asked for, as `attempt` has it, with its arguments."""
+
+    name: str
+    fast: Callable[..., Tensor | None]
+    twin: Callable[..., Tensor]
+    tensors: Sequence[Tensor]
+    rows: int
+
+
+@contextlib.contextmanager
+def judged_by(judge: Callable[[Asked], None]) -> Iterator[None]:
+    """Inside, `judge` gets every path that is asked for, before it is used or not."""
+    global _judge
+    before, _judge = _judge, judge
+    try:
+        yield
+    finally:
+        _judge = before
+
+
+def attempt(
+    name: str,
+    fast: Callable[..., Tensor | None],
+    twin: Callable[..., Tensor],
+    tensors: Sequence[Tensor] = (),
+    rows: int = 0,
+) -> Tensor | None:
+    """What `fast` makes of the tensors; None if it makes nothing of them, is off, or fails and is
+    switched off by that.
+
+    Args:
+        twin: what takes over then. The caller does that: it may know a better way.
+        rows: how many of the first tensor's second axis make a comparison of the two.
 
     Raises:
         Exception: the device's memory is full, which is no fault of the path.
     """
+    if _judge is not None:
+        _judge(Asked(name, fast, twin, tensors, rows))
     if not is_on(name):
         return None
     try:
-        return fast()
+        return fast(*tensors)
     except Exception as error:
         failed(name, error)
         return None

@@ -28,6 +28,7 @@ from metaphase.core.kernels.attention_shape import AttentionShape, rotation_tabl
 from metaphase.core.kernels.operations import add_rows, plain_layer_norm, product
 from metaphase.core.kernels.precision import precision_on_cuda
 
+_COMPARED = 32  # sequences on which a kernel is compared with its twin
 _MOST_SEQUENCES = 2**16 - 1  # of one call: fused attention on CUDA has a grid's y axis for them
 
 
@@ -89,15 +90,17 @@ def _fused_attention(
     precision = precision_on_cuda()
     name = attention_path(shape, h.shape[2], precision)
 
-    def fused() -> Tensor | None:
+    def twin(*tensors: Tensor) -> Tensor:
+        return plain_attention(*tensors, shape)
+
+    def fused(h: Tensor, *weights: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import attention as kernel
 
         if not kernel.supports(h, shape, precision):
             return None
-        twin = Twin(name, lambda *tensors: plain_attention(*tensors, shape))
-        return kernel.fused_attention(h, q, kv, out, shape, precision, twin=twin)
+        return kernel.fused_attention(h, *weights, shape, precision, twin=Twin(name, twin))
 
-    return fast_paths.attempt(name, fused)
+    return fast_paths.attempt(name, fused, twin, (h, q, kv, out), _COMPARED * shape.tokens)
 
 
 def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | None:
@@ -105,14 +108,14 @@ def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | No
     precision = precision_on_cuda()
     name = mlp_path(h.shape[2], up.shape[2], precision)
 
-    def fused() -> Tensor | None:
+    def fused(h: Tensor, *weights: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import mlp as kernel
 
         if not kernel.supports(h, precision):
             return None
-        return kernel.fused_mlp(h, up, bias, down, precision, twin=Twin(name, plain_mlp))
+        return kernel.fused_mlp(h, *weights, precision, twin=Twin(name, plain_mlp))
 
-    return fast_paths.attempt(name, fused)
+    return fast_paths.attempt(name, fused, plain_mlp, (h, up, bias, down), 100 * _COMPARED)
 
 
 def plain_attention(

@@ -46,6 +46,7 @@ class ProjectedInputs:
         precision: str,
     ) -> None:
         self.size, self.precision = size, precision
+        self.path = fast_paths.named(fast_paths.PROJECTION, precision, X=size)
         device = seed_S.device
         self.kernel = projection_kernel(device)
         half = self.kernel is not None and precision == "bf16"
@@ -112,11 +113,14 @@ class ProjectedInputs:
     ) -> Tensor:
         """What `fast` computes, or, where there is no kernel or it fails, what `plain_inputs` does,
         of the same type."""
-        if self.kernel is not None:
-            x_GxBxTxX = fast_paths.attempt(fast_paths.PROJECTION, fast)
-            if x_GxBxTxX is not None:
-                return x_GxBxTxX
-        return plain_inputs(images, image_GxBxT, task_GxB, matrices).to(self.dtype)
+
+        def plain() -> Tensor:
+            return plain_inputs(images, image_GxBxT, task_GxB, matrices).to(self.dtype)
+
+        if self.kernel is None:
+            return plain()
+        x_GxBxTxX = fast_paths.attempt(self.path, fast, plain)
+        return plain() if x_GxBxTxX is None else x_GxBxTxX
 
     def _run_of_groups(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
         tasks = self.seen_tasks
@@ -156,15 +160,14 @@ class ProjectedInputs:
 
 def projection_kernel(device: torch.device) -> ModuleType | None:
     """`core.kernels.cuda.projection` where it can run, else None."""
-    if device.type != "cuda":
-        return None
+    if device.type == "cuda" and fast_paths.is_on(fast_paths.PROJECTION):
+        try:
+            from metaphase.core.kernels.cuda import projection
 
-    def imported() -> ModuleType:
-        from metaphase.core.kernels.cuda import projection
-
-        return projection
-
-    return fast_paths.attempt(fast_paths.PROJECTION, imported)
+            return projection
+        except Exception as error:  # no Triton, or one that can't be imported
+            fast_paths.failed(fast_paths.PROJECTION, error)
+    return None
 
 
 def plain_inputs(

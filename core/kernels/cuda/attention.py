@@ -30,8 +30,7 @@ step:
 
 So instructions are the limit at D <= 32: 0.5 to 0.75 ms. At D = 64 the instructions, the products
 and the buffers cost about the same: 0.8 to 1.1 ms. The backward pass takes the 255 registers that a
-thread may have (it spills some where D or K is 64), so one program of 8 warps is on a
-multiprocessor at a time.
+thread may have (it spills some where D or K is 64), so a multiprocessor has one program of 8 warps.
 
 The weights' gradients are summed in a fixed order: a program adds those of its own sequences one
 after another, and one `torch.sum` adds the programs' buffers. There are no atomics. Results repeat
@@ -397,5 +396,4 @@ def fused_attention(
             stream are always float32.
         twin: what computes the gradients if the kernel can't; None: its error is raised.
     """
-    result: Tensor = _Attention.apply(h.float(), q, kv, out, shape, precision, tiles, twin)
-    return result
+    return _Attention.apply(h.float(), q, kv, out, shape, precision, tiles, twin)

@@ -90,15 +90,15 @@ def _fused_attention(
     precision = precision_on_cuda()
     name = attention_path(shape, h.shape[2], precision)
 
-    def twin(*tensors: Tensor) -> Tensor:
-        return plain_attention(*tensors, shape)
+    def twin(h: Tensor, q: Tensor, kv: Tensor, out: Tensor) -> Tensor:
+        return plain_attention(h, q, kv, out, shape)
 
-    def fused(h: Tensor, *weights: Tensor) -> Tensor | None:
+    def fused(h: Tensor, q: Tensor, kv: Tensor, out: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import attention as kernel
 
         if not kernel.supports(h, shape, precision):
             return None
-        return kernel.fused_attention(h, *weights, shape, precision, twin=Twin(name, twin))
+        return kernel.fused_attention(h, q, kv, out, shape, precision, twin=Twin(name, twin))
 
     return fast_paths.attempt(name, fused, twin, (h, q, kv, out), _COMPARED * shape.tokens)
 
@@ -108,12 +108,12 @@ def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | No
     precision = precision_on_cuda()
     name = mlp_path(h.shape[2], up.shape[2], precision)
 
-    def fused(h: Tensor, *weights: Tensor) -> Tensor | None:
+    def fused(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import mlp as kernel
 
         if not kernel.supports(h, precision):
             return None
-        return kernel.fused_mlp(h, *weights, precision, twin=Twin(name, plain_mlp))
+        return kernel.fused_mlp(h, up, bias, down, precision, twin=Twin(name, plain_mlp))
 
     return fast_paths.attempt(name, fused, plain_mlp, (h, up, bias, down), 100 * _COMPARED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
@@ -93,7 +93,7 @@ def limits(device: torch.device) -> Limits:
     """What a kernel has on this device."""
     if device.type != "cuda":
         return ANY
-    properties = torch.cuda.get_device_properties(device)
+    properties: Any = torch.cuda.get_device_properties(device)
     if torch.version.hip is not None:  # 64 KB of LDS a workgroup; its numbers are of another kind
         return Limits(80, 2**16)
     return Limits(

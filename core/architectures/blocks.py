@@ -134,8 +134,12 @@ def plain_attention(
         R x BQ x D, Q = ceil(L / stride).
     """
     normed_RxBLxD = plain_layer_norm(h_RxBLxD)
-    [query] = _heads(product(_read(normed_RxBLxD, shape), q_RxDxHK), 1, shape)
-    key, value = _heads(product(normed_RxBLxD, kv_RxDx2HK), 2, shape)
+    if shape.stride == 1 and h_RxBLxD.device.type != "cpu":  # where sums would be in another order
+        qkv_RxDx3HK = torch.cat([q_RxDxHK, kv_RxDx2HK], dim=2)
+        query, key, value = _heads(product(normed_RxBLxD, qkv_RxDx3HK), 3, shape)
+    else:
+        [query] = _heads(product(_read(normed_RxBLxD, shape), q_RxDxHK), 1, shape)
+        key, value = _heads(product(normed_RxBLxD, kv_RxDx2HK), 2, shape)
     if shape.rotary:
         rotation_LxKx2 = rotation_table(shape, h_RxBLxD.device)
         query = _rotate(query, rotation_LxKx2[:: shape.stride])
@@ -154,14 +158,17 @@ def _read(t_RxBLxD: Tensor, shape: AttentionShape) -> Tensor:
     return t_RxBLxD.unflatten(1, (-1, shape.tokens))[:, :, :: shape.stride].flatten(1, 2)
 
 
-def _heads(t_RxBLxPHK: Tensor, parts: int, shape: AttentionShape) -> Tensor:
-    """Splits P = `parts` matrices of all heads' columns, P x RB x H x L x K.
+def _heads(t_RxBLxPHK: Tensor, parts: int, shape: AttentionShape) -> list[Tensor]:
+    """Splits P = `parts` matrices of all heads' columns: P times RB x H x L x K.
 
-    Queries are one part, of Q tokens a sequence; keys and values are two, of L tokens.
+    Queries alone are one part, of Q tokens a sequence; keys and values are two, of L tokens, and
+    with queries of all tokens three. They are views, and their gradients are written side by side
+    in one copy.
     """
-    tokens = shape.tokens if parts == 2 else -(-shape.tokens // shape.stride)
-    sizes = (-1, tokens, parts, shape.heads, shape.key_size)
-    return t_RxBLxPHK.reshape(sizes).permute(2, 0, 3, 1, 4)
+    tokens = shape.tokens if parts > 1 else -(-shape.tokens // shape.stride)
+    sizes = (-1, tokens, shape.heads, shape.key_size)
+    split = t_RxBLxPHK.split(shape.heads * shape.key_size, dim=-1)
+    return [part.reshape(sizes).transpose(1, 2) for part in split]
 
 
 def _attend(
@@ -196,5 +203,8 @@ def _rotate(t: Tensor, rotation_LxKx2: Tensor) -> Tensor:
 
 def plain_mlp(h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tensor) -> Tensor:
     """h + relu(norm(h) up + bias) down, of any number of tokens."""
-    hidden_RxBLxM = F.relu(add_rows(product(plain_layer_norm(h_RxBLxD), up_RxDxM), bias_Rx1xM))
+    units_RxBLxM = product(plain_layer_norm(h_RxBLxD), up_RxDxM)
+    if h_RxBLxD.device.type != "cpu":  # else units of bf16 would be float32 from here on
+        bias_Rx1xM = bias_Rx1xM.to(units_RxBLxM.dtype)
+    hidden_RxBLxM = F.relu(add_rows(units_RxBLxM, bias_Rx1xM))
     return h_RxBLxD + product(hidden_RxBLxM, down_RxMxD)

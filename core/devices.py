@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 
 import torch
 
@@ -38,6 +40,34 @@ def current(device: torch.device) -> contextlib.AbstractContextManager:
     """Makes a GPU the one whose streams kernels and captures go to: theirs is the current one's,
     wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def unused_gpus() -> str:
+    """Why PyTorch can't use the GPUs that this machine has, in one line; empty: it can, there are
+    none, or the environment hides them."""
+    there = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    hidden = {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"} & {*os.environ}
+    if not there or hidden or torch.cuda.is_available():
+        return ""
+    try:
+        _check_gpu(torch.device("cuda"))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+_FULL = (  # cuBLAS makes its handles and workspaces when first used, and says no more than that
+    *("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    "can't allocate memory",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full. It may come from PyTorch's allocator,
+    from CUDA itself, or from a library that asks CUDA for a workspace."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+    )
 
 
 def _check_gpu(device: torch.device) -> None:

@@ -96,6 +96,7 @@ CELL_RESULT_COLUMNS = (
     "versions",
     "numerics",
     "own_settings",  # names of the columns that are settings of plug-ins
+    "switched_off",  # fast paths that didn't compute it, and why (core.fast_paths)
 )
 
 

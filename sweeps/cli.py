@@ -20,6 +20,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",
     ),
+    "check": ("metaphase.sweeps.commands.check", "try what runs need of this machine"),
     "check-plugin": (
         "metaphase.sweeps.commands.check_plugin",
         "check whether a plug-in keeps its promises",

@@ -5,8 +5,8 @@ stream, layer norm included.
 float32, `attention` and `mlp` run kernels of our own (`core.kernels.cpu`): at the shapes of small
 cells (sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding,
 and the order of its sums depends on the pack and the CPU. On a GPU, narrow models have kernels that
-keep a sequence on the chip (`core.kernels.cuda`); they are off unless METAPHASE_FUSED=1, until they
-have been measured there.
+keep a sequence on the chip (`core.kernels.cuda`), which run where they have been found right and
+faster on the shapes at hand (`core.training.proofs`).
 
 Axes beside the usual ones: BL tokens of all sequences of a replica, M hidden units, Q tokens whose
 outputs are computed.
@@ -15,18 +15,20 @@ outputs are computed.
 from __future__ import annotations
 
 import math
-import os
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metaphase.core import fast_paths
+from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
 from metaphase.core.kernels.operations import add_rows, plain_layer_norm, product
 from metaphase.core.kernels.precision import precision_on_cuda
 
+_COMPARED = 32  # sequences on which a kernel is compared with its twin
 _MOST_SEQUENCES = 2**16 - 1  # of one call: fused attention on CUDA has a grid's y axis for them
 
 
@@ -39,12 +41,10 @@ def attention(
 ) -> Tensor:
     """What `plain_attention` computes."""
     h = h_RxBLxD
-    if fused_kernels_run(h.device):
-        from metaphase.core.kernels.cuda import attention as kernel
-
-        precision = precision_on_cuda()
-        if kernel.supports(h, shape, precision):
-            return kernel.fused_attention(h, q_RxDxHK, kv_RxDx2HK, out_RxHKxD, shape, precision)
+    if _may_fuse(h.device):
+        fused = _fused_attention(h, q_RxDxHK, kv_RxDx2HK, out_RxHKxD, shape)
+        if fused is not None:
+            return fused
     if not cpu.serves(h):
         return plain_attention(h, q_RxDxHK, kv_RxDx2HK, out_RxHKxD, shape)
     rotation_LxKx2 = rotation_table(shape, h.device) if shape.rotary else None
@@ -58,26 +58,64 @@ def attention(
 def mlp(h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tensor) -> Tensor:
     """What `plain_mlp` computes."""
     weights = (up_RxDxM, bias_Rx1xM, down_RxMxD)
-    if fused_kernels_run(h_RxBLxD.device):
-        from metaphase.core.kernels.cuda import mlp as kernel
-
-        precision = precision_on_cuda()
-        if kernel.supports(h_RxBLxD, precision):
-            return kernel.fused_mlp(h_RxBLxD, *weights, precision)
+    if _may_fuse(h_RxBLxD.device):
+        fused = _fused_mlp(h_RxBLxD, *weights)
+        if fused is not None:
+            return fused
     function = cpu.MLP.apply if cpu.serves(h_RxBLxD) else plain_mlp
     result_RxBLxD: Tensor = function(h_RxBLxD, *weights)
     return result_RxBLxD
 
 
-def fused_kernels_run(device: torch.device) -> bool:
-    """Whether the kernels that keep a sequence on the chip are switched on and can run."""
-    if device.type != "cuda" or os.environ.get("METAPHASE_FUSED") != "1":
-        return False
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def attention_path(shape: AttentionShape, D: int, precision: str) -> str:
+    """The name (`core.fast_paths`) of fused attention on a shape."""
+    sizes = {"L": shape.tokens, "H": shape.heads, "K": shape.key_size, "D": D}
+    how = {"stride": shape.stride, "rotary": int(shape.rotary)}
+    return fast_paths.named(fast_paths.ATTENTION, precision, **sizes, **how)
+
+
+def mlp_path(D: int, M: int, precision: str) -> str:
+    """The name (`core.fast_paths`) of the fused MLP on a shape."""
+    return fast_paths.named(fast_paths.MLP, precision, D=D, M=M)
+
+
+def _may_fuse(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _fused_attention(
+    h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: AttentionShape
+) -> Tensor | None:
+    """What the kernel computes; None where it doesn't run."""
+    precision = precision_on_cuda()
+    name = attention_path(shape, h.shape[2], precision)
+
+    def twin(h: Tensor, q: Tensor, kv: Tensor, out: Tensor) -> Tensor:
+        return plain_attention(h, q, kv, out, shape)
+
+    def fused(h: Tensor, q: Tensor, kv: Tensor, out: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import attention as kernel
+
+        if not kernel.supports(h, shape, precision):
+            return None
+        return kernel.fused_attention(h, q, kv, out, shape, precision, twin=Twin(name, twin))
+
+    return fast_paths.attempt(name, fused, twin, (h, q, kv, out), _COMPARED * shape.tokens)
+
+
+def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | None:
+    """What the kernel computes; None where it doesn't run."""
+    precision = precision_on_cuda()
+    name = mlp_path(h.shape[2], up.shape[2], precision)
+
+    def fused(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import mlp as kernel
+
+        if not kernel.supports(h, precision):
+            return None
+        return kernel.fused_mlp(h, up, bias, down, precision, twin=Twin(name, plain_mlp))
+
+    return fast_paths.attempt(name, fused, plain_mlp, (h, up, bias, down), 100 * _COMPARED)
 
 
 def plain_attention(
@@ -96,8 +134,12 @@ def plain_attention(
         R x BQ x D, Q = ceil(L / stride).
     """
     normed_RxBLxD = plain_layer_norm(h_RxBLxD)
-    [query] = _heads(product(_read(normed_RxBLxD, shape), q_RxDxHK), 1, shape)
-    key, value = _heads(product(normed_RxBLxD, kv_RxDx2HK), 2, shape)
+    if shape.stride == 1 and h_RxBLxD.device.type != "cpu":  # where sums would be in another order
+        qkv_RxDx3HK = torch.cat([q_RxDxHK, kv_RxDx2HK], dim=2)
+        query, key, value = _heads(product(normed_RxBLxD, qkv_RxDx3HK), 3, shape)
+    else:
+        [query] = _heads(product(_read(normed_RxBLxD, shape), q_RxDxHK), 1, shape)
+        key, value = _heads(product(normed_RxBLxD, kv_RxDx2HK), 2, shape)
     if shape.rotary:
         rotation_LxKx2 = rotation_table(shape, h_RxBLxD.device)
         query = _rotate(query, rotation_LxKx2[:: shape.stride])
@@ -116,14 +158,17 @@ def _read(t_RxBLxD: Tensor, shape: AttentionShape) -> Tensor:
     return t_RxBLxD.unflatten(1, (-1, shape.tokens))[:, :, :: shape.stride].flatten(1, 2)
 
 
-def _heads(t_RxBLxPHK: Tensor, parts: int, shape: AttentionShape) -> Tensor:
-    """Splits P = `parts` matrices of all heads' columns, P x RB x H x L x K.
+def _heads(t_RxBLxPHK: Tensor, parts: int, shape: AttentionShape) -> list[Tensor]:
+    """Splits P = `parts` matrices of all heads' columns: P times RB x H x L x K.
 
-    Queries are one part, of Q tokens a sequence; keys and values are two, of L tokens.
+    Queries alone are one part, of Q tokens a sequence; keys and values are two, of L tokens, and
+    with queries of all tokens three. They are views, and their gradients are written side by side
+    in one copy.
     """
-    tokens = shape.tokens if parts == 2 else -(-shape.tokens // shape.stride)
-    sizes = (-1, tokens, parts, shape.heads, shape.key_size)
-    return t_RxBLxPHK.reshape(sizes).permute(2, 0, 3, 1, 4)
+    tokens = shape.tokens if parts > 1 else -(-shape.tokens // shape.stride)
+    sizes = (-1, tokens, shape.heads, shape.key_size)
+    split = t_RxBLxPHK.split(shape.heads * shape.key_size, dim=-1)
+    return [part.reshape(sizes).transpose(1, 2) for part in split]
 
 
 def _attend(
@@ -158,5 +203,8 @@ def _rotate(t: Tensor, rotation_LxKx2: Tensor) -> Tensor:
 
 def plain_mlp(h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tensor) -> Tensor:
     """h + relu(norm(h) up + bias) down, of any number of tokens."""
-    hidden_RxBLxM = F.relu(add_rows(product(plain_layer_norm(h_RxBLxD), up_RxDxM), bias_Rx1xM))
+    units_RxBLxM = product(plain_layer_norm(h_RxBLxD), up_RxDxM)
+    if h_RxBLxD.device.type != "cpu":  # else units of bf16 would be float32 from here on
+        bias_Rx1xM = bias_Rx1xM.to(units_RxBLxM.dtype)
+    hidden_RxBLxM = F.relu(add_rows(units_RxBLxM, bias_Rx1xM))
     return h_RxBLxD + product(hidden_RxBLxM, down_RxMxD)

@@ -60,6 +60,14 @@ def load(name: str, train: bool, data_root: str) -> tuple[Tensor, int, Tensor]:
     return x, WHITE, y_I
 
 
+def is_there(name: str, data_root: str) -> bool:
+    """Whether the files of a dataset are in the data root, whatever is in them."""
+    from torchvision import datasets
+
+    files = _files(getattr(datasets, name), name, Path(data_root))
+    return all(path.exists() for path, _, unpacked in files if unpacked)
+
+
 def _download(loader: Any, name: str, data_root: str, split: dict[str, Any]) -> Any:
     try:
         return loader(data_root, download=True, **split)

@@ -16,6 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from metaphase.core import fast_paths
 from metaphase.core.datasets.images import Images
 from metaphase.core.kernels.operations import product
 from metaphase.core.tasks.projected_images import projections
@@ -45,6 +46,7 @@ class ProjectedInputs:
         precision: str,
     ) -> None:
         self.size, self.precision = size, precision
+        self.path = fast_paths.named(fast_paths.PROJECTION, precision, X=size)
         device = seed_S.device
         self.kernel = projection_kernel(device)
         half = self.kernel is not None and precision == "bf16"
@@ -78,21 +80,50 @@ class ProjectedInputs:
         """x_SxBxTxX of sequences of tasks that depend on the seed alone."""
         image_UxBxT = image_SxBxT[self.first_U]
         task_UxB = task_B.expand(len(self.seeds_U), -1)
-        if self.kernel is None:
 
-            def drawn(task_UxB: Tensor, first: int) -> Tensor:
-                seed_Ux1 = self.seeds_U[first : first + len(task_UxB), None]
-                return projections(seed_Ux1, task_UxB, self.size)
+        def drawn(task_UxB: Tensor, first: int) -> Tensor:
+            seed_Ux1 = self.seeds_U[first : first + len(task_UxB), None]
+            return projections(seed_Ux1, task_UxB, self.size)
 
-            x_UxBxTxX = plain_inputs(images, image_UxBxT, task_UxB, drawn)
-        else:
-            x_UxBxTxX = self._run(images, image_UxBxT, task_UxB, seed_G=self.seeds_U)
+        x_UxBxTxX = self._inputs(
+            images,
+            image_UxBxT,
+            task_UxB,
+            drawn,
+            lambda: self._run(images, image_UxBxT, task_UxB, seed_G=self.seeds_U),
+        )
         return x_UxBxTxX[self.row_S]
 
     def _of_groups(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
-        tasks = self.seen_tasks
+        return self._inputs(
+            images,
+            image_GxBxT,
+            task_GxB,
+            self.seen_tasks.projections,
+            lambda: self._run_of_groups(images, image_GxBxT, task_GxB),
+        )
+
+    def _inputs(
+        self,
+        images: Images,
+        image_GxBxT: Tensor,
+        task_GxB: Tensor,
+        matrices: Callable[[Tensor, int], Tensor],
+        fast: Callable[[], Tensor],
+    ) -> Tensor:
+        """What `fast` computes, or, where there is no kernel or it fails, what `plain_inputs` does,
+        of the same type."""
+
+        def plain() -> Tensor:
+            return plain_inputs(images, image_GxBxT, task_GxB, matrices).to(self.dtype)
+
         if self.kernel is None:
-            return plain_inputs(images, image_GxBxT, task_GxB, tasks.projections)
+            return plain()
+        x_GxBxTxX = fast_paths.attempt(self.path, fast, plain)
+        return plain() if x_GxBxTxX is None else x_GxBxTxX
+
+    def _run_of_groups(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
+        tasks = self.seen_tasks
         if tasks.all_tabled:
             return self._run(
                 images, image_GxBxT, task_GxB, table_UxNxXxX=tasks.table_UxNxXxX, row_G=tasks.row_G
@@ -129,15 +160,14 @@ class ProjectedInputs:
 
 def projection_kernel(device: torch.device) -> ModuleType | None:
     """`core.kernels.cuda.projection` where it can run, else None."""
-    if device.type != "cuda":
-        return None
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return None
-    from metaphase.core.kernels.cuda import projection
+    if device.type == "cuda" and fast_paths.is_on(fast_paths.PROJECTION):
+        try:
+            from metaphase.core.kernels.cuda import projection
 
-    return projection
+            return projection
+        except Exception as error:  # no Triton, or one that can't be imported
+            fast_paths.failed(fast_paths.PROJECTION, error)
+    return None
 
 
 def plain_inputs(
@@ -157,7 +187,7 @@ def plain_inputs(
     count = max(1, _AT_ONCE // (B * size**2))  # groups at a time
     for first in range(0, G, count):
         some = slice(first, first + count)
-        a_GBxXxX = matrices(task_GxB[some], first).flatten(0, 1)
+        a_GBxXxX = matrices(task_GxB[some], first).flatten(0, 1).float()
         raw_GBxTxX = images.x_IxX[image_GxBxT[some].reshape(-1)].view(-1, T, size)
         x_GxBxTxX[some] = product(raw_GBxTxX, a_GBxXxX.mT).view(-1, B, T, size)
     return x_GxBxTxX

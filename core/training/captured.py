@@ -6,14 +6,14 @@ small widths that, not the arithmetic, is what a step costs. A CUDA graph launch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from metaphase.core import fast_paths
+from metaphase.core.devices import current, out_of_memory
 
 # Draws that may be launched ahead of the device: enough to keep it busy, few enough that a request
 # between two draws, to stop or for a checkpoint, is answered soon.
@@ -24,6 +24,19 @@ Draw = tuple[Tensor, ...]  # a NamedTuple of `core.tasks.sequences.Sequences.dra
 Step = Callable[[Draw, Tensor, Tensor], None]
 
 
+class CaptureFailed(RuntimeError):
+    """A step couldn't be captured. PyTorch's allocator may take this process to be capturing still:
+    nothing more is to be computed in it.
+
+    Attributes:
+        restored: whether the buffers hold what they held before.
+    """
+
+    def __init__(self, error: Exception, restored: bool) -> None:
+        super().__init__(fast_paths.in_a_line(error))
+        self.restored = restored
+
+
 class RepeatedStep:
     """Runs `step(draw, step_J, j)` for j = 0, 1, ... of the J steps that a draw covers.
 
@@ -31,7 +44,7 @@ class RepeatedStep:
     a method of mostly owns this one: the two would form a cycle, whose device memory waits for the
     garbage collector.
 
-    Nothing is read back to the host. If the graph can't be captured, that is logged and the steps
+    Nothing is read back to the host. Where capturing is switched off (`core.fast_paths`), the steps
     are launched one by one, which is slower and gives the same numbers.
 
     Args:
@@ -41,12 +54,21 @@ class RepeatedStep:
 
     def __init__(self, draw: Callable[[Tensor], Draw], buffers: Sequence[Tensor]) -> None:
         self._draw, self._buffers = draw, buffers
-        self._captures = buffers[0].device.type == "cuda"
+        self._device = buffers[0].device
+        self._captures = self._device.type == "cuda" and fast_paths.is_on(fast_paths.CAPTURE)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._launched: list[torch.cuda.Event] = []
 
     def __call__(self, step: Step, step_J: Tensor, count: int) -> None:
-        """Runs the steps step_J[0] ... step_J[count - 1]."""
+        """Runs the steps step_J[0] ... step_J[count - 1].
+
+        Raises:
+            CaptureFailed: the step can't be captured, and this process is to be left.
+        """
+        with current(self._device):
+            self._run(step, step_J, count)
+
+    def _run(self, step: Step, step_J: Tensor, count: int) -> None:
         draw = self._draw(step_J)
         if self._captures and self._graph is None:
             self._capture(step, draw, step_J)
@@ -74,40 +96,38 @@ class RepeatedStep:
             self._j.add_(1)
 
         before = [buffer.clone() for buffer in self._buffers]
+        aside = _aside(self._j.device)
         try:
-            aside = _aside(self._j.device)
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP):
-                    one()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
+            self._warm_up(one, aside)
+        finally:
+            self._restore(before)  # also after what a warm-up that failed has launched
+        graph = torch.cuda.CUDAGraph()
+        try:
             with torch.cuda.graph(graph, stream=aside):
                 one()
-            self._graph = graph
-        except RuntimeError as error:
-            if out_of_memory(error):
+        except Exception as error:
+            restored = True
+            try:
+                self._restore(before)
+            except RuntimeError:
+                restored = False
+            if out_of_memory(error) and restored:  # the capture itself has ended as it should
                 raise
-            self._captures = False
-            logger.warning("steps aren't captured as a CUDA graph: %s", error)
-        finally:
-            torch.cuda.synchronize()  # also what a warm-up that failed has launched
-            for buffer, value in zip(self._buffers, before, strict=True):
-                buffer.copy_(value)
+            raise CaptureFailed(error, restored) from error
+        self._restore(before)
+        self._graph = graph
 
+    def _warm_up(self, one: Callable[[], None], aside: torch.cuda.Stream) -> None:
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                one()
+        torch.cuda.current_stream().wait_stream(aside)
 
-_FULL = (  # cuBLAS makes its handles and workspaces when first used, and says no more than that
-    *("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
-    "can't allocate memory",
-)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory is full. It may come from PyTorch's allocator,
-    from CUDA itself, or from a library that asks CUDA for a workspace."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
-    )
+    def _restore(self, before: Sequence[Tensor]) -> None:
+        torch.cuda.synchronize()
+        for buffer, value in zip(self._buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 @lru_cache(maxsize=8)

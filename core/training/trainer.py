@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core import schema
+from metaphase.core import fast_paths, schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     NUMERICS,
@@ -286,6 +286,7 @@ class PackTrainer:
             "device": device_name(self.device),
             "versions": _versions(),
             "numerics": NUMERICS,
+            "switched_off": fast_paths.said() or None,
         }
         results = []
         for r, cell in enumerate(self.cells):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import ray
 from ray import tune
 
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import unused_gpus
 from metaphase.core.process import outlived
 from metaphase.sweeps.execution import logfile
+from metaphase.sweeps.execution.gpus import prove
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.ray_session import cluster_workers, ray_running, set_environment
@@ -21,7 +24,6 @@ from metaphase.sweeps.execution.scratch import scratch_folder
 from metaphase.sweeps.execution.software import check_nodes, installed
 from metaphase.sweeps.execution.trials import fit, interruptible
 from metaphase.sweeps.execution.tune_progress import TuneProgress
-from metaphase.sweeps.planning.workers import gpu_workers
 from metaphase.sweeps.store.lease import Lease
 from metaphase.sweeps.store.results import Results
 
@@ -69,11 +71,16 @@ def train(
         if cluster:
             check_nodes()
             software = installed()  # machines may join later
-        workers = gpu_workers(gpus) if gpus else cluster_workers()
+        workers, there = cluster_workers(gpus)
+        if workers.device == "cpu" and not cluster and (why := unused_gpus()):
+            print(f"{why}. Cells train on the CPU", file=sys.stderr, flush=True)
+        if there is not None:
+            rounds.fast_paths = prove(there, cells, data_root)
         with interruptible(lease) as interrupt:
 
             def tune_packs(job: Job, finished: dict[str, str]) -> Progress:
                 progress = TuneProgress(results, job.packs, total, finished)
+                progress.works = rounds.outcome.training_seconds > 0
                 try:
                     fit(job, progress, interrupt, scratch)
                 except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:

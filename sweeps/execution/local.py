@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +22,10 @@ from typing import Any
 
 import torch
 
+from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.devices import training_device
+from metaphase.core.devices import training_device, unused_gpus
+from metaphase.sweeps.execution import proving
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Rounds
@@ -82,11 +85,13 @@ def train(
         )
     chosen = training_device(device)
     workers = _workers(chosen)
-    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models)
+    found = _prove(cells, data_root, chosen, shown)
+    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models, found)
     stopping = threading.Event()
 
     def fit(job: Job, finished: dict[str, str]) -> Progress:
         progress = Progress(results, job.packs, total, finished, shown)
+        progress.works = rounds.outcome.training_seconds > 0
         threads = _Threads(replace(job, device=str(chosen)), workers.count, stopping)
         try:
             while threads.follow(progress):
@@ -116,7 +121,24 @@ def _workers(device: torch.device) -> Workers:
     """What packs are planned for."""
     if device.type == "cpu":
         return cpu_workers(cores(), memory())
-    return gpu_workers(1, float(torch.cuda.get_device_properties(device).total_memory))
+    return gpu_workers(1, float(torch.cuda.mem_get_info(device)[0]))
+
+
+def _prove(
+    cells: Sequence[Cell], data_root: str, device: torch.device, shown: bool
+) -> dict[str, str]:
+    """Which fast paths are right and faster on a GPU; this process takes over what was found."""
+    if device.type == "cpu":
+        if (why := unused_gpus()) and shown:
+            print(f"{why}. Cells train on the CPU", file=sys.stderr, flush=True)
+        return {}
+    of = proving.environment(str(device))
+    found = proving.find_out(cells, of, data_root, proving.in_a_process, str(device))
+    for name, why in found.verdicts.items():
+        if shown and why and not why.startswith(fast_paths.SLOWER):
+            print(fast_paths.warning(name, why), file=sys.stderr, flush=True)
+    fast_paths.adopt(found.verdicts)
+    return found.verdicts
 
 
 class _Threads:
@@ -208,5 +230,11 @@ class _Threads:
         while not (done or self._stopping.is_set()):
             report = run.step()
             done = report.done
+            if report.poisoned:  # it is this process, which can't be left
+                why = fast_paths.warning(
+                    fast_paths.CAPTURE, report.switched_off[fast_paths.CAPTURE]
+                )
+                line = f"{why}. The same command goes on without, in a new process"
+                report = replace(report, config_error=line)
             self._tell("note", index, asdict(report))
         run.save()

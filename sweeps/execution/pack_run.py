@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
+from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import out_of_memory
 from metaphase.core.phases import outcome_of
 from metaphase.core.plugins import PlugIn
-from metaphase.core.training.captured import out_of_memory
+from metaphase.core.training.captured import CaptureFailed
 from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.planning.packs import Pack
@@ -59,6 +61,7 @@ class Job:
         keep_models: whether models of finished cells are kept; EVALUATIONS: and of all cells at
             each of their evaluations.
         plug_ins: those of the user's that cells use, with their code.
+        fast_paths: which are used, and which aren't (`core.fast_paths.adopt`).
     """
 
     root: str
@@ -70,6 +73,7 @@ class Job:
     software: Mapping[str, str] = field(default_factory=dict)
     keep_models: bool | str = False
     plug_ins: Sequence[PlugIn] = ()
+    fast_paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class Report:
         training_seconds: the time that it spent training and evaluating.
         config_error: one line if no pack can go on, because the data can't be had, the storage
             fails, or the machine has other software; else None.
+        switched_off: {name: why} of fast paths that have failed (`core.fast_paths`).
+        poisoned: whether one of them has left this process unfit for more. What isn't finished of
+            the pack goes on in another process, from its checkpoints.
     """
 
     done: bool
@@ -93,6 +100,8 @@ class Report:
     finished: dict[str, str] = field(default_factory=dict)
     training_seconds: float = 0.0
     config_error: str | None = None
+    switched_off: dict[str, str] = field(default_factory=dict)
+    poisoned: bool = False
 
 
 class PackRun:
@@ -167,6 +176,8 @@ class PackRun:
             settled = any(self._trainer.finished_cells())  # before a crash, but not yet written
             evaluated = settled or self._trainer.advance(self._should_pause)
             self._unsaved = True
+        except CaptureFailed as error:
+            return self._leave(error)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -199,6 +210,7 @@ class PackRun:
         training_seconds: float = 0.0,
         stopped: bool = False,
         config_error: str | None = None,
+        poisoned: bool = False,
     ) -> Report:
         return Report(
             done=stopped or config_error is not None or not self._todo,
@@ -207,6 +219,8 @@ class PackRun:
             finished=finished or {},
             training_seconds=training_seconds,
             config_error=config_error,
+            switched_off=fast_paths.failures(),
+            poisoned=poisoned,
         )
 
     def _plan(self) -> None:
@@ -233,6 +247,17 @@ class PackRun:
             cells, device=self._job.device, data_root=self._job.data_root, states=known or None
         )
         logger.info("training %d cells from step %d", len(cells), self._trainer.step)
+
+    def _leave(self, error: CaptureFailed) -> Report:
+        """Saves what is trained, which is all that can still be done in this process."""
+        fast_paths.switch_off(fast_paths.CAPTURE, str(error))
+        self._unsaved = error.restored
+        try:
+            self.save()
+        except RuntimeError:  # not to be read from the device any more: it is trained again
+            logger.exception("no checkpoints after a capture that failed")
+        self._trainer, self._unsaved, self._todo = None, False, []
+        return self._report(poisoned=True)
 
     def _halve(self, error: Exception) -> None:
         """The pack doesn't fit into the device's memory: its halves go on from the checkpoints."""

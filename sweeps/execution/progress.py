@@ -7,6 +7,7 @@ now and then.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
@@ -14,13 +15,15 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from metaphase.core import fast_paths
 from metaphase.core.phases import PHASES, ROW_COLUMNS, outcome_of
 from metaphase.sweeps.execution.clock import clock
 from metaphase.sweeps.planning.packs import Pack
-from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.results import LOST_WORKER, Results
 
 logger = logging.getLogger(__name__)
 
+ALIKE = 3  # packs that fail with the same error before anything is trained end the run
 LIVE_SECONDS = 0.5  # between redraws in a terminal
 LINE_SECONDS = 10.0  # at least between lines elsewhere ...
 LINE_SHARE = 0.1  # ... and of the work
@@ -40,6 +43,9 @@ class Progress:
         training_seconds: what workers spent training and evaluating.
         finished: ids of the cells finished in this run.
         errors: {index of the pack: last error} of the packs that were given up.
+        left: indices of the packs whose processes had to be left, which no cell is to blame for.
+        switched_off: {name: why} of fast paths that failed where they were used.
+        works: whether anything has been trained before, in this run.
         config_error: one line, if no pack can go on, because the data can't be had, say.
         running: indices of the packs that have begun and not ended.
     """
@@ -57,6 +63,9 @@ class Progress:
         self.training_seconds = 0.0
         self.finished: list[str] = []
         self.errors: dict[int, str] = {}
+        self.left: set[int] = set()
+        self.switched_off: dict[str, str] = {}
+        self.works = False
         self.config_error: str | None = None
         self.running: set[int] = set()
         self._before = len(before)
@@ -80,6 +89,12 @@ class Progress:
         self._fraction[index] = max(0.0, (report["fraction"] - before) / max(1e-9, 1 - before))
         self.training_seconds += report["training_seconds"]
         self.config_error = self.config_error or report["config_error"]
+        for name, why in report["switched_off"].items():
+            if name not in self.switched_off:
+                self.switched_off[name] = why
+                self.warn(fast_paths.warning(name, why))
+        if report["poisoned"]:
+            self.left.add(index)
         if report["finished"]:
             self.finished += report["finished"]
             self._phases.update(report["finished"].values())
@@ -92,6 +107,30 @@ class Progress:
             logger.error("pack %d is given up: %s", index, error)
             if not self.config_error:
                 self.errors[index] = error
+                self.config_error = self._all_alike()
+
+    def _all_alike(self) -> str | None:
+        """A line, if nothing has been trained and the first packs all ended with the same error,
+        which isn't about memory: so will the others, and no cell is to blame."""
+        errors = list(self.errors.values())
+        kinds = {re.sub("0x[0-9a-f]+|[0-9]+", "#", error) for error in errors}
+        few = len(errors) < min(ALIKE, max(2, len(self.packs)))
+        if self.works or self.training_seconds or few or len(kinds) > 1:
+            return None
+        if "memory" in errors[0].lower() or errors[0].startswith(LOST_WORKER):
+            return None
+        self.errors.clear()
+        return (
+            f"the first {len(errors)} packs all failed alike, so no cell is blamed: {errors[0]}. "
+            "Once that is mended, the same command goes on"
+        )
+
+    def warn(self, line: str) -> None:
+        """Says something that a person should know, above the live line."""
+        logger.warning(line)
+        if self._shown:
+            self.close()
+            print(line, file=sys.stderr, flush=True)
 
     def show(self) -> None:
         """Draws the live line again, or prints a line, if it is time to."""

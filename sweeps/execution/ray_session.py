@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
-import torch
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps.execution.cluster import find_cluster
-from metaphase.sweeps.execution.gpus import gpu_memory
+from metaphase.sweeps.execution.gpus import Gpus, ask
 from metaphase.sweeps.planning import hardware
-from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
+from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers, gpus_here
 from metaphase.sweeps.store.folders import one_line
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ def ray_running(scratch: Path, stopping: Callable[[], bool] = lambda: False) -> 
                 try:
                     ray.init(
                         address="local",
-                        num_cpus=max(hardware.cores(), torch.cuda.device_count()),
+                        num_cpus=max(hardware.cores(), gpus_here()),
+                        num_gpus=gpus_here(),  # Ray counts what PyTorch can't use
                         include_dashboard=False,
                         object_store_memory=OBJECT_STORE_BYTES,
                         log_to_driver=False,
@@ -98,17 +98,23 @@ def ray_running(scratch: Path, stopping: Callable[[], bool] = lambda: False) -> 
         yield there
 
 
-def cluster_workers() -> Workers:
-    """One worker a GPU where the cluster has some, else one a CPU core.
+def cluster_workers(planned: int | None = None) -> tuple[Workers, Gpus | None]:
+    """One worker a GPU where the cluster has some, else one a CPU core; and what is known of the
+    GPUs.
+
+    Args:
+        planned: GPUs that there will be.
 
     Raises:
         ConfigError: a GPU can't be used (`execution.gpus`).
     """
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    if gpus:
-        return gpu_workers(gpus, gpu_memory())
-    return cpu_workers(max(1, int(resources.get("CPU", 1))), resources.get("memory", 4e9))
+    count = int(resources.get("GPU", 0))
+    gpus = ask() if count else None
+    if planned or gpus:
+        return gpu_workers(planned or count, gpus.memory if gpus else None), gpus
+    cores = max(1, int(resources.get("CPU", 1)))
+    return cpu_workers(cores, resources.get("memory", 4e9)), None
 
 
 @contextlib.contextmanager

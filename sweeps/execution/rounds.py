@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metaphase.core import schema
+from metaphase.core import fast_paths, schema
 from metaphase.core.cell import Cell
 from metaphase.core.plugins import in_use_by
 from metaphase.sweeps.execution.pack_run import Job
@@ -60,6 +60,7 @@ class Rounds:
         before: {cell_id: status} of its finished cells.
         pack_size: the most cells in a pack; None: chosen by `plan`.
         keep_models: see `sweeps.execution.pack_run.Job`.
+        fast_paths: see `sweeps.execution.pack_run.Job`; what fails in a round is off in the next.
         outcome: what the rounds have come to.
     """
 
@@ -70,6 +71,7 @@ class Rounds:
     before: dict[str, str]
     pack_size: int | None = None
     keep_models: bool | str = False
+    fast_paths: dict[str, str] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
 
     def train(
@@ -112,6 +114,7 @@ class Rounds:
                 software or {},
                 self.keep_models,
                 in_use_by(cell for pack in packs for cell in pack.cells),
+                dict(self.fast_paths),
             )
             progress = fit(job, before)
             outcome.training_seconds += progress.training_seconds
@@ -119,8 +122,13 @@ class Rounds:
             outcome.phases = progress.phase_counts()
             if self.lease.lost:
                 break  # what failed is the other driver's to judge
-            before = results.finished() if progress.errors else before
+            failed = dict(progress.switched_off)
+            failed.pop(fast_paths.CPU, None)  # which each machine builds for itself
+            self.fast_paths |= failed
+            before = results.finished() if progress.errors or progress.left else before
             cells, size = judge(results, packs, progress.errors, before)
+            left = (cell for index in progress.left for cell in packs[index].cells)
+            cells += [cell for cell in left if cell.cell_id not in before]
             pack_size = size or pack_size
             steps = results.checkpoints.steps()
 

@@ -22,8 +22,9 @@ import torch
 from ray import tune
 from ray._private import state as ray_state
 
-from metaphase.core import plugins
+from metaphase.core import fast_paths, plugins
 from metaphase.core.cell import ConfigError
+from metaphase.core.devices import training_device
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.software import difference, installed
 from metaphase.sweeps.store.folders import check_is_file, one_line
@@ -41,7 +42,7 @@ class PackTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
         self._job = job
-        self._in_step = self._leaving = False
+        self._in_step = self._leaving = self._poisoned = False
         self._drain_checked = -math.inf
         wrong = difference(job.software, installed()) if job.software else ""
         self._wrong = f"{platform.node()} {wrong}" if wrong else ""
@@ -50,6 +51,12 @@ class PackTrial(tune.Trainable):
             self._results = Results(job.root, job.sweep, job.driver)
         except (ConfigError, OSError) as error:  # credentials, say, that only the driver has
             self._wrong = f"{platform.node()}: {one_line(error)}"
+        fast_paths.adopt(job.fast_paths)
+        if job.device != "cpu" and not self._wrong:
+            try:  # a machine may have joined after those that the driver asked
+                training_device(job.device)
+            except ConfigError as error:
+                self._wrong = f"{platform.node()}: {error}"
         if job.device == "cpu":
             torch.set_num_threads(1)  # a trial has one core; its neighbours have the others
         folder = None if self._wrong else self._results.local_path
@@ -73,6 +80,8 @@ class PackTrial(tune.Trainable):
         If the node is to go (a spot notice, a drain, SIGTERM), this doesn't return: the process
         ends once there are checkpoints.
         """
+        if self._poisoned:  # the pack is left to another process
+            return asdict(Report(done=True, poisoned=True))
         if self._run is None:
             return asdict(Report(done=True, config_error=self._wrong))
         self._in_step = True
@@ -80,6 +89,7 @@ class PackTrial(tune.Trainable):
             report = self._run.step()
         finally:
             self._in_step = False
+        self._poisoned = report.poisoned
         if self._is_leaving():
             self._go()
         return asdict(report)

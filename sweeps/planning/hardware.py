@@ -1,4 +1,4 @@
-"""What this machine leaves to this process: CPU cores, memory, and the memory of its GPUs.
+"""What this machine leaves to this process: CPU cores and memory.
 
 A machine's own counts are too high where a process may use a part of it only: by its CPU affinity
 (taskset, Slurm), or by the quotas and limits of its control groups and of those around them
@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-
-GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
 
 
 def cores() -> int:
@@ -48,16 +45,6 @@ def memory() -> float:
                 cached = _entry(group / "memory.stat", cache) or 0
                 left = min(left, most[0] - max(0, used[0] - cached))
     return float(max(0.0, left))
-
-
-def gpu_memory() -> float:
-    """Bytes of the smallest GPU of this machine, without opening it."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return min(float(line) for line in told.stdout.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return GPU_MEMORY
 
 
 def _groups(controller: str) -> Iterator[Path]:

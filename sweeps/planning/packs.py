@@ -138,6 +138,23 @@ def _packed(
         parts = min(len(units), parts + max(1, parts // 8))
 
 
+def too_large(cells: Iterable[Cell], workers: Workers) -> list[str]:
+    """A line about the cells of each shape that, alone, need more memory than a worker has."""
+    from metaphase.core.training.cost import pack_bytes
+
+    lines = []
+    for alike in grouped(cells, stack_key).values():
+        needed = pack_bytes(alike[:1], workers.device)
+        if needed > workers.memory:
+            cell = alike[0]
+            lines.append(
+                f"{len(alike)} cells ({cell.architecture}, model_size {cell.model_size}, "
+                f"batch_size {cell.batch_size}) need {needed / 1e9:.1f} GB each, and a worker has "
+                f"{workers.memory / 1e9:.1f}"
+            )
+    return lines
+
+
 def makespan(packs: Sequence[Pack], workers: int) -> float:
     """Estimated seconds until all packs are trained, each worker taking the next when free, with
     an allowance for the estimates of the packs that come last."""

@@ -8,7 +8,7 @@ from metaphase.core.cell import Cell, grouped, stack_key
 from metaphase.core.training.cost import flops_per_step, num_parameters
 from metaphase.sweeps.planning import seeds_needed
 from metaphase.sweeps.planning.continuing import continued_steps
-from metaphase.sweeps.planning.packs import plan
+from metaphase.sweeps.planning.packs import plan, too_large
 from metaphase.sweeps.planning.workers import local_workers
 from metaphase.sweeps.preset import Sweep
 from metaphase.sweeps.store.earlier import by_cell_id
@@ -43,6 +43,8 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
         f"operations, about {size / 1e6:.1f} MB of results; "
         f"{len(packs)} packs, as for {workers.count} x {workers.device}"
     )
+    for line in too_large(missing, workers):
+        print(line)
     precision = seeds_needed.line(sweep.cells)
     if precision is not None:
         print(precision)

@@ -9,6 +9,7 @@ from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
 from metaphase.sweeps.planning import hardware
 
+GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
 MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
 
 
@@ -60,11 +61,21 @@ class Workers:
 
 def local_workers() -> Workers:
     """What Ray would find if it were started here; without starting it."""
+    count = gpus_here()
+    if count:
+        import torch
+
+        whole = (torch.cuda.get_device_properties(i).total_memory for i in range(count))
+        return gpu_workers(count, float(min(whole)))
+    return cpu_workers(hardware.cores(), hardware.memory())
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that PyTorch can use: none without a driver that it takes, or in a build
+    for CPUs. A part of a GPU (MIG) counts as one; what the environment hides doesn't count."""
     import torch
 
-    if torch.cuda.is_available():
-        return gpu_workers(torch.cuda.device_count())
-    return cpu_workers(hardware.cores(), hardware.memory())
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def cpu_workers(cores: int, memory: float) -> Workers:
@@ -73,16 +84,16 @@ def cpu_workers(cores: int, memory: float) -> Workers:
 
 
 def gpu_workers(count: int, memory: float | None = None) -> Workers:
-    """One worker a GPU, as far as known like those of this machine. Speeds are estimates for one of
-    about 2022, from operations and bytes (core.kernels): none has been measured yet.
+    """One worker a GPU. Speeds are estimates for one of about 2022, from operations and bytes
+    (core.kernels): none has been measured yet.
 
     Args:
-        memory: bytes of each; None: as those of this machine have.
+        memory: bytes of each; None: GPU_MEMORY.
     """
     return Workers(
         count,
         "cuda",
-        hardware.gpu_memory() if memory is None else memory,
+        GPU_MEMORY if memory is None else memory,
         flops=1e14,
         step_seconds=5e-4,
         example_seconds=0.0,

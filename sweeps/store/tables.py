@@ -24,7 +24,7 @@ _MERGED = "compact-"  # begins the name of a file of many cells; all others hold
 # Columns that files of earlier versions lack: settings with what their cells were trained with,
 # results with null.
 LATER = {
-    **dict.fromkeys(("numerics", "unseen_level", "guess_loss", "own_settings")),
+    **dict.fromkeys(("numerics", "unseen_level", "guess_loss", "own_settings", "switched_off")),
     **dict.fromkeys(schema.RELABELLED_COLUMNS),
     **{name: schema.to_column(value) for name, value in neutral_of(Cell).items()},
 }
@@ -44,7 +44,7 @@ _INTEGERS = (
 )
 _TEXTS = (
     *("cell_id", "sweep", "split", "status", "error", "device", "versions", "yardstick"),
-    "own_settings",
+    *("own_settings", "switched_off"),
 )
 
 

@@ -1,9 +1,11 @@
-"""What the compiler makes of the Triton kernels for a Hopper GPU (sm_90). Needs none.
+"""What the compiler makes of the Triton kernels for NVIDIA's GPUs. Needs none.
 
-    python -m tests.tools.compiled          # a line for each kernel, precision and shape, JSON
+    python -m tests.tools.compiled                     # a JSON line for each GPU, kernel and shape
+    python -m tests.tools.compiled --gpus 80 89 attention mlp
 
 A kernel that the interpreter runs may still not compile, want more shared memory than a
 multiprocessor has, or keep its numbers in memory because registers ran out: all of that shows here.
+The exit status is 1 if a kernel that would be launched on a GPU takes more than that has.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.cuda import attention, mlp, projection
 from metaphase.core.tasks import projected_images
 
-SHARED_BYTES = 232_448  # of a program, at most, on sm_90 (CUDA programming guide, table 30)
+# Of a program, at most (CUDA C++ programming guide, "Technical Specifications per Compute
+# Capability"): 64, 163, 99, 227, 227 and 99 KB.
+SHARED_BYTES = {75: 65_536, 80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
 _OPTIONS = ("num_warps", "num_stages")
 
@@ -55,8 +59,8 @@ def launches(module: ModuleType, names: tuple[str, ...], call: Callable[[], Any]
     return iter(recorded)
 
 
-def compiled(kernel: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
-    """Compiles a launch as Triton would on the device; what it takes of a multiprocessor."""
+def compiled(kernel: Any, args: tuple, kwargs: dict[str, Any], gpu: int = 90) -> dict[str, int]:
+    """Compiles a launch as Triton would on an sm_`gpu`; what it takes of a multiprocessor."""
     options = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
     values = dict(zip(kernel.arg_names, args, strict=False))
     values |= {name: value for name, value in kwargs.items() if name not in options}
@@ -76,7 +80,7 @@ def compiled(kernel: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]
         if divisible and signature[name] != "constexpr":
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])

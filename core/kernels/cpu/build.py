@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shlex
-import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from metaphase.core import caches, fast_paths
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
@@ -38,13 +35,14 @@ _SECONDS = 300  # a compiler that takes longer is given up
 def library() -> ctypes.CDLL | None:
     """The built kernels, or None where they can't be built or are switched off."""
     if os.environ.get("METAPHASE_NATIVE") == "0":
+        fast_paths.switch_off(fast_paths.CPU, "METAPHASE_NATIVE=0", asked=True)
         return None
     try:
         kernels = _build()
         kernels.attention_kept.restype = ctypes.c_int64
         return kernels
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("no CPU kernels, plain PyTorch instead: %s", error)
+        fast_paths.switch_off(fast_paths.CPU, str(error))
         return None
 
 
@@ -66,7 +64,7 @@ def _build() -> ctypes.CDLL:
     key = hashlib.sha256(code + repr((compiler, cpu, _FLAGS)).encode())
     name = f"kernels-{key.hexdigest()[:16]}.so"
     why = "no folder for them can be written; set XDG_CACHE_HOME to one"
-    for cache in _caches():
+    for cache in caches.folders():
         if (cache / name).exists():
             with contextlib.suppress(OSError):  # it is cut, say: it is built again
                 return ctypes.CDLL(str(cache / name))
@@ -98,23 +96,3 @@ def _compile(compiler: list[str], made: Path) -> None:
                 raise OSError(
                     f"{shlex.join(compiler)}: {error.stderr.decode(errors='replace')[:300]}"
                 ) from None
-
-
-def _caches() -> Iterator[Path]:
-    """Folders for built files: in the home, else among the temporary files.
-
-    Only a folder of our own is taken, so that others can't write what is loaded from there.
-    """
-    home = os.path.expanduser("~")  # stays as it is where nobody knows
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "metaphase"
-    if cache.is_absolute():
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-        yield cache
-    cache = Path(tempfile.gettempdir()) / f"metaphase-kernels-{os.geteuid()}"
-    with contextlib.suppress(OSError):
-        cache.mkdir(mode=0o700, exist_ok=True)
-        found = cache.lstat()
-        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-        if ours and not found.st_mode & 0o022:
-            yield cache

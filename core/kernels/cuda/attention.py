@@ -30,8 +30,7 @@ step:
 
 So instructions are the limit at D <= 32: 0.5 to 0.75 ms. At D = 64 the instructions, the products
 and the buffers cost about the same: 0.8 to 1.1 ms. The backward pass takes the 255 registers that a
-thread may have (it spills some where D or K is 64), so one program of 8 warps is on a
-multiprocessor at a time.
+thread may have (it spills some where D or K is 64), so a multiprocessor has one program of 8 warps.
 
 The weights' gradients are summed in a fixed order: a program adds those of its own sequences one
 after another, and one `torch.sum` adds the programs' buffers. There are no atomics. Results repeat
@@ -51,6 +50,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from metaphase.core.devices import current
+from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import operations
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
 from metaphase.core.kernels.cuda.common import (
@@ -302,6 +303,7 @@ class _Attention(torch.autograd.Function):
         shape: AttentionShape,
         precision: Precision,
         tiles: Tiles,
+        twin: Twin | None = None,
     ) -> Tensor:
         h, q, kv, out = h.contiguous(), *map(replica_rows, (q, kv, out))
         rotation = rotation_table(shape, h.device).contiguous() if shape.rotary else None
@@ -310,20 +312,33 @@ class _Attention(torch.autograd.Function):
         B = N // shape.tokens
         y = torch.empty(R, B * -(-shape.tokens // shape.stride), D, device=h.device)
         ctx.save_for_backward(h, q, kv, out, rotation)
-        ctx.shape, ctx.precision, ctx.tiles = shape, precision, tiles
+        ctx.shape, ctx.precision, ctx.tiles, ctx.twin = shape, precision, tiles, twin
         block_l = padded(shape.tokens)
-        _forward[(R * B,)](
-            y, h, q, kv, out, rotation,
-            *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
-            **_constants(shape, D, precision),
-            BLOCK_M=min(block_l, tiles.queries), num_warps=tiles.warps_forward,
-            num_stages=tiles.stages,
-        )  # fmt: skip
+        with current(h.device):
+            _forward[(R * B,)](
+                y, h, q, kv, out, rotation,
+                *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+                **_constants(shape, D, precision),
+                BLOCK_M=min(block_l, tiles.queries), num_warps=tiles.warps_forward,
+                num_stages=tiles.stages,
+            )  # fmt: skip
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_y] = grads
+        h, q, kv, out, _ = ctx.saved_tensors
+        try:
+            results = _Attention._gradients(ctx, d_y)
+        except Exception as error:
+            if ctx.twin is None:
+                raise
+            bf16 = ctx.precision == "bf16"
+            results = ctx.twin.gradients((h, q, kv, out), d_y, bf16, error)
+        return (*results, *(None, None, None, None))
+
+    @staticmethod
+    def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
         h, q, kv, out, rotation = ctx.saved_tensors
         shape, tiles = ctx.shape, ctx.tiles
         R, N, D = h.shape
@@ -332,16 +347,16 @@ class _Attention(torch.autograd.Function):
         programs = -(-B // sequences)
         d_h = torch.empty_like(h)
         d_weights = torch.empty(R, programs, 4 * D * HK, device=h.device)
-        _backward[(R * programs,)](
-            d_h, d_weights, d_y.contiguous(), h, q, kv, out, rotation,
-            *_sizes(shape, D, B), sequences,
-            q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
-            **_constants(shape, D, ctx.precision),
-            num_warps=tiles.warps_backward, num_stages=tiles.stages,
-        )  # fmt: skip
+        with current(h.device):
+            _backward[(R * programs,)](
+                d_h, d_weights, d_y.contiguous(), h, q, kv, out, rotation,
+                *_sizes(shape, D, B), sequences,
+                q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+                **_constants(shape, D, ctx.precision),
+                num_warps=tiles.warps_backward, num_stages=tiles.stages,
+            )  # fmt: skip
         d_q, d_kv, d_out = d_weights.sum(dim=1).split([D * HK, 2 * D * HK, D * HK], dim=1)
-        d_q, d_kv, d_out = d_q.view(q.shape), d_kv.view(kv.shape), d_out.view(out.shape)
-        return d_h, d_q, d_kv, d_out, None, None, None
+        return d_h, d_q.view(q.shape), d_kv.view(kv.shape), d_out.view(out.shape)
 
 
 def _sizes(shape: AttentionShape, D: int, B: int) -> tuple[int, ...]:
@@ -371,6 +386,7 @@ def fused_attention(
     shape: AttentionShape,
     precision: Precision = "bf16",
     tiles: Tiles = Tiles(),
+    twin: Twin | None = None,
 ) -> Tensor:
     """Compute what `core.architectures.blocks.plain_attention` does, for float32 tensors and shapes
     that `supports` takes.
@@ -378,6 +394,6 @@ def fused_attention(
     Args:
         precision: that of the operands of all products; sums, softmax, layer norm and the residual
             stream are always float32.
+        twin: what computes the gradients if the kernel can't; None: its error is raised.
     """
-    result: Tensor = _Attention.apply(h.float(), q, kv, out, shape, precision, tiles)
-    return result
+    return _Attention.apply(h.float(), q, kv, out, shape, precision, tiles, twin)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -69,6 +71,34 @@ def padded(n: int) -> int:
     """Return the size of the tile that holds n: a power of 2, and at least the 16 that matrix units
     take."""
     return max(16, triton.next_power_of_2(n))
+
+
+class Limits(NamedTuple):
+    """What a kernel has on a device.
+
+    Attributes:
+        capability: 10 times the compute capability: 80 is sm_80.
+        shared: bytes of shared memory that a program may take.
+    """
+
+    capability: int
+    shared: int
+
+
+ANY = Limits(10**6, 2**62)  # of what computes on the CPU
+
+
+@cache
+def limits(device: torch.device) -> Limits:
+    """What a kernel has on this device."""
+    if device.type != "cuda":
+        return ANY
+    properties: Any = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:  # 64 KB of LDS a workgroup; its numbers are of another kind
+        return Limits(80, 2**16)
+    return Limits(
+        10 * properties.major + properties.minor, properties.shared_memory_per_block_optin
+    )
 
 
 def replica_rows(weight: Tensor) -> Tensor:

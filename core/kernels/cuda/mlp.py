@@ -27,6 +27,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from metaphase.core.devices import current
+from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import operations
 from metaphase.core.kernels.cuda.common import (
     DOTS,
@@ -162,6 +164,7 @@ class _MLP(torch.autograd.Function):
         down: Tensor,
         precision: Precision,
         tiles: Tiles,
+        twin: Twin | None = None,
     ) -> Tensor:
         h, up, bias, down = h.contiguous(), *map(replica_rows, (up, bias, down))
         check_on_device(h, up, bias, down)
@@ -169,18 +172,29 @@ class _MLP(torch.autograd.Function):
         M = up.shape[2]
         y = torch.empty_like(h)
         ctx.save_for_backward(h, up, bias, down)
-        ctx.precision, ctx.tiles = precision, tiles
+        ctx.precision, ctx.tiles, ctx.twin = precision, tiles, twin
         block_n = min(tiles.tokens_forward, padded(N))
-        _forward[(R * triton.cdiv(N, block_n),)](
-            y, h, up, bias, down, N, D, M, up.stride(0), bias.stride(0), down.stride(0),
-            PRECISION=DOTS[precision], BLOCK_N=block_n, BLOCK_D=padded(D),
-            BLOCK_M=min(tiles.hidden_forward, padded(M)), num_warps=tiles.warps_forward,
-        )  # fmt: skip
+        with current(h.device):
+            _forward[(R * triton.cdiv(N, block_n),)](
+                y, h, up, bias, down, N, D, M, up.stride(0), bias.stride(0), down.stride(0),
+                PRECISION=DOTS[precision], BLOCK_N=block_n, BLOCK_D=padded(D),
+                BLOCK_M=min(tiles.hidden_forward, padded(M)), num_warps=tiles.warps_forward,
+            )  # fmt: skip
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_y] = grads
+        try:
+            results = _MLP._gradients(ctx, d_y)
+        except Exception as error:
+            if ctx.twin is None:
+                raise
+            results = ctx.twin.gradients(ctx.saved_tensors, d_y, ctx.precision == "bf16", error)
+        return (*results, *(None, None, None))
+
+    @staticmethod
+    def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
         h, up, bias, down = ctx.saved_tensors
         R, N, D = h.shape
         M, tiles = up.shape[2], ctx.tiles
@@ -190,18 +204,16 @@ class _MLP(torch.autograd.Function):
         programs = triton.cdiv(blocks_of_replica, each)
         d_h = torch.empty_like(h)
         d_weights = torch.empty(R, programs, 2 * D * M + M, device=h.device)
-        _backward[(R * programs,)](
-            d_h, d_weights, d_y.contiguous(), h, up, bias, down, N, D, M, programs, each,
-            up.stride(0), bias.stride(0), down.stride(0),
-            PRECISION=DOTS[ctx.precision], BLOCK_N=block_n, BLOCK_D=padded(D),
-            BLOCK_M=min(tiles.hidden_backward, padded(M)),
-            num_warps=tiles.warps_backward, num_stages=1,
-        )  # fmt: skip
+        with current(h.device):
+            _backward[(R * programs,)](
+                d_h, d_weights, d_y.contiguous(), h, up, bias, down, N, D, M, programs, each,
+                up.stride(0), bias.stride(0), down.stride(0),
+                PRECISION=DOTS[ctx.precision], BLOCK_N=block_n, BLOCK_D=padded(D),
+                BLOCK_M=min(tiles.hidden_backward, padded(M)),
+                num_warps=tiles.warps_backward, num_stages=1,
+            )  # fmt: skip
         d_up, d_down, d_bias = d_weights.sum(dim=1).split([D * M, D * M, M], dim=1)
-        return (
-            *(d_h, d_up.view(up.shape), d_bias.view(bias.shape), d_down.view(down.shape)),
-            *(None, None),
-        )
+        return d_h, d_up.view(up.shape), d_bias.view(bias.shape), d_down.view(down.shape)
 
 
 def fused_mlp(
@@ -211,12 +223,14 @@ def fused_mlp(
     down: Tensor,
     precision: Precision = "bf16",
     tiles: Tiles = Tiles(),
+    twin: Twin | None = None,
 ) -> Tensor:
     """Compute what `core.architectures.blocks.plain_mlp` does, for float32 tensors that `supports`
     takes.
 
     Args:
         precision: that of the operands of all products; all else is always float32.
+        twin: what computes the gradients if the kernel can't; None: its error is raised.
     """
-    result: Tensor = _MLP.apply(h.float(), up, bias, down, precision, tiles)
+    result: Tensor = _MLP.apply(h.float(), up, bias, down, precision, tiles, twin)
     return result

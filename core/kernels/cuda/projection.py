@@ -43,6 +43,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from metaphase.core import rng
+from metaphase.core.devices import current
 from metaphase.core.kernels.cuda.common import (
     DOTS,
     INTERPRETED,
@@ -61,6 +62,8 @@ _PROJECTION = tl.constexpr(rng.PROJECTION)
 _NOISE_OFFSET = tl.constexpr(rng.NOISE_OFFSET)
 _TWO_PI = tl.constexpr(2.0 * math.pi)
 _OFFSET = tl.constexpr(1.0 - 2.0**-24)
+# Where there is none of NVIDIA's library of functions: in the interpreter, and on AMD's GPUs.
+PORTABLE = tl.constexpr(INTERPRETED.value or torch.version.hip is not None)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _normal_pair(word_0, word_1, factor):
     """Return a pair of `core.rng.normals`, times sqrt(factor / (-2 ln 2))."""
     u = _one_to_two(word_0) - _OFFSET
     angle = _one_to_two(word_1) * _TWO_PI - _TWO_PI * _OFFSET  # one multiply-add
-    if INTERPRETED:
+    if PORTABLE:
         log, cos, sin = tl.log2(u), tl.cos(angle), tl.sin(angle)
     else:
         log = libdevice.fast_log2f(u)
@@ -253,18 +256,19 @@ def project(
         source, sources = ("drawn" if noise is None else "noise"), [seed_G.contiguous()]
     check_on_device(images, index, task, *sources, *([] if noise is None else [noise]))
     masked = images.shape[1] < -(-size // block_j) * block_j
-    _project[(G * B * triton.cdiv(size, block_i),)](
-        y, images, index,
-        None if source == "table" else sources[0],
-        task,
-        *(sources if source == "table" else (None, None)),
-        noise,
-        size, T, B,
-        table_UxNxXxX.shape[1] if table_UxNxXxX is not None else 0,
-        images.stride(0), quads, -2.0 * math.log(2.0) / size, size**-0.5,
-        0 if noise is None else 32 - rng.noise_place_bits(noise),
-        SOURCE=source, PRECISION=DOTS[precision], MASKED=masked,
-        BLOCK_I=block_i, BLOCK_T=block_t, BLOCK_J=block_j,
-        num_warps=tiles.warps, num_stages=tiles.stages,
-    )  # fmt: skip
+    with current(y.device):
+        _project[(G * B * triton.cdiv(size, block_i),)](
+            y, images, index,
+            None if source == "table" else sources[0],
+            task,
+            *(sources if source == "table" else (None, None)),
+            noise,
+            size, T, B,
+            table_UxNxXxX.shape[1] if table_UxNxXxX is not None else 0,
+            images.stride(0), quads, -2.0 * math.log(2.0) / size, size**-0.5,
+            0 if noise is None else 32 - rng.noise_place_bits(noise),
+            SOURCE=source, PRECISION=DOTS[precision], MASKED=masked,
+            BLOCK_I=block_i, BLOCK_T=block_t, BLOCK_J=block_j,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
     return y

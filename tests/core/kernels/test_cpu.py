@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaphase.core import rng
+from metaphase.core import caches, rng
 from metaphase.core.architectures import blocks
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.attention_shape import AttentionShape
@@ -136,7 +136,7 @@ def test_a_folder_that_others_can_write_is_not_loaded_from(tmp_path, monkeypatch
     cache.mkdir()
     for mode, taken in ((0o777, []), (0o700, [cache])):
         cache.chmod(mode)
-        assert list(build._caches()) == [Path("/proc/nowhere/metaphase"), *taken]
+        assert list(caches.folders()) == [Path("/proc/nowhere/metaphase"), *taken]
 
 
 @pytest.mark.parametrize("compiler", ["false", "'unclosed", "/proc/missing"])
@@ -151,7 +151,7 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path, monkeypatch, compiler):
 @needs_compiler
 def test_a_built_file_that_is_cut_is_built_again(tmp_path, monkeypatch):
     """As a full disk or a crash leaves it; plain PyTorch instead would give other last digits."""
-    monkeypatch.setattr(build, "_caches", lambda: iter([tmp_path]))
+    monkeypatch.setattr(caches, "folders", lambda: iter([tmp_path]))
     monkeypatch.setattr(build, "_SOURCES", [p for p in build._SOURCES if p.name == "adam.c"])
     with monkeypatch.context() as cut:
         cut.setattr(build, "_compile", lambda compiler, made: made.write_bytes(b""))
@@ -175,7 +175,9 @@ def test_where_nothing_is_run_from_the_next_place_is_taken(tmp_path, monkeypatch
 
     for name in ("home", "temporary"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(build, "_caches", lambda: iter([tmp_path / "home", tmp_path / "temporary"]))
+    monkeypatch.setattr(
+        caches, "folders", lambda: iter([tmp_path / "home", tmp_path / "temporary"])
+    )
     monkeypatch.setattr(build, "_SOURCES", [p for p in build._SOURCES if p.name == "adam.c"])
     monkeypatch.setattr(build.ctypes, "CDLL", from_elsewhere)
     assert build._build()._name.startswith(str(tmp_path / "temporary"))

@@ -1,5 +1,6 @@
 """Progress: one line that says how many cells, which phases, how far, how long."""
 
+import dataclasses
 import types
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from metaphase.core import schema
 from metaphase.core.cell import Cell
 from metaphase.sweeps.execution import progress
+from metaphase.sweeps.execution.pack_run import Report
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.tune_progress import TuneProgress
 from metaphase.sweeps.planning.packs import Pack
@@ -23,12 +25,13 @@ def following(tmp_path):
 
 
 def report(following, pack, fraction, finished=()):
-    result = {
-        "fraction": fraction,
-        "finished": {cell.cell_id: "memorizing" for cell in finished},
-        "training_seconds": 2.0,
-        "config_error": None,
-    }
+    told = Report(
+        done=fraction == 1,
+        fraction=fraction,
+        finished={cell.cell_id: "memorizing" for cell in finished},
+        training_seconds=2.0,
+    )
+    result = dataclasses.asdict(told)
     trial = types.SimpleNamespace(config={"pack": pack}, error_file=None)
     following.on_trial_result(1, [], trial, result)
     return trial

@@ -1,0 +1,267 @@
+"""Whether fast paths compute what their twins do, and faster, on the shapes of cells at hand, where
+this runs.
+
+Each kernel is compared with its twin in float64, on the numbers of a cell's first step, and timed
+beside the twin in the cell's own precision, forward and backward. The captured step is compared
+with the same steps launched one by one, and its evaluation with theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metaphase.core import fast_paths
+from metaphase.core.cell import Cell, ConfigError, grouped, stack_key
+from metaphase.core.devices import current
+from metaphase.core.fast_paths import Asked
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW
+from metaphase.core.training.captured import CaptureFailed
+from metaphase.core.training.trainer import PackTrainer
+
+# How far a result or gradient may be off, ||a - b|| / ||b|| against float64, beside what the twin
+# is off in the same precision: where a ReLU's input is near 0, rounding decides whether a gradient
+# flows, and the layer norm of two numbers multiplies what is lost.
+BOUNDS = {"bf16": 1e-2, "tf32": 5e-3, "fp32": 5e-5}
+TWIN_SHARE = 1.5
+STEPS = 4  # that are trained captured and one by one
+# Of what these steps change of the weights, and of the losses after them: sums of another order.
+CAPTURE_BOUND = 2e-2
+TIMES = 5  # that each way is timed; the median counts
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found of a path on a shape.
+
+    Attributes:
+        name: the path's (`core.fast_paths`).
+        why: why it isn't to be used; empty: it is right and the faster way.
+        error, bound: how far it is off, and may be; NaN: it wasn't compared.
+        fast, plain: milliseconds that it and its twin take; NaN: they weren't timed.
+    """
+
+    name: str
+    why: str = ""
+    error: float = math.nan
+    bound: float = math.nan
+    fast: float = math.nan
+    plain: float = math.nan
+
+
+@dataclass
+class Findings:
+    """What was found out.
+
+    Attributes:
+        proofs: of each path and shape.
+        poisoned: whether the process can't compute any more, and what isn't among the proofs is to
+            be found out in another one.
+        error: one line, if the cells can't be trained by plain PyTorch either.
+    """
+
+    proofs: list[Proof]
+    poisoned: bool = False
+    error: str = ""
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """As `core.fast_paths.adopt` takes them."""
+        return {proof.name: proof.why for proof in self.proofs}
+
+
+def prove(
+    cells: Sequence[Cell],
+    device: torch.device,
+    data_root: str | Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> Findings:
+    """Tries the fast paths that cells of these shapes take; `say` gets a line about what is next.
+    Paths that are off (`core.fast_paths`) aren't tried."""
+    found = Findings([])
+    shapes = [members[0] for members in grouped(cells, stack_key).values()]
+    with current(device):
+        for cell in shapes:
+            say(f"kernels: {_described(cell)}")
+            if not _prove_kernels(cell, device, data_root, found):
+                return found
+        fast_paths.adopt(found.verdicts)
+        for cell in shapes:
+            if not fast_paths.is_on(fast_paths.CAPTURE):
+                break
+            say(f"captured steps: {_described(cell)}")
+            if not _prove_capture(cell, device, data_root, found):
+                break
+    return found
+
+
+def _described(cell: Cell) -> str:
+    return f"{cell.architecture}, width {cell.model_size}, {cell.precision}"
+
+
+def _prove_kernels(
+    cell: Cell, device: torch.device, data_root: str | Path, found: Findings
+) -> bool:
+    """Compares what a cell's first step and evaluation ask for. Returns whether to go on."""
+    known = {proof.name for proof in found.proofs}
+
+    def judge(asked: Asked) -> None:
+        if asked.name in known or asked.name in fast_paths.switched_off():
+            return
+        known.add(asked.name)
+        proof = _compare(asked, device)
+        if proof is not None:
+            found.proofs.append(proof)
+
+    try:
+        with fast_paths.judged_by(judge):
+            trainer = PackTrainer([cell], device=device, data_root=data_root)
+            trainer._repeated_step._captures = False
+            trainer.train(1)
+            trainer._evaluate()
+        _wait(device)
+    except ConfigError as error:
+        found.error = str(error)
+        return False
+    except Exception as error:
+        found.poisoned = True
+        found.error = f"{_described(cell)}: {fast_paths.in_a_line(error)}"
+        return False
+    return True
+
+
+def _compare(asked: Asked, device: torch.device) -> Proof | None:
+    """A path's proof; None if it doesn't serve this shape."""
+    name, precision = asked.name, asked.name.rpartition(" ")[2]
+    try:
+        few = _leaves(asked.tensors, asked.rows)
+        ours = _both(asked.fast, few)
+        if ours is None:
+            return None
+        with torch.autocast(device.type, enabled=False):
+            exact = _both(asked.twin, [t.detach().double().requires_grad_() for t in few])
+        theirs = _both(asked.twin, _leaves(asked.tensors, asked.rows))
+        assert exact is not None
+        assert theirs is not None
+        if name in fast_paths.switched_off():  # its twin has computed the gradients
+            return Proof(name, fast_paths.switched_off()[name])
+        off = _worst(map(_off, ours, exact))
+        # What has no tensors is compared with the twin as it is.
+        own = _worst(map(_off, theirs, exact)) if few else 0.0
+        bound = BOUNDS[precision] + TWIN_SHARE * own
+        if not off <= bound:  # it may be NaN
+            return Proof(name, f"it is off by {off:.1e}, {bound:.1e} being allowed", off, bound)
+        whole = _leaves(asked.tensors, 0)
+        fast, plain = (
+            milliseconds(partial(_both, way, whole), device) for way in (asked.fast, asked.twin)
+        )
+    except Exception as error:
+        return Proof(name, fast_paths.in_a_line(error))
+    why = "" if fast < plain else f"{fast_paths.SLOWER}: {fast:.3g} ms against {plain:.3g}"
+    return Proof(name, why, off, bound, fast, plain)
+
+
+def _leaves(tensors: Sequence[Tensor], rows: int) -> list[Tensor]:
+    """The tensors, those of more replicas and rows than needed cut, with gradients of their own."""
+    if rows:
+        first, *rest = tensors
+        tensors = [first[:2, :rows], *(t[:2] for t in rest)]
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def _both(function: Callable[..., Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """The result, and the gradients by the tensors where there are some; None: there is none."""
+    with torch.enable_grad():
+        result = function(*tensors)
+    if result is None or not tensors:
+        return None if result is None else [result]
+    wave = torch.linspace(-1.0, 1.0, result.shape[-1], device=result.device, dtype=result.dtype)
+    gradient = wave.expand_as(result) + torch.sign(result.detach())
+    return [result, *torch.autograd.grad(result, tensors, gradient)]
+
+
+def _off(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def _worst(errors: Iterable[float]) -> float:
+    """The largest; NaN if one is."""
+    return float(torch.tensor(list(errors)).max())
+
+
+def _prove_capture(
+    cell: Cell, device: torch.device, data_root: str | Path, found: Findings
+) -> bool:
+    """Compares captured steps with others. Returns whether to go on."""
+    name = fast_paths.CAPTURE
+    try:
+        one_by_one = PackTrainer([cell], device=device, data_root=data_root)
+        one_by_one._repeated_step._captures = False
+        captured = PackTrainer([cell], device=device, data_root=data_root)
+        before = captured.stacks[0].theta_RxP.clone()
+        for trainer in (one_by_one, captured):
+            trainer.train(STEPS)
+            trainer._evaluate()
+        ours, theirs = (t.stacks[0].theta_RxP - before for t in (captured, one_by_one))
+        losses = [[t.metrics[split].row(0)["loss"] for split in t.metrics]
+                  for t in (captured, one_by_one)]  # fmt: skip
+        error = _worst([_off(ours, theirs), _off(*map(torch.tensor, losses))])
+        if not error <= CAPTURE_BOUND:
+            why = f"they are off by {error:.1e}, {CAPTURE_BOUND:.1e} being allowed"
+            proof = Proof(name, why, error, CAPTURE_BOUND)
+        else:
+            fast, plain = (
+                milliseconds(partial(t.train, STEPS_PER_DRAW), device) / STEPS_PER_DRAW
+                for t in (captured, one_by_one)
+            )
+            slower = f"{fast_paths.SLOWER}: {fast:.3g} ms a step against {plain:.3g}"
+            why = "" if fast < plain else slower
+            proof = Proof(name, why, error, CAPTURE_BOUND, fast, plain)
+    except CaptureFailed as failed:
+        found.proofs.append(Proof(name, str(failed)))
+        found.poisoned = True
+        return False
+    except Exception as error:
+        if fast_paths.out_of_memory(error):  # of two trainers; one may fit
+            return True
+        found.proofs.append(Proof(name, fast_paths.in_a_line(error)))
+        found.poisoned = True
+        return False
+    earlier = next((p for p in found.proofs if p.name == name), None)
+    if earlier is not None:  # of another shape: what is off for one is off for all
+        found.proofs.remove(earlier)
+        worst = earlier if earlier.why else proof
+        proof = replace(
+            worst,
+            error=max(earlier.error, proof.error),
+            fast=earlier.fast + proof.fast,
+            plain=earlier.plain + proof.plain,
+        )
+    found.proofs.append(proof)
+    return True
+
+
+def milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median of what some calls take, after one that isn't counted."""
+    taken = []
+    for number in range(1 + TIMES):
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        if number:
+            taken.append(1e3 * (time.perf_counter() - start))
+    return sorted(taken)[TIMES // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

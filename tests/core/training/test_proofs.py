@@ -1,0 +1,192 @@
+"""Fast paths are compared with their twins where they run, on a GPU that is pretended."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from metaphase.core import fast_paths
+from metaphase.core.architectures import blocks
+from metaphase.core.tasks import projected_inputs
+from metaphase.core.training import captured, proofs
+from tests.conftest import DEVICES, small_cell
+
+pytest.importorskip("triton")
+
+from metaphase.core.kernels.cuda import attention, mlp, projection
+
+pytestmark = pytest.mark.skipif("cuda" in DEVICES, reason="a GPU is pretended")
+CELLS = [
+    small_cell(model_size=size, batch_size=4, eval_sequences=4, num_layers=1) for size in (4, 6)
+]
+CPU = torch.device("cpu")
+REAL = {
+    "fused_attention": attention.fused_attention,
+    "fused_mlp": mlp.fused_mlp,
+    "project": projection.project,
+}
+
+
+@pytest.fixture(autouse=True)
+def pretended(monkeypatch):
+    """Kernels run as on a GPU, and are always the faster ones. They are their twins, which is what
+    they should be; a test may put others in their place."""
+    monkeypatch.setattr(fast_paths, "_off", {})
+    monkeypatch.setattr(fast_paths, "_failed", set())
+    monkeypatch.setattr(fast_paths, "_proven", set())
+    monkeypatch.delenv("METAPHASE_FUSED", raising=False)
+    monkeypatch.setattr(blocks, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: projection)
+    monkeypatch.setattr(attention, "supports", lambda *arguments: True)
+    monkeypatch.setattr(mlp, "supports", lambda *arguments: True)
+    fused_attention = lambda *t, twin: blocks.plain_attention(*t[:5])  # noqa: E731
+    monkeypatch.setattr(attention, "fused_attention", fused_attention)
+    monkeypatch.setattr(mlp, "fused_mlp", lambda *t, twin: blocks.plain_mlp(*t[:4]))
+
+    def project(images, index, task, **settings):
+        return torch.zeros(*index.shape, settings["size"])
+
+    monkeypatch.setattr(projection, "project", project)
+    times = iter([1.0, 2.0] * 100)
+    monkeypatch.setattr(proofs, "milliseconds", lambda call, device: next(times))
+
+
+def found(monkeypatch, cells=CELLS[:1]):
+    return proofs.prove(cells, CPU, "data")
+
+
+def by_path(findings):
+    return {proof.name.partition(" L=")[0].partition(" D=")[0].partition(" X=")[0]: proof
+            for proof in findings.proofs}  # fmt: skip
+
+
+def test_what_is_right_and_faster_is_used(monkeypatch):
+    findings = proofs.prove(CELLS, CPU, "data")
+    assert not findings.poisoned
+    assert findings.error == ""
+    names = [proof.name for proof in findings.proofs]
+    assert len(names) == len(set(names)) == 2 + 2 + 1 + 1  # attention, MLPs, projections, capture
+    for proof in findings.proofs:
+        if not proof.name.startswith(fast_paths.PROJECTION):
+            assert proof.why == "", proof
+            assert proof.error <= proof.bound
+            assert fast_paths.is_on(proof.name)
+    assert not fast_paths.is_on(blocks.mlp_path(64, 256, "fp32"))
+
+
+def test_what_is_slower_is_not_used_and_nothing_is_said(monkeypatch, caplog):
+    times = iter([2.0, 1.0] * 100)
+    monkeypatch.setattr(proofs, "milliseconds", lambda call, device: next(times))
+    told = by_path(found(monkeypatch))
+    for path in ("fused attention", "fused MLP", "captured steps"):
+        assert told[path].why.startswith(fast_paths.SLOWER)
+        fast_paths.adopt({told[path].name: told[path].why})
+        assert not fast_paths.is_on(told[path].name)
+    assert caplog.text == ""
+
+
+class Wrong(torch.autograd.Function):
+    """The identity, but for the result or the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, result, gradient):
+        ctx.gradient = gradient
+        return x * result
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.gradient, None, None
+
+
+@pytest.mark.parametrize(
+    ("result", "gradient"), [(1.2, 1.0), (1.0, 1.2), (torch.nan, 1.0), (1.0, torch.nan)]
+)
+def test_what_is_wrong_is_not_used(monkeypatch, result, gradient):
+    def fused_mlp(*tensors, twin):
+        return Wrong.apply(blocks.plain_mlp(*tensors[:4]), result, gradient)
+
+    monkeypatch.setattr(mlp, "fused_mlp", fused_mlp)
+    told = by_path(found(monkeypatch))
+    assert told["fused MLP"].why.startswith("it is off by ")
+    assert told["fused attention"].why == ""
+    assert told["fused projections"].why.startswith("it is off by 1.0")  # all zeros
+    assert told["captured steps"].why == ""
+
+
+def test_what_cant_be_built_is_not_used(monkeypatch):
+    def failing(*arguments, **settings):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(projection, "project", failing)
+    monkeypatch.setattr(attention, "fused_attention", failing)
+    told = by_path(found(monkeypatch))
+    assert "Failed to find C compiler" in told["fused attention"].why
+    assert "Failed to find C compiler" in told["fused projections"].why
+    assert told["fused MLP"].why == ""
+
+
+@pytest.mark.slow
+def test_the_kernels_themselves_are_right(monkeypatch):
+    """In Triton's interpreter, which is slow."""
+    for module, name in (
+        (attention, "fused_attention"),
+        (mlp, "fused_mlp"),
+        (projection, "project"),
+    ):
+        monkeypatch.setattr(module, name, REAL[name])
+    monkeypatch.setattr(proofs, "STEPS", 1)
+    for proof in found(monkeypatch).proofs:
+        assert proof.why == "", proof
+
+
+def test_a_capture_that_fails_poisons_the_process(monkeypatch):
+    real = captured.RepeatedStep.__call__
+
+    def call(self, step, step_J, count):
+        if not hasattr(self, "_first") and count == proofs.STEPS and self._captures is not False:
+            raise captured.CaptureFailed(RuntimeError("not permitted"), True)
+        real(self, step, step_J, count)
+
+    monkeypatch.setattr(captured.RepeatedStep, "__init__", wrapped_init)
+    monkeypatch.setattr(captured.RepeatedStep, "__call__", call)
+    findings = found(monkeypatch)
+    assert findings.poisoned
+    assert findings.verdicts[fast_paths.CAPTURE] == "RuntimeError: not permitted"
+
+
+_init = captured.RepeatedStep.__init__
+
+
+def wrapped_init(self, *arguments):
+    _init(self, *arguments)
+    self._captures = None  # as if there were a GPU, but for what is captured
+
+
+def test_captured_steps_that_are_wrong_are_not_used(monkeypatch):
+    real = captured.RepeatedStep.__call__
+
+    def call(self, step, step_J, count):
+        real(self, step, step_J, count)
+        if self._captures is None:
+            self._buffers[0].mul_(1.5)
+
+    monkeypatch.setattr(captured.RepeatedStep, "__init__", wrapped_init)
+    monkeypatch.setattr(captured.RepeatedStep, "__call__", call)
+    findings = found(monkeypatch)
+    assert findings.verdicts[fast_paths.CAPTURE].startswith("they are off by ")
+    assert not findings.poisoned
+
+
+def test_a_device_that_computes_nothing_is_said(monkeypatch):
+    def broken(self, count):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(proofs.PackTrainer, "train", broken)
+    findings = found(monkeypatch)
+    assert findings.poisoned
+    assert "illegal memory access" in findings.error
+
+
+def test_off_is_relative():
+    assert proofs._off(torch.tensor([1.1, 0.0]), torch.tensor([1.0, 0.0])) == pytest.approx(0.1)
+    assert dataclasses.asdict(proofs.Proof("x"))["why"] == ""

@@ -1,0 +1,97 @@
+"""Bytes counted on tensors without numbers, and the formulas that plan by them."""
+
+import pytest
+import torch
+
+from metaphase.core.cell import Cell
+from metaphase.core.training import cost
+from tests.benchmarks import bytes as counting
+from tests.benchmarks.throughput import PAPER
+from tests.conftest import small_cell
+
+
+def paper(width, precision, **settings):
+    return Cell(**PAPER | {"batch_size": 512} | settings, model_size=width, precision=precision)
+
+
+def test_what_an_operation_reads_and_writes_is_counted():
+    counter = counting.Counted()
+    a = torch.empty(10, 4, device="meta")
+    b = torch.empty(4, 5, dtype=torch.bfloat16, device="meta")
+    with counter:
+        a.mul_(2.0)
+        c = a.T.contiguous() + b.sum(dim=1)[:, None]
+        c.copy_(a.view(4, 10))
+        d = torch.empty(1, 4, device="meta").expand(10, 4).exp()
+    moved = dict(counter.moved)
+    assert moved["mul_"] == 2 * 160
+    assert moved["clone"] == 2 * 160
+    assert moved["sum"] == 40 + 8
+    assert moved["add"] == 160 + 8 + 160
+    assert moved["copy_"] == 2 * 160  # what is copied over isn't read
+    assert moved["exp"] == 16 + 160  # what is expanded isn't in memory
+    assert set(moved) == {"mul_", "clone", "sum", "add", "copy_", "exp"}
+    assert counter.live == 160 + 160  # c and d
+    del d
+    assert counter.live == 160
+    assert counter.peak >= 160 + 160 + 8
+
+
+@pytest.mark.parametrize(
+    ("width", "precision", "before", "now"),
+    [  # GB a step and replica at a batch of 512, before and after two copies fewer and bf16 units
+        (2, "bf16", 4.17, 3.47),
+        (512, "bf16", 51.69, 34.50),
+        (64, "tf32", 13.36, 11.79),
+    ],
+)
+def test_a_step_moves_what_it_is_planned_to(width, precision, before, now):
+    cell = paper(width, precision)
+    step = counting.count(cell)
+    assert step.moved / 1e9 == pytest.approx(now, rel=0.01)
+    assert step.moved / 1e9 < 0.95 * before
+    assert cost.bytes_per_step(cell) == pytest.approx(step.moved, rel=0.15)
+    held = cost._stack_bytes([cell], "cuda")
+    copies = 12 * cost.num_parameters(cell)  # while it is captured
+    assert 0.95 < (sum(held) - copies) / step.counter.peak < 1.4
+
+
+def test_fused_kernels_move_less():
+    cell = paper(16, "bf16")
+    assert counting.count(cell, fused=True).moved < 0.25 * counting.count(cell).moved
+
+
+def test_it_is_linear_in_replicas():
+    cell = small_cell(precision="bf16")
+    assert counting.count(cell, 3).moved == pytest.approx(counting.count(cell).moved, rel=0.02)
+
+
+@pytest.mark.parametrize("settings", [{"token_format": "interleaved"}, {"architecture": "lstm"}])
+def test_other_cells_are_counted_too(settings):
+    assert counting.count(small_cell(**settings)).moved > 0
+
+
+def test_an_evaluation_stands_beside_a_captured_step():
+    cell = paper(64, "bf16", eval_sequences=1024)
+    counter = counting.Counted()
+    with counting.pretending(cell, counter, fused=False), torch.no_grad():
+        stack = counting.Stack([cell], counting.META)
+        shape = cell.batch_size, cell.sequence_length
+        x = torch.empty(1, *shape, cell.input_size, dtype=torch.bfloat16, device="meta")
+        y = torch.empty(1, *shape, dtype=torch.int64, device="meta")
+        with counter:
+            stack.predict(counting.Batch(x, y))
+    assert counter.peak < cost._forward_bytes([cell]) < 3 * counter.peak
+    on_cpu = cost.pack_bytes([cell], "cpu")
+    assert cost.pack_bytes([cell], "cuda") != on_cpu
+
+
+def test_what_fits_no_gpu_is_told():
+    from metaphase.sweeps.planning.packs import too_large
+    from metaphase.sweeps.planning.workers import gpu_workers
+
+    cells = [paper(256, "tf32", batch_size=size, seed=s) for size in (512, 4096) for s in (0, 1)]
+    [line] = too_large(cells, gpu_workers(1, 24e9))
+    assert line.startswith("2 cells (transformer, model_size 256, batch_size 4096) need ")
+    assert line.endswith("each, and a worker has 24.0")
+    assert too_large(cells, gpu_workers(1, 80e9)) == []

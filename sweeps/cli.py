@@ -16,6 +16,7 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.sweeps.commands.status",
         "show how far a sweep is: finished, running, missing cells",
     ),
+    "watch": ("metaphase.watch", "show a sweep in the terminal while it is trained"),
     "yardsticks": (
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",

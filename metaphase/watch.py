@@ -91,7 +91,8 @@ class _Nothing:
     def __exit__(self, *reasons: object) -> None: ...
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An argument's type: seconds between looks."""
     try:
         value = float(text)
     except ValueError:
@@ -106,7 +107,7 @@ def _parser() -> Parser:
     parser = sweep_parser("watch", "Show a sweep in the terminal while it is trained.")
     parser.add_argument("--once", action="store_true", help="show it as it is now, and end")
     parser.add_argument(
-        "--every", metavar="S", type=_seconds, default=2.0,
+        "--every", metavar="S", type=seconds, default=2.0,
         help="seconds between looks (default: 2)",
     )  # fmt: skip
     return parser

@@ -7,6 +7,7 @@ raises an error where the storage fails, instead of leaving something out.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -121,9 +122,11 @@ class Tree:
         Raises:
             OSError: the storage fails.
         """
-        own = f"{cell_id}.parquet"
-        found = dict(self._files.read("curves", [own], required=REQUIRED["curves"], gone="forget"))
-        rows = list(found.values())
+        rows: list[pa.Table] = []
+        if re.fullmatch("[0-9A-Za-z]+", cell_id):  # whatever a tree calls it, it leads nowhere else
+            own = [f"{cell_id}.parquet"]
+            read = self._files.read("curves", own, required=REQUIRED["curves"], gone="forget")
+            rows = [part for _, part in read]
         if not rows:
             listed = {n: at for n, at in self._list("curves").items() if not tables.is_own(n)}
             self._update("curves", "curves", listed)

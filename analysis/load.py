@@ -141,7 +141,7 @@ def _load(path: Path, table: str, columns: tuple[str, ...]) -> pd.DataFrame:
         if names and table != "yardsticks":
             raise ResultsError(f"{path}/{table}: none of {len(names)} Parquet files can be used")
         return pd.DataFrame({column: pd.Series(dtype=object) for column in columns})
-    return _concatenate(table, parts)
+    return concatenate(table, parts)
 
 
 def _open(path: Path) -> Storage:
@@ -190,7 +190,7 @@ def _is_folder(storage: Storage, path: str) -> bool:
     return storage.files.kind(path) == "folder"
 
 
-def _concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
+def concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
     """One frame of all parts; a column that some lack is null there.
 
     A cell's rows come from one part, the last one that has some: its own file if there is one, else

@@ -16,6 +16,8 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
         "metaphase.sweeps.commands.status",
         "show how far a sweep is: finished, running, missing cells",
     ),
+    "watch": ("metaphase.watch", "show a sweep in the terminal while it is trained"),
+    "serve": ("metaphase.serve", "serve a page with the maps of sweeps, which follows them"),
     "yardsticks": (
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",

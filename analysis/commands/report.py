@@ -4,7 +4,8 @@
 
 writes `report.html` into the sweep's folder: figures, phases, transition estimates, counts, the
 settings and how to train it again. The page is one file: its figures are inside, it loads nothing,
-and it runs no script. A half-finished sweep gives a page of what there is.
+and it runs no script. A half-finished sweep gives a page of what there is. With `--interactive` it
+is another page, a map to click on.
 """
 
 from __future__ import annotations
@@ -46,18 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return options.main(_parser(), run, argv)
 
 
-def run(path: str, out: str | None, delta: float, confidence: float) -> None:
-    """Write the page of the sweep at `path` to `out`, a file or a folder for `FILE` (default: the
+def run(
+    path: str, out: str | None, delta: float, confidence: float, interactive: bool = False
+) -> None:
+    """Write the page of the sweep at `path` to `out`, a file or a folder for it (default: the
     sweep's).
+
+    Args:
+        interactive: the page of `metaphase serve` (`analysis.serving`), as a file.
 
     Raises:
         ResultsError: the results can't be read.
         OSError: the page can't be written.
     """
-    page = render(path, delta, confidence)
+    if interactive:
+        from metaphase.analysis.serving import standalone
+
+        page, name = standalone.render(path, delta, confidence), standalone.FILE
+    else:
+        page, name = render(path, delta, confidence), FILE
     out = out or path
     if out == path or out.endswith("/") or output.is_folder(out):
-        out = places.inside(out, FILE)
+        out = places.inside(out, name)
     output.write_file(*places.parent(out), page.encode())
     print(f"wrote {out}")
 
@@ -211,6 +222,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out", metavar="FILE", type=place,
         help=f"a file, or a folder for {FILE} (default: {FILE} in the sweep's folder)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interactive", action="store_true",
+        help="write the page of `metaphase serve` instead, as one file that needs no network: a map "
+        "to click, a slider over training",
     )  # fmt: skip
     options.add_delta(parser)
     options.add_confidence(parser)

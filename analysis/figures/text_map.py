@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -44,9 +44,12 @@ def describe(
 
 def text_map(points: pd.DataFrame) -> list[str]:
     """Lines of the map from `phases.summarize_grid`: the largest model size on top."""
-    sizes = sorted(points["model_size"].unique(), reverse=True)
-    tasks = sorted(points["num_tasks"].unique())
-    marks = {}
+    return lines(marks(points), points["model_size"], points["num_tasks"])
+
+
+def marks(points: pd.DataFrame) -> dict[tuple[int, int], str]:
+    """{(model size, number of tasks): a letter and perhaps a mark} of `phases.summarize_grid`."""
+    found = {}
     for row in points.to_dict("records"):
         finished, mark = row["finished"], UNFINISHED
         if finished and row["on_plateau"] >= finished:
@@ -55,7 +58,15 @@ def text_map(points: pd.DataFrame) -> list[str]:
             split = row["agreement"] < 1 or row["unfinished"] > 0
             undecided = row["decided_share"] < 0.5
             mark = labels.LETTERS[row["phase"]] + (SPLIT if split else UNDECIDED * undecided)
-        marks[row["model_size"], row["num_tasks"]] = mark
+        found[row["model_size"], row["num_tasks"]] = mark
+    return found
+
+
+def lines(
+    marks: Mapping[tuple[int, int], str], model_sizes: Iterable[int], num_tasks: Iterable[int]
+) -> list[str]:
+    """Lines of a map over these axes: the largest model size on top, the legend below."""
+    sizes, tasks = sorted(set(model_sizes), reverse=True), sorted(set(num_tasks))
     exponents = [labels.exponent_of_two(n) for n in tasks]
     powers = None not in exponents
     heads = [str(head) for head in (exponents if powers else map(int, tasks))]

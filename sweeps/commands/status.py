@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metaphase.core.process import as_command
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from metaphase.core.cell import Cell
+    from metaphase.sweeps.preset import Sweep
     from metaphase.sweeps.store.results import Results
 
 RUNNING, MISSING = "running", "missing"
@@ -39,24 +41,56 @@ def _tell(path: str) -> None:
     print("\n".join(report(Results.at(path))))
 
 
-def report(results: Results) -> list[str]:
-    """The lines to print.
+@dataclass(frozen=True)
+class State:
+    """How far a sweep is, as of a look at its results.
+
+    Attributes:
+        sweep: as its preset was stored.
+        states: {cell_id: status, `RUNNING` or `MISSING`} of the grid's cells.
+        finished: {cell_id: status} of all finished cells in the folder, of this grid or not.
+        stored: their identities in the folder, earlier ones too.
+        numerics: {cell_id: numerics} of those that are trained.
+        steps: {cell_id: step of its newest checkpoint} of the grid's cells, where there is one.
+        touched: {cell_id: when one of its files was last written}, while somebody runs the sweep.
+        lease: of who runs it; None: nobody does.
+    """
+
+    sweep: Sweep
+    states: dict[str, str]
+    finished: dict[str, str]
+    stored: dict[str, str]
+    numerics: dict[str, int]
+    steps: dict[str, int]
+    touched: dict[str, float]
+    lease: dict[str, Any] | None
+
+    def seconds_left(self) -> float | None:
+        """Estimate of the time to the end; None if nobody runs it, or nothing is known yet."""
+        if self.lease is None:
+            return None
+        since = self.lease["since"]
+        return seconds_left(self.sweep.cells, self.states, self.touched, self.steps, since)
+
+
+def look(results: Results, surveyed: tuple[dict[str, str], dict[str, int]] | None = None) -> State:
+    """Looks at how far a sweep is.
+
+    Args:
+        results: of the sweep.
+        surveyed: what `results.survey` returned, if the caller has it.
 
     Raises:
         ConfigError: there is no sweep at this place.
+        OSError: the storage fails.
     """
-    from metaphase.core import schema
-    from metaphase.core.cell import NUMERICS
-    from metaphase.sweeps.execution.clock import clock
-    from metaphase.sweeps.store.earlier import by_cell_id, every_id, stored_as
-    from metaphase.sweeps.store.folders import shown
+    from metaphase.sweeps.store.earlier import by_cell_id
     from metaphase.sweeps.store.layout import touched
-    from metaphase.sweeps.store.lease import describe, is_live
+    from metaphase.sweeps.store.lease import is_live
     from metaphase.sweeps.store.sweepfile import read_sweep
 
     sweep = read_sweep(results)
-    late: dict[str, dict[str, Any] | None] = {}
-    said, revisions = results.survey(lambda _, content: late.update(_late_rows(content)))
+    said, revisions = surveyed or results.survey()
     finished, numerics = by_cell_id(said, sweep.cells), by_cell_id(revisions, sweep.cells)
     lease = results.claim.lease()
     live = lease is not None and is_live(lease)
@@ -71,6 +105,26 @@ def report(results: Results) -> list[str]:
             active = live and lease and written.get(cell.cell_id, 0.0) >= lease.get("since", 0.0)
             state = RUNNING if active else MISSING
         states[cell.cell_id] = state
+    return State(sweep, states, finished, said, numerics, steps, written, lease if live else None)
+
+
+def report(results: Results) -> list[str]:
+    """The lines to print.
+
+    Raises:
+        ConfigError: there is no sweep at this place.
+    """
+    from metaphase.core import schema
+    from metaphase.core.cell import NUMERICS
+    from metaphase.sweeps.execution.clock import clock
+    from metaphase.sweeps.store.earlier import every_id, stored_as
+    from metaphase.sweeps.store.folders import shown
+    from metaphase.sweeps.store.lease import describe
+
+    late: dict[str, dict[str, Any] | None] = {}
+    surveyed = results.survey(lambda _, content: late.update(_late_rows(content)))
+    found = look(results, surveyed)
+    sweep, states, finished, steps = found.sweep, found.states, found.finished, found.steps
 
     lines = [f"{sweep.name}: {sweep.description}".rstrip(": "), ""]
     lines += _table(sweep.cells, states)
@@ -83,12 +137,12 @@ def report(results: Results) -> list[str]:
     kept = len(results.models.steps().keys() & finished.keys())
     if kept:
         lines.append(f"Models of {kept} finished cells are kept, in models/.")
-    older = sum(numerics.get(cell.cell_id, NUMERICS) != NUMERICS for cell in sweep.cells)
+    older = sum(found.numerics.get(cell.cell_id, NUMERICS) != NUMERICS for cell in sweep.cells)
     if older:
         lines.append(
             f"{older} finished cells are of other numerics than this program's, {NUMERICS}."
         )
-    stored = stored_as(sweep.cells, said)
+    stored = stored_as(sweep.cells, found.stored)
     done = [stored.get(id_, id_) for id_, state in states.items() if state == schema.DONE]
     lines += _on_plateau([row for id_ in done if (row := late.get(id_)) is not None])
     failed = [c for c in sweep.cells if states[c.cell_id] == schema.FAILED]
@@ -96,9 +150,9 @@ def report(results: Results) -> list[str]:
         lines.append(f"failed: {row['cell_id']}: {shown(str(row['error']))}")
     if len(failed) > 3:
         lines.append(f"... and {len(failed) - 3} more failed")
-    if live and lease:
-        lines.append(f"Running: {describe(lease)}.")
-        left = seconds_left(sweep.cells, states, written, steps, lease["since"])
+    if found.lease is not None:
+        lines.append(f"Running: {describe(found.lease)}.")
+        left = found.seconds_left()
         if left is not None:
             unit = "h" if round(left) >= 3600 else "min"
             lines.append(f"About {clock(left)} {unit} left.")

@@ -1,0 +1,324 @@
+// The page: what it shows, for all sweeps side by side, and how it follows them.
+
+const POLL_SECONDS = 2;
+let OUTCOMES = [], THEMES = {};
+const state = { measure: null, step: null, theme: null };
+const panels = [];
+
+function dark() {
+  const chosen = state.theme;
+  return chosen === null ? matchMedia("(prefers-color-scheme: dark)").matches : chosen === "dark";
+}
+
+class Panel {
+  constructor(sweep, source) {
+    this.sweep = sweep;
+    this.condition = 0;
+    this.head = element("div");
+    this.choices = element("div", { class: "choices" });
+    this.legend = element("ul", { class: "legend", "aria-label": "Legend" });
+    this.readout = element("p", { class: "readout", text: "Click a tile, or use the arrow keys and Enter." });
+    this.mapBox = element("div", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "phase map" });
+    this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud));
+    this.detail = new Detail(source, () => { choose(this, null); this.mapBox.focus(); });
+    this.transitions = element("div");
+    this.table = element("details", {}, element("summary", { text: "The map as a table" }));
+    this.table.addEventListener("toggle", () => this.fillTable());
+    this.box = element("section", {}, this.head, this.choices, this.mapBox, this.readout, this.legend, this.detail.box, this.transitions, this.table);
+    this.shown = element("div");
+  }
+
+  async draw() {
+    const { sweep } = this;
+    const found = sweep.document;
+    this.drawHead();
+    const empty = !found || !found.conditions.length;
+    for (const part of [this.choices, this.mapBox, this.readout, this.legend, this.transitions, this.table]) part.hidden = empty;
+    if (empty) return this.detail.hide();
+    this.condition = Math.min(this.condition, found.conditions.length - 1);
+    this.drawChoices();
+    const measure = found.measures.some((one) => one.key === state.measure) ? state.measure : null;
+    this.state = { measure, step: state.step };
+    this.mapBox.setAttribute("aria-label", `${found.name}: ${this.words() || "phases"}, over number of tasks and model size. Arrow keys move, Enter shows a tile's details.`);
+    await this.map.draw(sweep, this.condition, this.state);
+    this.drawLegend(measure);
+    this.drawTransitions();
+    this.fillTable();
+    if (this.detail.key !== null) await this.open(this.detail.key);
+  }
+
+  words() {
+    return this.sweep.document.conditions[this.condition].words.join(", ");
+  }
+
+  drawHead() {
+    const { sweep } = this;
+    const found = sweep.document;
+    const parts = [element("h2", { text: found ? found.name : sweep.title })];
+    if (found) {
+      if (found.description) parts.push(element("p", { class: "soft", text: found.description }));
+      const count = (status) => found.cells.status.filter((one) => one === status).length;
+      const counts = ["done", "diverged", "failed", "in training"].map((word) => [count(word), word]).filter((one) => one[0]);
+      const done = found.cells.id.length - count("in training") - count("no result yet");
+      const at = new Date(found.at * 1000).toLocaleString();
+      parts.push(element("p", { class: "counts", text: `${done} of ${found.cells.id.length} cells: ${counts.map((one) => one.join(" ")).join(", ") || "none finished"}. As of ${at}.` }));
+      const running = found.running;
+      if (running) {
+        const left = running.left === null ? "" : `, about ${waiting(running.left)} left`;
+        parts.push(element("p", { text: `Running${left}; ${running.by}.` }));
+        for (const pack of running.packs) parts.push(element("p", { class: "soft", text: pack }));
+      }
+      for (const note of found.notes) parts.push(element("p", { class: "note", text: note }));
+    }
+    if (sweep.line) parts.push(element("p", { class: found ? "bad" : "soft", text: sweep.line }));
+    this.head.replaceChildren(...parts);
+  }
+
+  // A choice for each setting in which conditions differ.
+  drawChoices() {
+    const { conditions, choices } = this.sweep.document;
+    const focused = document.activeElement && document.activeElement.dataset.setting;
+    const own = conditions[this.condition].settings;
+    this.choices.replaceChildren(...choices.map((name) => {
+      const values = [...new Set(conditions.map((one) => one.settings[name] ?? null))];
+      const select = element("select", { "data-setting": name }, ...values.map((value) => element("option", { value: String(value), text: String(value ?? "–") })));
+      select.value = String(own[name] ?? null);
+      select.addEventListener("change", () => { this.pick(name, select.value); });
+      return element("label", { text: name.replaceAll("_", " ") + " " }, select);
+    }));
+    if (focused) this.choices.querySelector(`[data-setting="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  // The condition with this value that agrees most with the present one in the others.
+  pick(name, value) {
+    const { conditions, choices } = this.sweep.document;
+    const own = conditions[this.condition].settings;
+    const agreement = (one) => choices.filter((other) => one.settings[other] === own[other]).length;
+    const fitting = conditions.map((one, i) => [i, one]).filter(([, one]) => String(one.settings[name] ?? null) === value);
+    this.condition = fitting.reduce((best, next) => (agreement(next[1]) > agreement(best[1]) ? next : best))[0];
+    this.draw();
+  }
+
+  drawLegend(measure) {
+    const swatch = (background, text, border = false) => {
+      const box = element("span", { class: "swatch" });
+      box.style.background = background;
+      if (border) box.style.borderStyle = "dotted";
+      return element("li", {}, box, text);
+    };
+    const theme = THEMES[dark() ? "dark" : "light"];
+    if (measure !== null) {
+      const [low, high] = valueRange(this.sweep, measure);
+      const name = this.sweep.document.measures.find((one) => one.key === measure).name;
+      const bar = swatch(`linear-gradient(to right, ${theme.scale.filter((_, k) => k % 7 === 0).join(", ")})`, `${name}: ${shown(low, 2)} to ${shown(high, 2)}, mean of the seeds`);
+      this.legend.replaceChildren(bar, swatch(outcomeColor("", null), "no value yet", true));
+      return;
+    }
+    const cells = this.sweep.document.cells;
+    const there = new Set();
+    let undecided = false, sofar = false;
+    for (const members of this.sweep.tiles[this.condition].values()) {
+      for (const i of members) {
+        const now = this.sweep.at(i, state.step, null);
+        there.add(OUTCOMES[now.outcome]);
+        undecided = undecided || !now.decided;
+        sofar = sofar || (now.sofar && now.step !== null);
+      }
+    }
+    const items = OUTCOMES.filter((name) => there.has(name)).map((name) => {
+      if (name !== "generalizing") return swatch(outcomeColor(name, null), [LETTERS[name] || SYMBOLS[name], name].filter(Boolean).join(" "), !(name in LETTERS));
+      const better = dark() ? "lighter" : "darker";
+      return swatch(`linear-gradient(to right, ${theme.generalizing.join(", ")})`, `G generalizing, ${better}: better`);
+    });
+    if (undecided) items.push(swatch("repeating-linear-gradient(135deg, var(--soft) 0 2px, var(--panel) 2px 6px)", "? undecided"));
+    if (sofar) items.push(swatch("var(--panel)", "pale: in training, phase so far", true));
+    if (state.step === null && this.sweep.document.conditions[this.condition].transitions.some((row) => row.at !== null)) {
+      items.push(element("li", { text: "◆ generalizing begins, ● identifying begins, with 95% intervals" }));
+    }
+    this.legend.replaceChildren(...items);
+  }
+
+  drawTransitions() {
+    const rows = this.sweep.document.conditions[this.condition].transitions;
+    const sizes = [...new Set(rows.map((row) => row.size))].sort((a, b) => b - a);
+    const cell = (size, phase) => raised(rows.filter((row) => row.size === size && row.begins === phase).map((row) => row.text).join(", ends "));
+    const body = sizes.map((size) => element("tr", {}, element("th", { scope: "row", text: power(size) }),
+      ...["identifying", "generalizing"].map((phase) => element("td", {}, ...cell(size, phase)))));
+    const head = element("tr", {}, ...["model size", "identifying", "generalizing"].map((text) => element("th", { scope: "col", text })));
+    this.transitions.replaceChildren(...(rows.length ? [element("div", { class: "scroll" }, element("table", { class: "transitions" },
+      element("caption", { text: "Number of tasks where phases begin, at the end of training (95% intervals)" }), element("thead", {}, head), element("tbody", {}, ...body)))] : []));
+  }
+
+  // In a word or two, what a tile shows.
+  tell(key) {
+    const members = this.sweep.tiles[this.condition].get(key);
+    if (!members) return "nothing here";
+    const counts = new Map();
+    for (const i of members) {
+      const name = OUTCOMES[this.sweep.at(i, this.state.step, null).outcome];
+      counts.set(name, (counts.get(name) || 0) + 1);
+    }
+    const phases = [...counts].map(([name, n]) => (members.length > 1 ? `${n} of ${members.length} seeds ${name}` : name)).join(", ");
+    const measure = this.state.measure || (this.sweep.document.measures[0] || {}).key;
+    if (!measure) return phases;
+    const values = members.map((i) => this.sweep.at(i, this.state.step, measure).value).filter((value) => value !== null);
+    const name = this.sweep.document.measures.find((one) => one.key === measure).name;
+    return phases + (values.length ? `; ${name} ${values.map((value) => shown(value)).join(", ")}` : "");
+  }
+
+  read(key, aloud) {
+    const [size, tasks] = key.split(" ").map(Number);
+    const text = `model size ${power(size)}, ${power(tasks)} ${tasks === 1 ? "task" : "tasks"}: ${this.tell(key)}`;
+    this.readout.textContent = text;
+    if (aloud) announce(text);
+  }
+
+  fillTable() {
+    const old = this.table.querySelector(".scroll");
+    if (old) old.remove();
+    if (!this.table.open || !this.sweep.document) return;
+    const { x, y } = this.sweep.document.conditions[this.condition];
+    const head = element("tr", {}, element("th", { scope: "col", text: "model size" }), ...x.map(([tasks]) => element("th", { scope: "col", text: `${power(tasks)} ${tasks === 1 ? "task" : "tasks"}` })));
+    const rows = [...y].reverse().map(([size]) => element("tr", {}, element("th", { scope: "row", text: power(size) }), ...x.map(([tasks]) => {
+      const key = size + " " + tasks;
+      if (!this.sweep.tiles[this.condition].has(key)) return element("td", { text: "–" });
+      const button = element("button", { type: "button", text: this.tell(key) });
+      button.addEventListener("click", () => choose(this, key));
+      return element("td", {}, button);
+    })));
+    this.table.append(element("div", { class: "scroll tall" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows))));
+  }
+
+  async open(key) {
+    if (!this.sweep.document) return;
+    this.map.choose(key);
+    if (key === null) return this.detail.hide();
+    await this.detail.show(this.sweep, this.condition, key, this.state.step);
+  }
+}
+
+// A text with 2^7.5 in it, the exponents raised.
+function raised(text) {
+  return text.split(/\^(-?[\d.]+)/).map((part, k) => (k % 2 ? element("sup", { text: part }) : part));
+}
+
+// A tile is opened in the sweep where it was chosen, and in those beside it that have it too.
+async function choose(panel, key) {
+  await Promise.all(panels.filter((one) => one.sweep.document && one.map.x).map((one) => one.open(key)));
+  if (key !== null) {
+    announce(`Details of ${panel.sweep.title}, ${panel.detail.box.getAttribute("aria-label")}`);
+    panel.detail.box.focus({ preventScroll: true });
+  }
+}
+
+function announce(text) {
+  document.getElementById("announce").textContent = text;
+}
+
+// --- what all maps show ---
+
+function drawControls() {
+  const show = document.getElementById("show"), slider = document.getElementById("step");
+  const measures = new Map();
+  const steps = new Set();
+  for (const { sweep } of panels) {
+    if (!sweep.document) continue;
+    for (const one of sweep.document.measures) measures.set(one.key, one.name);
+    for (const step of sweep.steps) steps.add(step);
+  }
+  const options = [["", "phases"], ...measures];
+  const before = [...show.options].map((option) => option.value).join();
+  if (before !== options.map((option) => option[0]).join()) {
+    show.replaceChildren(...options.map(([value, text]) => element("option", { value, text })));
+    show.value = state.measure ?? "";
+  }
+  state.steps = [...steps].sort((a, b) => a - b);
+  slider.max = String(state.steps.length); // the last place: the end
+  const place = state.step === null ? state.steps.length : Math.max(0, state.steps.indexOf(state.step));
+  slider.value = String(place);
+  slider.disabled = state.steps.length === 0;
+  sayStep();
+}
+
+function sayStep() {
+  const text = state.step === null ? "the latest" : whole(state.step);
+  document.getElementById("step-text").textContent = text;
+  document.getElementById("step").setAttribute("aria-valuetext", text);
+}
+
+async function drawAll() {
+  for (const panel of panels) await panel.draw();
+}
+
+function applyTheme() {
+  document.documentElement.classList.toggle("dark", dark());
+  document.getElementById("theme").textContent = dark() ? "Light" : "Dark";
+}
+
+function listen() {
+  document.getElementById("show").addEventListener("change", (event) => {
+    state.measure = event.target.value || null;
+    drawAll();
+  });
+  let due = false;
+  document.getElementById("step").addEventListener("input", (event) => {
+    const place = Number(event.target.value);
+    state.step = place >= state.steps.length ? null : state.steps[place];
+    sayStep();
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => { due = false; drawAll(); });
+  });
+  document.getElementById("theme").addEventListener("click", () => {
+    state.theme = dark() ? "light" : "dark";
+    applyTheme();
+    drawAll();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); drawAll(); });
+}
+
+async function follow(source) {
+  for (;;) {
+    await new Promise((done) => setTimeout(done, POLL_SECONDS * 1000));
+    if (document.hidden) continue;
+    let changed = false;
+    for (const panel of panels) {
+      try {
+        const found = await source.load(panel.sweep);
+        if (panel.lost) { panel.lost = false; panel.sweep.line = panel.sweep.line.replace(LOST, ""); panel.drawHead(); }
+        if (found) { changed = true; drawControls(); await panel.draw(); }
+      } catch (error) {
+        if (!panel.lost) { panel.lost = true; panel.sweep.line = LOST; panel.drawHead(); }
+      }
+    }
+    if (changed) announce(panels.map((panel) => panel.head.querySelector(".counts")?.textContent || panel.sweep.line).join(" "));
+  }
+}
+
+const LOST = "The server doesn't answer; what is shown is what it said last.";
+
+async function main() {
+  const config = await unpack("config");
+  OUTCOMES = config.outcomes;
+  THEMES = config.themes;
+  applyTheme();
+  Bokeh.set_log_level("error");
+  const source = new Source(config);
+  const documents = config.served.length ? [] : await unpack("documents");
+  const count = config.served.length || documents.length;
+  for (let place = 0; place < count; place++) {
+    const sweep = new Sweep(place);
+    sweep.title = config.served[place] || documents[place].name;
+    if (documents.length) sweep.take(documents[place]);
+    else await source.load(sweep).catch(() => { sweep.line = LOST; });
+    panels.push(new Panel(sweep, source));
+  }
+  document.getElementById("sweeps").replaceChildren(...panels.map((panel) => panel.box));
+  drawControls();
+  listen();
+  await drawAll();
+  document.documentElement.dataset.ready = "1";
+  if (config.served.length) follow(source);
+}
+
+main();

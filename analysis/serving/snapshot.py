@@ -1,0 +1,172 @@
+"""What there is to show of a sweep at one moment: all cells of its grid, finished or not, each at
+all its evaluations, by phase; and where phases begin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from metaphase.analysis.load import concatenate
+from metaphase.analysis.statistics import phases, training_phases
+from metaphase.analysis.statistics.settings import setting_columns
+from metaphase.analysis.statistics.transitions import estimate_transitions
+from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.core.phases import CONFIDENCE, DELTA
+from metaphase.sweeps.store import tables
+
+IN_TRAINING, MISSING = "in training", "no result yet"  # statuses of cells that aren't finished
+
+# What cells share that are evaluated on sequences of the same kind ...
+_KIND = ("task_family", "dataset", "num_classes", "sequence_length", "image_size", "grayscale")
+_OF_KIND = ("chance", "unseen_level", "guess_loss")  # ... and so have the same of these
+_CHOICES = ("architecture", "task_family", "dataset")  # by which conditions are chosen first
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the preset and the driver say of a sweep, beside its tables.
+
+    Attributes:
+        name, description: of the sweep.
+        unfinished: {cell: its status, `IN_TRAINING` or `MISSING`} of the grid.
+        by: who runs it, in words; None: nobody.
+        seconds_left: estimate of the time to the end; None: unknown.
+        packs: lines, one for each pack in training.
+    """
+
+    name: str
+    description: str = ""
+    unfinished: Mapping[Cell, str] = field(default_factory=dict)
+    by: str | None = None
+    seconds_left: float | None = None
+    packs: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Cells that share one map.
+
+    Attributes:
+        settings: what is particular to it.
+        cells: its rows.
+        transitions: from `analysis.statistics.transitions.estimate_transitions`.
+    """
+
+    settings: dict[str, object]
+    cells: pd.DataFrame
+    transitions: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A sweep at one moment.
+
+    Attributes:
+        path: its place.
+        grid: what its preset and driver say.
+        cells: classified cells, those that aren't finished too, whose `status` is `IN_TRAINING` or
+            `MISSING`.
+        evaluations: the classified cells as of every evaluation, with `step`; those of unfinished
+            cells as far as it is known what a guess reaches there.
+        conditions: in the order of `analysis.statistics.phases.split_conditions`.
+        notes: lines on what is left out.
+        at: when it was taken, seconds since 1970.
+    """
+
+    path: str
+    grid: Grid
+    cells: pd.DataFrame
+    evaluations: pd.DataFrame
+    conditions: list[Condition]
+    notes: list[str]
+    at: float
+
+
+def take(
+    path: str,
+    finished: pd.DataFrame,
+    history: pd.DataFrame,
+    grid: Grid,
+    notes: Sequence[str] = (),
+    delta: float = DELTA,
+    confidence: float = CONFIDENCE,
+) -> Snapshot:
+    """The snapshot of these tables.
+
+    Args:
+        path: the sweep's place.
+        finished: the finished cells, at least the columns of `analysis.load.load_cells`.
+        history: from `analysis.load.load_history`.
+        grid: of the same moment.
+        notes: lines on what is left out.
+        delta, confidence: see `analysis.statistics.phases.classify`.
+    """
+    known = set(finished["cell_id"])
+    left = {cell: status for cell, status in grid.unfinished.items() if cell.cell_id not in known}
+    cells = phases.classify(_with_unfinished(finished, left), delta, confidence)
+    conditions = [
+        Condition(settings, group, estimate_transitions(group))
+        for settings, group in (phases.split_conditions(cells) if len(cells) else ())
+    ]
+    every = training_phases.evaluations(_as_trained(cells), history)
+    evaluations = phases.classify(every, delta, confidence)
+    return Snapshot(path, grid, cells, evaluations, conditions, list(notes), time.time())
+
+
+def choices(conditions: Sequence[Condition]) -> list[str]:
+    """The settings by which one of several conditions is chosen, the most telling first."""
+    names = dict.fromkeys(name for one in conditions for name in one.settings)
+    return sorted(
+        names, key=lambda name: _CHOICES.index(name) if name in _CHOICES else len(_CHOICES)
+    )
+
+
+def varying(cells: pd.DataFrame) -> tuple[dict[str, object], list[str]]:
+    """(the settings that all cells have in common, names of those that they differ in)."""
+    common, differ = {}, []
+    for name in setting_columns(cells):
+        if cells[name].nunique(dropna=False) > 1:
+            differ.append(name)
+        elif len(cells):
+            common[name] = cells[name].iloc[0]
+    return common, differ
+
+
+def _with_unfinished(finished: pd.DataFrame, left: Mapping[Cell, str]) -> pd.DataFrame:
+    """The finished cells, and behind them a row for each of the others, with its settings."""
+    if not left:
+        return finished
+    rows = [
+        {name: schema.to_column(value) for name, value in cell.to_dict().items()}
+        | {
+            "cell_id": cell.cell_id,
+            "own_settings": ",".join(name for name, _ in cell.own),
+            "status": status,
+        }
+        for cell, status in left.items()
+    ]
+    added = concatenate("cells", [tables.to_table(rows, tables.CELLS)])
+    if finished.empty:
+        return added
+    added = added.dropna(axis="columns", how="all")  # they say nothing of a column's type
+    return pd.concat([finished, added], ignore_index=True)
+
+
+def _as_trained(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells as if each had finished, where it is known what a guess reaches on them."""
+    unfinished = cells["status"].isin((IN_TRAINING, MISSING))
+    if not unfinished.any():
+        return cells
+    kind = [name for name in _KIND if name in cells]
+    groups = cells.groupby(kind, dropna=False)
+    filled = cells.copy()
+    for name in _OF_KIND:
+        alike = groups[name].transform("nunique") == 1
+        shared = groups[name].transform("first").where(alike)
+        filled[name] = filled[name].where(~unfinished, shared)
+    filled["status"] = filled["status"].mask(unfinished, schema.DONE)
+    return filled[filled["chance"].notna() | (filled["status"] != schema.DONE)]

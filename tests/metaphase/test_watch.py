@@ -1,0 +1,202 @@
+"""A sweep is watched while its writers are killed, its tree vanishes and its storage fails."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metaphase.analysis.serving.snapshot import MISSING
+from metaphase.core import schema
+from metaphase.following import Follower
+from metaphase.sweeps import cli
+from metaphase.sweeps.store.results import Results
+from tests import ROOT
+from tests.tools import growing
+from tests.tools.s3 import BUCKET, failing_s3
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(str(tmp_path), "growing")
+
+
+def check(view):
+    """No number of a view is wrong."""
+    if view.snapshot is None:
+        return 0
+    cells = view.snapshot.cells
+    by_id = {cell.cell_id: cell for cell in growing.sweep().cells}
+    assert set(cells["cell_id"]) == by_id.keys()
+    done = cells[cells["status"] == schema.DONE]
+    for row in done.itertuples():
+        cell = by_id[row.cell_id]
+        assert row.unseen_last == growing.accuracy(cell, "unseen", cell.steps)
+        assert (row.phase == "generalizing") == (row.unseen_last > 0.5)
+    every = view.snapshot.evaluations
+    for cell_id, step, last in zip(
+        every["cell_id"], every["step"], every["unseen_last"], strict=True
+    ):
+        assert last == growing.accuracy(by_id[cell_id], "unseen", step)
+    steps = every.groupby("cell_id")["step"].max()
+    assert (steps[done["cell_id"]] == 400).all()
+    return len(done)
+
+
+def test_waits_fills_and_begins_anew(results):
+    follower = Follower(str(results))
+    assert follower.look().line == f"waiting: {results}: no such folder"
+    growing.grow(results, random.Random(0), 0.0, cells=7)
+    assert check(follower.look()) == 7
+    version = follower.view.version
+    assert follower.look().version == version  # nothing new
+    growing.grow(results, random.Random(0), 0.0)
+    view = follower.look()
+    assert check(view) == 30
+    assert not view.line
+    shutil.rmtree(results.local_path)
+    assert follower.look().snapshot is None
+    growing.grow(results, random.Random(3), 0.0, cells=2)
+    assert check(follower.look()) == 2
+
+
+def test_cells_in_training_have_the_phase_so_far(results):
+    growing.grow(results, random.Random(0), 0.0, cells=1)
+    done = next(iter(results.finished()))
+    cell = next(c for c in growing.sweep().cells if c.cell_id != done and c.model_size == 16
+                and c.num_tasks == 4096)  # fmt: skip
+    results.checkpoints.write_history(cell.cell_id, growing.history(cell, 300))
+    snapshot = Follower(str(results)).look().snapshot
+    rows = snapshot.evaluations[snapshot.evaluations["cell_id"] == cell.cell_id]
+    assert rows["step"].tolist() == [100, 200, 300]
+    assert rows["phase"].iloc[-1] == "generalizing"
+    status = snapshot.cells.set_index("cell_id")["status"]
+    assert status[cell.cell_id] == MISSING  # nobody runs it
+
+
+def test_a_preset_that_is_damaged_and_a_storage_that_fails_are_lines(results, monkeypatch):
+    growing.grow(results, random.Random(0), 0.0, cells=3)
+    follower = Follower(str(results))
+    assert check(follower.look()) == 3
+    text = (results.local_path / "sweep.yaml").read_text()
+    (results.local_path / "sweep.yaml").write_text(text + "?")
+    view = follower.look()
+    assert "checksum" in view.line
+    assert check(view) == 3  # what was seen last
+    (results.local_path / "sweep.yaml").write_text(text)
+    assert not follower.look().line
+    monkeypatch.setattr(follower.tree.storage, "infos", _down)
+    assert "is down" in follower.look().line
+    assert check(follower.view) == 3
+
+
+def _down(*arguments, **options):
+    raise OSError("the store is down")
+
+
+def watch_kills(results, kills):
+    follower, chance = Follower(str(results)), random.Random(kills)
+    command = [sys.executable, "-m", "tests.tools.growing", str(results), "--pause", "0.01"]
+    seen = []
+    for number in range(kills):
+        writer = subprocess.Popen([*command, "--seed", str(number)], cwd=ROOT)
+        end = time.monotonic() + chance.uniform(1.5, 4.0)
+        while time.monotonic() < end:
+            seen.append(check(follower.look()))
+            time.sleep(0.02)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        if seen[-1] == 30 or number % 7 == 6:
+            shutil.rmtree(results.local_path, ignore_errors=True)
+    return seen
+
+
+def test_while_its_writers_are_killed(results):
+    seen = watch_kills(results, 2)
+    assert max(seen) > 0
+
+
+@pytest.mark.slow
+def test_while_its_writers_are_killed_fifty_times(results):
+    seen = watch_kills(results, 50)
+    assert len(set(seen)) > 10
+
+
+@pytest.mark.slow
+def test_on_an_object_store_that_fails(tmp_path):
+    with failing_s3(0.05):
+        results = Results(f"s3://{BUCKET}/root", "growing")
+        follower = Follower(str(results))
+        found = 0
+        for number in range(4):
+            growing.grow(results, random.Random(number), 0.0, cells=3)
+            view = follower.look()
+            found = check(view)
+            assert found == 3 * (number + 1) or view.line
+        assert check(follower.look()) == 12
+
+
+def test_once(results, capsys):
+    assert cli.main(["watch", str(results), "--once"]) == 1
+    assert capsys.readouterr().err == f"error: {results}: no such folder\n"
+    growing.grow(results, random.Random(0), 0.0, cells=12)
+    assert cli.main(["watch", str(results), "--once"]) == 0
+    out = capsys.readouterr().out
+    assert "growing: <b>grows</b> & is watched" in out
+    assert "12/30 cells  12 done" in out
+    assert "nobody runs it now" in out
+    assert "2^4 |" in out
+    assert out.isascii()
+    with pytest.raises(SystemExit):
+        cli.main(["watch", str(results), "--every", "0.01"])
+    assert "'0.01' is not allowed; allowed: 0.2 to 86400 seconds" in capsys.readouterr().err
+
+
+def test_live_in_a_terminal(results):
+    """What a terminal gets: the map, redrawn in colours as it fills, until Ctrl-C."""
+    import pty
+
+    growing.grow(results, random.Random(0), 0.0, cells=12)
+    master, slave = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "metaphase.sweeps.cli",
+        "watch",
+        str(results),
+        "--every",
+        "0.2",
+    ]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "70", "LINES": "40"}
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    text = read_until(master, b"12 done")
+    growing.grow(results, random.Random(0), 0.0)
+    text += read_until(master, b"30 done")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    os.close(master)
+    assert b"\x1b[1;92mG" in text  # bold, bright green
+    assert b"Traceback" not in text
+
+
+def read_until(descriptor, word):
+    text, end = b"", time.monotonic() + 60
+    while word not in text:
+        assert time.monotonic() < end, text
+        text += os.read(descriptor, 65536)
+    return text
+
+
+def test_help_imports_no_more_than_before():
+    code = (
+        "import sys; from metaphase.sweeps import cli; cli.main(['--help']);"
+        "print([m for m in ('rich', 'pandas', 'torch', 'bokeh') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.endswith("[]\n")
+    assert "watch" in out.stdout

@@ -14,16 +14,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import sys
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from metaphase.core import plugin_code
 from metaphase.core.architectures import ARCHITECTURES, Architecture, Layers
 from metaphase.core.datasets import DATASETS, DatasetInfo
 from metaphase.core.evaluation import METRICS, Metric
+from metaphase.core.plugin_code import REFERENCE
 from metaphase.core.settings import (
     MODEL,
     RUN,
@@ -47,7 +47,6 @@ TASK_FAMILY, DATASET, ARCHITECTURE, METRIC = KINDS = (
     "metrics",
 )
 ENTRY_POINTS = "metaphase.plugins"
-MAX_BYTES = 1_000_000  # of a plug-in's file
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     TASK_FAMILY: TASK_FAMILIES,
@@ -64,7 +63,6 @@ _METHODS = {
     ARCHITECTURE: ("parameters", "apply", "state_size"),
     METRIC: ("values",),
 }
-_REFERENCE = re.compile(r"(?P<path>.*\.py):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
 NAME = re.compile(r"[\w.-]{1,100}:[A-Za-z_]\w{0,60}@[\w.-]{1,40}")
 
 
@@ -103,7 +101,7 @@ known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and nam
 
 def is_reference(word: Any) -> bool:
     """Whether a value names a class in a plug-in's file."""
-    return isinstance(word, str) and _REFERENCE.fullmatch(word) is not None
+    return isinstance(word, str) and REFERENCE.fullmatch(word) is not None
 
 
 def find(kind: str, name: str) -> PlugIn | None:
@@ -129,7 +127,7 @@ def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
         ConfigError: the file can't be imported.
     """
     named = [kind for kind in KINDS if reference in REGISTRIES[kind]]
-    match = _REFERENCE.fullmatch(reference)
+    match = REFERENCE.fullmatch(reference)
     if named or match is None:
         return named
     found = []
@@ -179,20 +177,14 @@ def load(kind: str, reference: str, folder: str | Path = ".") -> str:
     Raises:
         ConfigError: it isn't there, can't be imported, or isn't a plug-in of this kind; one line.
     """
-    match = _REFERENCE.fullmatch(reference)
+    match = REFERENCE.fullmatch(reference)
     if match is None:
         named = entry_point(kind, reference)
         if named is None:
             raise unknown(kind, kind, reference)
         return named
     path = Path(folder) / Path(match["path"]).expanduser()
-    try:
-        with open(path, "rb") as file:
-            source = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{kind}: can't read {path}: {error.strerror or error}") from None
-    if len(source) > MAX_BYTES:
-        raise ConfigError(f"{kind}: {path} is larger than {MAX_BYTES} bytes")
+    source = plugin_code.read(kind, path)
     return load_source(kind, path.name, match["name"], source, path)
 
 
@@ -206,22 +198,11 @@ def load_source(
         path: where it is, for tracebacks.
     """
     said = f"{kind}: {path or file}:{class_name}"
-    digest = hashlib.sha256(source).hexdigest()
-    module_name = f"metaphase_plug_in_{digest[:16]}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        module = types.ModuleType(module_name)
-        module.__file__ = str(path or file)
-        sys.modules[module_name] = module  # before it runs: dataclasses look there
-        try:
-            exec(compile(source, str(path or file), "exec"), module.__dict__)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
-            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
+    module = plugin_code.run(said, source, str(path or file))
     cls = getattr(module, class_name, None)
     if cls is None:
         raise ConfigError(f"{said}: the file has no {class_name}")
-    version = _version(said, cls) or digest[:12]
+    version = _version(said, cls) or hashlib.sha256(source).hexdigest()[:12]
     return _register(said, kind, f"{file}:{class_name}@{version}", cls, source)
 
 

@@ -26,6 +26,7 @@ from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
@@ -46,15 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return options.main(_parser(), run, argv)
 
 
-def run(path: str, out: str | None, delta: float, confidence: float) -> None:
+def run(path: str, out: str | None, delta: float, confidence: float, rule: str | None) -> None:
     """Write the page of the sweep at `path` to `out`, a file or a folder for `FILE` (default: the
     sweep's).
 
     Raises:
         ResultsError: the results can't be read.
+        ConfigError: the rule can't be had, or fails.
         OSError: the page can't be written.
     """
-    page = render(path, delta, confidence)
+    page = render(path, delta, confidence, options.rule(rule))
     out = out or path
     if out == path or out.endswith("/") or output.is_folder(out):
         out = places.inside(out, FILE)
@@ -62,14 +64,16 @@ def run(path: str, out: str | None, delta: float, confidence: float) -> None:
     print(f"wrote {out}")
 
 
-def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> str:
+def render(
+    path: str, delta: float = DELTA, confidence: float = CONFIDENCE, rule: Rule | None = None
+) -> str:
     """The page as HTML, from `report.html.jinja`.
 
     Raises:
         ResultsError: the results can't be read, or no cell is finished yet.
     """
     cells = load.load_cells(path)
-    classified = phases.classify(cells, delta, confidence)
+    classified = phases.classify(cells, delta, confidence, rule=rule)
     history, curves = load.load_history(path), load.load_curves(path)
     yardsticks = load.load_yardsticks(path)
     name, settings = labels.title(cells, {}), _settings(path)
@@ -78,7 +82,7 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
             "text": answer.text,
             "figure": answer.figure and _image(answer.figure, name, answer.caption),
         }
-        for answer in registry.find(classified, history, yardsticks, delta, confidence)
+        for answer in registry.find(classified, history, yardsticks, delta, confidence, rule)
     ]
     beside_published = [
         {
@@ -214,6 +218,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     options.add_delta(parser)
     options.add_confidence(parser)
+    options.add_rule(parser)
     return parser
 
 

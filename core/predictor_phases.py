@@ -176,7 +176,7 @@ def _phase(
     towards: np.ndarray, left_unseen: np.ndarray, left_seen: np.ndarray, improves: np.ndarray
 ) -> np.ndarray:
     """The phase by the answers to the four questions of `NAMES`, elementwise."""
-    cases = [towards & left_unseen, ~towards & left_seen & improves, ~towards & left_seen]
+    cases = [towards & left_unseen, left_seen & improves, left_seen]
     return np.select(cases, [GENERALIZING, IDENTIFYING, MEMORIZING], UNTRAINED).astype(object)
 
 

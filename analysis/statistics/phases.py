@@ -1,4 +1,5 @@
-"""Phases of whole tables: each cell's by a rule of `core.phase_rules`, each grid point's by its seeds.
+"""Phases of whole tables: each cell's by a rule of `core.phase_rules`, each grid point's by its
+seeds.
 
 Cells that diverged or failed have none; their `status` says so. Nor have those for which the rule
 has no answer.

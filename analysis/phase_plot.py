@@ -82,7 +82,7 @@ def run(
             output.write_figure(out, f"{name}{labels.file_suffix(told)}", make, format, width)
             for name, make in makers.items()
         ]
-    for answer in registry.find(classified, history, yardsticks, delta, confidence, by):
+    for answer in registry.find(classified, history, yardsticks, delta, confidence, by, curves):
         if answer.text:
             print(answer.text, end="\n\n")
         tables[f"{answer.name}.csv"] = answer.table

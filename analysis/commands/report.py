@@ -82,7 +82,9 @@ def render(
             "text": answer.text,
             "figure": answer.figure and _image(answer.figure, name, answer.caption),
         }
-        for answer in registry.find(classified, history, yardsticks, delta, confidence, rule)
+        for answer in registry.find(
+            classified, history, yardsticks, delta, confidence, rule, curves
+        )
     ]
     beside_published = [
         {

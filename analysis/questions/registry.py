@@ -12,6 +12,7 @@ from metaphase.analysis.questions import (
     known_algorithms,
     modes,
     order,
+    predictors,
     seeds,
     state_size,
     training,
@@ -28,6 +29,7 @@ def find(
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
     rule: Rule | None = None,
+    curves: pd.DataFrame | None = None,
 ) -> list[Answer]:
     """The answers to all questions that the sweep can answer.
 
@@ -36,6 +38,7 @@ def find(
         history: from `analysis.load.load_history`.
         yardsticks: from `analysis.load.load_yardsticks`.
         delta, confidence, rule: that the cells were classified with.
+        curves: from `analysis.load.load_curves`.
     """
     return [
         *architectures.find(classified),
@@ -46,6 +49,7 @@ def find(
         *boundaries.find(classified, confidence, rule),
         *order.find(classified, history),
         *training.find(classified, history, delta, confidence, rule),
+        *predictors.find(classified, history, curves, delta, confidence, rule),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

@@ -30,7 +30,9 @@ NEARNESS = (-0.3, -0.1, 0.0, DELTA, 0.1, 0.3)
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.predictor_phases")
-    parser.add_argument("--evaluations", type=int, default=2000, help="of each truth (default: 2000)")
+    parser.add_argument(
+        "--evaluations", type=int, default=2000, help="of each truth (default: 2000)"
+    )
     count = parser.parse_args(argv).evaluations
     print(f"### Nearer to M or to G\n\n{markdown(nearness_table(count))}\n", flush=True)
     print(f"### Nearer to G than to no context\n\n{markdown(departure_table(count))}\n")
@@ -101,7 +103,9 @@ def nearness_table(
                 d = distances(found, rng, w, 1.0, noise)
                 exact = nearness_of(d)
                 numbers = evaluations(rng, d, n, count)
-                rows.append(_row(numbers, {"N": N, "noise": noise, "nearness": f"{exact:+.2f}"}, exact))
+                rows.append(
+                    _row(numbers, {"N": N, "noise": noise, "nearness": f"{exact:+.2f}"}, exact)
+                )
     return pd.DataFrame(rows)
 
 

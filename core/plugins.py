@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,7 +35,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
-from metaphase.core.tasks import TASK_FAMILIES, Family, Problem, check_problem
+from metaphase.core.tasks import TASK_FAMILIES, family_of
 
 if TYPE_CHECKING:
     from metaphase.core.cell import Cell
@@ -115,9 +115,10 @@ def unknown(key: str, kind: str, name: str) -> ConfigError:
     return ConfigError(f"{key}: {name!r} is not one of {ours}")
 
 
-def all_known() -> list[PlugIn]:
-    """All plug-ins that are loaded or declared."""
-    return list(known.values())
+def all_own() -> list[str]:
+    """Names of the settings that all known plug-ins bring, the program's own among them."""
+    entries = [entry for registry in REGISTRIES.values() for entry in registry.values()]
+    return list(dict.fromkeys(name for entry in entries for name in entry.own))
 
 
 def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
@@ -153,6 +154,17 @@ def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
             plug_in = known.get((kind, name))
             if plug_in is not None and plug_in not in found:
                 found.append(plug_in)
+    return found
+
+
+def own_in_use(values: Mapping[str, Any]) -> set[str]:
+    """Names of the settings that those bring which settings name, the program's own among them."""
+    found: set[str] = set()
+    for key, kind in NAMED_BY.items():
+        named = values.get(key)
+        for name in named if isinstance(named, (list, tuple)) else (named,):
+            entry = REGISTRIES[kind].get(name) if isinstance(name, str) else None
+            found.update(() if entry is None else entry.own)
     return found
 
 
@@ -308,36 +320,6 @@ def _is_torchvision(cls: type) -> bool:
     return callable(getattr(cls, "__getitem__", None)) and callable(getattr(cls, "__len__", None))
 
 
-def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
-    from metaphase.core.tasks.drawn_sequences import DrawnSequences
-
-    def instance(cell: Any) -> Any:
-        return cls(**{key: getattr(cell, key) for key in own})
-
-    def problem(cell: Any) -> Problem:
-        try:
-            said = instance(cell).problem()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"{TASK_FAMILY}: problem() of {name}: {as_line(error)}") from None
-        check_problem(name, said)
-        return cast(Problem, said)
-
-    def open_sequences(cells: Sequence[Cell], _: Any, device: Any) -> DrawnSequences:
-        drawn = DrawnSequences(cells, instance(cells[0]), device)
-        drawn.check()
-        return drawn
-
-    return Family(
-        name,
-        settings=tuple(getattr(cls, "uses", ())),
-        problem=problem,
-        open=open_sequences,
-        own=own,
-    )
-
-
 def _dataset(name: str, cls: Any, own: Mapping[str, Setting]) -> DatasetInfo:
     from metaphase.core.datasets.classes import facts_of
 
@@ -370,7 +352,7 @@ def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
 
 
 _ENTRIES = {
-    TASK_FAMILY: _family,
+    TASK_FAMILY: family_of,
     DATASET: _dataset,
     ARCHITECTURE: _architecture,
     METRIC: _metric,

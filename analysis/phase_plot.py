@@ -41,19 +41,22 @@ def run(
     at_step: int | None,
     latex: bool,
     out: str | None,
+    rule: str | None,
 ) -> None:
     """Read the sweep at `path`, write tables and figures to `out` (default: there), print.
 
     Raises:
         ResultsError: the results can't be read, or nothing was evaluated up to `at_step`.
+        ConfigError: the rule can't be had, or fails.
         OSError: the outputs can't be written.
     """
+    by = options.rule(rule)
     cells, history, curves = load.load_cells(path), load.load_history(path), load.load_curves(path)
     yardsticks = load.load_yardsticks(path)
     in_training = history.loc[~history["cell_id"].isin(cells["cell_id"]), "cell_id"].nunique()
     if at_step is not None:
         cells, history, curves = _as_of(path, cells, history, curves, at_step)
-    classified = phases.classify(cells, delta, confidence)
+    classified = phases.classify(cells, delta, confidence, rule=by)
     conditions = phases.split_conditions(classified)
     from metaphase.analysis.figures import condition as of_condition  # slow: after what may fail
 
@@ -79,7 +82,7 @@ def run(
             output.write_figure(out, f"{name}{labels.file_suffix(told)}", make, format, width)
             for name, make in makers.items()
         ]
-    for answer in registry.find(classified, history, yardsticks, delta, confidence):
+    for answer in registry.find(classified, history, yardsticks, delta, confidence, by, curves):
         if answer.text:
             print(answer.text, end="\n\n")
         tables[f"{answer.name}.csv"] = answer.table
@@ -130,6 +133,7 @@ def _parser() -> Parser:
     options.add_figures(parser)
     options.add_delta(parser)
     options.add_confidence(parser)
+    options.add_rule(parser)
     parser.add_argument(
         "--at-step", type=positive, metavar="N",
         help="as of step N of training: each cell at its last evaluation until then",

@@ -188,6 +188,11 @@ class Cell(CellSettings):
         return self.problem.features
 
     @property
+    def mlp_units(self) -> int:
+        """Hidden units of a block's MLP."""
+        return round(self.mlp_ratio * self.model_size)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the examples of a sequence become."""
         return self.sequence_length * (2 if self.token_format == "interleaved" else 1)

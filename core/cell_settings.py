@@ -169,8 +169,15 @@ class CellSettings:
         greatest=2**12,
         unused=0,
     )
-    mlp_ratio: int = setting(
-        4, "hidden units of a block's MLP over model_size", MODEL, least=1, greatest=2**8, unused=0
+    mlp_ratio: float = setting(
+        4,
+        "hidden units of a block's MLP over model_size",
+        MODEL,
+        least=0,
+        greatest=2**8,
+        exclusive=(True, False),
+        unused=0,
+        was_whole=True,
     )
     position_encoding: PositionEncoding = setting(
         "rotary",

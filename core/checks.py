@@ -51,6 +51,13 @@ def check_values(cell: Cell, unused: AbstractSet[str]) -> None:
             f"key_size: {cell.key_size} is odd; rotary positions rotate pairs, so choose an "
             "even key_size or position_encoding: learned"
         )
+    units = cell.mlp_ratio * cell.model_size
+    used = "mlp_ratio" not in unused
+    if used and (cell.mlp_units < 1 or abs(units - cell.mlp_units) > 1e-6):
+        raise ConfigError(
+            f"mlp_ratio: {cell.mlp_ratio} of model_size {cell.model_size} is {units:.6g} hidden "
+            "units; allowed: what makes a whole number of them"
+        )
     if info is not None:
         _check_images(cell, info)
     elif (
@@ -87,7 +94,7 @@ def check_size(cell: Cell) -> None:
     family = TASK_FAMILIES[cell.task_family]
     if not family.loaded:
         return
-    inner = max(cell.model_size * max(1, cell.mlp_ratio), cell.num_heads * cell.key_size)
+    inner = max(cell.model_size, cell.mlp_units, cell.num_heads * cell.key_size)
     weights = cell.num_layers * cell.model_size * inner
     inputs = cell.input_size ** (2 if family.projects else 1)
     kept = cell.batch_size * max(cell.num_tokens * cell.num_layers * inner, inputs)

@@ -1,8 +1,9 @@
-"""The one rule that says what a trained cell does: its phase, by tests against what is known.
+"""What a trained cell does: its phase, by tests of its accuracy against what is known.
 
-Early stopping, progress, maps and reports use it. With `first` the accuracy where no example has
-been seen, `last` that of the last tenth of the positions and `improvement = last - first` within
-the same sequences, a cell is
+Early stopping, progress, maps and reports use it, but for cells whose family has the best
+algorithms as predictors (`core.predictor_phases`); `core.phase_rules` chooses. With `first` the
+accuracy where no example has been seen, `last` that of the last tenth of the positions and
+`improvement = last - first` within the same sequences, a cell is
 
 - generalizing if `last` on unseen tasks is above their level: what naming the commonest label so
   far reaches there, without looking at inputs (`core.label_counts`);
@@ -37,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from metaphase.core import label_counts, schema
+from metaphase.core import label_counts
 
 UNTRAINED, MEMORIZING, IDENTIFYING, GENERALIZING = PHASES = (
     "untrained",
@@ -81,7 +82,7 @@ GUESSING_COLUMNS = (
     "guess_loss",
     "train_loss",
 )
-ROW_COLUMNS = (*DECIDING_COLUMNS, *GUESSING_COLUMNS)  # what `outcome_of` reads
+ROW_COLUMNS = (*DECIDING_COLUMNS, *GUESSING_COLUMNS)  # what is read of a cell's row
 
 Numbers = np.ndarray | float
 Interval = tuple[Any, Any]  # low and high, of the shape of the numbers
@@ -179,6 +180,14 @@ def lead_interval(mean: Numbers, interval: Interval, other: Numbers, others: Int
     return mean - other - down, mean - other + up
 
 
+def check_thresholds(delta: float, confidence: float) -> None:
+    """Raises ValueError unless delta is in [0, 1) and confidence in (0, 1)."""
+    if not 0 <= delta < 1:
+        raise ValueError(f"delta: {delta} is out of range; allowed: 0 to below 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: {confidence} is out of range; allowed: between 0 and 1")
+
+
 def decide(
     numbers: Mapping[str, Numbers],
     level: Numbers,
@@ -198,10 +207,7 @@ def decide(
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
     """
-    if not 0 <= delta < 1:
-        raise ValueError(f"delta: {delta} is out of range; allowed: 0 to below 1")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} is out of range; allowed: between 0 and 1")
+    check_thresholds(delta, confidence)
     n, chance = numbers["n"], numbers["chance"]
     value = {name: numbers[name] for name in ("seen_first", "seen_last", "unseen_last")}
     between = {"seen_first": wilson_interval(numbers["seen_first"], n, confidence)}
@@ -257,22 +263,6 @@ def level_of(row: Mapping[str, Any]) -> float:
     return label_counts.known_level(str(row.get("dataset")), int(classes), int(length), chance)
 
 
-def phase_of(row: Mapping[str, Any]) -> str | None:
-    """The phase of the cell with this row of the cells table, at `DELTA` and `CONFIDENCE`.
-
-    Args:
-        row: as `core.training.trainer.PackTrainer.results` makes it and as it is read back;
-            `ROW_COLUMNS` and its status are looked at.
-
-    Returns:
-        One of `PHASES`; None where the cell diverged, failed or isn't finished.
-    """
-    if row["status"] != schema.DONE:
-        return None
-    numbers = {name: np.float64(row[name]) for name in DECIDING_COLUMNS}
-    return str(decide(numbers, level_of(row)).phase)
-
-
 def on_plateau(phase: Any, train_loss: Numbers, guess_loss: Numbers) -> np.ndarray:
     """Whether cells never left their plateau: nothing was learned (untrained), and the loss on the
     tasks they were trained on is a guess', to `PLATEAU_MARGIN`. Any shape, elementwise.
@@ -292,13 +282,3 @@ def guess_loss_of(row: Mapping[str, Any]) -> float:
     if not classes or row.get("chance") is None or not math.isfinite(row["chance"]):
         return math.nan
     return label_counts.known_guess_loss(str(row.get("dataset")), int(classes), row["chance"])
-
-
-def outcome_of(row: Mapping[str, Any]) -> str:
-    """What became of the cell with this row of the cells table, in a word or two: its phase,
-    `ON_PLATEAU`, or its status where it didn't finish."""
-    phase = phase_of(row)
-    loss = row.get("train_loss")
-    if loss is not None and on_plateau(phase, loss, guess_loss_of(row)):
-        return ON_PLATEAU
-    return phase or str(row["status"])

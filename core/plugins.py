@@ -14,16 +14,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import sys
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from metaphase.core import plugin_code
 from metaphase.core.architectures import ARCHITECTURES, Architecture, Layers
 from metaphase.core.datasets import DATASETS, DatasetInfo
 from metaphase.core.evaluation import METRICS, Metric
+from metaphase.core.plugin_code import REFERENCE
 from metaphase.core.settings import (
     MODEL,
     RUN,
@@ -35,7 +35,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
-from metaphase.core.tasks import TASK_FAMILIES, Family, Problem, check_problem
+from metaphase.core.tasks import TASK_FAMILIES, family_of
 
 if TYPE_CHECKING:
     from metaphase.core.cell import Cell
@@ -47,7 +47,6 @@ TASK_FAMILY, DATASET, ARCHITECTURE, METRIC = KINDS = (
     "metrics",
 )
 ENTRY_POINTS = "metaphase.plugins"
-MAX_BYTES = 1_000_000  # of a plug-in's file
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     TASK_FAMILY: TASK_FAMILIES,
@@ -64,7 +63,6 @@ _METHODS = {
     ARCHITECTURE: ("parameters", "apply", "state_size"),
     METRIC: ("values",),
 }
-_REFERENCE = re.compile(r"(?P<path>.*\.py):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
 NAME = re.compile(r"[\w.-]{1,100}:[A-Za-z_]\w{0,60}@[\w.-]{1,40}")
 
 
@@ -103,7 +101,7 @@ known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and nam
 
 def is_reference(word: Any) -> bool:
     """Whether a value names a class in a plug-in's file."""
-    return isinstance(word, str) and _REFERENCE.fullmatch(word) is not None
+    return isinstance(word, str) and REFERENCE.fullmatch(word) is not None
 
 
 def find(kind: str, name: str) -> PlugIn | None:
@@ -117,9 +115,10 @@ def unknown(key: str, kind: str, name: str) -> ConfigError:
     return ConfigError(f"{key}: {name!r} is not one of {ours}")
 
 
-def all_known() -> list[PlugIn]:
-    """All plug-ins that are loaded or declared."""
-    return list(known.values())
+def all_own() -> list[str]:
+    """Names of the settings that all known plug-ins bring, the program's own among them."""
+    entries = [entry for registry in REGISTRIES.values() for entry in registry.values()]
+    return list(dict.fromkeys(name for entry in entries for name in entry.own))
 
 
 def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
@@ -129,7 +128,7 @@ def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
         ConfigError: the file can't be imported.
     """
     named = [kind for kind in KINDS if reference in REGISTRIES[kind]]
-    match = _REFERENCE.fullmatch(reference)
+    match = REFERENCE.fullmatch(reference)
     if named or match is None:
         return named
     found = []
@@ -158,6 +157,17 @@ def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
     return found
 
 
+def own_in_use(values: Mapping[str, Any]) -> set[str]:
+    """Names of the settings that those bring which settings name, the program's own among them."""
+    found: set[str] = set()
+    for key, kind in NAMED_BY.items():
+        named = values.get(key)
+        for name in named if isinstance(named, (list, tuple)) else (named,):
+            entry = REGISTRIES[kind].get(name) if isinstance(name, str) else None
+            found.update(() if entry is None else entry.own)
+    return found
+
+
 def in_use_by(cells: Iterable[Cell]) -> list[PlugIn]:
     """The plug-ins that cells use, each once."""
     said = {tuple((key, getattr(cell, key)) for key in NAMED_BY) for cell in cells}
@@ -179,20 +189,14 @@ def load(kind: str, reference: str, folder: str | Path = ".") -> str:
     Raises:
         ConfigError: it isn't there, can't be imported, or isn't a plug-in of this kind; one line.
     """
-    match = _REFERENCE.fullmatch(reference)
+    match = REFERENCE.fullmatch(reference)
     if match is None:
         named = entry_point(kind, reference)
         if named is None:
             raise unknown(kind, kind, reference)
         return named
     path = Path(folder) / Path(match["path"]).expanduser()
-    try:
-        with open(path, "rb") as file:
-            source = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{kind}: can't read {path}: {error.strerror or error}") from None
-    if len(source) > MAX_BYTES:
-        raise ConfigError(f"{kind}: {path} is larger than {MAX_BYTES} bytes")
+    source = plugin_code.read(kind, path)
     return load_source(kind, path.name, match["name"], source, path)
 
 
@@ -206,22 +210,11 @@ def load_source(
         path: where it is, for tracebacks.
     """
     said = f"{kind}: {path or file}:{class_name}"
-    digest = hashlib.sha256(source).hexdigest()
-    module_name = f"metaphase_plug_in_{digest[:16]}"
-    module = sys.modules.get(module_name)
-    if module is None:
-        module = types.ModuleType(module_name)
-        module.__file__ = str(path or file)
-        sys.modules[module_name] = module  # before it runs: dataclasses look there
-        try:
-            exec(compile(source, str(path or file), "exec"), module.__dict__)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
-            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
+    module = plugin_code.run(said, source, str(path or file))
     cls = getattr(module, class_name, None)
     if cls is None:
         raise ConfigError(f"{said}: the file has no {class_name}")
-    version = _version(said, cls) or digest[:12]
+    version = _version(said, cls) or hashlib.sha256(source).hexdigest()[:12]
     return _register(said, kind, f"{file}:{class_name}@{version}", cls, source)
 
 
@@ -327,36 +320,6 @@ def _is_torchvision(cls: type) -> bool:
     return callable(getattr(cls, "__getitem__", None)) and callable(getattr(cls, "__len__", None))
 
 
-def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
-    from metaphase.core.tasks.drawn_sequences import DrawnSequences
-
-    def instance(cell: Any) -> Any:
-        return cls(**{key: getattr(cell, key) for key in own})
-
-    def problem(cell: Any) -> Problem:
-        try:
-            said = instance(cell).problem()
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"{TASK_FAMILY}: problem() of {name}: {as_line(error)}") from None
-        check_problem(name, said)
-        return cast(Problem, said)
-
-    def open_sequences(cells: Sequence[Cell], _: Any, device: Any) -> DrawnSequences:
-        drawn = DrawnSequences(cells, instance(cells[0]), device)
-        drawn.check()
-        return drawn
-
-    return Family(
-        name,
-        settings=tuple(getattr(cls, "uses", ())),
-        problem=problem,
-        open=open_sequences,
-        own=own,
-    )
-
-
 def _dataset(name: str, cls: Any, own: Mapping[str, Setting]) -> DatasetInfo:
     from metaphase.core.datasets.classes import facts_of
 
@@ -389,7 +352,7 @@ def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
 
 
 _ENTRIES = {
-    TASK_FAMILY: _family,
+    TASK_FAMILY: family_of,
     DATASET: _dataset,
     ARCHITECTURE: _architecture,
     METRIC: _metric,

@@ -69,6 +69,8 @@ class Setting:
             cell's settings; NONE: all families know it.
         neutral: the value that cells had before there was such a setting. While a cell has it, its
             identity is as if there were none. NONE: it was there from the beginning.
+        was_whole: whether it is a number that was a whole one before: such values stay of type
+            int, by which they are written in identities.
         stored: what its column holds, where that is more than `help` says.
     """
 
@@ -85,6 +87,7 @@ class Setting:
     unused: Any = NONE
     absent: Any = NONE
     neutral: Any = NONE
+    was_whole: bool = False
     stored: str = ""
 
     def checked(self, value: Any) -> Any:
@@ -136,6 +139,10 @@ class Setting:
         Raises:
             ConfigError: it is of another kind, or none of the choices.
         """
+        if self.was_whole and type(value) is float and value.is_integer():
+            return int(value)
+        if self.was_whole and type(value) is int:
+            return value
         if type(value) is self.kind and not self.choices and self.kind not in (tuple, float):
             return value
         if value is None and self.default is None:

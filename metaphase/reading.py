@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,6 +18,8 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.transitions import estimate_transitions
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
+from metaphase.core.phase_rules import RULES, Rule, checked
+from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import DELTA
 from metaphase.sweeps import places
@@ -51,14 +53,30 @@ def load(path: str | os.PathLike[str]) -> SweepResults:
 
 
 def classify(
-    cells: pd.DataFrame, delta: float = DELTA, confidence: float = OF_CELLS
+    cells: pd.DataFrame,
+    delta: float = DELTA,
+    confidence: float = OF_CELLS,
+    rule: str | Rule | None = None,
 ) -> pd.DataFrame:
     """The cells table with each cell's phase and the intervals that decided it; see
     `metaphase.analysis.statistics.phases.classify` and docs/definitions.md.
 
         mp.classify(results.cells, delta=0.1).phase.value_counts()
+        mp.classify(results.cells, rule="accuracy")
+
+    Args:
+        rule: "accuracy", "predictors", a file's `"./mine.py:rule"`, or a function of (cells, delta,
+            confidence) that returns `phase` and `decided` (docs/extending.md). None: by predictors
+            where cells were compared with them, else by accuracy.
+
+    Raises:
+        ConfigError: the rule can't be had, fails, or says what is no phase.
     """
-    return phases.classify(cells, delta, confidence)
+    if isinstance(rule, str):
+        rule = load_rule(rule)
+    elif rule is not None and rule not in RULES.values():
+        rule = partial(checked, rule, f"rule: {getattr(rule, '__name__', type(rule).__name__)}")
+    return phases.classify(cells, delta, confidence, rule=rule)
 
 
 def transitions(cells: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:

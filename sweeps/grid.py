@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from metaphase.core.cell import SETTINGS, Cell
-from metaphase.core.plugins import PlugIn
 from metaphase.core.settings import ConfigError
 from metaphase.sweeps.plug_ins import fitting
 from metaphase.sweeps.yaml12 import show
@@ -18,10 +17,10 @@ LIST_KEYS = tuple(key for key, s in SETTINGS.items() if s.kind is tuple)  # one 
 
 
 def expand(
-    cell: dict[str, Any], grid: dict[str, list], plug_ins: Sequence[PlugIn] = ()
+    cell: dict[str, Any], grid: dict[str, list], own: Sequence[str] = ()
 ) -> tuple[Cell, ...]:
     """Every combination of the grid's values, the first axis changing slowest. Settings of the
-    sweep's plug-ins are left out of cells that don't use them."""
+    sweep's plug-ins, `own`, are left out of cells that don't use them."""
     for key, value in cell.items():
         _check_plain(key, value)
     for key, values in grid.items():
@@ -35,11 +34,11 @@ def expand(
                 raise ConfigError(f"grid: {key}: {show.repr(value)} is given twice")
             seen.add(identity)
     for point in _along_the_axes(grid):  # a value that can't be is found before all are tried
-        _cell_at(cell, point, plug_ins)
+        _cell_at(cell, point, own)
     cells: dict[str, Cell] = {}
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
-        made = _cell_at(cell, point, plug_ins)
+        made = _cell_at(cell, point, own)
         if made.cell_id in cells:
             raise ConfigError(f"grid: two points give the same cell; the second is {_said(point)}")
         cells[made.cell_id] = made
@@ -54,9 +53,9 @@ def _along_the_axes(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
         yield from ({**first, key: value} for value in values[1:])
 
 
-def _cell_at(cell: dict[str, Any], point: dict[str, Any], plug_ins: Sequence[PlugIn]) -> Cell:
+def _cell_at(cell: dict[str, Any], point: dict[str, Any], own: Sequence[str]) -> Cell:
     try:
-        return Cell.from_dict(fitting({**cell, **point}, plug_ins))
+        return Cell.from_dict(fitting({**cell, **point}, own))
     except ConfigError as error:
         raise ConfigError(
             f"{error} (at the grid point {_said(point)})" if point else str(error)

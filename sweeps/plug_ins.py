@@ -48,9 +48,22 @@ def resolve(key: str, value: Any, folder: str) -> Any:
 
 def named(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[PlugIn]:
     """The plug-ins that a resolved preset names, each once."""
-    sections = [{key: _flat(section.get(key)) for key in NAMED_BY} for section in (cell, *grids)]
+    sections = _naming(cell, grids)
     found = {(p.kind, p.name): p for values in sections for p in plugins.in_use(values)}
     return list(found.values())
+
+
+def own_in_use(cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]) -> list[str]:
+    """Names of the settings that those bring which a resolved preset names."""
+    sections = _naming(cell, grids)
+    return sorted({name for values in sections for name in plugins.own_in_use(values)})
+
+
+def _naming(
+    cell: Mapping[str, Any], grids: Iterable[Mapping[str, list]]
+) -> list[dict[str, list[str]]]:
+    """The names of plug-ins in each section of a preset."""
+    return [{key: _flat(section.get(key)) for key in NAMED_BY} for section in (cell, *grids)]
 
 
 def check_named(sections: Iterable[Mapping[str, Any]]) -> None:
@@ -68,10 +81,9 @@ def _flat(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def fitting(settings: Mapping[str, Any], of_sweep: Iterable[PlugIn]) -> dict[str, Any]:
-    """A grid point's settings without those of plug-ins of the sweep that it doesn't use."""
-    mine = {name for plug_in in plugins.in_use(settings) for name in plug_in.own}
-    others = {name for plug_in in of_sweep for name in plug_in.own} - mine
+def fitting(settings: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
+    """A grid point's settings without those of the sweep's plug-ins, `own`, that it doesn't use."""
+    others = set(own) - plugins.own_in_use(settings)
     return {key: value for key, value in settings.items() if key not in others}
 
 

@@ -37,7 +37,7 @@ import yaml
 
 from metaphase.core import plugins
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
-from metaphase.core.plugins import NAMED_BY, PlugIn
+from metaphase.core.plugins import NAMED_BY
 from metaphase.sweeps import plug_ins
 from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
 from metaphase.sweeps.places import inside, parent, refuse_credentials
@@ -136,11 +136,12 @@ def parse_preset(
     check_count(grids)
     used = plug_ins.named(cell, grids)
     try:
-        _check_used((*cell, *(key for grid in grids for key in grid)), used)
+        own = plug_ins.own_in_use(cell, grids)
+        check_keys((*cell, *(key for grid in grids for key in grid)), (*CELL_KEYS, *own))
     except ConfigError:
         plug_ins.check_named([cell, *grids])
         raise
-    cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, used)}.values())
+    cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, own)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
     resolved["grid"] = grids if said.listed else grids[0]
     if used:
@@ -160,15 +161,9 @@ class _Said:
     listed: bool  # whether the grids stand in a list
 
 
-def _check_used(keys: Iterable[str], used: Iterable[PlugIn]) -> None:
-    """Raises ConfigError if a key is a setting of a plug-in that the sweep doesn't use."""
-    known = (*CELL_KEYS, *(name for plug_in in used for name in plug_in.own))
-    check_keys(keys, known)
-
-
 def known_keys() -> tuple[str, ...]:
     """The settings of cells and those of all plug-ins that are known."""
-    return (*CELL_KEYS, *(name for plug_in in plugins.all_known() for name in plug_in.own))
+    return (*CELL_KEYS, *plugins.all_own())
 
 
 def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:

@@ -39,22 +39,26 @@ def run(
     delta: float,
     format: str,
     width: str,
+    rule: str | None = None,
 ) -> None:
     """Compare the sweep at `path` with the one at `other`, or with published numbers; print, write
     to `out` (default: to `path`).
 
     Raises:
         ResultsError: results can't be read, or have nothing in common.
+        ConfigError: the rule can't be had, or fails.
         OSError: the outputs can't be written.
     """
     if other is not None and against is not None:
         raise load.ResultsError("a second sweep and --reference: allowed is one of them")
-    out = out or path
+    if rule is not None and other is None:
+        raise load.ResultsError("--rule: published numbers have a rule of their own")
+    by, out = options.rule(rule), out or path
     cells = load.load_cells(path)
     if other is not None:
         names = (_name(path), _name(other))
         names = names if names[0] != names[1] else (path, other)
-        found = compare_sweeps.compare(cells, load.load_cells(other), names, delta)
+        found = compare_sweeps.compare(cells, load.load_cells(other), names, delta, by)
     elif against == reference.TABLE2:
         found = [comparisons.beside_table2(cells, load.load_curves(path))]
     else:
@@ -107,6 +111,7 @@ def _parser() -> Parser:
     options.add_out(parser)
     options.add_figures(parser)
     options.add_delta(parser, "accuracy above chance")
+    options.add_rule(parser)
     return parser
 
 

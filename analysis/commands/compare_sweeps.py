@@ -12,6 +12,7 @@ from metaphase.analysis.published.comparisons import Comparison
 from metaphase.analysis.statistics import paired, phases, transitions
 from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.core import schema
+from metaphase.core.phase_rules import Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,19 +22,23 @@ _MOST_LINES = 12  # grid points that are printed
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], delta: float
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    names: tuple[str, str],
+    delta: float,
+    rule: Rule | None = None,
 ) -> list[Comparison]:
     """A comparison for each condition in common.
 
     Args:
         first, second: from `analysis.load.load_cells`.
         names: what the sweeps are called.
-        delta: least effect that counts, see `analysis.statistics.phases.classify`.
+        delta, rule: see `analysis.statistics.phases.classify`.
 
     Raises:
         ResultsError: no condition, or no cell, in common.
     """
-    classified = [phases.classify(cells, delta) for cells in (first, second)]
+    classified = [phases.classify(cells, delta, rule=rule) for cells in (first, second)]
     return [
         _beside(groups, condition, names)
         for condition, groups in _pairs([phases.split_conditions(cells) for cells in classified])

@@ -13,6 +13,8 @@ from typing import Any
 
 from metaphase.analysis import load
 from metaphase.analysis.commands import output
+from metaphase.core.phase_rules import RULES, Rule
+from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps.commands.parser import Parser, carry_out, place
 
@@ -50,6 +52,20 @@ def add_confidence(parser: Parser) -> None:
         "--confidence", type=number(0, 1, False), default=CONFIDENCE,
         help="of the intervals that decide a cell's phase (default: %(default)s)",
     )  # fmt: skip
+
+
+def add_rule(parser: Parser) -> None:
+    """--rule, whose value `rule` loads."""
+    parser.add_argument(
+        "--rule", metavar="NAME",
+        help=f"that says a cell's phase: {', '.join(RULES)}, or your own, FILE.py:NAME, whose code "
+        "is run (default: by predictors where cells were compared with them, else by accuracy)",
+    )  # fmt: skip
+
+
+def rule(name: str | None) -> Rule | None:
+    """The rule that `--rule` names; `core.phase_rules.load` says what may be wrong with it."""
+    return None if name is None else load_rule(name)
 
 
 def add_figures(parser: Parser) -> None:

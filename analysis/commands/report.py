@@ -27,6 +27,7 @@ from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions
 from metaphase.core import schema
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
@@ -48,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    path: str, out: str | None, delta: float, confidence: float, interactive: bool = False
+    path: str,
+    out: str | None,
+    delta: float,
+    confidence: float,
+    rule: str | None = None,
+    interactive: bool = False,
 ) -> None:
     """Write the page of the sweep at `path` to `out`, a file or a folder for it (default: the
     sweep's).
@@ -58,14 +64,16 @@ def run(
 
     Raises:
         ResultsError: the results can't be read.
+        ConfigError: the rule can't be had, or fails.
         OSError: the page can't be written.
     """
     if interactive:
         from metaphase.analysis.serving import standalone
 
-        page, name = standalone.render(path, delta, confidence), standalone.FILE
+        page = standalone.render(path, delta, confidence, options.rule(rule))
+        name = standalone.FILE
     else:
-        page, name = render(path, delta, confidence), FILE
+        page, name = render(path, delta, confidence, options.rule(rule)), FILE
     out = out or path
     if out == path or out.endswith("/") or output.is_folder(out):
         out = places.inside(out, name)
@@ -73,14 +81,16 @@ def run(
     print(f"wrote {out}")
 
 
-def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> str:
+def render(
+    path: str, delta: float = DELTA, confidence: float = CONFIDENCE, rule: Rule | None = None
+) -> str:
     """The page as HTML, from `report.html.jinja`.
 
     Raises:
         ResultsError: the results can't be read, or no cell is finished yet.
     """
     cells = load.load_cells(path)
-    classified = phases.classify(cells, delta, confidence)
+    classified = phases.classify(cells, delta, confidence, rule=rule)
     history, curves = load.load_history(path), load.load_curves(path)
     yardsticks = load.load_yardsticks(path)
     name, settings = labels.title(cells, {}), _settings(path)
@@ -89,7 +99,9 @@ def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> s
             "text": answer.text,
             "figure": answer.figure and _image(answer.figure, name, answer.caption),
         }
-        for answer in registry.find(classified, history, yardsticks, delta, confidence)
+        for answer in registry.find(
+            classified, history, yardsticks, delta, confidence, rule, curves
+        )
     ]
     beside_published = [
         {
@@ -230,6 +242,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     options.add_delta(parser)
     options.add_confidence(parser)
+    options.add_rule(parser)
     return parser
 
 

@@ -19,20 +19,23 @@ from matplotlib.patches import Patch
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
 from metaphase.core import schema
+from metaphase.core.phase_rules import COINCIDE, NO_PHASE
 from metaphase.core.phases import GENERALIZING, ON_PLATEAU, PHASES
 
 MISSING = "no result yet"
 PLATEAU = ON_PLATEAU
 DIVERGED, FAILED = schema.DIVERGED, schema.FAILED
 # From the bottom of a tile to its top.
-ORDER = (*reversed(PHASES), PLATEAU, DIVERGED, FAILED, MISSING)
+ORDER = (*reversed(PHASES), COINCIDE, NO_PHASE, PLATEAU, DIVERGED, FAILED, MISSING)
 
 _SYMBOLS: dict[str, dict[str, Any]] = {
+    COINCIDE: {"marker": "$=$", "color": "#555555"},
+    NO_PHASE: {"marker": ".", "color": "#555555"},
     PLATEAU: {"marker": "_", "color": "#555555"},
     DIVERGED: {"marker": "^", "color": style.RED},
     FAILED: {"marker": "x", "color": style.RED},
 }
-_FACES = {PLATEAU: "#ffffff", DIVERGED: "#ffffff", FAILED: "#ffffff", MISSING: "#ffffff"}
+_FACES = dict.fromkeys((*_SYMBOLS, MISSING), "#ffffff")
 UNDECIDED = "undecided"
 _HATCH_SPACING = 4.0  # points
 _SMALLEST_SYMBOL = 1.2  # points
@@ -40,8 +43,9 @@ _SMALLEST_SYMBOL = 1.2  # points
 
 def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from the level of
-    unseen tasks, which knows nothing of the inputs, to no error at their last positions; NaN where
-    it isn't generalizing); and `decided`.
+    unseen tasks, which knows nothing of the inputs, to no error at their last positions, or, where
+    phases are by predictor, from half-way between M and G to G; NaN where it isn't generalizing);
+    and `decided`.
 
     Args:
         classified: as from `analysis.statistics.phases.classify`.
@@ -51,9 +55,14 @@ def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     """
     status = classified["status"]
     outcome = classified["phase"].astype(object).where(status == schema.DONE, status)
-    outcome = outcome.mask(classified["on_plateau"].astype(bool), PLATEAU).fillna(FAILED)
+    outcome = outcome.mask(classified["on_plateau"].astype(bool), PLATEAU)
+    coincide = classified.get("coincide", pd.Series(False, classified.index)).astype(bool)
+    outcome = outcome.mask(outcome.isna() & coincide, COINCIDE)
+    outcome = outcome.mask(outcome.isna() & (status == schema.DONE), NO_PHASE).fillna(FAILED)
     level = classified["unseen_level"].astype(float)
     strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - level) / (1 - level)
+    if "unseen_nearness" in classified:
+        strength = classified["unseen_nearness"].astype(float).fillna(strength)
     return pd.DataFrame(
         {
             "outcome": outcome,

@@ -8,10 +8,11 @@ import pandas as pd
 
 from metaphase.analysis import labels, transition_text
 from metaphase.analysis.statistics import phases
-from metaphase.core import schema
+from metaphase.core import phase_rules, schema
+from metaphase.core.phase_rules import COINCIDE
 from metaphase.core.phases import ON_PLATEAU, PHASES
 
-UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU = "x", ".", "*", "?", "-"
+UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU, NO_PHASE = "x", ".", "*", "?", "-", "="
 
 
 def describe(
@@ -29,8 +30,15 @@ def describe(
     counts = [f"{by_phase.get(phase, 0)} {phase}" for phase in reversed(PHASES)]
     if cells["on_plateau"].any():
         counts.append(f"{cells['on_plateau'].sum()} of these {ON_PLATEAU}")
-    if not done["decided"].all():
-        counts.append(f"{(~done['decided'].astype(bool)).sum()} undecided")
+    undecided = ~done["decided"].astype(bool) & done["phase"].notna()
+    if undecided.any():
+        counts.append(f"{undecided.sum()} undecided")
+    for reason, there in (
+        (COINCIDE, done["phase"].isna() & done["coincide"]),
+        (phase_rules.NO_PHASE, done["phase"].isna() & ~done["coincide"]),
+    ):
+        if there.any():
+            counts.append(f"{there.sum()} without a phase ({reason})")
     if len(done) < len(cells):
         counts.append(f"{len(cells) - len(done)} diverged or failed")
     seeds = cells["seed"].nunique()
@@ -54,8 +62,10 @@ def marks(points: pd.DataFrame) -> dict[tuple[int, int], str]:
         finished, mark = row["finished"], UNFINISHED
         if finished and row["on_plateau"] >= finished:
             mark = PLATEAU
+        elif finished and row["no_phase"] >= finished:
+            mark = NO_PHASE
         elif finished:
-            split = row["agreement"] < 1 or row["unfinished"] > 0
+            split = row["agreement"] < 1 or row["unfinished"] + row["no_phase"] > 0
             undecided = row["decided_share"] < 0.5
             mark = labels.LETTERS[row["phase"]] + (SPLIT if split else UNDECIDED * undecided)
         found[row["model_size"], row["num_tasks"]] = mark
@@ -94,6 +104,7 @@ def _legend(drawn: str) -> str:
         SPLIT: "seeds disagree",
         UNDECIDED: "undecided",
         PLATEAU: ON_PLATEAU,
+        NO_PHASE: "no phase",
         UNFINISHED: "diverged or failed",
         MISSING: "no result yet",
     }

@@ -19,23 +19,26 @@ from metaphase.analysis import labels, transition_text
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import boundary, phases, transitions
 from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 
 FEWEST = 3  # numbers of tasks
 
 
-def find(classified: pd.DataFrame, confidence: float = OF_CELLS) -> Iterator[Answer]:
+def find(
+    classified: pd.DataFrame, confidence: float = OF_CELLS, rule: Rule | None = None
+) -> Iterator[Answer]:
     """The answers for each condition with enough numbers of tasks.
 
     Args:
         classified: from `analysis.statistics.phases.classify`, all conditions.
-        confidence: that the cells were classified with.
+        confidence, rule: that the cells were classified with.
     """
     for condition, cells in phases.split_conditions(classified):
         if transitions.usable_cells(cells)["num_tasks"].nunique() < FEWEST:
             continue
         end, title = labels.file_suffix(condition), labels.title(classified, condition)
-        moved = transitions.by_delta(cells, of_cells=confidence)
+        moved = transitions.by_delta(cells, of_cells=confidence, rule=rule)
         yield Answer(f"transitions-by-delta{end}", describe_deltas(moved, title), moved)
         by_size, laws = boundary.boundaries(cells)
         if len(laws):

@@ -12,11 +12,13 @@ from metaphase.analysis.questions import (
     known_algorithms,
     modes,
     order,
+    predictors,
     seeds,
     state_size,
     training,
 )
 from metaphase.analysis.questions.answer import Answer
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 
 
@@ -26,6 +28,8 @@ def find(
     yardsticks: pd.DataFrame | None = None,
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
+    rule: Rule | None = None,
+    curves: pd.DataFrame | None = None,
 ) -> list[Answer]:
     """The answers to all questions that the sweep can answer.
 
@@ -33,7 +37,8 @@ def find(
         classified: from `analysis.statistics.phases.classify`, all conditions.
         history: from `analysis.load.load_history`.
         yardsticks: from `analysis.load.load_yardsticks`.
-        delta, confidence: that the cells were classified with.
+        delta, confidence, rule: that the cells were classified with.
+        curves: from `analysis.load.load_curves`.
     """
     return [
         *architectures.find(classified),
@@ -41,9 +46,10 @@ def find(
         *interventions.find(classified),
         *seeds.find(classified),
         *modes.find(classified),
-        *boundaries.find(classified, confidence),
+        *boundaries.find(classified, confidence, rule),
         *order.find(classified, history),
-        *training.find(classified, history, delta, confidence),
+        *training.find(classified, history, delta, confidence, rule),
+        *predictors.find(classified, history, curves, delta, confidence, rule),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

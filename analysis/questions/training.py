@@ -14,6 +14,7 @@ import pandas as pd
 from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import phases, training_phases
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 
 if TYPE_CHECKING:
@@ -31,20 +32,21 @@ def find(
     history: pd.DataFrame,
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
+    rule: Rule | None = None,
 ) -> Iterator[Answer]:
     """An answer for each condition whose cells were evaluated at several steps.
 
     Args:
         cells: from `analysis.load.load_cells`, all conditions.
         history: from `analysis.load.load_history`.
-        delta, confidence: see `analysis.statistics.phases.classify`.
+        delta, confidence, rule: see `analysis.statistics.phases.classify`.
     """
     for condition, group in phases.split_conditions(cells):
         own = history[history["cell_id"].isin(group["cell_id"]) & (history["step"] > 0)]
         if own["step"].nunique() < FEWEST:
             continue
         every = training_phases.evaluations(group, own)
-        classified = phases.classify(every, delta, confidence)
+        classified = phases.classify(every, delta, confidence, rule=rule)
         table = training_phases.onsets(classified)
         title = labels.title(group, condition)
         lost = training_phases.transient_text(table)

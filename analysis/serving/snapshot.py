@@ -15,6 +15,7 @@ from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.analysis.statistics.transitions import estimate_transitions
 from metaphase.core import schema
 from metaphase.core.cell import Cell
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps.store import tables
 
@@ -94,6 +95,7 @@ def take(
     notes: Sequence[str] = (),
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
+    rule: Rule | None = None,
 ) -> Snapshot:
     """The snapshot of these tables.
 
@@ -103,17 +105,17 @@ def take(
         history: from `analysis.load.load_history`.
         grid: of the same moment.
         notes: lines on what is left out.
-        delta, confidence: see `analysis.statistics.phases.classify`.
+        delta, confidence, rule: see `analysis.statistics.phases.classify`.
     """
     known = set(finished["cell_id"])
     left = {cell: status for cell, status in grid.unfinished.items() if cell.cell_id not in known}
-    cells = phases.classify(_with_unfinished(finished, left), delta, confidence)
+    cells = phases.classify(_with_unfinished(finished, left), delta, confidence, rule=rule)
     conditions = [
         Condition(settings, group, estimate_transitions(group))
         for settings, group in (phases.split_conditions(cells) if len(cells) else ())
     ]
     every = training_phases.evaluations(_as_trained(cells), history)
-    evaluations = phases.classify(every, delta, confidence)
+    evaluations = phases.classify(every, delta, confidence, rule=rule)
     return Snapshot(path, grid, cells, evaluations, conditions, list(notes), time.time())
 
 

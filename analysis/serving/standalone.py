@@ -5,6 +5,7 @@ from __future__ import annotations
 from metaphase.analysis import load
 from metaphase.analysis.serving import document, page, snapshot
 from metaphase.core.cell import ConfigError
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps import places
 from metaphase.sweeps.store import earlier, folders, sweepfile
@@ -13,19 +14,21 @@ from metaphase.sweeps.store.storage import Storage
 FILE = "interactive.html"
 
 
-def render(path: str, delta: float = DELTA, confidence: float = CONFIDENCE) -> str:
+def render(
+    path: str, delta: float = DELTA, confidence: float = CONFIDENCE, rule: Rule | None = None
+) -> str:
     """The page of the sweep at `path`, as of now.
 
     Args:
         path: the sweep's folder or URI.
-        delta, confidence: see `analysis.statistics.phases.classify`.
+        delta, confidence, rule: see `analysis.statistics.phases.classify`.
 
     Raises:
         ResultsError: the results can't be read, or no cell is finished yet.
     """
     cells, history = load.load_cells(path), load.load_history(path)
     grid, notes = _grid(path, set(cells["cell_id"]))
-    taken = snapshot.take(path, cells, history, grid, notes, delta, confidence)
+    taken = snapshot.take(path, cells, history, grid, notes, delta, confidence, rule)
     told = document.overview(taken)
     return page.html([told], [document.all_curves(load.load_curves(path), told["cells"]["id"])])
 

@@ -1,6 +1,8 @@
-"""Phases of whole tables: each cell's by the rule of `core.phases`, each grid point's by its seeds.
+"""Phases of whole tables: each cell's by a rule of `core.phase_rules`, each grid point's by its
+seeds.
 
-Cells that diverged or failed have none; their `status` says so.
+Cells that diverged or failed have none; their `status` says so. Nor have those for which the rule
+has no answer.
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ import pandas as pd
 
 from metaphase.analysis.load import ResultsError
 from metaphase.analysis.statistics.settings import setting_columns
-from metaphase.core import label_counts, schema
+from metaphase.core import label_counts, phase_rules, schema
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import (
     CONFIDENCE,
-    DECIDING_COLUMNS,
     DELTA,
     PHASES,
-    decide,
     guess_loss_of,
     level_of,
     on_plateau,
@@ -35,42 +36,52 @@ def classify(
     delta: float = DELTA,
     confidence: float = CONFIDENCE,
     headroom: bool = False,
+    rule: Rule | None = None,
 ) -> pd.DataFrame:
     """The cells table with each cell's phase and the intervals that decided it.
 
     Args:
         cells: a row a cell, as from `analysis.load.load_cells`.
-        delta: least effect that counts, an accuracy difference.
+        delta: least effect that counts, an accuracy difference, or a share of the way between
+            predictors (`core.predictor_phases`).
         confidence: of the two-sided intervals.
-        headroom: delta is a share of what there is to be learned, 1 - unseen_level, instead.
+        headroom: accuracies' delta is a share of what there is to be learned, 1 - unseen_level,
+            instead.
+        rule: from `core.phase_rules.load`; None: by predictors where cells were compared with the
+            best algorithms, else by accuracy.
 
     Returns:
         `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
-        or failed), `decided` and `on_plateau` (bool; False where the phase is null), `unseen_level`
-        and `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last -
-        unseen_last), and for seen_first, seen_last, unseen_last, seen_improvement and seen_lead
-        `<name>_low` and `<name>_high`.
+        or failed, or the rule has none), `decided`, `on_plateau` and `coincide` (bool; False where
+        a cell didn't finish; `coincide`: that is why it has no phase), `unseen_level` and
+        `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last - unseen_last),
+        for seen_first, seen_last, unseen_last, seen_improvement and seen_lead `<name>_low` and
+        `<name>_high`, and what the rule says beside that.
 
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
+        ConfigError: a user's rule fails, or says what is no phase.
     """
-    number = {c: cells[c].to_numpy(dtype=float, na_value=np.nan) for c in DECIDING_COLUMNS}
-    level = new_task_level(cells).to_numpy()
-    found = decide(number, level, delta, confidence, headroom)
+    level, guess = new_task_level(cells).to_numpy(), _each(cells, "guess_loss", guess_loss_of)
+    known = cells.assign(unseen_level=level, guess_loss=guess)
+    accuracy = phase_rules.by_accuracy(known, delta, confidence, headroom)
+    if rule is None:
+        found: Mapping[str, Any] = phase_rules.by_what_is_known(known, delta, confidence, headroom)
+    else:
+        found = accuracy if rule is phase_rules.by_accuracy else rule(known, delta, confidence)
     done = cells["status"].to_numpy() == schema.DONE
-    phase = found.phase.astype(object)
-    phase[~done] = None
-    guess = _each(cells, "guess_loss", guess_loss_of)
-    new: dict[str, Any] = {
-        "phase": pd.Categorical(phase, list(PHASES), ordered=True),
-        "decided": found.decided & done,
-        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
+    phase = np.where(done, found["phase"], None)
+    new = {
         "unseen_level": level,
         "guess_loss": guess,
-        "seen_lead": number["seen_last"] - number["unseen_last"],
+        "seen_lead": _numbers(cells, "seen_last") - _numbers(cells, "unseen_last"),
+        **accuracy,
+        **found,
+        "phase": pd.Categorical(phase, list(PHASES), ordered=True),
+        "decided": found["decided"] & done,
+        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
+        "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
     }
-    for name, (low, high) in found.intervals.items():
-        new |= {f"{name}_low": low, f"{name}_high": high}
     return cells.assign(**new)
 
 
@@ -128,7 +139,10 @@ def _numbers(cells: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def by_delta(
-    cells: pd.DataFrame, deltas: Sequence[float] = DELTAS, headroom: bool = False
+    cells: pd.DataFrame,
+    deltas: Sequence[float] = DELTAS,
+    headroom: bool = False,
+    rule: Rule | None = None,
 ) -> pd.DataFrame:
     """How phases move with the least effect that counts.
 
@@ -136,7 +150,7 @@ def by_delta(
         A row a cell and delta: `delta`, the grid's axes, `phase`, `decided`.
     """
     parts = [
-        classify(cells, delta, headroom=headroom).assign(delta=delta)[
+        classify(cells, delta, headroom=headroom, rule=rule).assign(delta=delta)[
             ["delta", *AXES, "phase", "decided"]
         ]
         for delta in deltas
@@ -147,16 +161,17 @@ def by_delta(
 def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:
     """Each grid point's majority phase and how its seeds split.
 
-    The majority is the phase of most seeds that finished; of phases that tie, the least capable,
-    so that a map never claims more than its seeds show. Where none finished it is null.
+    The majority is the phase of most seeds that have one; of phases that tie, the least capable,
+    so that a map never claims more than its seeds show. Where none has one it is null.
 
     Returns:
         A row a grid point (architecture, model_size, num_tasks), with `phase`, `agreement` (share
-        of the finished seeds that are in it; NaN where none finished), `seeds` (that are there), a
-        count for each phase under its name (finished seeds only) and its share of the finished
-        seeds, `<phase>_share`, `decided_share` (both NaN where none finished), and counts of seeds:
-        `finished`, `on_plateau` (of the finished), `failed`, `diverged`, `unfinished` (diverged or
-        failed) and `missing` (seeds of other grid points that this one lacks).
+        of the seeds with a phase that are in it; NaN where none has one), `seeds` (that are there),
+        a count for each phase under its name and its share of the seeds with a phase,
+        `<phase>_share`, `decided_share` (both NaN where none has one), and counts of seeds:
+        `finished`, `on_plateau` and `no_phase` (of the finished), `failed`, `diverged`,
+        `unfinished` (diverged or failed) and `missing` (seeds of other grid points that this one
+        lacks).
 
     Raises:
         ResultsError: cells differ in more than the grid's axes (see `split_conditions`).
@@ -167,6 +182,7 @@ def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:
     counts = counts.assign(
         finished=status == schema.DONE,
         on_plateau=classified["on_plateau"],
+        no_phase=(status == schema.DONE) & classified["phase"].isna(),
         failed=status == schema.FAILED,
         diverged=status == schema.DIVERGED,
         unfinished=status != schema.DONE,
@@ -176,19 +192,21 @@ def summarize_grid(classified: pd.DataFrame) -> pd.DataFrame:
     points = counts.groupby([classified[axis] for axis in GRID_POINT]).sum().astype(int)
     of_phase = points[list(PHASES)].to_numpy()
     best = of_phase.argmax(axis=1)  # the first, so the least capable, of those that tie
-    some = points["finished"].to_numpy() > 0
+    having = of_phase.sum(axis=1)
+    some = having > 0
     most = np.array(PHASES, dtype=object)[best]
     most[~some] = None
     points["phase"] = pd.Categorical(most, list(PHASES), ordered=True)
-    share = of_phase / np.where(some, points["finished"], np.nan)[:, None]
+    having = np.where(some, having, np.nan)
+    share = of_phase / having[:, None]
     points["agreement"] = share.max(axis=1)
     for phase, share_P in zip(PHASES, share.T, strict=True):
         points[f"{phase}_share"] = share_P
-    points["decided_share"] = points["decided"] / np.where(some, points["finished"], np.nan)
+    points["decided_share"] = points["decided"] / having
     points["missing"] = classified["seed"].nunique() - points["seeds"]
     shares = [f"{phase}_share" for phase in PHASES]
     order = ["phase", "agreement", "seeds", *PHASES, *shares, "decided_share", "finished"]
-    order += ["on_plateau", "failed", "diverged", "unfinished", "missing"]
+    order += ["on_plateau", "no_phase", "failed", "diverged", "unfinished", "missing"]
     return points[order].reset_index()
 
 

@@ -1,5 +1,5 @@
-"""Phases while cells are trained: every evaluation is classified by the one rule of `core.phases`,
-as if training had ended there.
+"""Phases while cells are trained: every evaluation is classified by the rule for cells, as if
+training had ended there.
 
 A phase's onset is the first evaluation at which a cell is in it; it is lost at the first evaluation
 after the last one at which the cell is in it. A cell is transient if it generalized at an
@@ -17,8 +17,6 @@ from metaphase.analysis.statistics.phases import AXES
 from metaphase.core import schema
 from metaphase.core.phases import GENERALIZING, PHASES, UNTRAINED
 
-_VALUES = ("loss", *schema.with_standard_errors(schema.STATISTICS))
-
 
 def evaluations(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """The cells table as of every evaluation.
@@ -34,7 +32,8 @@ def evaluations(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """
     splits = [split for split in schema.SPLITS if f"{split}_{schema.LAST}" in cells]
     rows = history[history["split"].isin(splits) & history["cell_id"].isin(cells["cell_id"])]
-    wide = rows.pivot(index=["cell_id", "step"], columns="split", values=list(_VALUES))
+    values = [name for name in history if name not in ("cell_id", "step", "split", "n")]
+    wide = rows.pivot(index=["cell_id", "step"], columns="split", values=values)
     wide.columns = pd.Index([f"{pair[1]}_{pair[0]}" for pair in wide.columns.to_list()])
     counts = rows.groupby(["cell_id", "step"])["n"].first()
     kept = [name for name in cells if name not in wide and name not in ("n", "step")]

@@ -25,6 +25,7 @@ import pandas as pd
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import classify, require_one_condition
 from metaphase.core import schema
+from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import GENERALIZING, IDENTIFYING
 from metaphase.core.thresholds import ABOVE, BELOW, INSIDE, UNCLEAR, Fit, Threshold, fit
@@ -81,6 +82,7 @@ def by_delta(
     deltas: tuple[float, ...] = DELTAS,
     confidence: float = CONFIDENCE,
     of_cells: float = OF_CELLS,
+    rule: Rule | None = None,
 ) -> pd.DataFrame:
     """How transitions move with the least effect that counts.
 
@@ -89,12 +91,15 @@ def by_delta(
         deltas: see `analysis.statistics.phases.classify`.
         confidence: of the transitions' intervals.
         of_cells: that of the intervals that decide a cell's phase.
+        rule: see `analysis.statistics.phases.classify`.
 
     Returns:
         As `estimate_transitions`, a set of rows for each `delta`, the first column.
     """
     tables = [
-        estimate_transitions(classify(cells, delta, of_cells), confidence).assign(delta=delta)
+        estimate_transitions(classify(cells, delta, of_cells, rule=rule), confidence).assign(
+            delta=delta
+        )
         for delta in deltas
     ]
     return pd.concat(tables, ignore_index=True)[["delta", *COLUMNS]]

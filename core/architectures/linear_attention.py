@@ -18,7 +18,7 @@ from metaphase.core.cell import Cell
 
 def parameters(cell: Cell) -> dict[str, Spec]:
     """Weights start as those of `core.architectures.transformer`, biases at 0."""
-    D, M = cell.model_size, cell.mlp_ratio * cell.model_size
+    D, M = cell.model_size, cell.mlp_units
     depth = math.sqrt(2 * cell.num_layers)
     specs: dict[str, Spec] = {}
     for i in range(cell.num_layers):
@@ -52,12 +52,12 @@ def forward_flops(cell: Cell) -> int:
     total = 0
     for i in range(cell.num_layers):
         Q = cell.sequence_length if i == cell.num_layers - 1 else cell.num_tokens
-        total += memory.forward_flops(cell, Q) + 2 * 2 * Q * D * cell.mlp_ratio * D
+        total += memory.forward_flops(cell, Q) + 2 * 2 * Q * D * cell.mlp_units
     return cell.batch_size * total
 
 
 def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: the memory's, two of width D, and two of the MLP's width."""
     D, L = cell.model_size, cell.num_tokens
-    mlp_numbers = L * (2 * D + 2 * cell.mlp_ratio * D)
+    mlp_numbers = L * (2 * D + 2 * cell.mlp_units)
     return cell.num_layers * (memory.activations(cell) + mlp_numbers)

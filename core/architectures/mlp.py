@@ -17,7 +17,7 @@ from metaphase.core.cell import Cell
 
 def parameters(cell: Cell) -> dict[str, Spec]:
     """As those of `core.architectures.transformer`, less attention's."""
-    D, M = cell.model_size, cell.mlp_ratio * cell.model_size
+    D, M = cell.model_size, cell.mlp_units
     specs: dict[str, Spec] = {}
     for i in range(cell.num_layers):
         specs[f"{i}.up"] = Spec((D, M), D**-0.5, D)
@@ -43,10 +43,10 @@ def state_size(cell: Cell) -> int:
 def forward_flops(cell: Cell) -> int:
     """Operations of all blocks for a batch."""
     D, T = cell.model_size, cell.sequence_length
-    return cell.batch_size * cell.num_layers * T * 2 * 2 * D * cell.mlp_ratio * D
+    return cell.batch_size * cell.num_layers * T * 2 * 2 * D * cell.mlp_units
 
 
 def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: two of width D and two of the hidden width a block."""
     D = cell.model_size
-    return cell.num_layers * cell.sequence_length * (2 * D + 2 * cell.mlp_ratio * D)
+    return cell.num_layers * cell.sequence_length * (2 * D + 2 * cell.mlp_units)

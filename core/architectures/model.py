@@ -37,6 +37,8 @@ def parameters(cell: Cell) -> dict[str, Spec]:
     if architecture.has_context:
         variance = 1.0 if isinstance(target, Classes) else target.count * target.variance
         specs["embed_y"] = Spec((target.outputs, D), variance**-0.5)
+        if cell.problem.start_token and cell.token_format == "shifted":
+            specs["start"] = Spec((1, D), 1.0)
     return {
         **specs,
         **architecture.layers.parameters(cell),
@@ -95,6 +97,10 @@ def _tokens(
     numbers_RxBTxN = embeddable(cell.problem.target, y_RxBxT, x_RxBxTxD.dtype).flatten(1, 2)
     y_RxBxTxD = product(numbers_RxBTxN, p["embed_y"]).view(R, B, T, D)
     if cell.token_format == "shifted":
-        return x_RxBxTxD + F.pad(y_RxBxTxD[:, :, :-1], (0, 0, 1, 0)), 1
+        before_RxBxTxD = F.pad(y_RxBxTxD[:, :, :-1], (0, 0, 1, 0))
+        if "start" in p:  # by a product, whose gradient's bits are fixed
+            start_RxBxD = product(y_RxBxTxD.new_ones(R, B, 1), p["start"])
+            before_RxBxTxD = torch.cat([start_RxBxD[:, :, None], y_RxBxTxD[:, :, :-1]], dim=2)
+        return x_RxBxTxD + before_RxBxTxD, 1
     pair_RxBxTx2xD = torch.stack([x_RxBxTxD, x_RxBxTxD + y_RxBxTxD], dim=3)
     return pair_RxBxTx2xD.view(R, B, 2 * T, D)[:, :, :-1], 2  # nothing comes after the last example

@@ -21,7 +21,7 @@ from metaphase.core.kernels.operations import add_rows
 def parameters(cell: Cell) -> dict[str, Spec]:
     """Weights start N(0, 1/fan-in); those that write to the residual stream are divided by
     sqrt(2 num_layers) more (Radford et al. 2019, GPT-2, section 2.3)."""
-    D, HK, M = cell.model_size, cell.num_heads * cell.key_size, cell.mlp_ratio * cell.model_size
+    D, HK, M = cell.model_size, cell.num_heads * cell.key_size, cell.mlp_units
     depth = math.sqrt(2 * cell.num_layers)
     specs: dict[str, Spec] = {}
     if cell.position_encoding == "learned":
@@ -63,7 +63,7 @@ def forward_flops(cell: Cell) -> int:
     total = 0
     for i in range(cell.num_layers):
         Q = cell.sequence_length if i == cell.num_layers - 1 else L
-        total += 2 * L * D * 2 * HK + 2 * Q * D * (2 * HK + 2 * cell.mlp_ratio * D) + 4 * Q * L * HK
+        total += 2 * L * D * 2 * HK + 2 * Q * D * (2 * HK + 2 * cell.mlp_units) + 4 * Q * L * HK
     return cell.batch_size * total
 
 
@@ -71,4 +71,4 @@ def activations(cell: Cell) -> int:
     """Numbers kept of a sequence: four of width D, queries, keys, values and their mix, two of the
     MLP's width. Scores aren't among them: fused attention computes them again."""
     D, HK, L = cell.model_size, cell.num_heads * cell.key_size, cell.num_tokens
-    return cell.num_layers * L * (4 * D + 5 * HK + 2 * cell.mlp_ratio * D)
+    return cell.num_layers * L * (4 * D + 5 * HK + 2 * cell.mlp_units)

@@ -25,6 +25,8 @@ class SplitMetrics:
         statistics_R: `schema.STATISTICS` by name, each (mean_R, standard error_R).
         accuracy_RxT, accuracy_se_RxT: by position.
         further: metrics asked for beside these, by column, as `statistics_R`.
+        plain_R: each replica's numbers that have no error of their own, by column. Its row has
+            them in place of those above; None: it can't be told.
         n: number of sequences.
     """
 
@@ -33,6 +35,7 @@ class SplitMetrics:
     accuracy_RxT: Tensor
     accuracy_se_RxT: Tensor
     further: dict[str, tuple[Tensor, Tensor]]
+    plain_R: list[dict[str, float | None]]
     n: int
 
     def row(self, r: int) -> dict[str, Any]:
@@ -40,7 +43,7 @@ class SplitMetrics:
         row: dict[str, Any] = {"loss": self.loss_R[r].item()}
         for name, (mean_R, error_R) in (self.statistics_R | self.further).items():
             row |= {name: mean_R[r].item(), f"{name}_se": error_R[r].item()}
-        return row | {"n": self.n}
+        return row | (self.plain_R[r] if self.plain_R else {}) | {"n": self.n}
 
     def curve(self, r: int) -> list[dict[str, Any]]:
         """Replica r's accuracy by position, from 1, with the curves table's column names."""
@@ -57,6 +60,7 @@ def split_metrics(
     diverged_R: Tensor,
     unit: int = 1,
     further_RxE: Mapping[str, Tensor] | None = None,
+    plain_R: list[dict[str, float | None]] | None = None,
 ) -> SplitMetrics:
     """Reduces losses and scores of E sequences; a diverged replica's are all NaN.
 
@@ -67,6 +71,7 @@ def split_metrics(
         score_RxExT: `core.tasks.targets.scores`: of classes whether a prediction is right.
         unit: score of a perfect prediction.
         further_RxE: values of further metrics, a sequence each, by column.
+        plain_R: see `SplitMetrics`.
     """
     E, T = score_RxExT.shape[1:]
     width = last_positions(T)
@@ -99,6 +104,7 @@ def split_metrics(
         accuracy_RxT=accuracy_RxT,
         accuracy_se_RxT=accuracy_se_RxT,
         further={c: mean_and_error_of_reals(v) for c, v in (further_RxE or {}).items()},
+        plain_R=plain_R or [],
         n=E,
     )
 

@@ -9,13 +9,14 @@ family of the user's is a class with the methods of `TaskFamily`, made known by 
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from metaphase.core.settings import ConfigError
+from metaphase.core.families import FAMILIES
+from metaphase.core.problem import Classes, Problem, Reals, check_problem
+from metaphase.core.settings import STREAM, ConfigError, as_line, plug_in_settings
 
 if TYPE_CHECKING:
     import torch
@@ -26,85 +27,23 @@ if TYPE_CHECKING:
     from metaphase.core.tasks.random_numbers import Random
     from metaphase.core.tasks.sequences import Sequences
 
-
-@dataclass(frozen=True)
-class Classes:
-    """Targets that are one of several classes: models give logits, the loss is cross-entropy.
-
-    Attributes:
-        count: C, the number of classes.
-    """
-
-    count: int
-
-    @property
-    def outputs(self) -> int:
-        """Numbers that a model gives for a prediction."""
-        return self.count
-
-    @property
-    def guess_loss(self) -> float:
-        """Loss of knowing nothing, where a model's training starts: ln C nats."""
-        return math.log(self.count)
-
-
-@dataclass(frozen=True)
-class Reals:
-    """Targets that are real numbers: models give their estimates, the loss is the mean squared
-    error.
-
-    Attributes:
-        count: numbers of a target.
-        variance: mean square of each of these numbers over all tasks, which is the loss of
-            guessing 0.
-    """
-
-    count: int = 1
-    variance: float = 1.0
-
-    @property
-    def outputs(self) -> int:
-        """Numbers that a model gives for a prediction."""
-        return self.count
-
-    @property
-    def guess_loss(self) -> float:
-        """Loss of guessing 0, where a model's training starts."""
-        return self.variance
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What models are given and what they predict.
-
-    Attributes:
-        features: X, numbers of an input; 0 where there are no inputs.
-        target: of each example.
-    """
-
-    features: int
-    target: Classes | Reals
-
-
-def check_problem(name: str, said: Any) -> None:
-    """Raises ConfigError if a family's `problem` is none that models can be made for."""
-    target = getattr(said, "target", None)
-    features, count = getattr(said, "features", None), getattr(target, "count", None)
-    least = 2 if isinstance(target, Classes) else 1
-    whole = type(features) is int and features >= 0 and type(count) is int and count >= least
-    sane = isinstance(said, Problem) and isinstance(target, (Classes, Reals)) and whole
-    if sane and isinstance(target, Reals):
-        sane = math.isfinite(target.variance) and target.variance > 0
-    if not sane:
-        raise ConfigError(
-            f"task_family: problem() of {name} says {str(said)[:100]}; allowed: Problem(features, "
-            "Classes(n)) with n of 2 or more, or Problem(features, Reals(n, variance)), variance "
-            "above 0"
-        )
+__all__ = [
+    "PROJECTED_IMAGES",
+    "TASK_FAMILIES",
+    "Classes",
+    "Family",
+    "Problem",
+    "Reals",
+    "TaskFamily",
+    "family_of",
+]
 
 
 class TaskFamily(Protocol):
-    """What a family of the user's is: a frozen dataclass whose fields are settings of a cell."""
+    """What a family of the user's is: a frozen dataclass whose fields are settings of a cell.
+
+    One whose best algorithms are known has `parameters` and `predictors` too (`core.predictors`).
+    """
 
     def problem(self) -> Problem:
         """What models are given and what they predict."""
@@ -160,6 +99,32 @@ def _open_images(cells: Sequence[Cell], data_root: Any, device: Any) -> Sequence
     return sequences
 
 
+def family_of(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
+    """What is known of a class with the methods of `TaskFamily`, whose settings are `own`."""
+
+    def instance(cell: Any) -> Any:
+        return cls(**{key: getattr(cell, key) for key in own})
+
+    def problem(cell: Any) -> Problem:
+        try:
+            said = instance(cell).problem()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"task_family: problem() of {name}: {as_line(error)}") from None
+        check_problem(name, said)
+        return cast(Problem, said)
+
+    def open_sequences(cells: Sequence[Cell], _: Any, device: Any) -> Sequences:
+        module = importlib.import_module(f"{__name__}.drawn_sequences")
+        drawn = module.DrawnSequences(cells, instance(cells[0]), device)
+        drawn.check()
+        return cast("Sequences", drawn)
+
+    uses = tuple(getattr(cls, "uses", ()))
+    return Family(name, settings=uses, problem=problem, open=open_sequences, own=own)
+
+
 PROJECTED_IMAGES = "projected_images"
 TASK_FAMILIES: dict[str, Family] = {
     PROJECTED_IMAGES: Family(
@@ -172,5 +137,6 @@ TASK_FAMILIES: dict[str, Family] = {
         _images_problem,
         _open_images,
         projects=True,
-    )
+    ),
+    **{name: family_of(name, cls, plug_in_settings(cls, STREAM)) for name, cls in FAMILIES.items()},
 }

@@ -13,8 +13,9 @@ from torch import Tensor
 from metaphase.core import rng, schema
 from metaphase.core.cell import MAX_TASKS, Cell, ConfigError
 from metaphase.core.label_counts import last_positions
+from metaphase.core.problem import Classes, Problem
 from metaphase.core.settings import as_line
-from metaphase.core.tasks import Classes, Problem, TaskFamily
+from metaphase.core.tasks import TaskFamily
 from metaphase.core.tasks.random_numbers import Random
 from metaphase.core.tasks.sequences import Batch, Levels, seen_tasks_in_turn, words
 from metaphase.core.tasks.targets import score
@@ -112,11 +113,18 @@ class DrawnSequences:
 
     def evaluation_batch(self, split: str, sequence_B: Tensor) -> Batch:
         """See `core.tasks.sequences.Sequences`."""
-        if split == schema.UNSEEN:
-            task_SxB = (MAX_TASKS + sequence_B).expand(len(self.seed_S), -1)
-        else:
-            task_SxB = seen_tasks_in_turn(self.seed_S, self.num_tasks_S, sequence_B, split)
+        task_SxB = self.evaluation_tasks(split, sequence_B)
         return self._sequences(self.seed_S[:, None], task_SxB, sequence_B, split)
+
+    def evaluation_tasks(self, split: str, sequence_B: Tensor) -> Tensor:
+        """task_SxB: numbers of the tasks of evaluation sequences."""
+        if split == schema.UNSEEN:
+            return (MAX_TASKS + sequence_B).expand(len(self.seed_S), -1)
+        return seen_tasks_in_turn(self.seed_S, self.num_tasks_S, sequence_B, split)
+
+    def tasks(self, stream: int, task_I: Tensor) -> Random:
+        """The random numbers of a stream's tasks, by their numbers (int64)."""
+        return _of_tasks(self.seed_S[stream : stream + 1], task_I)
 
     def _sequences(
         self,
@@ -128,13 +136,17 @@ class DrawnSequences:
     ) -> Batch:
         """Sequences of tasks (task_SxB or, for one stream, task_B): those of a training step, or
         with these numbers of an evaluation's split."""
-        tasks = Random(_TASK, seed_Sx1, task & 0xFFFFFFFF, task >> 32)
+        tasks = _of_tasks(seed_Sx1, task)
         kind = _TRAINING if split is None else f"sequence of {split}"
         high = torch.zeros_like(number_B[:1]) if step is None else step
         sequences = Random(kind, seed_Sx1, number_B, high)
         length = self.cell.sequence_length
         x, y = self.family.sequences(tasks, sequences, length, split or schema.TRAIN)
         return checked(self.problem, x, y, (*tasks.batch, length))
+
+
+def _of_tasks(seed: Tensor, task: Tensor) -> Random:
+    return Random(_TASK, seed, task & 0xFFFFFFFF, task >> 32)
 
 
 def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...]) -> Batch:

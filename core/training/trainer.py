@@ -5,6 +5,7 @@ The host only launches steps.
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -27,7 +28,9 @@ from metaphase.core.cell import (
 )
 from metaphase.core.devices import current
 from metaphase.core.evaluation import METRICS
+from metaphase.core.evaluation.distances import by_position, distances
 from metaphase.core.evaluation.metrics import SplitMetrics, checked_values, split_metrics
+from metaphase.core.evaluation.predictions import Predicted, Predictions
 from metaphase.core.kernels.cpu import check
 from metaphase.core.kernels.precision import float32_products
 from metaphase.core.tasks import targets
@@ -91,6 +94,10 @@ class PackTrainer:
             METRICS[name].column: METRICS[name].of(self.cell) for name in self.cell.metrics
         }
         self._rows = [self._rows_of(stack, list(streams)) for stack in self.stacks]
+        self._predictions = Predictions.of(self.sampler, self.cell.eval_sequences)
+        # The stream of each cell, and what the models said at the last evaluation, by split.
+        self._stream = [list(streams).index(stream_key(cell)) for cell in self.cells]
+        self._outputs: dict[str, Tensor] = {}
 
         self.step = 0
         self.history: list[list[dict[str, Any]]] = [[] for _ in cells]
@@ -190,7 +197,9 @@ class PackTrainer:
             stack.note_divergence(sick_of_stack_R, self.step)
         diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
         self.metrics = {
-            split: split_metrics(loss_RxExT, score_RxExT, diverged_R, unit, more)
+            split: split_metrics(
+                loss_RxExT, score_RxExT, diverged_R, unit, *self._with_distances(split, more)
+            )
             for split, (loss_RxExT, score_RxExT, more) in of_splits.items()
         }
         for r, cell in enumerate(self.cells):
@@ -216,6 +225,8 @@ class PackTrainer:
                     "loss": targets.loss(target, outputs_RxBxTxN, judged.y_RxBxT),
                     "score": targets.scores(target, outputs_RxBxTxN, judged.y_RxBxT),
                 }
+                if self._predictions is not None:
+                    measured["outputs"] = outputs_RxBxTxN
                 for column, metric in self._metrics.items():
                     measured[column] = checked_values(
                         column, metric.values(outputs_RxBxTxN, judged, self.cell), judged.y_RxBxT
@@ -225,7 +236,32 @@ class PackTrainer:
             for name, of_name in of_stacks.items():
                 parts.setdefault(name, []).append(torch.cat(of_name))
         whole = {name: torch.cat(of_name, dim=1)[:, :count] for name, of_name in parts.items()}
+        if self._predictions is not None:
+            self._outputs[split] = whole.pop("outputs")
         return whole.pop("loss"), whole.pop("score"), whole
+
+    def _beside(self, split: str) -> list[tuple[Tensor, Predicted]]:
+        """Each cell's outputs_ExTxN on a split, and what its family's predictors say there; of a
+        family without predictors an empty list."""
+        if self._predictions is None:
+            return []
+        predicted = self._predictions(split)
+        of_cells = [predicted[stream] for stream in self._stream]
+        return list(zip(self._outputs[split], of_cells, strict=True))
+
+    def _with_distances(
+        self, split: str, further_RxE: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[dict[str, float | None]]]:
+        """(value_RxE by column, each cell's numbers by column) of further metrics, distances to
+        predictors among them."""
+        found = [distances(self.cell.problem.target, *pair) for pair in self._beside(split)]
+        names = dict.fromkeys(name for one in found for name in one.value_E)
+        untold_E = torch.full((self.cell.eval_sequences,), math.nan, dtype=torch.float64)
+        values = {
+            name: torch.stack([one.value_E.get(name, untold_E).cpu() for one in found])
+            for name in names
+        }
+        return {**further_RxE, **values}, [one.plain for one in found]
 
     def states(self) -> list[dict[str, Any]]:
         """Everything that each cell's training continues from, one dict a cell: tensors on the CPU,
@@ -308,13 +344,19 @@ class PackTrainer:
             for split in (*schema.SPLITS, *asked):
                 statistics = self.metrics[split].row(r)
                 row |= {f"{split}_{k}": v for k, v in statistics.items() if k != "n"}
-            curves = [
-                {"cell_id": cell.cell_id, "split": split, **point}
-                for split, metrics in self.metrics.items()
-                for point in metrics.curve(r)
-            ]
-            results.append((row, curves))
+            results.append((row, self._curves(r)))
         return results
+
+    def _curves(self, r: int) -> list[dict[str, Any]]:
+        """Rows of the curves table of the r-th cell."""
+        rows = []
+        for split, metrics in self.metrics.items():
+            points, target = metrics.curve(r), self.cell.problem.target
+            if beside := self._beside(split):
+                more = by_position(target, *beside[r])
+                points = [{**p, **q} for p, q in zip(points, more, strict=True)]
+            rows += [{"cell_id": self.cells[r].cell_id, "split": split, **p} for p in points]
+        return rows
 
 
 def device_name(device: torch.device) -> str:

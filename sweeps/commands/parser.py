@@ -89,13 +89,13 @@ def carry_out(
     argv: Sequence[str] | None,
     errors: type[Exception] = ConfigError,
 ) -> int:
-    """Calls `action` with the arguments by name. Returns the exit status; `errors` and those of the
-    storage are what may be wrong without a fault of the program."""
+    """Calls `action` with the arguments by name. Returns the exit status; `errors`, a wrong
+    configuration and those of the storage are what may be wrong without a fault of the program."""
     arguments = parser.parse_args(argv)
     try:
         action(**vars(arguments))
         return 0
-    except (errors, OSError) as error:
+    except (errors, ConfigError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

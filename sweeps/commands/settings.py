@@ -12,6 +12,7 @@ import sys
 from metaphase.core.cell import SETTINGS
 from metaphase.core.process import as_command
 from metaphase.core.settings import NONE, Setting
+from metaphase.core.tasks import TASK_FAMILIES
 from metaphase.sweeps.commands.parser import Parser, carry_out
 
 _HEAD = ("column", "type", "default", "allowed", "role", "meaning")
@@ -39,17 +40,21 @@ def _print(markdown: bool) -> None:
 
 
 def rows() -> list[tuple[str, ...]]:
-    """A row of texts for each setting: name, column type, default, allowed, roles, meaning."""
+    """A row of texts for each setting of all cells, and then of the program's own task families:
+    name, column type, default, allowed, roles, meaning."""
+    listed = [("", setting) for setting in SETTINGS.values()]
+    for family in (family for name, family in TASK_FAMILIES.items() if "@" not in name):
+        listed += [(f"of {family.name}: ", setting) for setting in family.own.values()]
     return [
         (
-            name,
+            setting.name,
             setting.column,
             _shown(setting.default),
             setting.allowed,
             ", ".join(setting.roles),
-            _meaning(setting),
+            f"{owner}{_meaning(setting)}",
         )
-        for name, setting in SETTINGS.items()
+        for owner, setting in listed
     ]
 
 

@@ -170,7 +170,8 @@ def _late_rows(content: bytes) -> dict[str, dict[str, Any] | None]:
     further."""
     import numpy as np
 
-    from metaphase.core.phases import ON_PLATEAU, ROW_COLUMNS, UNTRAINED, on_plateau, outcome_of
+    from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
+    from metaphase.core.phases import ON_PLATEAU, UNTRAINED, on_plateau
     from metaphase.sweeps.store.tables import UNREADABLE, decode
 
     columns = ("cell_id", "status", "steps_trained", "wall_seconds", *ROW_COLUMNS)

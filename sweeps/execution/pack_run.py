@@ -23,7 +23,7 @@ import torch
 from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.devices import out_of_memory
-from metaphase.core.phases import outcome_of
+from metaphase.core.phase_rules import outcome_of
 from metaphase.core.plugins import PlugIn
 from metaphase.core.training.captured import CaptureFailed
 from metaphase.core.training.checkpoint import check_state
@@ -283,7 +283,7 @@ class PackRun:
 
     def _write(self, evaluated: bool) -> dict[str, str]:
         """Writes what is due after `advance`. Returns {cell_id: outcome} of the cells it
-        finished (`core.phases.outcome_of`)."""
+        finished (`core.phase_rules.outcome_of`)."""
         trainer, now = self._trainer, time.monotonic()
         assert trainer is not None
         finished = trainer.finished_cells() if evaluated else []

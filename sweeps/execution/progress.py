@@ -16,7 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from metaphase.core import fast_paths
-from metaphase.core.phases import PHASES, ROW_COLUMNS, outcome_of
+from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
+from metaphase.core.phases import PHASES
 from metaphase.sweeps.execution.clock import clock
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.results import LOST_WORKER, Results

@@ -152,7 +152,7 @@ def decode(
     Args:
         table: one of SCHEMAS.
         data: the file.
-        columns: read only these of the schema's; None: all there are.
+        columns: read only these, as far as the schema or the file knows them; None: all there are.
         required: columns without which it is not one of the table's; None: those of the schema,
             or `columns`, but `LATER`.
 
@@ -160,13 +160,14 @@ def decode(
         UNREADABLE: it isn't Parquet, is damaged, lacks a column, has one twice or of another type.
     """
     fields = _FIELDS[table]
-    wanted = list(fields) if columns is None else list(columns)
+    asked = list(fields) if columns is None else list(columns)
+    wanted = [name for name in asked if name in fields]
     expected = SCHEMAS[table] if columns is None else pa.schema([fields[name] for name in wanted])
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
         chosen = None
         if columns is not None:
             stored = set(file.schema_arrow.names)
-            chosen = [name for name in wanted if name in stored]
+            chosen = [name for name in asked if name in stored]
         rows = file.read(columns=chosen, use_threads=False)  # a third of read_table's time
     if rows.schema.equals(expected):
         return rows

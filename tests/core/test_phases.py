@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from metaphase.analysis.statistics.phases import classify
-from metaphase.core import phases
+from metaphase.core import phase_rules, phases
 from tests.tools import synthetic
 
 
@@ -122,17 +122,17 @@ def test_a_row_has_the_phase_that_its_table_says():
     ]  # fmt: skip
     expected = list(classify(pd.DataFrame(rows))["phase"].astype(str))
     assert set(expected) == set(phases.PHASES)
-    assert [phases.phase_of(row) for row in rows] == expected
+    assert [phase_rules.phase_of(row) for row in rows] == expected
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
 def test_a_cell_that_did_not_finish_has_no_phase(status):
     row = dict.fromkeys(phases.DECIDING_COLUMNS) | {"status": status}
-    assert phases.phase_of(row) is None
+    assert phase_rules.phase_of(row) is None
 
 
 def phase(**columns):
-    return phases.phase_of(cell_row(**columns))
+    return phase_rules.phase_of(cell_row(**columns))
 
 
 def test_first_on_unseen_tasks_is_known_and_its_error_decides_nothing():
@@ -219,7 +219,7 @@ NOTHING_OF_10 = {"num_classes": 10, "train_loss": 2.2227, "chance": 0.1, "seen_f
     ],
 )  # fmt: skip
 def test_what_became_of_a_cell(columns, expected):
-    assert phases.outcome_of(cell_row(**columns)) == expected
+    assert phase_rules.outcome_of(cell_row(**columns)) == expected
 
 
 def test_the_rule_is_imported_without_scipy_and_torch():

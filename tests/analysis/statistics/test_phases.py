@@ -11,7 +11,8 @@ import torch
 
 from metaphase.analysis.load import ResultsError, load_cells
 from metaphase.analysis.statistics import phases
-from metaphase.core.phases import PHASES, outcome_of
+from metaphase.core.phase_rules import outcome_of
+from metaphase.core.phases import PHASES
 from tests.tools import synthetic
 from tests.tools.synthetic import make_results
 

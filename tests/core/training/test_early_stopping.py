@@ -79,3 +79,21 @@ def test_it_is_off_by_default():
     while not trainer.finished:
         trainer.advance()
     assert trainer.step == 300
+
+
+@pytest.mark.parametrize(
+    ("from_m", "no_context", "expected"),
+    [
+        ([0.003, 0.003], 0.4, True),
+        ([0.003, 0.01], 0.4, False),  # not M yet
+        ([0.003, 0.003], None, False),  # compared with M's distance from G instead
+        ([0.0001, 0.0001], None, True),
+    ],
+)
+def test_where_m_is_known_a_model_is_done_when_it_is_m(from_m, no_context, expected):
+    """However well it generalizes: that may pass."""
+    rows = history(GENERALIZES, GENERALIZES)
+    for at in rows:
+        at |= {"distance_memorizing": from_m[at["step"] // 10 - 1], "distance_between": 0.01}
+        at |= {"distance_no_context": no_context} if no_context else {}
+    assert early_stopping.decided(rows, 5, unseen_level=0.2) is expected

@@ -4,9 +4,14 @@ import subprocess
 import sys
 
 from metaphase.core.cell import SETTINGS
+from metaphase.core.tasks import TASK_FAMILIES
 from metaphase.sweeps import cli
-from metaphase.sweeps.store.tables import CELLS
+from metaphase.sweeps.store.tables import CELLS, to_table
 from tests import ROOT
+
+OF_FAMILIES = [
+    pair for name, f in TASK_FAMILIES.items() if "@" not in name for pair in f.own.items()
+]
 
 
 def test_the_table_in_the_results_readme_is_what_the_command_prints(capsys):
@@ -25,13 +30,19 @@ def test_columns_are_those_of_the_cells_table(capsys):
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     types = {"int": "int64", "float": "double", "bool": "bool", "text": "string"}
     told = {row[0].removeprefix("| "): types[row[1]] for row in rows}
-    assert told == {name: str(CELLS.field(name).type) for name in SETTINGS}
+    assert told == {name: str(CELLS.field(name).type) for name in SETTINGS} | {
+        name: str(to_table([{name: setting.default}], CELLS).field(name).type)
+        for name, setting in OF_FAMILIES
+    }
 
 
 def test_every_setting_is_told_as_text(capsys):
     assert cli.main(["settings"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[::2]] == list(SETTINGS)
+    assert [line.split()[0] for line in lines[::2]] == [
+        *SETTINGS,
+        *(name for name, _ in OF_FAMILIES),
+    ]
     assert "replica; allowed: above 0.0" in lines[1 + 2 * list(SETTINGS).index("learning_rate")]
 
 

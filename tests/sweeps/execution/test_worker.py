@@ -10,7 +10,7 @@ import torch
 
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.phases import phase_of
+from metaphase.core.phase_rules import phase_of
 from metaphase.sweeps.execution import pack_run, worker
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.worker import PackTrial

@@ -1,0 +1,61 @@
+"""Posterior means over the tasks trained on, whose prior is uniform, without a tensor that has a
+place for each task.
+
+Tasks are gone through in chunks: what is kept of them is, for each position, a sum of weights and
+of weighted moments, relative to a running maximum of the log-likelihoods (the log-sum-exp of
+Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3), in float64.
+
+Axes: I positions of all sequences, n tasks of a chunk, K statistics, G moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+TASKS_AT_ONCE = 2**8  # a chunk of tasks
+_ROWS_AT_ONCE = 2**8  # positions that meet a chunk: their weights, 512 kB, stay in a cache
+_ROOM = 500.0  # a weight may be exp of this before all are scaled down; float64 holds exp(709)
+# Weights are at least exp of this of the largest: numbers that are nearly 0 take ten times as long.
+_NOTHING = -600.0
+
+
+def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """mean_IxG: sum_n w_n g_n / sum_n w_n with w_n = exp(s . k_n), float64.
+
+    Args:
+        statistics_IxK: s of each position, float64.
+        tasks: (k_nxK, g_nxG) of a chunk of tasks, again and again; float64.
+    """
+    count, device = len(statistics_IxK), statistics_IxK.device
+    one_Ix1 = statistics_IxK.new_ones(count, 1)
+    # One more statistic subtracts the running maximum, one more moment adds up the weights.
+    shifted_IxK1 = torch.cat([statistics_IxK, 0.0 * one_Ix1], dim=1)
+    top_I = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+    sums_G1xI: Tensor | None = None
+    buffer = statistics_IxK.new_empty(_ROWS_AT_ONCE * TASKS_AT_ONCE)
+    for natural_nxK, moments_nxG in tasks:
+        one_nx1 = natural_nxK.new_ones(len(natural_nxK), 1)
+        natural_K1xn = torch.cat([natural_nxK, one_nx1], dim=1).mT.contiguous()
+        moments_G1xn = torch.cat([moments_nxG, one_nx1], dim=1).mT.contiguous()
+        if sums_G1xI is None:
+            sums_G1xI = statistics_IxK.new_zeros(len(moments_G1xn), count)
+        for first in range(0, count, _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            block_IxK1 = shifted_IxK1[rows]
+            room = buffer[: len(block_IxK1) * natural_K1xn.shape[1]]  # new memory takes time
+            log_IxN = torch.mm(block_IxK1, natural_K1xn, out=room.view(len(block_IxK1), -1))
+            above_I = log_IxN.amax(dim=1)
+            started = bool(top_I[rows].isfinite().all())
+            if not started or bool((above_I > _ROOM).any()):
+                raised_I = above_I if not started else above_I.clamp(min=0.0)
+                log_IxN -= raised_I[:, None]
+                sums_G1xI[:, rows] *= torch.exp(-raised_I) if started else 0.0
+                top_I[rows] = raised_I + (top_I[rows] if started else 0.0)
+                shifted_IxK1[rows, -1] = -top_I[rows]
+            weight_IxN = log_IxN.clamp_(min=_NOTHING).exp_()
+            sums_G1xI[:, rows] += moments_G1xn @ weight_IxN.mT
+    assert sums_G1xI is not None, "there are no tasks"
+    return (sums_G1xI[:-1] / sums_G1xI[-1]).mT

@@ -1,0 +1,15 @@
+"""Task families of which the best predictors are known, a module each: what the program brings
+beside `projected_images`. They are plug-ins as a user's file is one, but known by name.
+
+Plain Python until sequences are drawn: `core.cell` reads their settings without torch.
+"""
+
+from __future__ import annotations
+
+from metaphase.core.families.balls_and_urns import BallsAndUrns
+from metaphase.core.families.linear_regression import LinearRegression
+
+FAMILIES: dict[str, type] = {
+    "linear_regression": LinearRegression,
+    "balls_and_urns": BallsAndUrns,
+}

@@ -1,0 +1,58 @@
+"""Code in files that a user names, `./file.py:Name`: what such a name is, and how a file is read
+and run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import types
+from pathlib import Path
+
+from metaphase.core.settings import ConfigError, as_line
+
+MAX_BYTES = 1_000_000  # of a file
+REFERENCE = re.compile(r"(?P<path>.*\.py):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
+
+
+def read(kind: str, path: Path) -> bytes:
+    """The content of a file of code.
+
+    Args:
+        kind: what it is for, with which messages begin.
+
+    Raises:
+        ConfigError: it can't be read, or is too large.
+    """
+    try:
+        with open(path, "rb") as file:
+            source = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{kind}: can't read {path}: {error.strerror or error}") from None
+    if len(source) > MAX_BYTES:
+        raise ConfigError(f"{kind}: {path} is larger than {MAX_BYTES} bytes")
+    return source
+
+
+def run(said: str, source: bytes, path: str) -> types.ModuleType:
+    """The module that a file's content makes; the same content is run once.
+
+    Args:
+        said: what messages begin with.
+        path: where it is, for tracebacks.
+
+    Raises:
+        ConfigError: it fails; one line.
+    """
+    module_name = f"metaphase_plug_in_{hashlib.sha256(source).hexdigest()[:16]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        module = types.ModuleType(module_name)
+        module.__file__ = path
+        sys.modules[module_name] = module  # before it runs: dataclasses look there
+        try:
+            exec(compile(source, path, "exec"), module.__dict__)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
+    return module

@@ -1,0 +1,195 @@
+"""The rule of phases where the best algorithms are known: which predictor a trained cell is
+nearest to. Beside `core.phases`, whose words and intervals it has.
+
+A task family may bring M, the Bayesian predictor whose prior is the N tasks trained on (papers call
+it the memorizing solution), G, whose prior is the distribution that tasks are drawn from, and 0,
+which says what is known without context (`memorizing`, `generalizing`, `no_context`). With d_p the
+model's distance from predictor p and B that of M from G, all on the same sequences, a cell is
+
+- generalizing if, on new tasks, it is nearer to G than to M, and than to 0;
+- else, if on seen tasks it is nearer to M than to 0: identifying if it improves within sequences of
+  seen tasks, as M does which tells the N tasks apart by their examples; memorizing if it doesn't,
+  as M does where N is 1, or tasks are known at the first position;
+- else untrained.
+
+*Nearer* and *improves* mean by more than delta in the estimate, and significantly. Delta is a share
+of what lies between:
+
+    nearness   (d_M - d_G) / B             on new tasks; -1 is M, 1 is G, 0 is half-way between
+    departure  (d_0 - d_p) / (d_0 + d_p)   of G on new tasks and of M on seen ones; -1 is 0, 1 is p
+
+and of the improvement it is an accuracy difference, as in `core.phases`. For squared distances the
+nearness is exactly 2 w - 1, with w the relative distance, wherever off the line the model is.
+
+Nearness is a mean of differences within sequences, whose interval is made as an improvement's
+(`core.phases.paired_interval`): with two more sequences, one at M and one at G. The two distances
+of a departure aren't paired in the tables; the error of their difference is at most the sum of
+theirs, and that is taken.
+
+Where nearness has an interval that is wider than from M to G, not even M itself could be told from
+G: they coincide within noise (as they do for large N), and a cell that left 0 has no phase. A phase
+is decided if every value that the intervals hold gives the same one, and nearness surely exceeds
+delta in size where the phase depends on it: half-way between is never decided.
+
+Where a family has no predictor 0, a cell left it that loses less than a guess, by the margin of
+`core.phases.on_plateau`. This module imports NumPy alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from metaphase.core.phases import (
+    CONFIDENCE,
+    DELTA,
+    GENERALIZING,
+    IDENTIFYING,
+    MEMORIZING,
+    PHASES,
+    PLATEAU_MARGIN,
+    UNTRAINED,
+    Decision,
+    Interval,
+    Numbers,
+    check_thresholds,
+    paired_interval,
+)
+
+COINCIDE = "M and G coincide"  # why a cell that finished has no phase
+
+# Columns of the cells table without which the rule doesn't apply ...
+DECIDING_COLUMNS = (
+    "n",
+    "unseen_distance_difference",
+    "unseen_distance_difference_se",
+    "unseen_distance_between",
+    "unseen_distance_generalizing",
+    "unseen_distance_generalizing_se",
+    "seen_distance_memorizing",
+    "seen_distance_memorizing_se",
+    "seen_improvement",
+    "seen_improvement_se",
+)
+# ... and those that say how far it is from knowing no context, or else how much it loses.
+NO_CONTEXT_COLUMNS = (
+    "unseen_distance_no_context",
+    "unseen_distance_no_context_se",
+    "seen_distance_no_context",
+    "seen_distance_no_context_se",
+    "unseen_loss",
+    "seen_loss",
+    "guess_loss",
+)
+ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS)
+NAMES = ("unseen_nearness", "unseen_departure", "seen_departure", "seen_improvement")
+
+
+def applies(numbers: Mapping[str, Numbers]) -> np.ndarray:
+    """Which cells were compared with both M and G; elementwise.
+
+    Args:
+        numbers: by column; those that aren't there are None or missing.
+    """
+    known = [
+        numbers.get(name) for name in ("unseen_distance_difference", "unseen_distance_between")
+    ]
+    if any(values is None for values in known):
+        return np.zeros(np.shape(np.asarray(numbers["n"])), dtype=bool)
+    return np.logical_and(*(np.isfinite(np.asarray(values, dtype=float)) for values in known))
+
+
+def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[Numbers, Numbers]]:
+    """(estimate, standard error) of each of `NAMES`; any shape, elementwise. NaN where unknown."""
+    value = {name: _number(numbers, name) for name in ROW_COLUMNS}
+    between = value["unseen_distance_between"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = {
+            "unseen_nearness": (
+                np.where(between > 0, value["unseen_distance_difference"] / between, 0.0),
+                np.where(between > 0, value["unseen_distance_difference_se"] / between, np.inf),
+            )
+        }
+        for split, predictor in (("unseen", "generalizing"), ("seen", "memorizing")):
+            own, zero = f"{split}_distance_{predictor}", f"{split}_distance_no_context"
+            total = value[zero] + value[own]
+            share = np.where(total > 0, (value[zero] - value[own]) / total, 0.0)
+            error = np.where(total > 0, (value[f"{zero}_se"] + value[f"{own}_se"]) / total, 0.0)
+            left = value[f"{split}_loss"] < (1 - PLATEAU_MARGIN) * value["guess_loss"]
+            no_zero = np.isnan(value[zero])
+            found[f"{split}_departure"] = (
+                np.where(no_zero, np.where(left, 1.0, -1.0), share),
+                np.where(no_zero, np.nan, error),
+            )
+    found["seen_improvement"] = (value["seen_improvement"], value["seen_improvement_se"])
+    return found
+
+
+def decide(
+    numbers: Mapping[str, Numbers], delta: float = DELTA, confidence: float = CONFIDENCE
+) -> Decision:
+    """The phases of cells that finished and were compared with M and G, and the intervals that
+    decide them.
+
+    Args:
+        numbers: `ROW_COLUMNS` by name, all of one shape; of `NO_CONTEXT_COLUMNS` any may lack.
+        delta: least effect that counts, see above.
+        confidence: of the two-sided intervals.
+
+    Returns:
+        `phase` is None where M and G coincide, for cells that left the predictor without context.
+        `intervals` are those of `NAMES`.
+
+    Raises:
+        ValueError: delta is not in [0, 1) or confidence not in (0, 1).
+    """
+    check_thresholds(delta, confidence)
+    n = np.asarray(numbers["n"], dtype=float)
+    found, between, there, may, may_not = effects(numbers), {}, {}, {}, {}
+    for name, (mean, error) in found.items():
+        between[name] = low, high = _interval(mean, error, n, confidence)
+        there[name] = np.asarray((mean > delta) & (low > 0))
+        may[name], may_not[name] = ~np.asarray(high <= delta), ~np.asarray(low > delta)
+    near = "unseen_nearness"
+    may[near], may_not[near] = ~np.asarray(between[near][1] < -delta), may_not[near]
+    phase = _phase(*(there[name] for name in NAMES))
+    possible = {name: np.zeros(phase.shape, dtype=bool) for name in PHASES}
+    for answers in itertools.product((True, False), repeat=len(NAMES)):
+        chances = [(may if yes else may_not)[n] for yes, n in zip(answers, NAMES, strict=True)]
+        possible[str(_phase(*map(np.asarray, answers)))] |= np.logical_and.reduce(chances)
+    decided = sum(possible.values(), np.zeros(phase.shape, dtype=int)) == 1
+    low, high = between[near]
+    coincide = ~np.asarray((high - low) / 2 < 1)
+    left = there["unseen_departure"] | there["seen_departure"]
+    phase = np.where(coincide & left, None, phase)
+    return Decision(phase, decided & ~is_none(phase), between)
+
+
+def is_none(phase: np.ndarray) -> np.ndarray:
+    """Which elements are None; bool."""
+    return np.array([one is None for one in phase.ravel()], dtype=bool).reshape(phase.shape)
+
+
+def _phase(
+    towards: np.ndarray, left_unseen: np.ndarray, left_seen: np.ndarray, improves: np.ndarray
+) -> np.ndarray:
+    """The phase by the answers to the four questions of `NAMES`, elementwise."""
+    cases = [towards & left_unseen, left_seen & improves, left_seen]
+    return np.select(cases, [GENERALIZING, IDENTIFYING, MEMORIZING], UNTRAINED).astype(object)
+
+
+def _interval(mean: Numbers, error: Numbers, n: Numbers, confidence: float) -> Interval:
+    """That of shares in [-1, 1]; a point where there is no error."""
+    low, high = paired_interval(mean, error, n, confidence)
+    known = np.isnan(np.asarray(error, dtype=float)) & np.isfinite(np.asarray(mean, dtype=float))
+    return np.where(known, mean, low), np.where(known, mean, high)
+
+
+def _number(numbers: Mapping[str, Numbers], name: str) -> np.ndarray:
+    """A column's numbers, NaN where it isn't there."""
+    values = numbers.get(name)
+    if values is None:
+        return np.full(np.shape(np.asarray(numbers["n"])), np.nan)
+    return np.asarray(values, dtype=float)

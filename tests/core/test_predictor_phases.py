@@ -1,0 +1,191 @@
+"""The rule of phases by predictor: each answer, near its thresholds, and what can't be told."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from metaphase.core import phase_rules
+from metaphase.core.phase_rules import NO_PHASE, outcome_of, phase_of
+from metaphase.core.predictor_phases import COINCIDE, decide, effects
+from metaphase.core.settings import ConfigError
+from tests.core.test_phases import cell_row
+
+
+def row(nearness=0.9, new=(0.02, 0.4), seen=(0.02, 0.4), improvement=0.2, between=0.3, **columns):
+    """A cell with distances from (G, no context) on new tasks and (M, no context) on seen ones."""
+    found = cell_row(
+        n=512, unseen_last=0.3, seen_last=0.2 + improvement, seen_improvement=improvement,
+        unseen_distance_difference=nearness * between, unseen_distance_difference_se=0.05 * between,
+        unseen_distance_between=between,
+    )  # fmt: skip
+    for split, own, (near, far) in (("unseen", "generalizing", new), ("seen", "memorizing", seen)):
+        for name, value in ((own, near), ("no_context", far)):
+            column = f"{split}_distance_{name}"
+            found |= {column: value, f"{column}_se": 0.02 * value}
+    return found | columns
+
+
+M_ALIKE = {"nearness": -0.9, "new": (0.3, 0.4)}
+NOTHING = {"nearness": 0.2, "new": (0.4, 0.0), "seen": (0.4, 0.0), "improvement": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, "generalizing"),
+        (M_ALIKE, "identifying"),
+        (M_ALIKE | {"improvement": 0.0}, "memorizing"),
+        (NOTHING, "untrained"),
+        ({"new": (0.4, 0.3)}, "identifying"),  # nearer to G than to M, but nearest to no context:
+        ({"new": (0.4, 0.3), "nearness": -0.9}, "identifying"),  # what it knows, it knows of seen
+        ({"nearness": 0.3, "new": (0.2, 0.2), "seen": (0.4, 0.01)}, "untrained"),
+        ({"nearness": 0.04, "seen": (0.02, 0.4)}, "identifying"),  # too little to count as nearer
+    ],
+)
+def test_nearest_predictor_names_the_phase(columns, expected):
+    assert phase_of(row(**columns)) == expected
+
+
+def decided(**columns):
+    numbers = {name: np.float64(value) for name, value in row(**columns).items()
+               if isinstance(value, (int, float))}  # fmt: skip
+    return bool(decide(numbers).decided)
+
+
+def test_a_phase_is_decided_where_all_that_intervals_hold_give_it():
+    assert decided() and decided(**M_ALIKE) and decided(**NOTHING)
+    assert decided(**M_ALIKE | {"improvement": 0.0})
+    assert not decided(**M_ALIKE | {"improvement": 0.05})  # memorizing or identifying
+    assert not decided(nearness=0.15)  # the interval holds 0.05
+    assert not decided(nearness=-0.15)
+    assert not decided(nearness=0.0) and not decided(nearness=0.0, unseen_distance_difference_se=0)
+    assert decided(nearness=0.3)
+    assert not decided(new=(0.35, 0.4))  # from G as far as from no context, nearly
+    assert decided(nearness=0.0, new=(0.4, 0.0), seen=(0.4, 0.0))  # untrained whatever is nearer
+
+
+def test_m_and_g_that_coincide_leave_the_question_without_an_answer():
+    close = {"between": 0.003, "unseen_distance_difference_se": 0.002}
+    assert phase_of(row(**close)) is None
+    assert outcome_of(row(**close)) == COINCIDE
+    assert outcome_of(row(between=0.0)) == COINCIDE
+    assert not decided(**close)
+    assert outcome_of(row(**NOTHING | close)) == "untrained"  # which can be told without
+    assert phase_of(row(**close | {"between": 0.03})) == "generalizing"
+
+
+def test_squared_distances_give_two_w_less_one_however_far_off_the_line():
+    rng = np.random.default_rng(0)
+    M, G, off = rng.normal(size=(3, 4000))
+    off -= (off @ (G - M)) / ((G - M) @ (G - M)) * (G - M)
+    for w, far in ((0.0, 0.0), (0.25, 3.0), (0.8, 1.0)):
+        model = (1 - w) * M + w * G + far * off
+        d_M, d_G, B = (((a - b) ** 2).mean() for a, b in ((model, M), (model, G), (M, G)))
+        numbers = {"n": 512, "unseen_distance_difference": d_M - d_G, "unseen_distance_between": B}
+        assert effects(numbers)["unseen_nearness"][0] == pytest.approx(2 * w - 1)
+
+
+def test_without_a_predictor_of_no_context_the_loss_of_a_guess_is_asked():
+    lacking = {f"{split}_distance_no_context{end}": None
+               for split in ("seen", "unseen") for end in ("", "_se")}  # fmt: skip
+    learned = {"seen_loss": 1.3, "unseen_loss": 1.4, "guess_loss": 1.6}
+    assert phase_of(row(**lacking, **learned)) == "generalizing"
+    assert phase_of(row(**lacking, **learned | {"unseen_loss": 1.7}, **M_ALIKE)) == "identifying"
+    guesses = {"seen_loss": 1.6, "unseen_loss": 1.6, "guess_loss": 1.6}
+    assert phase_of(row(**lacking, **guesses)) == "untrained"
+
+
+def test_which_rule_a_row_gets_and_that_it_can_be_chosen():
+    ours = row(**M_ALIKE)
+    assert phase_of(ours) == "identifying"
+    assert phase_of(ours, phase_rules.load("accuracy")) == "generalizing"  # 0.3 is above 1 in 5
+    other = cell_row(unseen_last=0.4)
+    assert phase_of(other) == "generalizing"
+    assert outcome_of(other, phase_rules.load("predictors")) == NO_PHASE
+    assert phase_of(ours | {"status": "diverged"}) is None
+    assert phase_of(ours | {"unseen_distance_between": math.nan}) == "generalizing"  # by accuracy
+
+
+MINE = '''
+import numpy as np
+def rule(cells, delta, confidence):
+    new = np.asarray(cells["unseen_last"], dtype=float)
+    return {"phase": np.where(new > 0.5, "generalizing", None), "decided": new > 0.6, "excess": new}
+class Rule:
+    def __call__(self, cells, delta, confidence):
+        return rule(cells, delta, confidence)
+def fails(cells, delta, confidence):
+    raise KeyError("mine")
+def odd(cells, delta, confidence):
+    return rule(cells, delta, confidence) | {"phase": np.array(["clever"])}
+def short(cells, delta, confidence):
+    return {"phase": np.array([]), "decided": np.array([], dtype=bool)}
+def lacks(cells, delta, confidence):
+    return {"phase": np.array([None])}
+def numbers(cells, delta, confidence):
+    return rule(cells, delta, confidence) | {"decided": np.array([1.0])}
+def takes(cells, delta, confidence):
+    return rule(cells, delta, confidence) | {"n": np.array([1.0])}
+'''  # fmt: skip
+
+
+def test_a_rule_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    for name in ("rule", "Rule"):
+        rule = phase_rules.load(f"mine.py:{name}", tmp_path)
+        assert phase_of(cell_row(unseen_last=0.7), rule) == "generalizing"
+        assert outcome_of(cell_row(unseen_last=0.4), rule) == NO_PHASE
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fails", "fails: KeyError: 'mine'"),
+        ("odd", "phase is 'clever'; allowed: untrained, memorizing, identifying, generalizing, N"),
+        ("short", "phase has the shape (0,); needed: (1,)"),
+        ("lacks", "gives no decided"),
+        ("numbers", "decided is float64; needed: bool"),
+        ("takes", "n is a column of the results already"),
+    ],
+)
+def test_a_rule_that_says_something_else_is_told_in_one_line(tmp_path, name, message):
+    (tmp_path / "mine.py").write_text(MINE)
+    rule = phase_rules.load(f"mine.py:{name}", tmp_path)
+    with pytest.raises(ConfigError) as told:
+        phase_of(cell_row(), rule)
+    assert message in str(told.value) and f"mine.py:{name}" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("best", "rule: 'best' is not one of accuracy, predictors, FILE.py:NAME"),
+        ("none.py:rule", "can't read"),
+        ("mine.py:nothing", "the file has no nothing"),
+        ("mine.py:np", "is no function"),
+        ("broken.py:rule", "can't be imported: ZeroDivisionError"),
+    ],
+)
+def test_a_rule_that_cannot_be_had(tmp_path, reference, message):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(ConfigError, match=message):
+        phase_rules.load(reference, tmp_path)
+
+
+def test_thresholds_are_checked():
+    for wrong in ({"delta": 1.0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match="out of range"):
+            phase_rules.by_predictors({k: np.array([v]) for k, v in row().items()}, **wrong)
+
+
+def test_rules_are_imported_without_scipy_and_torch():
+    code = "import sys, metaphase.core.phase_rules; print({'scipy', 'torch', 'pandas'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"

@@ -1,0 +1,56 @@
+"""The script for a GPU's first hour: it runs whole, at toy size on the CPU, and fails without one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from metaphase.core import fast_paths
+from tests.benchmarks import gpu_session
+
+PROCESSES = ("figure2", "tests")  # which start others
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_it_fails_where_there_is_no_gpu(capsys):
+    assert gpu_session.main([]) == 1
+    assert "there is no GPU" in capsys.readouterr().err
+
+
+def test_what_says_most_comes_first_and_no_part_is_long():
+    assert list(gpu_session.PARTS)[:3] == ["checks", "limits", "throughput"]
+    assert max(seconds for _, seconds in gpu_session.PARTS.values()) <= 600
+    with pytest.raises(SystemExit):
+        gpu_session.main(["--toy", "nonsense"])
+
+
+@pytest.mark.parametrize("name", [name for name in gpu_session.PARTS if name not in PROCESSES])
+def test_a_part_runs_at_toy_size(name, capsys, monkeypatch):
+    monkeypatch.setattr(fast_paths, "_off", {})
+    monkeypatch.setattr(fast_paths, "_failed", set())
+    before = torch.backends.cuda.matmul.fp32_precision
+    gpu_session._one_part(name, gpu_session.Size(toy=True))
+    torch.backends.cuda.matmul.fp32_precision = before
+    assert capsys.readouterr().out.count("\n") > 0
+
+
+def test_a_part_that_takes_too_long_is_killed_with_what_it_has_said(tmp_path, monkeypatch):
+    slow = "print('found', flush=True); import time; time.sleep(60)"
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        lambda command, **options: real([sys.executable, "-c", slow], **options),
+    )
+    assert gpu_session._run("checks", 3.0, True, tmp_path).startswith("killed after ")
+    assert (tmp_path / "checks.log").read_text() == "found\n"
+
+
+@pytest.mark.slow
+def test_all_parts_run_as_the_command_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    assert gpu_session.main(["--toy"]) == 0
+    summary = (tmp_path / "summary.txt").read_text().splitlines()
+    assert len(summary) == len(gpu_session.PARTS)
+    assert all(" done after " in line for line in summary)

@@ -200,7 +200,7 @@ def phases(size: Size) -> None:
         if size.toy:
             few = [Cell(**QUICKSTART, model_size=4, seed=s, steps=2, warmup_steps=1, eval_every=2,
                         eval_sequences=8) for s in (0, 1)]  # fmt: skip
-            stack.enter_context(mock.patch.object(precisions, "quickstart", lambda: few))
+            stack.enter_context(mock.patch.object(precisions, "quickstart", return_value=few))
         precisions.main(["--precision", "bf16"])
 
 

@@ -331,14 +331,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_y] = grads
-        h, q, kv, out, _ = ctx.saved_tensors
         try:
             results = _Attention._gradients(ctx, d_y)
         except Exception as error:
             if ctx.twin is None:
                 raise
             bf16 = ctx.precision == "bf16"
-            results = ctx.twin.gradients((h, q, kv, out), d_y, bf16, error)
+            results = ctx.twin.gradients(ctx.saved_tensors[:4], d_y, bf16, error)
         return *results, None, None, None, None
 
     @staticmethod
@@ -392,7 +391,7 @@ def fused_attention(
     tiles: Tiles = Tiles(),
     twin: Twin | None = None,
 ) -> Tensor:
-    """Compute what `core.architectures.blocks.plain_attention` does, of shapes that `supports` takes.
+    """Compute `core.architectures.blocks.plain_attention`, of shapes that `supports` takes.
 
     Args:
         precision: that of the operands of all products; all else is always float32.

@@ -89,13 +89,15 @@ def _check(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Inside, what the table says isn't logged as well."""
-    logger = logging.getLogger("metaphase")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("metaphase", "matplotlib")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 if __name__ == "__main__":

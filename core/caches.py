@@ -49,3 +49,17 @@ def write(name: str, text: str) -> Path | None:
             os.replace(made, folder / name)
             return folder / name
     return None
+
+
+def for_triton() -> Path | None:
+    """The folder where Triton keeps what it has compiled. It has one in the home; where that can't
+    be written it is told another one, before it is imported. None: it has none."""
+    name = "TRITON_CACHE_DIR"
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")
+    for folder in (Path(os.environ.get(name) or f"{home}/.triton/cache"), *folders()):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                os.environ[name] = str(folder)
+                return folder
+    return None

@@ -27,7 +27,7 @@ CPU = "CPU kernels"
 ATTENTION, MLP, PROJECTION = "fused attention", "fused MLP", "fused projections"
 CAPTURE = "captured steps"
 # These run only where they have been found right, and faster than their twins, on the shapes at
-# hand (`core.training.proofs`), or where METAPHASE_FUSED=1 asks for them.
+# hand (`core.training.proofs`), where METAPHASE_FUSED=1 asks for them, and never where it is 0.
 ON_PROOF = (ATTENTION, MLP)
 SLOWER = "slower than its twin"  # begins the reason why a path that is right isn't used
 
@@ -47,9 +47,8 @@ def is_on(name: str) -> bool:
     path = _path(name)
     if name in _off or path in _off:
         return False
-    if path not in ON_PROOF or name in _proven:
-        return True
-    return os.environ.get("METAPHASE_FUSED") == "1"
+    asked = os.environ.get("METAPHASE_FUSED", "")
+    return path not in ON_PROOF or asked == "1" or (name in _proven and asked != "0")
 
 
 def switch_off(name: str, why: str, asked: bool = False) -> None:

@@ -164,7 +164,7 @@ def projection_kernel(device: torch.device) -> ModuleType | None:
         try:
             from metaphase.core.kernels.cuda import projection
 
-            return projection
+            return projection if projection.supports(device) else None
         except Exception as error:  # no Triton, or one that can't be imported
             fast_paths.failed(fast_paths.PROJECTION, error)
     return None

@@ -9,6 +9,8 @@ the preset's cells, once for each kind of GPU, driver and version; a run does so
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from itertools import chain
@@ -76,11 +78,26 @@ def _check(
         surroundings.tried(what, check) for what, check in checks.items()
     )
     fails = 0
-    for line, shown in surroundings.table(lines):
-        fails += line.state == surroundings.FAILS
-        print(shown, flush=True)
+    with _quiet():
+        for line, shown in surroundings.table(lines):
+            fails += line.state == surroundings.FAILS
+            print(shown, flush=True)
     if fails:
         raise ConfigError(f"{fails} of these fail: a run would, too")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, what the table says isn't logged as well."""
+    loggers = [logging.getLogger(name) for name in ("metaphase", "matplotlib")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 if __name__ == "__main__":

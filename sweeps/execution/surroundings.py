@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from metaphase.core import fast_paths
+from metaphase.core import caches, fast_paths
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.datasets import DATASETS
 from metaphase.sweeps.planning.packs import plan, too_large
@@ -101,6 +101,9 @@ def gpu(
     )
     if free < whole / 2:
         yield Line("GPU memory", NOTE, "others use more than half of it")
+    cache = caches.for_triton()
+    where = f"{cache}" if cache else "no folder can be written; set TRITON_CACHE_DIR to one"
+    yield Line("Triton's cache", OK if cache else NOTE, where)
     found = proving.find_out(cells, of, data_root, run or proving.in_a_process, fresh=fresh)
     yield from fast_path_lines(found.proofs)
     if found.kept:

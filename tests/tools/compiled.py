@@ -10,15 +10,18 @@ The exit status is 1 if a kernel that would be launched on a GPU takes more than
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
@@ -27,6 +30,7 @@ from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.kernels.cuda import attention, mlp, projection
+from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
 # Of a program, at most (CUDA C++ programming guide, "Technical Specifications per Compute
@@ -125,11 +129,12 @@ def projections(X: int, T: int, precision: projection.Precision) -> Iterator[tup
 
 def attentions(
     D: int, shape: AttentionShape, precision: attention.Precision
-) -> tuple[str, Iterator]:
+) -> Iterator[tuple[str, Iterator]]:
     R, B, HK = 2, 3, shape.heads * shape.key_size
     h = torch.zeros(R, B * shape.tokens, D)
     weights = torch.zeros(R, D, HK), torch.zeros(R, D, 2 * HK), torch.zeros(R, HK, D)
-    assert attention.supports(h, shape, precision)
+    if not attention.supports(h, shape, precision):
+        return
 
     def call():
         context = _Context()
@@ -138,12 +143,13 @@ def attentions(
         block.backward(context, y)
 
     name = f"attention D {D} S {shape.tokens} K {shape.key_size} {precision}"
-    return name, launches(attention, ("_forward", "_backward"), call)
+    yield name, launches(attention, ("_forward", "_backward"), call)
 
 
-def mlps(D: int, M: int, precision: mlp.Precision) -> tuple[str, Iterator]:
+def mlps(D: int, M: int, precision: mlp.Precision) -> Iterator[tuple[str, Iterator]]:
     h, up = torch.zeros(2, 9_000, D), torch.zeros(2, D, M)
-    assert mlp.supports(h, precision)
+    if not mlp.supports(h, precision):
+        return
 
     def call():
         context = _Context()
@@ -151,33 +157,54 @@ def mlps(D: int, M: int, precision: mlp.Precision) -> tuple[str, Iterator]:
         y = mlp._MLP.forward(context, h, up, torch.zeros(2, 1, M), down, precision, mlp.Tiles())
         mlp._MLP.backward(context, y)
 
-    return f"mlp D {D} M {M} {precision}", launches(mlp, ("_forward", "_backward"), call)
+    yield f"mlp D {D} M {M} {precision}", launches(mlp, ("_forward", "_backward"), call)
 
 
 def everything() -> Iterator[tuple[str, Iterator]]:
-    """What the paper's cells and the quickstart's launch."""
+    """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
     yield from projections(784, 200, "tf32")
+    yield from projections(784, 100, "fp32")
     paper = AttentionShape(100, 8, 32)
-    yield attentions(16, paper, "bf16")
-    yield attentions(64, paper, "bf16")
-    yield attentions(32, paper, "tf32")
-    yield attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
-    yield attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
-    yield mlps(16, 64, "bf16")
-    yield mlps(64, 256, "bf16")
-    yield mlps(64, 256, "tf32")
+    for precision in ("bf16", "tf32"):
+        for width in (16, 32, 64):  # of a tile: narrower models are padded to 16
+            yield from attentions(width, paper, precision)
+    yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
+    yield from attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
+    for precision in ("bf16", "tf32"):
+        for width in (16, 32, 64):
+            yield from mlps(width, 4 * width, precision)
 
 
 def main(argv: list[str]) -> int:
-    """Compiles those whose names begin with one of the arguments; without any, all."""
-    for name, recorded in everything():
-        if argv and not name.startswith(tuple(argv)):
-            continue
-        for kernel, args, kwargs in recorded:
-            line = {"kernel": f"{name}: {kernel.__name__}", **compiled(kernel, args, kwargs)}
-            print(json.dumps(line), flush=True)
-    return 0
+    """Compiles what begins with one of the arguments, without any all, for the GPUs named, without
+    any all. Returns 1 if something that would be launched doesn't fit."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument(
+        "--gpus", type=int, nargs="*", choices=SHARED_BYTES, default=[*SHARED_BYTES]
+    )
+    arguments = parser.parse_args(argv)
+    unfit = 0
+    for gpu in arguments.gpus:
+        has = Limits(gpu, SHARED_BYTES[gpu])
+        with ExitStack() as stack:
+            for module in (attention, mlp, projection):
+                stack.enter_context(mock.patch.object(module, "limits", return_value=has))
+            if not projection.supports(torch.device("cuda")):
+                print(json.dumps({"gpu": gpu, "kernel": "none: plain PyTorch"}), flush=True)
+                continue
+            for name, recorded in everything():
+                if arguments.names and not name.startswith(tuple(arguments.names)):
+                    continue
+                for kernel, args, kwargs in recorded:
+                    line = {"gpu": gpu, "kernel": f"{name}: {kernel.__name__}"}
+                    line |= compiled(kernel, args, kwargs, gpu)
+                    fits = line["shared"] <= SHARED_BYTES[gpu]
+                    unfit += not fits
+                    line |= {"of": SHARED_BYTES[gpu], "fits": fits}
+                    print(json.dumps(line), flush=True)
+    return int(unfit > 0)
 
 
 if __name__ == "__main__":

@@ -3,3 +3,7 @@
 Imported only where used, because Triton is there only where PyTorch for GPUs is. With
 TRITON_INTERPRET=1 in the environment before Triton is imported they run, slowly, on the CPU.
 """
+
+from metaphase.core import caches
+
+caches.for_triton()

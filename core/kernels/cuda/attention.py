@@ -29,8 +29,8 @@ step:
   D = 16 takes a quarter of that.
 
 So instructions are the limit at D <= 32: 0.5 to 0.75 ms. At D = 64 the instructions, the products
-and the buffers cost about the same: 0.8 to 1.1 ms. The backward pass takes the 255 registers that a
-thread may have (it spills some where D or K is 64), so a multiprocessor has one program of 8 warps.
+and the buffers cost about the same: 0.8 to 1.1 ms. The backward pass takes all 255 registers that
+a thread may have, so a multiprocessor has one program of 8 warps.
 
 The weights' gradients are summed in a fixed order: a program adds those of its own sequences one
 after another, and one `torch.sum` adds the programs' buffers. There are no atomics. Results repeat
@@ -56,9 +56,11 @@ from metaphase.core.kernels import operations
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
 from metaphase.core.kernels.cuda.common import (
     DOTS,
+    FIRST_CAPABILITY,
     Precision,
     check_on_device,
     dot,
+    limits,
     normalized,
     normalized_backward,
     operand,
@@ -68,6 +70,7 @@ from metaphase.core.kernels.cuda.common import (
 
 MAX_SEQUENCE, MAX_WIDTH = 128, 64  # tokens; width of the model, and of a key
 
+_TF32_SHARED = 209 * 1024  # bytes that the backward pass takes at L = 100 in tf32, compiled
 _EPSILON = tl.constexpr(operations.EPSILON)
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _LN_2 = tl.constexpr(math.log(2.0))
@@ -286,10 +289,11 @@ def _backward(
 def supports(h: Tensor, shape: AttentionShape, precision: Precision) -> bool:
     """Return whether `fused_attention` fits on the chip and is worth it. In float32 without matrix
     units it would run, but from spilled registers."""
-    L, D, K = shape.tokens, h.shape[2], shape.key_size
-    if L > MAX_SEQUENCE or max(D, K) > MAX_WIDTH:
+    L, width, has = shape.tokens, max(h.shape[2], shape.key_size), limits(h.device)
+    if L > MAX_SEQUENCE or width > MAX_WIDTH or has.capability < FIRST_CAPABILITY:
         return False
-    return precision == "bf16" or (precision == "tf32" and (L <= 64 or max(D, K) <= 32))
+    tf32_fits = (L <= 64 or width <= 32) and has.shared >= _TF32_SHARED
+    return precision == "bf16" or (precision == "tf32" and tf32_fits)
 
 
 class _Attention(torch.autograd.Function):
@@ -327,15 +331,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_y] = grads
-        h, q, kv, out, _ = ctx.saved_tensors
         try:
             results = _Attention._gradients(ctx, d_y)
         except Exception as error:
             if ctx.twin is None:
                 raise
             bf16 = ctx.precision == "bf16"
-            results = ctx.twin.gradients((h, q, kv, out), d_y, bf16, error)
-        return (*results, *(None, None, None, None))
+            results = ctx.twin.gradients(ctx.saved_tensors[:4], d_y, bf16, error)
+        return *results, None, None, None, None
 
     @staticmethod
     def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
@@ -388,12 +391,10 @@ def fused_attention(
     tiles: Tiles = Tiles(),
     twin: Twin | None = None,
 ) -> Tensor:
-    """Compute what `core.architectures.blocks.plain_attention` does, for float32 tensors and shapes
-    that `supports` takes.
+    """Compute `core.architectures.blocks.plain_attention`, of shapes that `supports` takes.
 
     Args:
-        precision: that of the operands of all products; sums, softmax, layer norm and the residual
-            stream are always float32.
+        precision: that of the operands of all products; all else is always float32.
         twin: what computes the gradients if the kernel can't; None: its error is raised.
     """
     return _Attention.apply(h.float(), q, kv, out, shape, precision, tiles, twin)

@@ -85,6 +85,7 @@ class Limits(NamedTuple):
     shared: int
 
 
+FIRST_CAPABILITY = 80  # the first with matrix units for tf32 and bf16
 ANY = Limits(10**6, 2**62)  # of what computes on the CPU
 
 

@@ -32,9 +32,11 @@ from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import operations
 from metaphase.core.kernels.cuda.common import (
     DOTS,
+    FIRST_CAPABILITY,
     Precision,
     check_on_device,
     dot,
+    limits,
     normalized,
     normalized_backward,
     operand,
@@ -44,6 +46,7 @@ from metaphase.core.kernels.cuda.common import (
 
 MAX_WIDTH = 64
 
+_TF32_SHARED = 132 * 1024  # bytes that the backward pass takes at D = 64 in tf32, compiled
 _EPSILON = tl.constexpr(operations.EPSILON)
 
 
@@ -151,7 +154,12 @@ def _backward(
 
 def supports(h: Tensor, precision: Precision) -> bool:
     """Return whether `fused_mlp` fits on the chip and is worth it."""
-    return h.shape[2] <= MAX_WIDTH and precision in ("bf16", "tf32")
+    D, has = h.shape[2], limits(h.device)
+    if D > MAX_WIDTH or has.capability < FIRST_CAPABILITY:
+        return False
+    if precision == "tf32":
+        return D <= MAX_WIDTH // 2 or has.shared >= _TF32_SHARED
+    return precision == "bf16"
 
 
 class _MLP(torch.autograd.Function):

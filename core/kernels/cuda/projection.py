@@ -46,10 +46,12 @@ from metaphase.core import rng
 from metaphase.core.devices import current
 from metaphase.core.kernels.cuda.common import (
     DOTS,
+    FIRST_CAPABILITY,
     INTERPRETED,
     Precision,
     check_on_device,
     dot,
+    limits,
     padded,
 )
 
@@ -188,6 +190,11 @@ def _project(
     tl.store(y_ptr, sums, mask=(i < X)[:, None] & (t < T)[None, :])
 
 
+def supports(device: torch.device) -> bool:
+    """Return whether `project` runs on this device."""
+    return limits(device).capability >= FIRST_CAPABILITY
+
+
 def image_table(images_IxX: Tensor, precision: Precision, columns: int = 64) -> Tensor:
     """Return the images as `project` reads them fastest: in the precision's type, with rows padded
     by zeros."""
@@ -238,8 +245,10 @@ def project(
     quads = -(-size // 4)
     if tiles is None:
         drawn, long = table_UxNxXxX is None and noise is None, padded(T) > 128
-        # What is loaded ahead of a long sequence's images would fill the shared memory.
-        tiles = Tiles(columns=32 if drawn or long else 64, stages=2 if long else 3)
+        # What is loaded ahead of a long sequence's images would fill the shared memory, and exact
+        # float32 products of more columns the registers.
+        narrow = drawn or long or precision == "fp32"
+        tiles = Tiles(columns=32 if narrow else 64, stages=2 if long else 3)
     block_i, block_t = min(tiles.rows, padded(size)), padded(T)
     block_j = min(tiles.columns, padded(size))
     if size * quads >= 2**31:

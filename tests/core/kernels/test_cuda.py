@@ -17,7 +17,7 @@ from metaphase.core.tasks import projected_images
 
 pytest.importorskip("triton")
 
-from metaphase.core.kernels.cuda import attention, mlp
+from metaphase.core.kernels.cuda import attention, common, mlp, projection
 from metaphase.core.kernels.cuda.projection import Tiles, image_table, project
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -252,25 +252,51 @@ def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
 
 
 @pytest.mark.parametrize(
-    ("names", "count"),
+    ("arguments", "count"),
     [
-        (("table X 784 T 100", "attention D 16 S 100 K 32 bf16", "mlp D 16"), 5),
-        pytest.param((), 22, marks=pytest.mark.slow),
+        (("table X 784 T 100 bf16", "mlp D 16", "--gpus", "90"), 5),
+        pytest.param(("--gpus", "75"), 1, id="none before sm_80"),
+        pytest.param(("--gpus", "90"), None, marks=pytest.mark.slow),
+        pytest.param(("--gpus", "80", "89", "100", "120"), None, marks=pytest.mark.slow),
     ],
 )
-def test_the_kernels_compile_for_hopper_and_fit(names, count):
+def test_the_kernels_compile_and_fit(arguments, count):
     """In a process that doesn't interpret."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.tools.compiled", *names]
+    command = [sys.executable, "-m", "tests.tools.compiled", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == count
+    assert len(lines) == count or (count is None and len(lines) > 20)
     for line in lines:
-        assert line["shared"] <= 232_448, line
-        # Spilled a little, a loop of thousands of instructions doesn't notice.
-        assert line["LDL"] + line["STL"] < 1000, line
-        assert line["HGMMA"] + line["HMMA"] > 0, line
+        if "registers" in line:
+            # Spilled a little, a loop of thousands of instructions doesn't notice.
+            assert line["LDL"] + line["STL"] < 1000, line
+            assert line["HGMMA"] + line["HMMA"] > 0 or "fp32" in line["kernel"], line
+
+
+@pytest.mark.parametrize(
+    ("capability", "shared", "attention_tf32", "mlp_tf32", "bf16"),
+    [
+        (75, 65_536, False, False, False),
+        (80, 166_912, False, True, True),
+        (89, 101_376, False, False, True),
+        (90, 232_448, True, True, True),
+        (120, 101_376, False, False, True),
+    ],
+)
+def test_the_devices_shared_memory_is_looked_up(
+    monkeypatch, capability, shared, attention_tf32, mlp_tf32, bf16
+):
+    has = common.Limits(capability, shared)
+    for module in (attention, mlp, projection):
+        monkeypatch.setattr(module, "limits", lambda device: has)
+    shape, narrow, wide = AttentionShape(100, 8, 32), torch.zeros(1, 1, 16), torch.zeros(1, 1, 64)
+    assert attention.supports(narrow, shape, "tf32") == attention_tf32
+    assert mlp.supports(wide, "tf32") == mlp_tf32
+    assert attention.supports(narrow, shape, "bf16") == mlp.supports(wide, "bf16") == bf16
+    assert projection.supports(torch.device("cuda")) == bf16
+    assert not attention.supports(narrow, shape, "fp32")
 
 
 def test_the_blocks_run_the_fused_kernels_where_these_are_switched_on(monkeypatch):

@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from metaphase.core import devices, fast_paths
+from metaphase.core import caches, devices, fast_paths
 from metaphase.core.kernels.cpu import build
 from metaphase.sweeps import cli
 from metaphase.sweeps.execution import proving, surroundings
@@ -86,6 +86,16 @@ def pretended(monkeypatch, free=70e9):
     monkeypatch.setattr(proving, "environment", lambda device="cuda": of)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_triton_keeps_what_it_compiles_where_it_can(monkeypatch, tmp_path, writable):
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path) if writable else "/proc/nowhere")
+    monkeypatch.setattr(caches, "folders", lambda: iter([tmp_path / "ours"]))
+    expected = tmp_path / (".triton/cache" if writable else "ours")
+    assert caches.for_triton() == expected
+    assert expected.is_dir()
+
+
 def test_a_gpu_and_each_fast_path_are_shown(monkeypatch):
     pretended(monkeypatch, free=30e9)
     numbers = dict.fromkeys(("error", "bound", "fast", "plain"), math.nan)
@@ -94,6 +104,7 @@ def test_a_gpu_and_each_fast_path_are_shown(monkeypatch):
     found = proving.Found({}, [bad, good], {}, kept=True)
     monkeypatch.setattr(proving, "find_out", lambda *arguments, **options: found)
     lines = list(surroundings.gpu([], "data", False))
+    assert lines.pop(2)[:2] == ("Triton's cache", "ok")
     assert [line.state for line in lines] == ["ok", "note", "note", "ok", "ok"]
     assert lines[0].details == "2 x H100, sm_90, driver 13000, 30.0 of 80.0 GB free"
     assert lines[2][:2] == ("fused MLP D=64 M=256 tf32", "note")

@@ -55,7 +55,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """A folder of event files for each cell: `tensorboard --logdir tracking/<sweep>/tensorboard`."""
+    """A folder of event files for each cell: `tensorboard --logdir tracking`."""
 
     def __init__(self, folder: Path):
         self._folder = folder

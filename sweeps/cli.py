@@ -18,6 +18,10 @@ COMMANDS = {  # word: (module with a main(argv), what it does)
     ),
     "watch": ("metaphase.watch", "show a sweep in the terminal while it is trained"),
     "serve": ("metaphase.serve", "serve a page with the maps of sweeps, which follows them"),
+    "track": (
+        "metaphase.sweeps.commands.track",
+        "mirror finished cells to TensorBoard, W&B, MLflow or trackio",
+    ),
     "yardsticks": (
         "metaphase.sweeps.commands.yardsticks",
         "run known learning algorithms on the same sequences",

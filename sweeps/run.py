@@ -131,6 +131,14 @@ def _parser() -> Parser:
         action="store_true",
         help="as --keep-models, and what cells are at each of their evaluations too",
     )
+    add(
+        "--track",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="mirror finished cells to a tracker, beside the training: tensorboard, wandb, mlflow "
+        "or trackio. May be repeated",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -151,6 +159,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from metaphase.sweeps.selection import select_cells
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.sweep_run import SweepRun
+    from metaphase.sweeps.trackers.mirror import mirrored
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
@@ -198,7 +207,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         driver.log_to(log)
         return driver.train(results, missing, gpus=arguments.gpus, **options)
 
-    outcome = run.train(train)
+    with mirrored(arguments.track, results):
+        outcome = run.train(train)
     done = sum(cell.cell_id in run.status for cell in sweep.cells)
     print(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
     capacity = outcome.wall_seconds * outcome.workers

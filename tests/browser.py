@@ -59,10 +59,11 @@ def tile(opened: Any, column: int, row: int, place: int = 0) -> tuple[float, flo
               const map = panels[place].map;
               const frame = map.view.frame.bbox, at = map.view.el.getBoundingClientRect();
               const x = map.x[column], y = map.y[row];
-              const share = (range, value) => (value - range.start) / (range.end - range.start);
+              const share = (range, v) => (v - range.start) / (range.end - range.start);
               const fx = share(map.figure.x_range, (x[1] + x[2]) / 2);
               const fy = share(map.figure.y_range, (y[1] + y[2]) / 2);
-              return [at.x + frame.left + fx * frame.width, at.y + frame.bottom - fy * frame.height];
+              const [left, bottom] = [at.x + frame.left, at.y + frame.bottom];
+              return [left + fx * frame.width, bottom - fy * frame.height];
             }""",
             [place, column, row],
         )

@@ -233,12 +233,12 @@ def _parser() -> Parser:
     parser = sweep_parser("report", "Write one HTML page with a sweep's figures and numbers.")
     parser.add_argument(
         "--out", metavar="FILE", type=place,
-        help=f"a file, or a folder for {FILE} (default: {FILE} in the sweep's folder)",
+        help=f"a file, or a folder for {FILE}, or interactive.html (default: the sweep's folder)",
     )  # fmt: skip
     parser.add_argument(
         "--interactive", action="store_true",
-        help="write the page of `metaphase serve` instead, as one file that needs no network: a map "
-        "to click, a slider over training",
+        help="write the page of `metaphase serve` instead, as one file that needs no network: a "
+        "map to click, a slider over training",
     )  # fmt: skip
     options.add_delta(parser)
     options.add_confidence(parser)

@@ -97,14 +97,18 @@ def grow(results: Results, chance: random.Random, pause: float, cells: int = 10*
         lease.release()
 
 
+def grow_at(path: str, chance: random.Random, pause: float) -> None:
+    """As `grow`, in the tree at a path or URI."""
+    grow(Results(*places.parent(path)), chance, pause)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.02)
     arguments = parser.parse_args()
-    results = Results(*places.parent(arguments.path))
-    grow(results, random.Random(arguments.seed), arguments.pause)
+    grow_at(arguments.path, random.Random(arguments.seed), arguments.pause)
 
 
 if __name__ == "__main__":

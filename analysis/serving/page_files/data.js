@@ -4,7 +4,8 @@
 // What analysis.serving.page.pack made of a value.
 async function unpack(name) {
   const text = document.getElementById("data-" + name).textContent;
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
@@ -99,8 +100,13 @@ class Source {
     if (this.served.length) {
       return (await ask(`cell/${sweep.place}/${sweep.document.cells.id[i]}`)) || {};
     }
+    return (await this.unpacked())[sweep.place][i];
+  }
+
+  // All accuracies by position that are in the page.
+  unpacked() {
     if (this.details === null) this.details = unpack("details");
-    return (await this.details)[sweep.place][i];
+    return this.details;
   }
 }
 

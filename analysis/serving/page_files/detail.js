@@ -151,7 +151,7 @@ class Detail {
       return [row, element("tr", {}, element("td", { colspan: String(names.length), class: "bad", text: cells.error[i] }))];
     });
     const body = element("tbody", {}, ...rows.flat());
-    return element("div", { class: "scroll" }, element("table", {}, element("caption", { class: "unseen", text: "Seeds" }), element("thead", {}, head), body));
+    return element("div", { class: "scroll tall" }, element("table", {}, element("caption", { class: "unseen", text: "Seeds" }), element("thead", {}, head), body));
   }
 
   more(sweep, members) {

@@ -163,7 +163,10 @@ class Panel {
     if (!measure) return phases;
     const values = members.map((i) => this.sweep.at(i, this.state.step, measure).value).filter((value) => value !== null);
     const name = this.sweep.document.measures.find((one) => one.key === measure).name;
-    return phases + (values.length ? `; ${name} ${values.map((value) => shown(value)).join(", ")}` : "");
+    if (!values.length) return phases;
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const told = values.length > 4 ? `${shown(low)} to ${shown(high)}` : values.map((value) => shown(value)).join(", ");
+    return `${phases}; ${name} ${told}`;
   }
 
   read(key, aloud) {
@@ -319,6 +322,7 @@ async function main() {
   await drawAll();
   document.documentElement.dataset.ready = "1";
   if (config.served.length) follow(source);
+  else setTimeout(() => source.unpacked(), 500); // so that the first click needn't wait
 }
 
 main();

@@ -84,7 +84,8 @@ class PhaseMap {
     });
     const source = (names) => new Bokeh.ColumnDataSource({ data: Object.fromEntries(names.map((n) => [n, []])) });
     const field = (name) => ({ field: name });
-    this.bands = source(["left", "right", "bottom", "top", "color", "alpha", "hatch", "ink"]);
+    this.bands = source(["left", "right", "bottom", "top", "color", "alpha"]);
+    this.hatched = ["#111111", "#ffffff"].map((color) => [color, source(["left", "right", "bottom", "top"])]);
     this.frames = source(["left", "right", "bottom", "top"]);
     this.marks = source(["at", "y", "low", "high", "color", "shape"]);
     this.words = source(["x", "y", "text", "color", "back"]);
@@ -93,9 +94,14 @@ class PhaseMap {
     const sides = { left: field("left"), right: field("right"), bottom: field("bottom"), top: field("top") };
     figure.quad({
       ...sides, source: this.bands, fill_color: field("color"), fill_alpha: field("alpha"),
-      line_color: null, hatch_pattern: field("hatch"), hatch_color: field("ink"), hatch_alpha: 0.55,
-      hatch_scale: 12, hatch_weight: 1,
+      line_color: null,
     });
+    for (const [color, bands] of this.hatched) { // one pattern for all: one each would take a minute
+      figure.quad({
+        ...sides, source: bands, fill_color: null, line_color: null, hatch_pattern: "/", hatch_color: color,
+        hatch_alpha: 0.55, hatch_scale: 12, hatch_weight: 1,
+      });
+    }
     figure.quad({
       ...sides, source: this.frames, fill_color: null,
       line_color: style.getPropertyValue("--panel").trim(), line_width: x.length * y.length > 1500 ? 0.4 : 1.2,
@@ -148,8 +154,9 @@ class PhaseMap {
     const { sweep, number } = this;
     const { step, measure } = state;
     const theme = THEMES[dark() ? "dark" : "light"];
-    const bands = { left: [], right: [], bottom: [], top: [], color: [], alpha: [], hatch: [], ink: [] };
-    const frames = { left: [], right: [], bottom: [], top: [] };
+    const sides = () => ({ left: [], right: [], bottom: [], top: [] });
+    const bands = { ...sides(), color: [], alpha: [] }, hatched = new Map(this.hatched.map(([color]) => [color, sides()]));
+    const frames = sides();
     const words = { x: [], y: [], text: [], color: [], back: [] };
     const lettered = this.x.length * this.y.length <= MOST_LETTERS && this.holder.clientWidth / this.x.length > 24;
     let [low, high] = measure === null ? [0, 1] : valueRange(sweep, measure);
@@ -157,14 +164,16 @@ class PhaseMap {
     for (const [size, bottom, top] of this.y) {
       for (const [tasks, left, right] of this.x) {
         const members = tiles.get(size + " " + tasks);
-        frames.left.push(left); frames.right.push(right); frames.bottom.push(bottom); frames.top.push(top);
+        band(frames, left, right, bottom, top);
         if (!members) continue;
         let seeds = members.map((i) => sweep.at(i, step, measure));
         if (measure !== null) {
           const known = seeds.filter((seed) => seed.value !== null);
           const mean = known.reduce((sum, seed) => sum + seed.value, 0) / known.length;
           const color = known.length ? mix(theme.scale, (mean - low) / (high - low || 1)) : outcomeColor("", null);
-          band(bands, left, right, bottom, top, color, known.some((seed) => seed.sofar) ? 0.55 : 1, true);
+          band(bands, left, right, bottom, top);
+          bands.color.push(color);
+          bands.alpha.push(known.some((seed) => seed.sofar) ? 0.55 : 1);
           word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, lettered && this.holder.clientWidth / this.x.length > 44);
           continue;
         }
@@ -172,13 +181,18 @@ class PhaseMap {
         const share = (top - bottom) / seeds.length;
         seeds.forEach((seed, k) => {
           const color = outcomeColor(OUTCOMES[seed.outcome], seed.strength);
-          band(bands, left, right, bottom + k * share, bottom + (k + 1) * share, color, seed.sofar ? 0.55 : 1, seed.decided);
+          const place = [left, right, bottom + k * share, bottom + (k + 1) * share];
+          band(bands, ...place);
+          bands.color.push(color);
+          bands.alpha.push(seed.sofar ? 0.55 : 1);
+          if (!seed.decided) band(hatched.get(ink(color)), ...place);
         });
         const middle = seeds[seeds.length >> 1];
         word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), lettered);
       }
     }
     this.bands.data = bands;
+    for (const [color, source] of this.hatched) source.data = hatched.get(color);
     this.frames.data = frames;
     this.words.data = words;
     this.marks.data = step === null && measure === null ? this.transitions() : { at: [], y: [], low: [], high: [], color: [], shape: [] };
@@ -252,9 +266,8 @@ class PhaseMap {
   }
 }
 
-function band(bands, left, right, bottom, top, color, alpha, decided) {
+function band(bands, left, right, bottom, top) {
   bands.left.push(left); bands.right.push(right); bands.bottom.push(bottom); bands.top.push(top);
-  bands.color.push(color); bands.alpha.push(alpha); bands.hatch.push(decided ? "blank" : "/"); bands.ink.push(ink(color));
 }
 
 function word(words, left, right, bottom, top, text, color, lettered) {

@@ -1,0 +1,236 @@
+"""What trackers' own readers say of mirrored cells, and that a sick tracker costs a line."""
+
+import json
+import logging
+import random
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from metaphase.sweeps import cli
+from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.trackers import mirror
+from metaphase.sweeps.trackers.backends import TRACKERS
+from tests import ROOT
+from tests.tools import growing
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Results(str(tmp_path / "root"), "growing")
+    growing.grow(made, random.Random(0), 0.0, cells=2)
+    failed = growing.sweep().cells[-1]
+    if failed.cell_id not in made.finished():
+        made.write_failure(failed, "it <b>broke</b>")
+    return made
+
+
+def by_hand(results, name, tmp_path):
+    """Mirrors in a process of its own, as `metaphase track` does: trackers keep global state."""
+    command = [sys.executable, "-m", "metaphase.sweeps.cli", "track", str(results), "--to", name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"3 cells mirrored to {name}, 3 in all" in done.stdout
+    return mirror.folder_of(results, name, tmp_path / mirror.FOLDER)
+
+
+def trained(results):
+    return [c for c in growing.sweep().cells if results.finished().get(c.cell_id) == "done"]
+
+
+def expected(cell, split="unseen"):
+    return {step: growing.accuracy(cell, split, step) for step in range(100, 401, 100)}
+
+
+def test_tensorboard(results, tmp_path):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard isn't there"
+    )
+    folder = by_hand(results, "tensorboard", tmp_path)
+    for cell in trained(results):
+        events = accumulators.EventAccumulator(str(folder / cell.cell_id)).Reload()
+        found = {event.step: event.value for event in events.Scalars("unseen/last")}
+        assert found == pytest.approx(expected(cell))
+        assert events.Scalars("result/unseen_last")[0].value == pytest.approx(expected(cell)[400])
+        text = events.Tensors("cell/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert f'"num_tasks": {cell.num_tasks}' in text
+
+
+def test_wandb_offline(results, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb isn't there")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = by_hand(results, "wandb", tmp_path)
+    files = {path.stem.removeprefix("run-"): path for path in folder.glob("wandb/*/*.wandb")}
+    assert len(files) == 3
+    for cell in trained(results):
+        history, config = {}, {}
+        for data in leveldb_log(files[cell.cell_id].read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "history":
+                row = {i.key or "/".join(i.nested_key): json.loads(i.value_json)
+                       for i in record.history.item}  # fmt: skip
+                history[row["_step"]] = row["unseen/last"]
+            if record.WhichOneof("record_type") == "run":
+                config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
+        assert history == pytest.approx(expected(cell))
+        assert config["num_tasks"] == cell.num_tasks
+
+
+def leveldb_log(data):
+    """The records of a run's file: LevelDB's log format, behind a header of 7 bytes. W&B's packages
+    have no reader of it in Python any more; what a record says is read by W&B's own protocol."""
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+def test_mlflow(results, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow isn't there")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = by_hand(results, "mlflow", tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name == "growing"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 3
+    for cell in trained(results):
+        run = runs[cell.cell_id]
+        points = client.get_metric_history(run.info.run_id, "unseen/last")
+        assert {point.step: point.value for point in points} == pytest.approx(expected(cell))
+        assert run.data.params["num_tasks"] == str(cell.num_tasks)
+        assert run.info.status == "FINISHED"
+    failed = runs[growing.sweep().cells[-1].cell_id]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["error"] == "it <b>broke</b>"
+
+
+def test_trackio(results, tmp_path):
+    pytest.importorskip("trackio", reason="trackio isn't there")
+    folder = by_hand(results, "trackio", tmp_path)
+    read = """
+        import json, sys
+        from trackio.sqlite_storage import SQLiteStorage as store
+        runs = {run: store.get_logs("growing", run) for run in store.get_runs("growing")}
+        print(json.dumps({k: [(r["step"], r["unseen/last"]) for r in v] for k, v in runs.items()}))
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(read)], capture_output=True, text=True, check=True,
+        env={"TRACKIO_DIR": str(folder), "PATH": "", "HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    runs = json.loads(out.strip().split("\n")[-1])
+    for cell in trained(results):
+        assert dict(map(tuple, runs[cell.cell_id])) == pytest.approx(expected(cell))
+
+
+# --- the mirror, whatever the tracker ---
+
+
+class Tracker:
+    def __init__(self, failing=()):
+        self.runs, self.failing, self.closed = [], set(failing), False
+
+    def write(self, run):
+        if run.cell_id in self.failing:
+            raise RuntimeError("429\nno")
+        self.runs.append(run)
+
+    def close(self):
+        self.closed = True
+
+
+def test_only_what_is_new_is_mirrored(results, tmp_path):
+    tracker = Tracker()
+    made = mirror.Mirror(results, "test", tmp_path / "m", tracker)
+    assert made.catch_up() == 3
+    assert made.catch_up() == 0
+    growing.grow(results, random.Random(1), 0.0, cells=1)
+    again = mirror.Mirror(results, "test", tmp_path / "m", tracker)  # another process
+    assert again.catch_up() == 1
+    assert len({run.cell_id for run in tracker.runs}) == 4
+    (tmp_path / "m" / mirror.LEDGER).write_text("{")
+    assert mirror.Mirror(results, "test", tmp_path / "m", tracker).catch_up() == 4
+
+
+def test_a_cell_that_is_refused_is_a_line_and_tried_again(results, tmp_path, caplog):
+    sick = trained(results)[0].cell_id
+    tracker = Tracker([sick])
+    made = mirror.Mirror(results, "test", tmp_path / "m", tracker)
+    with caplog.at_level(logging.WARNING):
+        assert made.catch_up() == 2
+    assert caplog.messages == [f"test: {sick} isn't mirrored: 429 no"]
+    tracker.failing.clear()
+    assert made.catch_up() == 1
+
+
+def test_a_tracker_that_hangs_or_dies_costs_a_line(results, tmp_path, monkeypatch, capsys):
+    """As `run --track` does it: a process that never ends, and one that ends at once."""
+    monkeypatch.setattr(mirror, "LATE_SECONDS", 0.5)
+    for code in ("import time; time.sleep(600)", "raise SystemExit(3)"):
+        monkeypatch.setattr(
+            mirror, "_start", lambda name, results, code=code: subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        )  # fmt: skip
+        began = time.monotonic()
+        with mirror.mirrored(["tensorboard"], results):
+            pass
+        assert time.monotonic() - began < 10
+    err = capsys.readouterr().err
+    assert (
+        err == f"tensorboard is late; metaphase track {results} --to tensorboard mirrors the rest\n"
+    )
+
+
+def test_beside_a_run(tmp_path):
+    settings = ["model_size=[4]", "num_tasks=[1]", "seed=[0]", "steps=20", "eval_every=10",
+                "warmup_steps=5", "eval_sequences=32"]  # fmt: skip
+    command = [sys.executable, "-m", "metaphase.sweeps.cli", "run", "quickstart", "--executor",
+               "local", "--root", "root", "--track", "tensorboard"]  # fmt: skip
+    for one in settings:
+        command += ["--set", one]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if "tensorboard is late" in done.stderr:  # on a busy machine
+        by_hand = [sys.executable, "-m", "metaphase.sweeps.cli", "track", "root/quickstart"]
+        subprocess.run([*by_hand, "--to", "tensorboard"], cwd=tmp_path, check=True, timeout=300)
+    [ledger] = tmp_path.glob(f"tracking/*/tensorboard/{mirror.LEDGER}")
+    finished = Results(str(tmp_path / "root"), "quickstart").finished()
+    assert json.loads(ledger.read_text()) == finished
+    assert list(ledger.parent.glob(f"{next(iter(finished))}/events*"))
+
+
+def test_what_cannot_be_tracked_is_a_line_before_anything_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "quickstart", "--root", "root", "--track", "nope"]) == 1
+    err = capsys.readouterr().err
+    assert err == f"error: --track: 'nope' is no tracker; allowed: {', '.join(TRACKERS)}\n"
+    monkeypatch.setitem(TRACKERS, "wandb", (Tracker, "no_such_package"))
+    assert cli.main(["run", "quickstart", "--root", "root", "--track", "wandb"]) == 1
+    assert "no_such_package is not installed: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists()
+    assert cli.main(["track", "root/none", "--to", "tensorboard"]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_package_imports_no_tracker():
+    code = (
+        "import metaphase.sweeps.trackers.mirror, sys;"
+        "print({'wandb', 'mlflow', 'tensorboardX', 'trackio'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout == "set()\n"

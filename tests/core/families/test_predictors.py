@@ -1,6 +1,8 @@
 """Predictors of the families: against brute force in float64, and against each other on the prior
 that each is best on."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -19,7 +21,14 @@ URNS = {
     **{"task_family": "balls_and_urns", "symbols": 4, "sequence_length": 9},
     "token_format": "shifted",
 }
-FAMILIES = pytest.mark.parametrize("settings", [REGRESSION, URNS], ids=["regression", "urns"])
+MARKOV = {
+    **{"task_family": "markov_chains", "states": 3, "sequence_length": 7},
+    "token_format": "shifted",
+}
+SIMULATED = 2048
+FAMILIES = pytest.mark.parametrize(
+    "settings", [REGRESSION, URNS, MARKOV], ids=["regression", "urns", "markov"]
+)
 
 
 def opened(settings, tasks=5, count=12, **more):
@@ -27,6 +36,13 @@ def opened(settings, tasks=5, count=12, **more):
     cell = Cell.from_dict({**settings, "num_tasks": tasks, "seed": 3, **more})
     sequences = open_sequences([cell], "data", "cpu")
     return sequences, Predictions.of(sequences, count)
+
+
+@functools.cache
+def simulated(family):
+    """Many sequences of 4 seen tasks, and of as many new ones as there are sequences."""
+    [settings] = [s for s in (REGRESSION, URNS, MARKOV) if s["task_family"] == family]
+    return opened(settings, tasks=4, count=SIMULATED)
 
 
 def drawn(sequences, split, count=12):
@@ -87,6 +103,56 @@ def test_generalizing_urns_adds_one_to_each_count():
             assert torch.allclose(said("unseen")[0].of["generalizing"][b, t], expected)
 
 
+def test_markov_predictors_are_those_of_their_statistics():
+    sequences, said = opened(MARKOV)
+    for split in ("seen", "unseen"):
+        (_, y), table_nxRxk = drawn(sequences, split), parameters(sequences, 5)
+        of, start_nxk = said(split)[0].of, table_nxRxk[:, -1]
+        for b in range(12):
+            for t in range(7):
+                moves = list(itertools.pairwise(y[b, :t].tolist()))
+                before = y[b, :t].tolist()
+                likely = [
+                    math.prod([p[-1, before[0]].item(), *(p[i, j].item() for i, j in moves)])
+                    if t
+                    else 1.0
+                    for p in table_nxRxk
+                ]
+                rows = [p[before[-1] if t else -1] for p in table_nxRxk]
+                frequent = [math.prod(s[i].item() for i in before) for s in start_nxk]
+                expected = {
+                    "memorizing": mean(likely, rows),
+                    "unigram_memorizing": mean(frequent, start_nxk),
+                    "generalizing": torch.tensor(
+                        [moves.count((before[-1], j)) + 1.0 for j in range(3)] if t else [1.0] * 3
+                    ),
+                    "unigram_generalizing": torch.tensor([before.count(j) + 1.0 for j in range(3)]),
+                }
+                for name, p_C in expected.items():
+                    got = of[name][b, t].double()
+                    assert torch.allclose(got, p_C.double() / p_C.sum(), rtol=1e-5), name
+
+
+def mean(weights, rows):
+    return sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
+
+
+def test_chains_move_by_their_matrix_and_start_where_they_stay():
+    sequences, _ = opened(MARKOV, tasks=1, sequence_length=65)
+    _, y = drawn(sequences, "seen", 2048)
+    table = parameters(sequences, 1)[0]
+    assert torch.allclose(table[-1] @ table[:-1], table[-1], atol=1e-6)
+    for state in range(3):
+        for after in range(3):
+            here = y[:, :-1] == state
+            share = (y[:, 1:][here] == after).double().mean().item()
+            p = table[state, after].item()
+            assert share == pytest.approx(p, abs=4 * (p * (1 - p) / here.sum().item()) ** 0.5)
+        p = table[-1, state].item()
+        share = (y[:, 0] == state).double().mean().item()
+        assert share == pytest.approx(p, abs=4 * (p * (1 - p) / 2048) ** 0.5)
+
+
 def test_oracles_know_the_task_and_no_context_knows_nothing():
     sequences, said = opened(URNS)
     task = sequences.evaluation_tasks("unseen", torch.arange(12))[0]
@@ -117,7 +183,7 @@ def test_symbols_have_the_urn_s_frequencies():
 def test_each_is_best_on_its_own_prior(settings):
     """Sequences of seen tasks come from M's prior and those of new tasks from G's: no other
     predictor but the oracle loses less there, and on the other's it loses more."""
-    sequences, said = opened(settings, tasks=4, count=4096)
+    sequences, said = simulated(settings["task_family"])
     target = sequences.problem.target
 
     def loss_B(split, name):
@@ -141,7 +207,7 @@ def test_each_is_best_on_its_own_prior(settings):
 def test_no_weighting_of_the_two_loses_less_than_the_best(settings):
     """A stricter test of the same: the loss of a mixture of M and G has its least at M on seen
     tasks and at G on new ones, so its slope there isn't downwards."""
-    sequences, said = opened(settings, tasks=4, count=4096)
+    sequences, said = simulated(settings["task_family"])
     for split, best, other in (
         ("seen", "memorizing", "generalizing"),
         ("unseen", "generalizing", "memorizing"),

@@ -32,9 +32,9 @@ _DOUBLINGS = 10  # the stationary distribution is that after 2^this steps
 
 @dataclass(frozen=True)
 class MarkovChains:
-    """A transition matrix over k states, each row drawn from Dirichlet(1, ..., 1); a sequence starts
-    from the chain's stationary distribution. There are no inputs: a state is predicted from those
-    before it, the first from a start token."""
+    """A transition matrix over k states, each row from Dirichlet(1, ..., 1); a sequence starts from
+    the chain's stationary distribution. There are no inputs: a state is predicted from those before
+    it, the first from a start token."""
 
     states: int = setting(10, "k, states of a chain", STREAM, least=2, greatest=2**6)
 
@@ -114,8 +114,8 @@ class MarkovChains:
         return sums_before(one_hot(y_BxT, self.states))
 
     def _moves(self, x: Tensor, y_BxT: Tensor) -> Tensor:
-        """How often each transition was seen before each position, BxTx(k + 1)k, and in the last row
-        the first state."""
+        """How often each transition was seen before each position, BxTx(k + 1)k, and in the last
+        row the first state."""
         return sums_before(one_hot(self._last(y_BxT) * self.states + y_BxT, self._cells))
 
     def _bigrams(self, x: Tensor, y_BxT: Tensor) -> Tensor:

@@ -5,9 +5,9 @@
     python -m tests.benchmarks.families steps         # a replica's step, beside compiled vmap
     python -m tests.benchmarks.families evaluations   # an evaluation, in steps
 
-Steps are those of packs of 8 at width 64 with the papers' shapes: regression of Raventos et al.
-2023 (small model) and urns of Wurgaft et al. 2025. The baseline is `baselines.VmapPack` with the same
-model, its sequences drawn by torch's own generator, forward and backward compiled.
+Steps are those of packs of 8 at width 64 in the papers' shapes: regression as the small model of
+Raventos et al. 2023, urns of Wurgaft et al. 2025. The baseline is `baselines.VmapPack` with the
+same model, its sequences drawn by torch's own generator, forward and backward compiled.
 """
 
 from __future__ import annotations

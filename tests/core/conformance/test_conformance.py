@@ -56,7 +56,7 @@ def squares(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("regression.py:LinearRegression", "gated.py:GatedRecurrence"),
+        *("regression.py:LinearRegression", "coins.py:Coins", "gated.py:GatedRecurrence"),
         *("convolution.py:Convolution", "squares.py:Squares", "surprise.py:Surprise"),
     ],
 )

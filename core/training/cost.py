@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
 from metaphase.core.tasks import TASK_FAMILIES
@@ -85,6 +86,10 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
         # measured of every sequence and split, with its standard errors in float64.
         evaluation = max(map(_forward_bytes, stacks)) + inputs
         evaluation += 24 * len(cells) * len(cell.splits) * cell.eval_sequences * T
+    # What models and predictors say of all evaluation sequences, where there are predictors, about
+    # six of them; in float32, and a replica's in float64 while distances are computed.
+    known = 4 * (len(cells) + 6 * streams + 2 * 2 * 6) if TASK_FAMILIES[cell.task_family].own else 0
+    evaluation += known * len(schema.SPLITS) * cell.eval_sequences * T * cell.problem.target.outputs
     table = _table(cells, device)[1]
     return sum(kept) + max(working) + drawn + projections + inputs + evaluation + table
 

@@ -62,6 +62,10 @@ def describe(fits: pd.DataFrame, title: str) -> str:
     return "\n".join(lines)
 
 
+def _short(label: str) -> str:
+    return label.replace("number of tasks", "tasks")
+
+
 def figure(points: pd.DataFrame, title: str = "") -> Figure:
     """A row of maps a model size: measured, fitted, held out."""
     import numpy as np
@@ -86,7 +90,9 @@ def figure(points: pd.DataFrame, title: str = "") -> Figure:
             table = relative_maps.tile_table(table, relative.STEP, relative.TASKS)
             relative_maps.draw(table, ax, relative.STEP, relative.TASKS)
             ax.set_title(side if size == sizes[0] else "")
-            ax.set_ylabel(f"size {labels.short_number(size)},\n{ax.get_ylabel()}")
+            ax.set_ylabel(
+                f"model size {labels.short_number(size)}\n" + _short(str(ax.get_ylabel()))
+            )
     whole.label_outer()
     scale = ScalarMappable(Normalize(0, 1), relative_maps.MAP)
     bar = whole.colorbar(scale, "relative distance")

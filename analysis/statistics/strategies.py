@@ -1,5 +1,5 @@
-"""The strategy model of Wurgaft et al. 2025, "In-Context Learning Strategies Emerge Rationally" (arXiv
-2506.17859): training as an update of beliefs about two strategies, M and G.
+"""The strategy model of Wurgaft et al. 2025, "In-Context Learning Strategies Emerge Rationally"
+(arXiv 2506.17859): training as an update of beliefs about two strategies, M and G.
 
 After n training steps on N tasks a strategy Q with the average loss L_Q on the tasks trained on and
 the complexity K_Q, bits, has the log posterior (as their code has it, `HierarchicalBayesianModel`,
@@ -14,7 +14,7 @@ posterior probability w = 1 / (1 + exp(eta)) with
 
 Three numbers a setting (model, family, lengths): alpha, beta, gamma above 0. L are the columns
 `loss_memorizing` and `loss_generalizing` on seen tasks. K_M is `CODE_BITS` for the algorithm and
-`NUMBER_BITS` for each number that the N tasks consist of, K_G the former alone; the paper compresses
+`NUMBER_BITS` for each number that the N tasks consist of, K_G the former; the paper compresses
 source and arrays, of which float32 numbers that are random keep nearly all bits. The paper fits
 outputs; this fits the relative distances of the tables, by least squares.
 """

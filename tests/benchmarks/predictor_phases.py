@@ -5,7 +5,7 @@
 Balls and urns with the exact predictors (`tests.tools.predictor_tree`). Of each truth a population of
 sequences is drawn; evaluations are samples of n of them, so that the population's means are what
 intervals have to hold. Models are mixtures of M and G whose nearness in the population is as asked
-for, with and without a deviation of the logits, which takes them off the line.
+for, with and without a deviation of the logits (`off line`).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _row(numbers: dict[str, np.ndarray], told: dict, exact: float) -> dict:
     return row
 
 
-def departure_table(count: int, n: int = 512, tasks: int = 64) -> pd.DataFrame:
+def departure_table(count: int, n: int = 512, tasks: int = 4) -> pd.DataFrame:
     """A row a true departure from no context, of cells on the way to G."""
     found, rng = population(tasks)
     grid = np.linspace(0.2, 0.9, 8)

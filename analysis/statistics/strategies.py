@@ -44,9 +44,9 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], float]] = {
 }
 # Where the search begins: all of these combinations.
 _STARTS = [
-    np.linspace(0.05, 0.95, 10),  # alpha
-    np.linspace(0.05, 0.9, 12),  # beta
-    np.geomspace(1e-3, 1e4, 15),  # gamma
+    np.linspace(0.05, 0.95, 7),  # alpha
+    np.linspace(0.05, 0.75, 8),  # beta
+    np.geomspace(1e-3, 1e4, 12),  # gamma
 ]
 
 
@@ -110,12 +110,11 @@ def fit(points: pd.DataFrame) -> Strategy:
 
     data, measured = _arrays(points), points["relative_distance"].to_numpy(dtype=float)
     starts = np.stack(np.meshgrid(*_STARTS, indexing="ij"), axis=-1).reshape(-1, 3)
-    wrong = np.array([np.square(_predict(at, *data) - measured).sum() for at in starts])
-    tries = [
-        optimize.least_squares(lambda log: _predict(np.exp(log), *data) - measured, np.log(start))
-        for start in starts[np.argsort(wrong)[:4]]
-    ]
-    best = min(tries, key=lambda found: float(found.cost))
+    wrong = np.square(_predict(starts.T[:, :, None], *data) - measured).sum(axis=1)
+    best = optimize.least_squares(
+        lambda log: _predict(np.exp(log), *data) - measured,
+        np.log(starts[np.argmin(wrong)]), max_nfev=100,
+    )  # fmt: skip
     return Strategy(*(float(value) for value in np.exp(best.x)))
 
 

@@ -64,7 +64,10 @@ def condition_words(condition: Mapping[str, object]) -> list[str]:
 
 def plain_name(value: object) -> str:
     """A setting's value as people say it: of a plug-in, `gated.py:Gated@1f2e3d4c5b6a`, its class,
-    and enough of its contents to tell it from others, `Gated@1f2e3d`."""
+    and enough of its contents to tell it from others, `Gated@1f2e3d`; a whole number without a
+    point."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return re.sub(r"[\w.-]+:(\w+)@([\w.-]{1,6})[\w.-]*", r"\1@\2", str(value))
 
 

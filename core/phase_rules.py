@@ -9,9 +9,9 @@ DataFrame) with
 - `decided`: whether the data can tell, bool;
 - further columns, if any, which tables and figures get with them.
 
-Rows are judged by themselves; what a rule says of cells that diverged or failed is not used. A class
-is made without arguments and then called. A user's rule runs where the user names it, and nowhere
-else: no results tree can name one.
+Rows are judged by themselves; what a rule says of cells that diverged or failed is not used. A
+class is made without arguments and then called. A user's rule runs where the user names it, and
+nowhere else: no results tree can name one.
 
 Without a name it is `predictors` for cells that were compared with M and G, else `accuracy`.
 """

@@ -29,7 +29,9 @@ theirs, and that is taken.
 Where nearness has an interval that is wider than from M to G, not even M itself could be told from
 G: they coincide within noise (as they do for large N), and a cell that left 0 has no phase. A phase
 is decided if every value that the intervals hold gives the same one, and nearness surely exceeds
-delta in size where the phase depends on it: half-way between is never decided.
+delta in size where the phase depends on it: half-way between is never decided. Nor is it where the
+model is farther from both than they are from each other: then the direction in which it is off the
+line, half-way from 0 say, tells which is nearer, rather than what it does.
 
 Where a family has no predictor 0, a cell left it that loses less than a guess, by the margin of
 `core.phases.on_plateau`. This module imports NumPy alone.
@@ -153,7 +155,8 @@ def decide(
         there[name] = np.asarray((mean > delta) & (low > 0))
         may[name], may_not[name] = ~np.asarray(high <= delta), ~np.asarray(low > delta)
     near = "unseen_nearness"
-    may[near], may_not[near] = ~np.asarray(between[near][1] < -delta), may_not[near]
+    far = _far_from_both(numbers)
+    may[near], may_not[near] = far | ~np.asarray(between[near][1] < -delta), far | may_not[near]
     phase = _phase(*(there[name] for name in NAMES))
     possible = {name: np.zeros(phase.shape, dtype=bool) for name in PHASES}
     for answers in itertools.product((True, False), repeat=len(NAMES)):
@@ -165,6 +168,15 @@ def decide(
     left = there["unseen_departure"] | there["seen_departure"]
     phase = np.where(coincide & left, None, phase)
     return Decision(phase, decided & ~is_none(phase), between)
+
+
+def _far_from_both(numbers: Mapping[str, Numbers]) -> np.ndarray:
+    """Whether, on new tasks, the nearer of M and G is farther than they are from each other."""
+    from_g, apart = (
+        _number(numbers, f"unseen_distance_{name}") for name in ("generalizing", "between")
+    )
+    from_m = from_g + _number(numbers, "unseen_distance_difference")
+    return np.asarray(np.minimum(from_g, from_m) > apart)
 
 
 def is_none(phase: np.ndarray) -> np.ndarray:

@@ -20,19 +20,21 @@ CELL_COLUMNS = (
     "cell_id", "architecture", "model_size", "num_tasks", "seed", "status", "phase", "chance", "n",
     *schema.statistics_columns(_SPLITS),
 )  # fmt: skip
-_DECIDED = ("decided", "on_plateau", "unseen_level", "seen_lead")
+_DECIDED = ("decided", "on_plateau", "coincide", "unseen_level", "seen_lead")
 
 
 def phases_table(classified: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
     """A row a cell: its phase, whether that is decided, the settings that tell conditions apart,
-    statistics with their errors, and the ends of the intervals that decide the phase."""
+    statistics with their errors, what the rule says beside the phase, and the ends of the intervals
+    that decide it."""
     intervals = [
         name for name in classified
         if str(name).endswith(("_low", "_high")) and name not in CELL_COLUMNS
     ]  # fmt: skip
     decided = [name for name in _DECIDED if name in classified]
     told = conditions[0][0] if conditions else ()
-    return classified[list(dict.fromkeys([*CELL_COLUMNS, *decided, *told, *intervals]))]
+    own = classified.attrs.get(phases.OF_RULE, ())
+    return classified[list(dict.fromkeys([*CELL_COLUMNS, *decided, *told, *own, *intervals]))]
 
 
 def grid_table(group: pd.DataFrame) -> pd.DataFrame:

@@ -50,9 +50,7 @@ def spread(places: np.ndarray, apart: float) -> np.ndarray:
     return out
 
 
-def draw(
-    table: pd.DataFrame, ax: Axes, colors: Mapping[float, np.ndarray], limits: tuple[float, float]
-) -> None:
+def draw(table: pd.DataFrame, ax: Axes, colors: Mapping[float, np.ndarray]) -> None:
     """Lines of one split and number of tasks: a colour a model size, a line a seed, thick the
     predictors, mean over seeds, with their names. The axes must have their final place.
 
@@ -60,11 +58,14 @@ def draw(
         table: rows of `analysis.statistics.relative_distance.loss_table`.
         ax: where to draw.
         colors: by model size.
-        limits: of the losses.
     """
     positions = int(table[POSITION].max())
     window, unit = smoothing_window(positions), style.scale()
     ax.set_xlim(-0.03 * positions, 1.3 * positions)
+    of_table = table[[*predictors(table), "loss"]].to_numpy(dtype=float)
+    low, high = np.nanquantile(of_table, [0.002, 0.998])
+    margin = 0.08 * (high - low) or 0.1
+    limits = low - margin, high + margin
     ax.set_ylim(*limits)
     wide = table.pivot(index=[SIZE, "seed"], columns=POSITION, values="loss")
     x = wide.columns.to_numpy(dtype=float) - 1
@@ -111,23 +112,17 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
     window = smoothing_window(int(table[POSITION].max()))
     means = f", running means over {window} positions" if window > 1 else ""
     names = [f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}" for size in sizes]
-    limits = {}
-    values = [*predictors(table), "loss"]
-    for split in splits:
-        own = table.loc[table["split"] == split, values].to_numpy(dtype=float)
-        low, high = np.nanquantile(own, [0.01, 0.99])
-        limits[split] = (low - 0.08 * (high - low), high + 0.08 * (high - low))
     whole = panels.Panels(
         [len(block) for block in blocks for _ in splits], 1.15, title,
         [NOTE, f"thin lines: models, a line a seed{means}"], names, left=0.62,
-        between=(0.14, 0.3), width=3.2 if len(tasks) == 1 else None,
+        between=(0.42, 0.3), width=3.2 if len(tasks) == 1 else None,
     )  # fmt: skip
     places = [(block, split) for block in blocks for split in splits]
     for (block, split), row in zip(places, whole.rows, strict=True):
         for ax, number in zip(row, block, strict=True):
             own = table[(table["split"] == split) & (table[TASKS] == number)]
             if len(own):
-                draw(own, ax, colors, limits[split])
+                draw(own, ax, colors)
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.set(ylabel=f"loss, {split}", xlabel="examples seen")
@@ -135,5 +130,7 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
                 word = "task" if number == 1 else "tasks"
                 ax.set_title(f"{labels.power_of_two(number)} {word}")
     whole.label_outer()
+    for ax in whole.axes:  # each has its own scale: what N tasks can be predicted by differs much
+        ax.yaxis.set_visible(True)
     whole.legend([Line2D([], [], color=tuple(c), lw=style.scale()) for c in colors.values()])
     return whole.figure

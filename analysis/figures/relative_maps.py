@@ -165,7 +165,7 @@ def figure(
     rows, columns = table[y].nunique(), table[x].nunique()
     one = len(sizes) == 1
     width = float(np.clip(0.7 * columns, 2.2, 4.2)) if one else None
-    height = float(np.clip(0.3 * rows, 0.7, 1.7))
+    height = float(np.clip(0.3 * rows, 1.0, 1.7))
     whole = panels.Panels(
         panels.facets(len(sizes), _NARROWEST), height, title, (), entries, left=0.62, right=0.85,
         width=width, heads=not (one and sizes[0] is None),
@@ -177,7 +177,7 @@ def figure(
             ax.set_title(f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}")
         if marks is not None and len(marks):
             transition_marks.draw(ax, own, marks)
-        if rows * style.scale() > 1 and height < 1.2 and y == TASKS:
+        if height < 1.3 and y == TASKS:
             ax.set_ylabel(str(ax.get_ylabel()).replace("number of tasks", "number of\ntasks"))
     whole.label_outer()
     bar = whole.colorbar(ScalarMappable(Normalize(0, 1), MAP), "relative distance")

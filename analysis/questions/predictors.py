@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 NAME = "relative_distance"
 CAPTION = (
-    "Relative distance of models between M (0: the predictor that knows the tasks trained on) and G "
-    "(1: the one that knows what tasks are drawn from), on new tasks, mean over seeds; hatched where "
-    "M and G coincide within noise. {}"
+    "Relative distance of models between M (0: the predictor that knows the tasks trained on) and "
+    "G (1: the one that knows what tasks are drawn from), on new tasks, mean over seeds; hatched "
+    "where M and G coincide within noise. {}"
 )
 _TURNS = "Lines: where the phase of most seeds changes."
 _MARKS = "Symbols: where phases begin, with their intervals."

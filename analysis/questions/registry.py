@@ -15,6 +15,7 @@ from metaphase.analysis.questions import (
     predictors,
     seeds,
     state_size,
+    strategies,
     training,
 )
 from metaphase.analysis.questions.answer import Answer
@@ -50,6 +51,7 @@ def find(
         *order.find(classified, history),
         *training.find(classified, history, delta, confidence, rule),
         *predictors.find(classified, history, curves, delta, confidence, rule),
+        *strategies.find(classified, history),
         *generalization.find(classified, history, yardsticks),
         *known_algorithms.find(classified, yardsticks),
     ]

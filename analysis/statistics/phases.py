@@ -28,6 +28,7 @@ from metaphase.core.phases import (
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
+OF_RULE = "rule"  # attribute of a classified table: names of what the rule says further
 DELTAS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)  # over which phases are compared
 
 
@@ -56,7 +57,7 @@ def classify(
         a cell didn't finish; `coincide`: that is why it has no phase), `unseen_level` and
         `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last - unseen_last),
         for seen_first, seen_last, unseen_last, seen_improvement and seen_lead `<name>_low` and
-        `<name>_high`, and what the rule says beside that.
+        `<name>_high`, and what the rule says beside that (named in `attrs[OF_RULE]`).
 
     Raises:
         ValueError: delta is not in [0, 1) or confidence not in (0, 1).
@@ -82,7 +83,9 @@ def classify(
         "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
         "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
     }
-    return cells.assign(**new)
+    classified = cells.assign(**new)
+    classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, "coincide"))
+    return classified
 
 
 def new_task_level(cells: pd.DataFrame) -> pd.Series:

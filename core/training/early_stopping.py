@@ -10,8 +10,8 @@ in a row:
   SOLVED of a guess' (its gradient is as small), and the interval of `last` on unseen tasks isn't
   above their level.
 
-Where the cell is compared with M and G (`core.predictor_phases`), generalizing is not final: what is
-best on the tasks trained on is M, and models that generalize go over to it, the later the more
+Where the cell is compared with M and G (`core.predictor_phases`), generalizing is not final: what
+is best on the tasks trained on is M, and models that generalize go over to it, the later the more
 tasks there are. Nothing moves any more once the model is M: on seen tasks its distance from M is
 below SOLVED of that from the predictor without context or, where there is none, of M's from G.
 

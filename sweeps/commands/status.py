@@ -32,13 +32,19 @@ RUNNING, MISSING = "running", "missing"
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns the exit status, see `sweeps.commands.parser`."""
     text = "Show how far a sweep is: finished, failed, running and missing cells."
-    return carry_out(sweep_parser("status", text), _tell, argv)
+    parser = sweep_parser("status", text)
+    parser.add_argument(
+        "--rule", metavar="NAME",
+        help="also count phases by this rule: accuracy, predictors, or your own, FILE.py:NAME, "
+        "whose code is run",
+    )  # fmt: skip
+    return carry_out(parser, _tell, argv)
 
 
-def _tell(path: str) -> None:
+def _tell(path: str, rule: str | None) -> None:
     from metaphase.sweeps.store.results import Results
 
-    print("\n".join(report(Results.at(path))))
+    print("\n".join(report(Results.at(path), rule)))
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,14 @@ def look(results: Results, surveyed: tuple[dict[str, str], dict[str, int]] | Non
     return State(sweep, states, finished, said, numerics, steps, written, lease if live else None)
 
 
-def report(results: Results) -> list[str]:
+def report(results: Results, rule: str | None = None) -> list[str]:
     """The lines to print.
 
+    Args:
+        rule: see `core.phase_rules.load`; None: phases aren't counted.
+
     Raises:
-        ConfigError: there is no sweep at this place.
+        ConfigError: there is no sweep at this place, or the rule can't be had, or fails.
     """
     from metaphase.core import schema
     from metaphase.core.cell import NUMERICS
@@ -144,6 +153,8 @@ def report(results: Results) -> list[str]:
         )
     stored = stored_as(sweep.cells, found.stored)
     done = [stored.get(id_, id_) for id_, state in states.items() if state == schema.DONE]
+    if rule is not None and done:
+        lines.append(_phases(results.read_rows(done), rule))
     lines += _on_plateau([row for id_ in done if (row := late.get(id_)) is not None])
     failed = [c for c in sweep.cells if states[c.cell_id] == schema.FAILED]
     for row in results.read_rows(every_id(failed[:3])):
@@ -162,6 +173,20 @@ def report(results: Results) -> list[str]:
             "Nobody runs it now." if unfinished else "Finished: no cell of the grid is missing."
         )
     return lines
+
+
+def _phases(rows: Sequence[Mapping[str, Any]], rule: str) -> str:
+    """A line: how many of the done cells are in each phase by a rule."""
+    import pandas as pd
+
+    from metaphase.core.phase_rules import load
+    from metaphase.core.phases import CONFIDENCE, DELTA, PHASES, level_of
+
+    cells = pd.DataFrame([{**row, "unseen_level": level_of(row)} for row in rows])
+    counts = Counter(load(rule)(cells, DELTA, CONFIDENCE)["phase"].tolist())
+    told = [f"{counts[phase]} {phase}" for phase in reversed(PHASES)]
+    told += [f"{counts[None]} without a phase"] * bool(counts[None])
+    return f"Phases of the {len(rows)} done cells by {rule}: {', '.join(told)}."
 
 
 def _late_rows(content: bytes) -> dict[str, dict[str, Any] | None]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, ConfigError
-from metaphase.core.phases import outcome_of
+from metaphase.core.phase_rules import outcome_of
 from metaphase.sweeps.store.folders import one_line
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.trackers.backends import TRACKERS, Run, Tracker, why_not

@@ -18,6 +18,7 @@ from metaphase.analysis.statistics.phases import classify
 from metaphase.core.cell import Cell
 from tests import ROOT
 from tests.analysis.questions import change
+from tests.docs import write_plug_ins
 from tests.tools.synthetic import make_results
 
 A_NOTEBOOKS = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -288,3 +289,33 @@ print(status, seconds, loaded)
     assert (status, loaded) == ("0", "[]")
     assert float(seconds) < 12
     assert len(pd.read_csv(tmp_path / "s" / "phases.csv")) == 200
+
+
+def test_a_rule_of_ones_own_is_asked_where_it_is_named(sweep, capsys):
+    """The example of docs/extending.md, by every command that takes one."""
+    from metaphase.analysis.commands import compare, report
+
+    rule = f"{write_plug_ins(sweep.parent)['halfway.py']}:halfway"
+    assert phase_plot.main([str(sweep), "--rule", rule, "--format", "svg"]) == 0
+    assert ": 18 cells, 2 seeds: 3 generalizing, " in capsys.readouterr().out
+    table = pd.read_csv(sweep / "phases.csv")
+    done = table[table["status"] == "done"]
+    share = (done["unseen_last"] - 0.2) / 0.8
+    assert done["unseen_share"].to_numpy() == pytest.approx(share.to_numpy())
+    assert ((done["phase"] == "generalizing") == (share > 0.5)).all()
+    assert report.main([str(sweep), "--rule", rule]) == 0
+    assert compare.main([str(sweep), str(sweep), "--rule", rule, "--format", "svg"]) == 0
+    capsys.readouterr()
+    assert phase_plot.main([str(sweep), "--rule", "./nothing.py:rule"]) == 1
+    assert capsys.readouterr().err.startswith("error: rule: can't read nothing.py")
+    assert phase_plot.main([str(sweep), "--rule", "predictors", "--format", "svg"]) == 0
+    assert "16 without a phase (no phase by the rule)" in capsys.readouterr().out
+
+
+def test_nothing_in_a_tree_can_name_a_rule(sweep, capsys):
+    """Neither a file beside the results nor a setting of the sweep is run."""
+    (sweep / "plugins").mkdir()
+    (sweep / "plugins" / "rule.py").write_text("raise SystemExit('run')")
+    (sweep / "sweep.yaml").write_text("name: s\nrule: ./plugins/rule.py:rule\n")
+    assert phase_plot.main([str(sweep), "--format", "svg"]) == 0
+    assert "3 generalizing" in capsys.readouterr().out

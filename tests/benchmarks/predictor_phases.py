@@ -5,7 +5,7 @@
 Balls and urns with the exact predictors (`tests.tools.predictor_tree`). Of each truth a population of
 sequences is drawn; evaluations are samples of n of them, so that the population's means are what
 intervals have to hold. Models are mixtures of M and G whose nearness in the population is as asked
-for, with and without a deviation of the logits, which takes them off the line.
+for, with and without a deviation of the logits (`off line`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from metaphase.core.predictor_phases import decide, is_none
 from tests.benchmarks.statistics import markdown
 from tests.tools import predictor_tree as tree
 
-POPULATION = 6000  # sequences
-LENGTH = 32
-NEARNESS = (-0.3, -0.1, 0.0, DELTA, 0.1, 0.3)
+POPULATION = 2000  # sequences
+LENGTH = 24
+NEARNESS = (-0.1, 0.0, DELTA, 0.1, 0.3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.predictor_phases")
     parser.add_argument(
-        "--evaluations", type=int, default=2000, help="of each truth (default: 2000)"
+        "--evaluations", type=int, default=1000, help="of each truth (default: 1000)"
     )
     count = parser.parse_args(argv).evaluations
     print(f"### Nearer to M or to G\n\n{markdown(nearness_table(count))}\n", flush=True)
@@ -67,9 +67,10 @@ def departure_of(d: dict[str, np.ndarray]) -> float:
 
 
 def evaluations(
-    rng: np.random.Generator, d: dict[str, np.ndarray], n: int, count: int
+    rng: np.random.Generator, d: dict[str, np.ndarray], n: int, count: int, knows: bool = True
 ) -> dict[str, np.ndarray]:
-    """The columns that the rule reads, of `count` evaluations; seen tasks are of no doubt."""
+    """The columns that the rule reads, of `count` evaluations; seen tasks are of no doubt: it
+    `knows` them, or nothing."""
     at_SxN = rng.integers(0, POPULATION, (count, n))
     values = {
         "distance_generalizing": d["generalizing"], "distance_no_context": d["no_context"],
@@ -81,7 +82,8 @@ def evaluations(
         value_SxN = value[at_SxN]
         numbers[f"unseen_{name}"] = value_SxN.mean(axis=1)
         numbers[f"unseen_{name}_se"] = value_SxN.std(axis=1, ddof=1) / np.sqrt(n)
-    seen = {"distance_memorizing": 0.01, "distance_no_context": 1.0, "improvement": 0.5}
+    seen = {"distance_memorizing": 1.0 - 0.99 * knows, "distance_no_context": 0.01 + 0.99 * knows,
+            "improvement": 0.5 * knows}  # fmt: skip
     for name, value in seen.items():
         numbers[f"seen_{name}"] = np.full(count, value)
         numbers[f"seen_{name}_se"] = np.full(count, 0.01 * value)
@@ -89,14 +91,14 @@ def evaluations(
 
 
 def nearness_table(
-    count: int, n: int = 512, tasks: Sequence[int] = (4, 64, 512), truths: Sequence[float] = NEARNESS,
+    count: int, n: int = 512, tasks: Sequence[int] = (4, 64, 256), truths: Sequence[float] = NEARNESS,
 ) -> pd.DataFrame:  # fmt: skip
     """A row a number of tasks, noise and true nearness: what cells are called, and coverage."""
     rows = []
     for N in tasks:
         found, rng = population(N)
-        for noise in (0.0, 0.3):
-            grid = np.linspace(0.1, 0.9, 17)
+        for noise in (0.0, 0.3, 1.0):
+            grid = np.linspace(0.1, 0.9, 9)
             there = [nearness_of(distances(found, rng, w, 1.0, noise)) for w in grid]
             for truth in truths:
                 w = float(np.interp(truth, there, grid))
@@ -104,7 +106,11 @@ def nearness_table(
                 exact = nearness_of(d)
                 numbers = evaluations(rng, d, n, count)
                 rows.append(
-                    _row(numbers, {"N": N, "noise": noise, "nearness": f"{exact:+.2f}"}, exact)
+                    _row(
+                        numbers,
+                        {"N": N, "off line": f"{noise:g}", "nearness": f"{exact:+.2f}"},
+                        exact,
+                    )
                 )
     return pd.DataFrame(rows)
 
@@ -126,15 +132,15 @@ def _row(numbers: dict[str, np.ndarray], told: dict, exact: float) -> dict:
     return row
 
 
-def departure_table(count: int, n: int = 512, tasks: int = 64) -> pd.DataFrame:
+def departure_table(count: int, n: int = 512, tasks: int = 4) -> pd.DataFrame:
     """A row a true departure from no context, of cells on the way to G."""
     found, rng = population(tasks)
-    grid = np.linspace(0.2, 0.9, 15)
-    there = [departure_of(distances(found, rng, 0.9, far, 0.0)) for far in grid]
+    grid = np.linspace(0.2, 0.9, 8)
+    there = [departure_of(distances(found, rng, 1.0, far, 0.0)) for far in grid]
     rows = []
     for truth in (-0.2, 0.0, DELTA, 0.2):
-        d = distances(found, rng, 0.9, float(np.interp(truth, there, grid)), 0.0)
-        numbers = evaluations(rng, d, n, count)
+        d = distances(found, rng, 1.0, float(np.interp(truth, there, grid)), 0.0)
+        numbers = evaluations(rng, d, n, count, knows=False)
         called = decide(numbers)
         mean, error = predictor_phases.effects(numbers)["unseen_departure"]
         row: dict[str, object] = {"departure": f"{departure_of(d):+.2f}"}

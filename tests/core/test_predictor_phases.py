@@ -58,15 +58,25 @@ def decided(**columns):
 
 
 def test_a_phase_is_decided_where_all_that_intervals_hold_give_it():
-    assert decided() and decided(**M_ALIKE) and decided(**NOTHING)
+    assert decided()
+    assert decided(**M_ALIKE)
+    assert decided(**NOTHING)
     assert decided(**M_ALIKE | {"improvement": 0.0})
     assert not decided(**M_ALIKE | {"improvement": 0.05})  # memorizing or identifying
     assert not decided(nearness=0.15)  # the interval holds 0.05
     assert not decided(nearness=-0.15)
-    assert not decided(nearness=0.0) and not decided(nearness=0.0, unseen_distance_difference_se=0)
+    assert not decided(nearness=0.0)
+    assert not decided(nearness=0.0, unseen_distance_difference_se=0)
     assert decided(nearness=0.3)
     assert not decided(new=(0.35, 0.4))  # from G as far as from no context, nearly
     assert decided(nearness=0.0, new=(0.4, 0.0), seen=(0.4, 0.0))  # untrained whatever is nearer
+
+
+def test_a_model_farther_from_both_than_they_are_apart_is_not_decided():
+    assert decided(new=(0.2, 0.9), between=0.3)
+    assert not decided(new=(0.4, 0.9), between=0.3)
+    assert phase_of(row(new=(0.4, 0.9), between=0.3)) == "generalizing"
+    assert decided(**M_ALIKE | {"new": (0.4, 0.9)})  # as far from G as 0.4, from M as 0.13
 
 
 def test_m_and_g_that_coincide_leave_the_question_without_an_answer():
@@ -186,6 +196,6 @@ def test_thresholds_are_checked():
 
 
 def test_rules_are_imported_without_scipy_and_torch():
-    code = "import sys, metaphase.core.phase_rules; print({'scipy', 'torch', 'pandas'} & {*sys.modules})"
+    code = "import sys, metaphase.core.phase_rules as r; print({'scipy', 'torch'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

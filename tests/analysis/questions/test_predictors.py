@@ -1,0 +1,156 @@
+"""Maps of the relative distance, losses beside the predictors', and the strategy model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaphase.analysis.figures import loss_curves, relative_maps, style
+from metaphase.analysis.load import load_cells, load_curves, load_history
+from metaphase.analysis.questions import predictors, registry
+from metaphase.analysis.questions import strategies as question
+from metaphase.analysis.statistics import relative_distance as relative
+from metaphase.analysis.statistics import strategies
+from metaphase.analysis.statistics.phases import classify
+from metaphase.core import phase_rules
+from tests.analysis.questions import draw
+from tests.tools import predictor_tree, synthetic
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """(classified cells, history, curves) of two sizes and MLP ratios."""
+    path = tmp_path_factory.mktemp("results") / "urns"
+    predictor_tree.make(
+        path, (8, 32), (4, 64, 256), (0,), n=96, settings=({"mlp_ratio": 2}, {"mlp_ratio": 4})
+    )
+    return classify(load_cells(path)), load_history(path), load_curves(path)
+
+
+@pytest.fixture(scope="module")
+def answers(tree):
+    cells, history, curves = tree
+    found = [*predictors.find(cells, history, curves), *question.find(cells, history)]
+    return {answer.name: answer for answer in found}
+
+
+def test_which_answers_there_are(answers):
+    of_each = ("relative_distance", "relative_distance-training", "relative_distance-context",
+               "loss_curves", "strategies", "strategies-map")  # fmt: skip
+    for name in of_each:
+        assert {f"{name}-mlp_ratio=2", f"{name}-mlp_ratio=4"} <= set(answers), name
+    assert "relative_distance-mlp_ratio" in answers
+    assert len(answers) == 2 * len(of_each) + 1
+
+
+def test_every_figure_can_be_drawn(answers):
+    for name in ("relative_distance-mlp_ratio=2", "relative_distance-training-mlp_ratio=2",
+                 "relative_distance-mlp_ratio", "strategies-map-mlp_ratio=4"):  # fmt: skip
+        texts = {t.get_text() for ax in draw(answers[name]).axes for t in ax.get_yticklabels()}
+        assert {"0: M", "1: G"} <= texts, name
+    figure = draw(answers["loss_curves-mlp_ratio=2"])
+    for ax in figure.axes:
+        assert {t.get_text() for t in ax.texts} == {"M", "G", "none"}  # at the ends of their lines
+
+
+def test_the_table_over_training_has_every_evaluation(tree, answers):
+    table = answers["relative_distance-training-mlp_ratio=2"].table
+    assert len(table) == 2 * 3 * len(predictor_tree.STEPS)
+    _, history, _ = tree
+    of_one = history[(history["split"] == "unseen")]
+    row = table.iloc[0]
+    cells = tree[0].query("mlp_ratio == 2 and model_size == 8 and num_tasks == 4")
+    there = of_one[of_one["cell_id"].isin(cells["cell_id"]) & (of_one["step"] == row["step"])]
+    assert row["relative_distance"] == pytest.approx(there["relative_distance"].mean())
+
+
+def test_means_over_seeds_count_those_for_which_m_and_g_coincide():
+    rows = pd.DataFrame(
+        {
+            "status": "done", "num_tasks": [1, 1, 1, 2], "unseen_distance_between": 0.1,
+            "unseen_relative_distance": [0.2, 0.4, np.nan, np.nan],
+            "phase": ["memorizing", "generalizing", None, None],
+        }
+    )  # fmt: skip
+    found = relative.of_cells(rows, ["num_tasks"]).set_index("num_tasks")
+    assert found.loc[1, "relative_distance"] == pytest.approx(0.3)
+    assert list(found["coincide"]) == [1, 1]
+    assert list(found["seeds"]) == [3, 1]
+    assert np.isnan(found.loc[2, "relative_distance"])
+    assert found.loc[1, "phase"] == "memorizing"  # the least capable of those that tie
+    assert pd.isna(found.loc[2, "phase"])
+
+
+def test_boundaries_are_the_sides_between_tiles_of_different_phases():
+    table = pd.DataFrame(
+        {"num_tasks": [1, 2, 4, 1, 2, 4], "model_size": [8, 8, 8, 16, 16, 16], "seeds": 1,
+         "relative_distance": 0.5, "phase": ["a", "a", "b", "a", None, "b"]}
+    )  # fmt: skip
+    tiles = relative_maps.tile_table(table, "num_tasks", "model_size")
+    lines = relative_maps.boundary_lines(tiles)
+    assert lines.tolist() == [[[1.5, 2.5], [1.5, 3.5]]]  # beside 4 tasks at size 8, alone
+
+
+def test_names_at_ends_keep_apart_and_in_order():
+    moved = loss_curves.spread(np.array([1.0, 1.01, 0.99, 5.0]), 0.2)
+    assert (np.diff(np.sort(moved)) >= 0.2 - 1e-6).all()
+    assert list(np.argsort(moved)) == [2, 0, 1, 3]
+    assert moved[3] == 5.0
+
+
+def test_nothing_is_told_without_predictors(tmp_path):
+    synthetic.make_results(tmp_path / "s", (8,), (1, 64), (0,), n=64)
+    cells = classify(load_cells(tmp_path / "s"))
+    found = registry.find(cells, load_history(tmp_path / "s"), curves=load_curves(tmp_path / "s"))
+    assert not [a.name for a in found if a.name.startswith(("relative", "loss", "strat"))]
+
+
+def test_the_strategy_model_finds_what_made_the_data():
+    rng = np.random.default_rng(0)
+    keys = [(n, step) for n in (4, 16, 64, 256, 1024) for step in (100, 300, 1000, 3000, 10_000)]
+    points = pd.DataFrame(keys, columns=["num_tasks", "step"])
+    points = points.assign(
+        model_size=8, seed=0, gain=0.3 * points["num_tasks"] ** -0.5,
+        bits=points["num_tasks"] * 8 * 32.0,
+    )  # fmt: skip
+    truth = strategies.Strategy(alpha=0.4, beta=0.25, gamma=2.0)
+    w = truth.relative_distance(points)
+    assert w[points["num_tasks"] == 4].min() < 0.1
+    assert w[points["num_tasks"] == 1024].max() > 0.9
+    points["relative_distance"] = np.clip(w + rng.normal(0, 0.02, len(w)), 0, 1)
+    found = strategies.fit(points)
+    assert found.alpha == pytest.approx(truth.alpha, abs=0.1)
+    assert found.beta == pytest.approx(truth.beta, abs=0.05)
+    fits, told = strategies.summary(points)
+    assert fits["held_out_correlation"].iloc[0] > 0.95
+    assert told["held_out"].notna().all()
+    shuffled = points.assign(relative_distance=rng.permutation(points["relative_distance"]))
+    assert strategies.summary(shuffled)[0]["held_out_correlation"].iloc[0] < 0.6
+
+
+def test_numbers_of_a_task_by_family():
+    assert strategies._numbers({"task_family": "balls_and_urns", "symbols": 12}) == 12
+    assert strategies._numbers({"task_family": "markov_chains", "states": 10}) == 100
+    assert strategies._numbers({"task_family": "mine.py:Own@1"}) == 8
+
+
+def test_phases_by_both_rules_where_both_apply(tree):
+    """M beats guesses on new tasks too, so accuracy calls it generalizing."""
+    cells, _, _ = tree
+    accuracy = classify(cells, rule=phase_rules.load("accuracy"))
+    few = cells["num_tasks"] == 4
+    assert cells.loc[few, "phase"].isin(["memorizing", "identifying"]).all()
+    assert (accuracy.loc[few, "phase"] == "generalizing").all()
+    many = (cells["num_tasks"] == 256) & (cells["model_size"] == 8)
+    assert (cells.loc[many, "phase"] == "generalizing").all()
+
+
+def test_tiles_where_m_and_g_coincide_are_hatched_and_named():
+    table = pd.DataFrame(
+        {"num_tasks": [1, 2], "model_size": 8, "relative_distance": [0.1, np.nan], "seeds": 1}
+    )
+    with style.context("column"):
+        figure = relative_maps.figure(table, "num_tasks", "model_size")
+        figure.draw_without_rendering()
+    assert "M and G coincide" in {t.get_text() for t in figure.legends[0].get_texts()}

@@ -113,7 +113,7 @@ def test_full_memory_is_no_fault_of_a_path():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        fast_paths.attempt(fast_paths.PROJECTION, full)
+        fast_paths.attempt(fast_paths.PROJECTION, full, full)
     assert fast_paths.said() == ""
 
 

@@ -31,7 +31,7 @@ SHARES = np.linspace(0, 1, 11)  # of G in the mixtures that a model is compared 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of a split with what the predictors say of them: `y_NxT` and, by name, `p_NxTxC`."""
+    """Sequences of a split, `y_NxT`, and what the predictors say of them, `p_NxTxC` by name."""
 
     y_NxT: np.ndarray
     p: dict[str, np.ndarray]

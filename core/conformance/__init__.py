@@ -21,14 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from metaphase.core.conformance import architectures, datasets, families, metrics
+from metaphase.core.conformance import architectures, datasets, families, metrics, predictors
 from metaphase.core.conformance.subject import Broken, Subject
 from metaphase.core.plugins import ARCHITECTURE, DATASET, METRIC, TASK_FAMILY
 
 __all__ = ["Broken", "checks", "run"]
 
 _CHECKS: dict[str, tuple[Callable[[Subject], None], ...]] = {
-    TASK_FAMILY: families.CHECKS,
+    TASK_FAMILY: (*families.CHECKS, *predictors.CHECKS),
     ARCHITECTURE: architectures.CHECKS,
     DATASET: datasets.CHECKS,
     METRIC: metrics.CHECKS,

@@ -130,7 +130,7 @@ def alone_equals_packed(subject: Subject, to_rounding: bool = False) -> None:
     """
     cell = subject.cell(num_tasks=4, seed=1)
     others = [subject.cell(num_tasks=4, seed=s, learning_rate=0.003) for s in (0, 2)]
-    others.append(subject.cell(num_tasks=2**20, seed=1))
+    others.append(subject.cell(num_tasks=2**12, seed=1))
     alone, packed = (
         train(subject.trainer(cell)),
         train(subject.trainer(*others[:1], cell, *others[1:])),

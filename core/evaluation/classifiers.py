@@ -32,8 +32,20 @@ def label_counts(x_BxTxX: Tensor, y_BxT: Tensor, q_BxX: Tensor, num_classes: int
 
 def nearest_neighbour(x_BxTxX: Tensor, y_BxT: Tensor, q_BxX: Tensor, num_classes: int) -> Tensor:
     """1 for the class of the nearest example in Euclidean distance (the first, if several are)."""
-    distance_BxT = (x_BxTxX - q_BxX[:, None]).square().sum(dim=2)
-    return F.one_hot(y_BxT.gather(1, distance_BxT.argmin(dim=1)[:, None])[:, 0], num_classes)
+    return F.one_hot(y_BxT.gather(1, nearest(x_BxTxX, q_BxX)[:, None])[:, 0], num_classes)
+
+
+def nearest(x_BxTxX: Tensor, q_BxX: Tensor) -> Tensor:
+    """number_B of the example nearest to each query."""
+    return (x_BxTxX - q_BxX[:, None]).square().sum(dim=2).argmin(dim=1)
+
+
+def bigram_counts(y_BxT: Tensor, num_classes: int) -> Tensor:
+    """How often each symbol followed the last one, plus 1, in a sequence without inputs: the
+    posterior under Dirichlet(1, ..., 1), times a number."""
+    after_BxT = y_BxT[:, :-1] == y_BxT[:, -1:]
+    follows_BxTxC = F.one_hot(y_BxT[:, 1:], num_classes) * after_BxT[..., None]
+    return follows_BxTxC.sum(dim=1) + 1
 
 
 def ridge(
@@ -44,13 +56,19 @@ def ridge(
     Minimizes sum |y - W x - b|^2 + alpha |W|^2, through the T x T system of the centred inputs.
     The class of the highest score is that of scikit-learn's RidgeClassifier.
     """
-    y_BxTxC = F.one_hot(y_BxT, num_classes).to(x_BxTxX.dtype)
-    mean_Bx1xX, mean_Bx1xC = x_BxTxX.mean(dim=1, keepdim=True), y_BxTxC.mean(dim=1, keepdim=True)
+    return ridge_estimates(x_BxTxX, F.one_hot(y_BxT, num_classes).to(x_BxTxX.dtype), q_BxX, alpha)
+
+
+def ridge_estimates(
+    x_BxTxX: Tensor, y_BxTxN: Tensor, q_BxX: Tensor, alpha: float = RIDGE_ALPHA
+) -> Tensor:
+    """The same regression on any numbers y_BxTxN: its estimates at the queries, B x N."""
+    mean_Bx1xX, mean_Bx1xN = x_BxTxX.mean(dim=1, keepdim=True), y_BxTxN.mean(dim=1, keepdim=True)
     x_BxTxX = x_BxTxX - mean_Bx1xX
     gram_BxTxT = x_BxTxX @ x_BxTxX.mT
     gram_BxTxT.diagonal(dim1=1, dim2=2).add_(alpha)
-    dual_BxTxC = torch.cholesky_solve(y_BxTxC - mean_Bx1xC, torch.linalg.cholesky(gram_BxTxT))
-    return ((q_BxX[:, None] - mean_Bx1xX) @ x_BxTxX.mT @ dual_BxTxC + mean_Bx1xC)[:, 0]
+    dual_BxTxN = torch.cholesky_solve(y_BxTxN - mean_Bx1xN, torch.linalg.cholesky(gram_BxTxT))
+    return ((q_BxX[:, None] - mean_Bx1xX) @ x_BxTxX.mT @ dual_BxTxN + mean_Bx1xN)[:, 0]
 
 
 def logistic(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from metaphase.core.families.balls_and_urns import BallsAndUrns
 from metaphase.core.families.linear_regression import LinearRegression
+from metaphase.core.families.markov_chains import MarkovChains
 
 FAMILIES: dict[str, type] = {
     "linear_regression": LinearRegression,
     "balls_and_urns": BallsAndUrns,
+    "markov_chains": MarkovChains,
 }

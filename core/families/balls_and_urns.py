@@ -57,7 +57,7 @@ class BallsAndUrns:
             MEMORIZING: FromTasks(self._counts, logarithm, lambda p: p, lambda p, x, y: p),
             GENERALIZING: FromContext(self._laplace),
             "no_context": FromContext(
-                lambda x, y: y.new_full((*y.shape, self.symbols), 1.0 / self.symbols).double()
+                lambda x, y: y.double().new_full((*y.shape, self.symbols), 1.0 / self.symbols)
             ),
             "oracle": FromTask(lambda p, x, y: p[:, None].expand(-1, y.shape[1], -1)),
         }

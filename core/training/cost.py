@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from metaphase.core import schema
 from metaphase.core.architectures import ARCHITECTURES, model
 from metaphase.core.cell import Cell, grouped, stack_key, stream_key
 from metaphase.core.tasks import TASK_FAMILIES
@@ -76,7 +77,12 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     projections = 4 * max(B * X**2, 2**22) if device == "cpu" and projects else 0
     copied = 0 if len(cells) == streams * len(stacks) else max(map(len, stacks))
     inputs = 4 * B * T * X * (streams + copied)
-    return sum(kept) + max(working) + drawn + projections + inputs + _table(cells, device)[1]
+    # What models and predictors say of all evaluation sequences, where there are predictors, about
+    # six of them; in float32, and a replica's in float64 while distances are computed.
+    known = 4 * (len(cells) + 6 * streams + 2 * 2 * 6) if TASK_FAMILIES[cell.task_family].own else 0
+    said = known * len(schema.SPLITS) * cell.eval_sequences * T * cell.problem.target.outputs
+    everything = sum(kept) + max(working) + drawn + projections + inputs + said
+    return everything + _table(cells, device)[1]
 
 
 def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:

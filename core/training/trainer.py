@@ -196,6 +196,8 @@ class PackTrainer:
         for stack, sick_of_stack_R in zip(self.stacks, sick_R.split(sizes), strict=True):
             stack.note_divergence(sick_of_stack_R, self.step)
         diverged_R = torch.cat([stack.diverged_at_R for stack in self.stacks]).cpu() >= 0
+        for outputs_RxExTxN in self._outputs.values():
+            outputs_RxExTxN[diverged_R.to(self.device)] = math.nan
         self.metrics = {
             split: split_metrics(
                 loss_RxExT, score_RxExT, diverged_R, unit, *self._with_distances(split, more)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.core.process import as_command
+from metaphase.core.tasks import PROJECTED_IMAGES, TASK_FAMILIES
 from metaphase.sweeps.commands.parser import Parser, carry_out, folder, sweep_parser
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def run(path: str, data_root: str) -> None:
         started = time.perf_counter()
         compute(results, key, cell, split, data_root, device)
         seconds = time.perf_counter() - started
+        what = cell.dataset or cell.task_family
         print(
-            f"  {cell.dataset}, seed {cell.seed}, {split}: {seconds:.1f} s on {device}", flush=True
+            f"  {what}, seed {cell.seed}, {split}: {seconds:.1f} s on {device}",
+            flush=True,
         )
 
 
@@ -96,8 +99,7 @@ def table_key(cell: Cell, split: str) -> str:
     """Hash of all that a table depends on: 16 hexadecimal digits."""
     from metaphase.core.evaluation.yardsticks import CONSTANTS
 
-    settings: dict[str, Any] = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
-    settings |= {"split": split, "n": cell.eval_sequences, "constants": CONSTANTS}
+    settings = _settings(cell) | {"split": split, "n": cell.eval_sequences, "constants": CONSTANTS}
     settings["numerics"] = NUMERICS
     canonical = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -108,11 +110,25 @@ def compute(
 ) -> None:
     """Evaluates all yardsticks on one split and stores the table."""
     from metaphase.core.datasets.images import load_images
+    from metaphase.core.evaluation.family_yardsticks import evaluate_family
     from metaphase.core.evaluation.yardsticks import evaluate
 
-    settings = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
-    rows = evaluate(cell, load_images(cell, data_root, device), split)
+    if cell.task_family == PROJECTED_IMAGES:
+        rows = evaluate(cell, load_images(cell, data_root, device), split)
+    else:
+        rows = evaluate_family(cell, split, device)
+    settings = _settings(cell)
     results.write_yardsticks(key, [{**settings, "split": split, **row} for row in rows])
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """What the sequences depend on, by column. Where there are no images, the family and its own
+    settings do so too."""
+    settings = {name: getattr(cell, name) for name in schema.YARDSTICK_SETTINGS}
+    if cell.task_family != PROJECTED_IMAGES:
+        own = TASK_FAMILIES[cell.task_family].own
+        settings |= {"task_family": cell.task_family, **{key: getattr(cell, key) for key in own}}
+    return settings
 
 
 if __name__ == "__main__":

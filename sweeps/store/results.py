@@ -199,11 +199,11 @@ class Results(Storage):
         flawed: set[str] = set()
         cells: dict[str, Cell] = {}
         for name, rows in self.tables.read("cells", self.tables.names("cells"), flawed=flawed):
-            settings = [key for key in SETTINGS if key in rows.column_names]
-            for row in rows.select([*settings, "cell_id"]).to_pylist():
-                cell_id = row.pop("cell_id")
+            for row in rows.to_pylist():
+                own = (row.get("own_settings") or "").split(",")  # columns of plug-ins' settings
+                cell_id, said = row["cell_id"], {key: row.get(key) for key in (*SETTINGS, *own)}
                 try:
-                    cell = Cell.from_dict({k: v for k, v in row.items() if v is not None})
+                    cell = Cell.from_dict({k: v for k, v in said.items() if v is not None})
                 except ConfigError as error:  # of another version, or nonsense
                     flawed.add(name)
                     path = shown(f"cells/{name}")

@@ -22,7 +22,7 @@ class Block(nn.Module):
     def __init__(self, cell: Cell, spelled_out: bool) -> None:
         super().__init__()
         self.spelled_out = spelled_out
-        D, HK, M = cell.model_size, cell.num_heads * cell.key_size, cell.mlp_ratio * cell.model_size
+        D, HK, M = cell.model_size, cell.num_heads * cell.key_size, cell.mlp_units
         self.heads = cell.num_heads
         self.norm1 = nn.LayerNorm(D, elementwise_affine=False)
         self.qkv = nn.Linear(D, 3 * HK, bias=False)

@@ -49,14 +49,23 @@ CELLS = {  # of the presets that come with the program: how many, a hash of thei
     "interventions": (54, "164278b71a210550"),
     "interventions-small": (45, "2ef32f5b852bd564"),
     "interventions-tiny": (48, "9fb6c7e0edd0f0af"),
+    "markov": (20, "4b17138edc03f244"),
+    "markov-small": (10, "db1a073b872c6923"),
+    "markov-tiny": (10, "4edadbccda9e70f7"),
     "mnist-small": (6, "3b441cbe093dbe32"),
     "quickstart": (64, "5a3c72e873cb3aa7"),
+    "regression": (80, "818081a83a36f297"),
+    "regression-small": (20, "be85413cda26f09d"),
+    "regression-tiny": (10, "5f09262ce0f3d2ff"),
     "state-size": (81, "8562a8f6b0a82daa"),
     "state-size-small": (57, "c65ea51eaf80a2eb"),
     "state-size-tiny": (42, "e03a9aa73c86fd08"),
     "table2": (12, "f24499d6af578af3"),
     "table2-small": (12, "aef915b81d67df8d"),
     "table2-tiny": (18, "6cd7c325b1899781"),
+    "urns": (154, "d2839647dffc4f68"),
+    "urns-small": (24, "23bf40c9041ff585"),
+    "urns-tiny": (10, "adabdd9f683afe6c"),
 }
 
 

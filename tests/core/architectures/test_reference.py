@@ -70,7 +70,7 @@ def random_problem(number, seed):
             continue
         R = int(draw.integers(1, 4))
         loops = R * cell.num_layers * cell.num_tokens
-        if loops * max(cell.num_heads, 1) <= 160 and loops * cell.mlp_ratio * cell.model_size < 2e4:
+        if loops * max(cell.num_heads, 1) <= 160 and loops * cell.mlp_units < 2e4:
             break
     specs = model.parameters(cell)
     flat_RxP = torch.zeros(R, buffer_size(specs))
@@ -195,7 +195,7 @@ def test_parameters_have_the_documented_names_shapes_and_deviations(number):
     expected = reference.parameters(
         reference_model(cell),
         cell.model_size,
-        cell.mlp_ratio * cell.model_size,
+        cell.mlp_units,
         cell.input_size,
         cell.num_tokens,
     )

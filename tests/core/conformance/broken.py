@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from metaphase.core.architectures.parameters import Spec
+from metaphase.core.families.balls_and_urns import BallsAndUrns
 from metaphase.core.kernels.operations import product
+from metaphase.core.predictors import FromContext
 from metaphase.core.tasks import Classes, Problem, Reals
 
 
@@ -74,6 +76,29 @@ class ReadsBack(_Family):
     def sequences(self, task, sequence, T, split):
         x, y = super().sequences(task, sequence, T, split)
         return x / max(1.0, x.abs().max().item() - 1e9), y
+
+
+class LooksAtTheAnswer(BallsAndUrns):
+    def predictors(self):
+        counts = FromContext(lambda x, y: torch.nn.functional.one_hot(y, 8).cumsum(dim=1) + 1.0)
+        share = FromContext(
+            lambda x, y: (
+                counts.predict(x, y).double()
+                / counts.predict(x, y).sum(dim=-1, keepdim=True).double()
+            )
+        )
+        return {"generalizing": share}
+
+
+class NotOne(BallsAndUrns):
+    def predictors(self):
+        return {"no_context": FromContext(lambda x, y: torch.full((*y.shape, 8), 0.5).double())}
+
+
+class Confused(BallsAndUrns):
+    def predictors(self):
+        own = super().predictors()
+        return {"memorizing": own["generalizing"], "generalizing": own["memorizing"]}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 from metaphase.core import conformance, plugins
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.evaluation import METRICS
+from metaphase.core.tasks import TASK_FAMILIES
 from tests import ROOT
 from tests.docs import write_plug_ins
 
@@ -19,7 +20,7 @@ BROKEN = ROOT / "tests" / "core" / "conformance" / "broken.py"
     [
         (kind, name, check)
         for kind, names in (
-            (FAMILY, ["projected_images"]),
+            (FAMILY, [n for n in TASK_FAMILIES if "@" not in n]),
             (plugins.DATASET, ["digits"]),
             (ARCHITECTURE, [n for n in ARCHITECTURES if "@" not in n]),
             (plugins.METRIC, [n for n in METRICS if "@" not in n]),
@@ -55,7 +56,7 @@ def squares(path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("regression.py:LinearRegression", "gated.py:GatedRecurrence"),
+        *("regression.py:LinearRegression", "coins.py:Coins", "gated.py:GatedRecurrence"),
         *("convolution.py:Convolution", "squares.py:Squares", "surprise.py:Surprise"),
     ],
 )
@@ -103,6 +104,9 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (FAMILY, "NoTask", "tasks_differ_and_decide", "don't depend on their task"),
         (FAMILY, "OneSequence", "tasks_differ_and_decide", "second Random"),
         (FAMILY, "ReadsBack", "nothing_is_read_back", "don't use item"),
+        (FAMILY, "LooksAtTheAnswer", "predictors_do_not_look_ahead", "would see the answer"),
+        (FAMILY, "NotOne", "predictors_have_shapes", "probabilities of classes"),
+        (FAMILY, "Confused", "predictors_tell_m_from_g", "which should be best there"),
         (ARCHITECTURE, "IgnoresStride", "parameters_have_shapes", "outputs at positions 0, stride"),
         (ARCHITECTURE, "LooksAhead", "it_is_causal", "a prediction would see its answer"),
         (ARCHITECTURE, "LooksAheadModule", "it_is_causal", "a prediction would see its answer"),

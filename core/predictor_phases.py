@@ -19,8 +19,8 @@ between:
     departure  (d_0 - d_p) / (d_0 + d_p)   of G on new tasks and of M on seen ones; -1 is 0, 1 is p
 
 For squared distances the nearness is exactly 2 w - 1, with w the relative distance, wherever off
-the line the model is. What M gains is known where the family has the predictor that knows the task (o,
-`oracle`): on seen tasks M spends the examples
+the line the model is. What M gains is known where the family has the predictor that knows the task
+(o, `oracle`): on seen tasks M spends the examples
 
     T (L_M - L_o) / (L_0 - L_o)
 

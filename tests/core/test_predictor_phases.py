@@ -180,7 +180,8 @@ def test_a_rule_that_says_something_else_is_told_in_one_line(tmp_path, name, mes
     rule = phase_rules.load(f"mine.py:{name}", tmp_path)
     with pytest.raises(ConfigError) as told:
         phase_of(cell_row(), rule)
-    assert message in str(told.value) and f"mine.py:{name}" in str(told.value)
+    assert message in str(told.value)
+    assert f"mine.py:{name}" in str(told.value)
     assert "\n" not in str(told.value)
 
 

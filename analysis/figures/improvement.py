@@ -61,7 +61,8 @@ def shade_table(classified: pd.DataFrame, axis: str = "num_tasks") -> pd.DataFra
         axis: num_tasks or model_size.
 
     Returns:
-        A row a stretch of grid points with a phase, in order: the other axis, `phase`, `left`, `right` in log2 units.
+        A row a stretch of grid points with a phase, in order: the other axis, `phase`, `left`,
+        `right` in log2 units.
     """
     [other] = {*tiles.POINT} - {axis}
     points = summarize_grid(classified)

@@ -67,6 +67,7 @@ from metaphase.core.phases import (
     paired_interval,
 )
 
+NONE = np.array(None, dtype=object)  # no phase
 COINCIDE = "M and G coincide"  # why a cell that finished has no phase
 
 # Columns of the cells table without which the rule doesn't apply ...
@@ -118,7 +119,7 @@ def applies(numbers: Mapping[str, Numbers]) -> np.ndarray:
     return np.logical_and(*(np.isfinite(np.asarray(values, dtype=float)) for values in known))
 
 
-def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[Numbers, Numbers]]:
+def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(estimate, standard error) of each of `NAMES`; any shape, elementwise. NaN where unknown."""
     value = {name: _number(numbers, name) for name in ROW_COLUMNS}
     between = value["unseen_distance_between"]
@@ -196,7 +197,7 @@ def decide(
     low, high = between[near]
     coincide = ~np.asarray((high - low) / 2 < 1)
     left = there["unseen_departure"] | there["seen_departure"]
-    phase = np.where(coincide & left, None, phase)
+    phase = np.where(coincide & left, NONE, phase)
     return Decision(phase, decided & ~is_none(phase), between)
 
 

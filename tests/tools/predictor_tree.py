@@ -57,6 +57,7 @@ def draw(
             "memorizing": weight_NxTxK @ known_KxC,
             "generalizing": (before_NxTxC + 1) / (total_T + C),
             "no_context": np.full((n, length, C), 1 / C),
+            "oracle": np.broadcast_to(urn_UxC[of_N][:, None], (n, length, C)),
         },
     )
 

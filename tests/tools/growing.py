@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from metaphase.core import schema
-from metaphase.core.cell import NUMERICS, Cell
+from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.sweeps import places
 from metaphase.sweeps.preset import Sweep, parse_preset
 from metaphase.sweeps.store.lease import acquire
@@ -126,7 +126,8 @@ def main() -> None:
     for number, _ in enumerate(sys.stdin):
         if os.fork() == 0:
             print(os.getpid(), flush=True)
-            grow(Results(*places.parent(path)), random.Random(number), pause)
+            with suppress(ConfigError):  # the one before is only just dying
+                grow(Results(*places.parent(path)), random.Random(number), pause)
             os._exit(0)
 
 

@@ -59,6 +59,7 @@ class Job:
         keep_models: whether models of finished cells are kept; EVALUATIONS: and of all cells at
             each of their evaluations.
         plug_ins: those of the user's that cells use, with their code.
+        said: what progress says beside, of a search.
     """
 
     root: str
@@ -70,6 +71,7 @@ class Job:
     software: Mapping[str, str] = field(default_factory=dict)
     keep_models: bool | str = False
     plug_ins: Sequence[PlugIn] = ()
+    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
 
     Args:
         target: octaves; rows whose intervals are that narrow are left alone. Where a gap of the
-            grid is wider, the gap counts.
+            grid is as wide, the gap counts, to the distance of thetas.
     """
     standings: list[Standing] = []
     rows: dict[int, list[_Row]] = {}
@@ -152,7 +152,7 @@ def family_posterior(
     rows_W = rows_W[np.argsort(space.size_R[rows_W], kind="stable")]
     x = np.concatenate([space.points[row][0] for row in rows_W])
     theta_T = joint_thresholds.thetas(x.min(), x.max())
-    outcomes = [_outcomes(space, known, phase, row) for row in rows_W]
+    outcomes = [_outcomes(space, known, phase, row) for row in rows_W.tolist()]
     v_W = np.log2(space.size_R[rows_W].astype(float))
     return rows_W, theta_T, joint_thresholds.posterior(theta_T, v_W, outcomes, LEAPS)
 
@@ -171,12 +171,13 @@ def _look_at(
 ) -> list[tuple[Standing, _Row | None]]:
     """Each of a family's rows: where it stands, and if it isn't done, what can be chosen of it."""
     rows_W, theta_T, weight_WxTxM = family_posterior(space, known, phase, family)
-    found = []
+    found: list[tuple[Standing, _Row | None]] = []
     for row, weight_TxM in zip(rows_W.tolist(), weight_WxTxM, strict=True):
         x_K, cells_K = space.points[row]
         left = any((~known.finished_C[cells]).any() for cells in cells_K)
         ends = quantiles(theta_T, weight_TxM.sum(axis=1), CONFIDENCE)
-        standing = _standing(phase, row, x_K, ends, target, left)
+        enough = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
+        standing = _standing(phase, row, x_K, ends, enough, left)
         if standing.done:
             found.append((standing, None))
             continue
@@ -188,16 +189,21 @@ def _look_at(
     return found
 
 
+def _gap(x_K: np.ndarray, place: float) -> float:
+    """The length of the gap between values of x that a place is in, or is next to."""
+    at = int(np.clip(np.searchsorted(x_K, place), 1, len(x_K) - 1))
+    return float(x_K[at] - x_K[at - 1])
+
+
 def _standing(
-    phase: int, row: int, x_K: np.ndarray, ends: tuple[float, float, float], target: float,
+    phase: int, row: int, x_K: np.ndarray, ends: tuple[float, float, float], enough: float,
     left: bool,
 ) -> Standing:  # fmt: skip
+    """Where a row stands. `ends`: quantiles of theta; `enough`: octaves; `left`: any cells."""
     first, last = float(x_K[0]), float(x_K[-1])
     low, middle, high = ends
     width = max(0.0, min(high, last) - max(low, first))
-    at = int(np.clip(np.searchsorted(x_K, middle), 1, len(x_K) - 1))
-    gap = float(x_K[at] - x_K[at - 1])
-    done = width <= max(target, gap) or not left
+    done = width <= enough or not left
     return Standing(phase, row, *cut(low, middle, high, first, last), width, done)
 
 
@@ -234,7 +240,7 @@ def _choose(
     while len(chosen) < most:
         best: tuple[float, int, int, int, float] | None = None
         for row, of_phases in rows.items():
-            octaves_K = sum(one.octaves_K for one in of_phases)
+            octaves_K = np.sum([one.octaves_K for one in of_phases], axis=0)
             for k, cells in enumerate(left[row]):
                 if not cells or octaves_K[k] == 0 or of_row[row] == MOST_OF_A_ROW:
                     continue

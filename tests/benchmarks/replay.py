@@ -1,6 +1,6 @@
 """Boundary sweeps replayed where the boundary is known, against simpler choices of cells.
 
-    python -m tests.benchmarks.replay --repetitions 100 [--map NAME] [--figure docs/search.png]
+    python -m tests.benchmarks.replay --repetitions 100 --figure docs/search.png [--map NAME]
 
 A map says with which chance a seed generalizes at each model size and number of tasks. Outcomes of
 all cells are drawn once a repetition; each way of choosing cells then looks at as many of them as
@@ -27,6 +27,7 @@ from tests.tools.figure2_tree import BASE, SEED_SHIFT
 
 SHARES = (0.05, 0.075, 0.1, 0.15)  # of the cells
 BATCH = 8
+PANELS = 5  # in a row of the figure
 DELTA = 0.05  # as core.phases.DELTA
 
 
@@ -248,15 +249,68 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def markdown(found: pd.DataFrame) -> str:
+    """A table at a tenth of the cells: of each way, the median error and how often intervals hold
+    the truth."""
+    at = summary(found[found["share"] == 0.1])
+    ways = list(dict.fromkeys(at["way"]))
+    lines = ["| map | repetitions | cells | operations | " + " | ".join(ways) + " |"]
+    lines.append("| --- " * (4 + len(ways)) + "|")
+    for name, rows in at.groupby("map", sort=False):
+        by_way = rows.set_index("way")
+        ours, number = by_way.loc["boundary"], found[found["map"] == name]["repetition"].nunique()
+        told = [_told(by_way.loc[way]) for way in ways]
+        start = f"| {name} | {number} | {ours['cells']:.1%} | {ours['operations']:.1%} | "
+        lines.append(start + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
+def _told(row: pd.Series) -> str:
+    error = "" if np.isnan(row["error"]) else f"{row['error']:.2f}, "
+    return f"{error}{row['held']:.0%}"
+
+
+def draw(found: pd.DataFrame, path: Path) -> None:
+    """Median errors against the shares of cells and of operations, a panel a map."""
+    from matplotlib.figure import Figure
+
+    table = summary(found)
+    names = list(dict.fromkeys(table[table["error"].notna()]["map"]))
+    blocks = -(-len(names) // PANELS)
+    figure = Figure(figsize=(2.1 * PANELS, 3.9 * blocks), layout="constrained")
+    axes = figure.subplots(2 * blocks, PANELS, sharey=True, squeeze=False)
+    for ax in axes.flat:
+        ax.set_visible(False)
+    for number, name in enumerate(names):
+        for part, cost in enumerate(("cells", "operations")):
+            ax = axes[2 * (number // PANELS) + part][number % PANELS]
+            ax.set_visible(True)
+            for way, rows in table[table["map"] == name].groupby("way", sort=False):
+                ax.plot(100 * rows[cost], rows["error"], marker="o", markersize=3, label=way)
+            ax.axhline(0.5, color="0.7", linewidth=0.7, zorder=0)
+            ax.set(yscale="log", xlabel=f"% of {cost}", title="" if part else name)
+            ax.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+            ax.minorticks_off()
+            ax.title.set_size(9)
+            if number % PANELS == 0:
+                ax.set_ylabel("median error, octaves")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--map", choices=MAPS, action="append")
     parser.add_argument("--keep", type=Path, help="a Parquet file for what was found")
+    parser.add_argument("--kept", type=Path, nargs="+", help="such files, instead of replaying")
+    parser.add_argument("--figure", type=Path, help="where to draw")
     arguments = parser.parse_args()
     pd.set_option("display.width", 200)
     parts = []
-    for name in arguments.map or MAPS:
+    if arguments.kept:
+        parts = [pd.read_parquet(path) for path in arguments.kept]
+    for name in () if arguments.kept else arguments.map or MAPS:
         started = time.process_time()
         part = replay(name, arguments.repetitions)
         print(f"{name}: {time.process_time() - started:.0f} s")
@@ -265,8 +319,14 @@ def main() -> None:
             print("widths >= 64")
             print(summary(part[part.model_size >= 64]).round(3).to_string(index=False), flush=True)
         parts.append(part)
+    found = pd.concat(parts)
     if arguments.keep:
-        pd.concat(parts).to_parquet(arguments.keep)
+        found.to_parquet(arguments.keep)
+    wide = found[(found["map"] == "Figure 2") & (found["model_size"] >= 64)]
+    found = pd.concat([wide.assign(map="Figure 2, widths >= 64"), found])
+    print(markdown(found))
+    if arguments.figure:
+        draw(found, arguments.figure)
 
 
 if __name__ == "__main__":

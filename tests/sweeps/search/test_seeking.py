@@ -87,7 +87,7 @@ def test_a_search_ends_where_phases_begin(undisturbed):
         assert said["high"] is None or begins <= said["high"]
 
 
-@pytest.mark.parametrize("stops", [[3, 9, 1], [8, 17]])
+@pytest.mark.parametrize("stops", [[3, 9, 1], pytest.param([8, 17], marks=pytest.mark.slow)])
 def test_stopped_and_gone_on_with_it_trains_the_same_cells(undisturbed, tmp_path, stops):
     _, given, _ = undisturbed
     for stop in stops:  # and within a round cells are finished in any order

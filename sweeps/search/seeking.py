@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metaphase.core.cell import Cell, ConfigError, stream_key
-from metaphase.core.phases import PHASES, ROW_COLUMNS, outcome_of
+from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
+from metaphase.core.phases import PHASES
 from metaphase.sweeps.search.propose import Proposal, Standing, propose
 from metaphase.sweeps.search.space import Known, Space
 from metaphase.sweeps.search_settings import Search

@@ -154,6 +154,8 @@ def storage(root: str) -> Iterator[Line]:
     from metaphase.sweeps.store.storage import Storage
 
     tree = Storage(root, f"metaphase-check-{secrets.token_hex(4)}")
+    above = tree.local_path.parents if tree.local_path else ()
+    made = [folder for folder in above if not folder.exists()]
     try:
         lease = acquire(tree)
         exclusive = tree.claim.is_exclusive()
@@ -175,6 +177,9 @@ def storage(root: str) -> Iterator[Line]:
     finally:
         if tree.local_path:
             shutil.rmtree(tree.local_path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what isn't empty any more is another's, too
+                for folder in made:
+                    folder.rmdir()
         else:
             with contextlib.suppress(OSError):
                 tree.delete_folder("")

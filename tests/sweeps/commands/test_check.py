@@ -54,6 +54,13 @@ def test_what_fails_is_said_and_the_rest_goes_on(capsys, tmp_path):
     assert "is empty" in rows["data sets"][1]
 
 
+def test_folders_that_are_made_to_try_the_storage_are_removed(capsys, tmp_path):
+    status, rows, _ = check(capsys, tmp_path / "not" / "there", "--set", "seed=[0]")
+    assert status == 0
+    assert rows["storage"][0] == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_images_that_a_run_downloads_are_no_failure(capsys, tmp_path):
     status, rows, _ = check(
         capsys, tmp_path, "--set", "dataset=MNIST", "--data-root", tmp_path / "none"

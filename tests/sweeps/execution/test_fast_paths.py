@@ -165,7 +165,7 @@ def test_a_process_of_ones_own_that_cant_be_left_says_so(tmp_path, failing_captu
     assert known.verdicts == {fast_paths.CAPTURE: WHY}
     results = Results(str(tmp_path), "sweep")
     assert results.finished() == {}
-    assert list(results.checkpoints.steps().values()) == [10]
+    assert list(results.checkpoints.steps().values()) == [10, 10]
 
 
 def all_fail(monkeypatch, error):

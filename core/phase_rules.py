@@ -68,7 +68,7 @@ def by_predictors(
     found = predictor_phases.decide(numbers, delta, confidence)
     estimates = {k: np.asarray(v[0]) for k, v in predictor_phases.effects(numbers).items()}
     new = estimates | _columns(found)
-    new["phase"] = np.where(applies, new["phase"], None)
+    new["phase"] = np.where(applies, new["phase"], predictor_phases.NONE)
     new["decided"] = applies & new["decided"]
     new["coincide"] = applies & predictor_phases.is_none(new["phase"])
     for name in predictor_phases.NAMES[:-1]:  # the last is by accuracy

@@ -7,19 +7,26 @@ which says what is known without context (`memorizing`, `generalizing`, `no_cont
 model's distance from predictor p and B that of M from G, all on the same sequences, a cell is
 
 - generalizing if, on new tasks, it is nearer to G than to M, and than to 0;
-- else, if on seen tasks it is nearer to M than to 0: identifying if it improves within sequences of
-  seen tasks, as M does which tells the N tasks apart by their examples; memorizing if it doesn't,
-  as M does where N is 1, or tasks are known at the first position;
+- else, if on seen tasks it is nearer to M than to 0: identifying if M gains from the examples
+  there, which tell the N tasks apart, and so does a model that is like M; memorizing if M gains
+  nothing, as where N is 1, or tasks are known at the first position;
 - else untrained.
 
-*Nearer* and *improves* mean by more than delta in the estimate, and significantly. Delta is a share
-of what lies between:
+*Nearer* means by more than delta in the estimate, and significantly. Delta is a share of what lies
+between:
 
     nearness   (d_M - d_G) / B             on new tasks; -1 is M, 1 is G, 0 is half-way between
     departure  (d_0 - d_p) / (d_0 + d_p)   of G on new tasks and of M on seen ones; -1 is 0, 1 is p
 
-and of the improvement it is an accuracy difference, as in `core.phases`. For squared distances the
-nearness is exactly 2 w - 1, with w the relative distance, wherever off the line the model is.
+For squared distances the nearness is exactly 2 w - 1, with w the relative distance, wherever off
+the line the model is. What M gains is known where the family has the predictor that knows the task
+(o, `oracle`): on seen tasks M spends the examples
+
+    T (L_M - L_o) / (L_0 - L_o)
+
+on telling them apart, L being losses and T the length; it gains where that is more than `SPENT`.
+Where there is no oracle or no 0, the model's improvement within sequences of seen tasks is asked,
+an accuracy difference, as in `core.phases`.
 
 Nearness is a mean of differences within sequences, whose interval is made as an improvement's
 (`core.phases.paired_interval`): with two more sequences, one at M and one at G. The two distances
@@ -60,6 +67,7 @@ from metaphase.core.phases import (
     paired_interval,
 )
 
+NONE = np.array(None, dtype=object)  # no phase
 COINCIDE = "M and G coincide"  # why a cell that finished has no phase
 
 # Columns of the cells table without which the rule doesn't apply ...
@@ -75,17 +83,25 @@ DECIDING_COLUMNS = (
     "seen_improvement",
     "seen_improvement_se",
 )
-# ... and those that say how far it is from knowing no context, or else how much it loses.
+# ... and those that say how far it is from knowing no context, or else how much it loses, and what
+# M gains from examples.
 NO_CONTEXT_COLUMNS = (
     "unseen_distance_no_context",
     "unseen_distance_no_context_se",
     "seen_distance_no_context",
     "seen_distance_no_context_se",
+    "seen_loss_no_context",
+    "seen_loss_oracle",
+    "seen_loss_memorizing",
+    "sequence_length",
     "unseen_loss",
     "seen_loss",
     "guess_loss",
 )
 ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS)
+# Examples that M spends at least on telling tasks apart, where it gains from them. Two urns take it
+# 1.8: ln 2 nats, of which an example is worth 0.36; one task takes 0.
+SPENT = 0.5
 NAMES = ("unseen_nearness", "unseen_departure", "seen_departure", "seen_improvement")
 
 
@@ -103,7 +119,7 @@ def applies(numbers: Mapping[str, Numbers]) -> np.ndarray:
     return np.logical_and(*(np.isfinite(np.asarray(values, dtype=float)) for values in known))
 
 
-def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[Numbers, Numbers]]:
+def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(estimate, standard error) of each of `NAMES`; any shape, elementwise. NaN where unknown."""
     value = {name: _number(numbers, name) for name in ROW_COLUMNS}
     between = value["unseen_distance_between"]
@@ -125,8 +141,23 @@ def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[Numbers, Numbers]
                 np.where(no_zero, np.where(left, 1.0, -1.0), share),
                 np.where(no_zero, np.nan, error),
             )
-    found["seen_improvement"] = (value["seen_improvement"], value["seen_improvement_se"])
+    spent = _spent(value)
+    told = np.isfinite(spent)
+    found["seen_improvement"] = (
+        np.where(told, np.where(spent > SPENT, 1.0, -1.0), value["seen_improvement"]),
+        np.where(told, np.nan, value["seen_improvement_se"]),
+    )
     return found
+
+
+def _spent(value: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Examples that M spends on telling seen tasks apart; NaN where it can't be told."""
+    zero, oracle, own = (
+        value[f"seen_loss_{name}"] for name in ("no_context", "oracle", "memorizing")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spent = value["sequence_length"] * (own - oracle) / (zero - oracle)
+    return np.where(zero > oracle, spent, np.nan)
 
 
 def decide(
@@ -166,7 +197,7 @@ def decide(
     low, high = between[near]
     coincide = ~np.asarray((high - low) / 2 < 1)
     left = there["unseen_departure"] | there["seen_departure"]
-    phase = np.where(coincide & left, None, phase)
+    phase = np.where(coincide & left, NONE, phase)
     return Decision(phase, decided & ~is_none(phase), between)
 
 

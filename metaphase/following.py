@@ -66,11 +66,16 @@ class Follower:
         self._thread: threading.Thread | None = None
         self._grid: Grid | None = None
 
-    def look(self) -> View:
-        """Looks once. Nothing that a tree or its storage may do raises an error."""
+    def look(self, estimate: bool = True) -> View:
+        """Looks once. Nothing that a tree or its storage may do raises an error.
+
+        Args:
+            estimate: whether the time left is estimated, for which PyTorch is imported once, which
+                takes seconds.
+        """
         try:
             found = self.tree.look()
-            grid = self._look_at_grid(found)
+            grid = self._look_at_grid(found, estimate)
             if found.changed or grid != self._grid or self.view.line or not self.view.snapshot:
                 notes = list(self.tree.notes.values())
                 snapshot = take(self.path, found.cells, found.history, grid, notes)
@@ -94,7 +99,7 @@ class Follower:
         def follow() -> None:
             while not self._stop.is_set():
                 began = time.monotonic()
-                seen(self.look())
+                seen(self.look(estimate=self.view.snapshot is not None))  # the map comes first
                 taken = time.monotonic() - began
                 self._stop.wait(max(every, 2 * taken))  # at most a third of a core
 
@@ -110,7 +115,7 @@ class Follower:
         if (snapshot, line) != (before.snapshot, before.line):
             self.view = View(snapshot, line, before.version + 1)
 
-    def _look_at_grid(self, found: Look) -> Grid:
+    def _look_at_grid(self, found: Look, estimate: bool) -> Grid:
         """What the preset and the lease say, given the tables.
 
         Raises:
@@ -135,7 +140,7 @@ class Follower:
             if state.states[cell.cell_id] in (status.RUNNING, status.MISSING)
         }
         lease, left = state.lease, None
-        if lease is not None and unfinished:
+        if lease is not None and unfinished and estimate:
             try:
                 left = state.seconds_left()
             except (ConfigError, KeyError):  # of plug-ins that aren't loaded

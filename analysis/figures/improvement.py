@@ -61,12 +61,13 @@ def shade_table(classified: pd.DataFrame, axis: str = "num_tasks") -> pd.DataFra
         axis: num_tasks or model_size.
 
     Returns:
-        A row a stretch, in order: the other axis, `phase`, `left`, `right` in log2 units.
+        A row a stretch of grid points with a phase, in order: the other axis, `phase`, `left`,
+        `right` in log2 units.
     """
     [other] = {*tiles.POINT} - {axis}
     points = summarize_grid(classified)
     done = classified.loc[classified["status"] == schema.DONE, tiles.POINT].drop_duplicates()
-    points = points.merge(done).sort_values([other, axis])
+    points = points.merge(done).dropna(subset=["phase"]).sort_values([other, axis])
     edges = tiles.tile_edges(points[axis]) if len(points) else {}
     stretches: list[tuple[int, str, float, float]] = []
     for value, phase, place in zip(points[other], points["phase"], points[axis], strict=True):

@@ -4,6 +4,7 @@ their lines."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,12 @@ NOTE = (
     "M: predictor that knows the tasks trained on; G: that knows what tasks are drawn from; "
     "none: without context"
 )
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "memorizing": {"color": "#b36b00", "ls": "-"},
     "generalizing": {"color": "black", "ls": "-"},
     "no_context": {"color": "#777777", "ls": (0, (1, 1))},
 }
-_OTHER = {"color": "#444444", "ls": (0, (4, 1, 1, 1))}
+_OTHER: dict[str, Any] = {"color": "#444444", "ls": (0, (4, 1, 1, 1))}
 _NARROWEST = 1.5  # inches, of a panel
 
 

@@ -18,6 +18,7 @@ from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import phases
 from metaphase.core import schema
+from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.phases import GENERALIZING, PHASES
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def find(classified: pd.DataFrame) -> Iterator[Answer]:
 
 
 def seed_table(classified: pd.DataFrame) -> pd.DataFrame:
-    """Every finished seed of a condition: model_size, num_tasks, seed, phase, accuracy, chance.
+    """Every finished seed of a condition: model_size, num_tasks, seed, phase (`NO_PHASE` where the
+    rule has none), accuracy, chance.
 
     `accuracy` is that on unseen tasks; `split` says whether seeds of its grid point disagree on
     generalizing.
@@ -55,7 +57,7 @@ def seed_table(classified: pd.DataFrame) -> pd.DataFrame:
     table = done[["model_size", "num_tasks", "seed", "phase"]].assign(
         chance=done["unseen_level"], accuracy=done["unseen_last"].astype(float)
     )
-    table["phase"] = table["phase"].astype(str)
+    table["phase"] = table["phase"].astype(object).fillna(NO_PHASE)
     reached = (table["phase"] == GENERALIZING).groupby([table["model_size"], table["num_tasks"]])
     table["split"] = reached.transform("nunique") > 1
     return table.sort_values(["model_size", "num_tasks", "seed"]).reset_index(drop=True)
@@ -93,7 +95,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     unit = min(right - left for left, right in edges.values())
     place = np.log2(rows["num_tasks"].astype(float))
     shift = rows["seed"].map(style.seed_shifts(rows["seed"], 0.28 * unit))
-    colors = list(rows["phase"].map(style.COLORS))
+    colors = list(rows["phase"].map({**style.COLORS, NO_PHASE: "white"}))
     ax.scatter(place + shift, rows["accuracy"], c=colors, **_dot())
     median = rows.groupby("num_tasks")["accuracy"].median()
     x = np.log2(median.index.to_numpy(dtype=float))

@@ -1,7 +1,7 @@
 """Do three numbers say when models go over from one of the best algorithms to the other?
 
-The strategy model of `analysis.statistics.strategies`, fitted to each condition and model size whose
-cells were compared with M and G over several numbers of tasks and steps.
+The strategy model of `analysis.statistics.strategies`, fitted to each condition and model size
+whose cells were compared with M and G over several numbers of tasks and steps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Relative distance on new tasks over training step and number of tasks: measured, fitted by the "
-    "strategy model (three numbers a model size), and predicted by fits that saw neither that number "
-    "of tasks nor these steps."
+    "Relative distance on new tasks over training step and number of tasks: measured, fitted by "
+    "the strategy model (three numbers a model size), and predicted by fits that saw neither that "
+    "number of tasks nor these steps."
 )
 _SIDES = {"relative_distance": "measured", "predicted": "fitted", "held_out": "held out"}
 
@@ -72,7 +72,7 @@ def figure(points: pd.DataFrame, title: str = "") -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    from metaphase.analysis.figures import panels, relative_maps
+    from metaphase.analysis.figures import panels, relative_maps, style
 
     sizes, keys = sorted(points[relative.SIZE].unique()), [relative.TASKS, relative.STEP]
     height = float(np.clip(0.22 * points[relative.TASKS].nunique(), 0.8, 1.3))
@@ -90,6 +90,7 @@ def figure(points: pd.DataFrame, title: str = "") -> Figure:
             table = relative_maps.tile_table(table, relative.STEP, relative.TASKS)
             relative_maps.draw(table, ax, relative.STEP, relative.TASKS)
             ax.set_title(side if size == sizes[0] else "")
+            ax.set_xlabel("training step" if style.room() > 5 else "step")
             ax.set_ylabel(
                 f"model size {labels.short_number(size)}\n" + _short(str(ax.get_ylabel()))
             )

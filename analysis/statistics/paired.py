@@ -10,6 +10,7 @@ from metaphase.analysis.load import ResultsError
 from metaphase.analysis.statistics.intervals import CONFIDENCE, t_half_width
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.core import schema
+from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.phases import GENERALIZING, PHASES
 
 POINT = ["model_size", "num_tasks"]
@@ -40,7 +41,9 @@ def compare_points(
     for cells in (first, second):
         require_one_condition(cells)
         done = cells[cells["status"] == schema.DONE]
-        kept = done[[*POINT, "seed", *values.values()]].assign(phase=done["phase"].astype(str))
+        kept = done[[*POINT, "seed", *values.values()]].assign(
+            phase=done["phase"].astype(object).fillna(NO_PHASE)
+        )
         sides.append(kept)
     pairs = sides[0].merge(sides[1], on=[*POINT, "seed"], suffixes=("_first", "_second"))
     if pairs.empty:

@@ -25,6 +25,7 @@ from metaphase.core.phases import (
     level_of,
     on_plateau,
 )
+from metaphase.core.predictor_phases import NONE
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
@@ -71,8 +72,8 @@ def classify(
     else:
         found = accuracy if rule is phase_rules.by_accuracy else rule(known, delta, confidence)
     done = cells["status"].to_numpy() == schema.DONE
-    phase = np.where(done, found["phase"], None)
-    new = {
+    phase: Any = np.where(done, found["phase"], NONE)
+    new: dict[str, Any] = {
         "unseen_level": level,
         "guess_loss": guess,
         "seen_lead": _numbers(cells, "seen_last") - _numbers(cells, "unseen_last"),

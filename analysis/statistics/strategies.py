@@ -91,7 +91,7 @@ def points_table(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     return found[[*keys, "relative_distance", "gain", "bits"]].sort_values(keys, ignore_index=True)
 
 
-def _numbers(row: Mapping[str, Any]) -> float:
+def _numbers(row: Mapping[Any, Any]) -> float:
     try:
         return float(NUMBERS[row["task_family"]](row))
     except (KeyError, TypeError):

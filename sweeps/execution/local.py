@@ -29,7 +29,7 @@ from metaphase.core.devices import training_device, unused_gpus
 from metaphase.sweeps.execution import proving
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.progress import Progress
-from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Rounds
+from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Propose, Rounds
 from metaphase.sweeps.planning.hardware import cores, memory
 from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
 from metaphase.sweeps.store.folders import one_line
@@ -55,6 +55,7 @@ def train(
     device: str | None = None,
     shown: bool = True,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    propose: Propose | None = None,
 ) -> Outcome:
     """Trains cells to their ends, or until it is interrupted or asked to stop. It returns once no
     thread of its own trains any more.
@@ -74,6 +75,7 @@ def train(
         device: a torch device; None: a GPU where there is one, else the CPU.
         shown: whether progress is printed.
         asked_to_stop: asked now and then, in the calling thread.
+        propose: see `sweeps.execution.rounds.Rounds`.
 
     Raises:
         ConfigError: the device can't be used.
@@ -87,14 +89,16 @@ def train(
     chosen = training_device(device)
     workers = _workers(chosen)
     found = _prove(cells, data_root, chosen, shown)
-    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models, found)
+    rounds = Rounds(
+        results, lease, data_root, total, before, pack_size, keep_models, found, propose
+    )
     stopping = threading.Event()
 
     def failed(name: str, why: str) -> None:
         proving.remember(cells, proving.environment(str(chosen)), name, why)
 
     def fit(job: Job, finished: dict[str, str]) -> Progress:
-        progress = Progress(results, job.packs, total, finished, shown)
+        progress = Progress(results, job.packs, total, finished, shown, job.said)
         progress.works = rounds.outcome.training_seconds > 0
         job = replace(job, device=str(chosen))
         threads = _Threads(job, workers.count, stopping, failed)

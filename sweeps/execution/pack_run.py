@@ -62,6 +62,7 @@ class Job:
             each of their evaluations.
         plug_ins: those of the user's that cells use, with their code.
         fast_paths: which are used, and which aren't (`core.fast_paths.adopt`).
+        said: what progress says beside, of a search.
     """
 
     root: str
@@ -74,6 +75,7 @@ class Job:
     keep_models: bool | str = False
     plug_ins: Sequence[PlugIn] = ()
     fast_paths: Mapping[str, str] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True)

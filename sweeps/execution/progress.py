@@ -39,6 +39,7 @@ class Progress:
         total: cells in the sweep.
         before: {cell_id: status} of those finished before.
         shown: whether anything is printed.
+        said: what stands at the line's end, of a search.
 
     Attributes:
         training_seconds: what workers spent training and evaluating.
@@ -59,8 +60,9 @@ class Progress:
         total: int,
         before: dict[str, str],
         shown: bool = True,
+        said: str = "",
     ):
-        self._shown = shown
+        self._shown, self._said = shown, said
         self.results, self.packs, self.total = results, packs, total
         self.training_seconds = 0.0
         self.finished: list[str] = []
@@ -177,7 +179,8 @@ class Progress:
         parts = [f"{self._before + len(self.finished)}/{self.total} cells", self.phase_counts()]
         parts.append(f"{self.share:.0%}")
         left = f", about {clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
-        return "  ".join(part for part in (*parts, f"{clock(gone)} gone{left}") if part)
+        parts += [f"{clock(gone)} gone{left}", self._said]
+        return "  ".join(part for part in parts if part)
 
     def phase_counts(self) -> str:
         """Of the finished cells, such as "3 memorizing, 2 identifying"."""

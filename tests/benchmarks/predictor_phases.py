@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.predictor_phases     # the tables of docs/statistics.md, a minute
 
-Balls and urns with the exact predictors (`tests.tools.predictor_tree`). Of each truth a population of
-sequences is drawn; evaluations are samples of n of them, so that the population's means are what
+Balls and urns with the exact predictors (`tests.tools.predictor_tree`). Of each truth a population
+of sequences is drawn; evaluations are samples of n of them, so that the population's means are what
 intervals have to hold. Models are mixtures of M and G whose nearness in the population is as asked
 for, with and without a deviation of the logits (`off line`).
 """
@@ -91,7 +91,8 @@ def evaluations(
 
 
 def nearness_table(
-    count: int, n: int = 512, tasks: Sequence[int] = (4, 64, 256), truths: Sequence[float] = NEARNESS,
+    count: int, n: int = 512, tasks: Sequence[int] = (4, 64, 256),
+    truths: Sequence[float] = NEARNESS,
 ) -> pd.DataFrame:  # fmt: skip
     """A row a number of tasks, noise and true nearness: what cells are called, and coverage."""
     rows = []

@@ -110,6 +110,18 @@ def test_without_a_predictor_of_no_context_the_loss_of_a_guess_is_asked():
     assert phase_of(row(**lacking, **guesses)) == "untrained"
 
 
+@pytest.mark.parametrize(
+    ("loss_of_m", "expected"), [(1.2, "memorizing"), (1.21, "memorizing"), (1.26, "identifying")]
+)
+def test_where_the_oracle_is_known_m_itself_says_whether_examples_are_needed(loss_of_m, expected):
+    """Of 16 positions M spends 0, 0.4 and 2.4 on telling tasks apart."""
+    losses = {"seen_loss_memorizing": loss_of_m, "seen_loss_oracle": 1.2}
+    of_m = M_ALIKE | {"improvement": 0.05} | losses  # an accuracy that tells nothing
+    assert phase_of(row(**of_m, seen_loss_no_context=1.6)) == expected
+    assert decided(**of_m, seen_loss_no_context=1.6)
+    assert not decided(**of_m)  # without a predictor of no context
+
+
 def test_which_rule_a_row_gets_and_that_it_can_be_chosen():
     ours = row(**M_ALIKE)
     assert phase_of(ours) == "identifying"
@@ -168,7 +180,8 @@ def test_a_rule_that_says_something_else_is_told_in_one_line(tmp_path, name, mes
     rule = phase_rules.load(f"mine.py:{name}", tmp_path)
     with pytest.raises(ConfigError) as told:
         phase_of(cell_row(), rule)
-    assert message in str(told.value) and f"mine.py:{name}" in str(told.value)
+    assert message in str(told.value)
+    assert f"mine.py:{name}" in str(told.value)
     assert "\n" not in str(told.value)
 
 

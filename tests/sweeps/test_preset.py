@@ -65,7 +65,7 @@ CELLS = {  # of the presets that come with the program: how many, a hash of thei
     "table2-tiny": (18, "6cd7c325b1899781"),
     "urns": (154, "d2839647dffc4f68"),
     "urns-small": (24, "23bf40c9041ff585"),
-    "urns-tiny": (10, "adabdd9f683afe6c"),
+    "urns-tiny": (10, "dfb794be9ef61157"),
 }
 
 

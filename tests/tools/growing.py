@@ -1,23 +1,28 @@
 """A sweep that seems to be trained: cells finish one after the other, with numbers that are known.
 
-    python -m tests.tools.growing results/growing --seed 0 --pause 0.02
-
 Written through the store, as workers do, so it may be killed at any moment and started again.
+`writers` are processes for that.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from metaphase.core import schema
-from metaphase.core.cell import NUMERICS, Cell
+from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.sweeps import places
 from metaphase.sweeps.preset import Sweep, parse_preset
 from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import write_settings
+from tests import ROOT
 
 TEXT = """
 description: <b>grows</b> & is watched
@@ -97,18 +102,33 @@ def grow(results: Results, chance: random.Random, pause: float, cells: int = 10*
         lease.release()
 
 
-def grow_at(path: str, chance: random.Random, pause: float) -> None:
-    """As `grow`, in the tree at a path or URI."""
-    grow(Results(*places.parent(path)), chance, pause)
+@contextmanager
+def writers(path: str, pause: float) -> Iterator[Callable[[], int]]:
+    """Yields what starts a process in which the sweep at a path grows, once it has begun, and
+    returns its id. All are forks of one, so that none has to import anything."""
+    command = [sys.executable, "-m", "tests.tools.growing", path, str(pause)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+
+        def start() -> int:
+            print("another", file=parent.stdin, flush=True)
+            return int(parent.stdout.readline())
+
+        yield start
+        parent.stdin.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("path")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=0.02)
-    arguments = parser.parse_args()
-    grow_at(arguments.path, random.Random(arguments.seed), arguments.pause)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are killed
+    path, pause = sys.argv[1], float(sys.argv[2])
+    for number, _ in enumerate(sys.stdin):
+        if os.fork() == 0:
+            print(os.getpid(), flush=True)
+            with suppress(ConfigError):  # the one before is only just dying
+                grow(Results(*places.parent(path)), random.Random(number), pause)
+            os._exit(0)
 
 
 if __name__ == "__main__":

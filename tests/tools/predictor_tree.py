@@ -31,7 +31,7 @@ SHARES = np.linspace(0, 1, 11)  # of G in the mixtures that a model is compared 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of a split with what the predictors say of them: `y_NxT` and, by name, `p_NxTxC`."""
+    """Sequences of a split, `y_NxT`, and what the predictors say of them, `p_NxTxC` by name."""
 
     y_NxT: np.ndarray
     p: dict[str, np.ndarray]
@@ -57,6 +57,7 @@ def draw(
             "memorizing": weight_NxTxK @ known_KxC,
             "generalizing": (before_NxTxC + 1) / (total_T + C),
             "no_context": np.full((n, length, C), 1 / C),
+            "oracle": np.broadcast_to(urn_UxC[of_N][:, None], (n, length, C)),
         },
     )
 

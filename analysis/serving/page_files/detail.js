@@ -32,7 +32,8 @@ class Lines {
     };
     const all = (name) => lines.flatMap((line) => line[name]).filter((value) => value !== null);
     const [x, y] = [all("x"), all("y")];
-    this.box.hidden = x.length === 0;
+    this.box.hidden = x.length === 0 || y.length === 0;
+    if (this.box.hidden) return; // of cells that failed, or have only begun
     const end = (values, pick) => values.reduce((a, b) => pick(a, b), values[0]);
     const [left, right] = [end(x, Math.min), end(x, Math.max)];
     Object.assign(this.figure.x_range, { start: left, end: right > left ? right : left + 1 });

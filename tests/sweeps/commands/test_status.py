@@ -159,9 +159,9 @@ def test_it_needs_neither_torch_nor_ray(results):
 
 def test_phases_are_counted_by_a_rule_that_is_named(results, tmp_path, capsys):
     rule = f"{write_plug_ins(tmp_path)['halfway.py']}:halfway"
-    assert status.main([f"{results.root}/{results.name}", "--rule", rule]) == 0
+    assert status.main([str(results), "--rule", rule]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("Phases of"))
     assert re.match(r"Phases of the 1 done cells by \S+halfway\.py:halfway: ", line)
     assert sum(map(int, re.findall(r"(\d+) (?:gen|ide|mem|unt)", line))) == 1
-    assert status.main([f"{results.root}/{results.name}", "--rule", "none.py:x"]) == 1
+    assert status.main([str(results), "--rule", "none.py:x"]) == 1
     assert "can't read" in capsys.readouterr().err

@@ -196,6 +196,7 @@ def test_a_tracker_that_hangs_or_dies_costs_a_line(results, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_beside_a_run(tmp_path):
     settings = ["model_size=[4]", "num_tasks=[1]", "seed=[0]", "steps=20", "eval_every=10",
                 "warmup_steps=5", "eval_sequences=32"]  # fmt: skip

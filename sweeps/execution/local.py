@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -93,10 +94,14 @@ def train(
     )
     stopping = threading.Event()
 
+    def failed(name: str, why: str) -> None:
+        proving.remember(cells, proving.environment(str(chosen)), name, why)
+
     def fit(job: Job, finished: dict[str, str]) -> Progress:
         progress = Progress(results, job.packs, total, finished, shown, job.said)
         progress.works = rounds.outcome.training_seconds > 0
-        threads = _Threads(replace(job, device=str(chosen)), workers.count, stopping)
+        job = replace(job, device=str(chosen))
+        threads = _Threads(job, workers.count, stopping, failed)
         try:
             while threads.follow(progress):
                 if asked_to_stop() or lease.lost or progress.config_error:
@@ -152,13 +157,15 @@ class _Threads:
         job: what to train.
         count: of the threads.
         stopping: once it is set, packs are left with checkpoints, and no other begins.
+        failed: told the name of a fast path that has left this process unfit for more, and why.
     """
 
-    def __init__(self, job: Job, count: int, stopping: threading.Event) -> None:
-        self._job, self._stopping = job, stopping
+    def __init__(
+        self, job: Job, count: int, stopping: threading.Event, failed: Callable[[str, str], None]
+    ) -> None:
+        self._job, self._stopping, self._failed = job, stopping, failed
         order = range(len(job.packs))  # dearest first; one thread has results sooner the other way
-        self._waiting = iter(order if count > 1 else reversed(order))
-        self._lock = threading.Lock()
+        self._waiting = deque(order if count > 1 else reversed(order))
         self._told: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._train_packs, name=f"metaphase-{i}", daemon=True)
@@ -191,13 +198,15 @@ class _Threads:
         try:
             if self._job.device == "cpu":
                 torch.set_num_threads(1)  # in this thread; others have the other cores
+            error = ""
             while not self._stopping.is_set():
-                with self._lock:
-                    index = next(self._waiting, None)
-                if index is None:
+                try:  # after one that fails the least like it: would all of them?
+                    index = self._waiting.pop() if error else self._waiting.popleft()
+                except IndexError:
                     break
                 self._tell("begin", index)
-                self._tell("end", index, self._train_pack(index))
+                error = self._train_pack(index)
+                self._tell("end", index, error)
         finally:
             self._tell("over")
 
@@ -235,10 +244,19 @@ class _Threads:
             report = run.step()
             done = report.done
             if report.poisoned:  # it is this process, which can't be left
-                why = fast_paths.warning(
-                    fast_paths.CAPTURE, report.switched_off[fast_paths.CAPTURE]
-                )
-                line = f"{why}. The same command goes on without, in a new process"
-                report = replace(report, config_error=line)
+                report = replace(report, config_error=self._why_left(index, report))
             self._tell("note", index, asdict(report))
         run.save()
+
+    def _why_left(self, index: int, report: Report) -> str:
+        """A line about a process that is unfit for more. What failed is noted for the next one."""
+        if report.too_large:
+            size = -(-len(self._job.packs[index].cells) // 2)
+            return (
+                f"a pack fills the memory of {self._job.device}. In a new process the same command "
+                f"goes on with packs of at most {size} cells (--pack-size, pack_size)"
+            )
+        why = report.switched_off[fast_paths.CAPTURE]
+        self._failed(fast_paths.CAPTURE, why)
+        line = fast_paths.warning(fast_paths.CAPTURE, why)
+        return f"{line}. The same command goes on without, in a new process"

@@ -144,7 +144,8 @@ class Rounds:
             cells, size = judge(results, packs, progress.errors, before)
             left = (cell for index in progress.left for cell in packs[index].cells)
             cells += [cell for cell in left if cell.cell_id not in before]
-            pack_size = size or pack_size
+            halves = [-(-len(packs[index].cells) // 2) for index in progress.too_large]
+            pack_size = min([*halves, *([size] if size else [])], default=pack_size)
             steps = results.checkpoints.steps()
 
 

@@ -86,9 +86,11 @@ def _transformers(
     """Conditions with finished transformers, and their cells; prints which others are left out."""
     found = []
     for condition, group in phases.split_conditions(cells):
-        words = ", ".join(labels.condition_words(condition))
+        words = ", ".join(labels.condition_words(condition)) or _name(path)
         if group["architecture"].iloc[0] != figure2.ARCHITECTURE:
             print(f"left out: {words} (the reference: {figure2.ARCHITECTURE})")
+        elif group["dataset"].isna().all():
+            print(f"left out: {words} (no images; the reference: {reference.SETTINGS['dataset']})")
         elif not (group["status"] == schema.DONE).any():
             print(f"left out: {words} (no cell is done)")
         else:

@@ -56,14 +56,21 @@ def _pairs(
     found = []
     for _, a in first:
         for _, b in second:
-            own = {name: a[name].iloc[0] for name in told}
-            if all(own[name] == b[name].iloc[0] for name in told):
-                found.append((own, [a, b]))
+            own = {name: _value(a, name) for name in told}
+            if all(own[name] == _value(b, name) for name in told):
+                known = {name: value for name, value in own.items() if value is not None}
+                found.append((known, [a, b]))
     if not found:
         raise load.ResultsError(
             f"the sweeps have no condition in common: they differ in {', '.join(told)}"
         )
     return found
+
+
+def _value(cells: pd.DataFrame, name: str) -> object:
+    """A condition's value of a setting; None where its cells have none."""
+    value = cells[name].iloc[0] if name in cells else None
+    return None if value is None or pd.isna(value) else value
 
 
 def _beside(

@@ -19,15 +19,17 @@ def find(cells: pd.DataFrame, yardsticks: pd.DataFrame | None) -> Iterator[Answe
     """An answer if known algorithms were run on the cells' sequences."""
     table = pd.DataFrame() if yardsticks is None else yards.last_table(yardsticks, cells)
     if not table.empty:
-        yield Answer("yardsticks", describe(table, cells), table)
+        places = yards.trained_on(cells, yardsticks)
+        yield Answer("yardsticks", describe(table, cells.assign(dataset=places)), table)
 
 
 def describe(table: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """`last_table` as text, with the best cell of each base dataset beside it."""
+    """`last_table` as text, with the best cell of each `dataset` (its) beside it."""
+    several = (table["dataset"] != table["tested_on"]).any() and table["dataset"].nunique() > 1
     lines = [f"known algorithms on the same sequences of new tasks ({CONFIDENCE:.0%} interval)"]
-    several = table["dataset"].nunique() > 1
     for row in table.to_dict("records"):
-        where = f"{row['dataset']} to {row['tested_on']}" if several else str(row["tested_on"])
+        to, dataset = row["tested_on"], row["dataset"]
+        where = f"{dataset} to {to}" if several and to != dataset else str(to)
         interval = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] < row["high"] else ""
         name = yards.NAMES.get(row["yardstick"], row["yardstick"])
         lines.append(f"  {name:20} {where:24} {row['accuracy']:.3f}{interval}")

@@ -20,22 +20,73 @@ NAMES = {
     "logistic": "logistic regression",
     "mlp": "MLP from scratch",
     "label_counts": "label counts",
+    "bigram_counts": "bigram counts",
     CHANCE: "chance",
 }  # as they are written in texts and figures
 
 
 def of_cells(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the yardsticks table for the very sequences of these cells.
+    """The rows of the yardsticks table for the very sequences of these cells, whose `dataset` is as
+    `trained_on` has it.
 
     Args:
         yardsticks: from `analysis.load.load_yardsticks`.
         cells: from `analysis.load.load_cells`.
     """
-    keys = list(schema.YARDSTICK_SETTINGS)
-    if yardsticks.empty or not {*keys, "eval_sequences"} <= set(cells):
+    if yardsticks.empty or not {*schema.YARDSTICK_SETTINGS, "eval_sequences"} <= set(cells):
         return yardsticks.iloc[:0]
-    of_interest = cells[[*keys, "eval_sequences"]].rename(columns={"eval_sequences": "n"})
-    return yardsticks.merge(of_interest.drop_duplicates(), on=[*keys, "n"])
+    found, named = [], cells.assign(place=trained_on(cells, yardsticks))
+    for family, rows in yardsticks.groupby(_family(yardsticks)):
+        of_family = named[_is_of(named, family)]
+        keys = [*schema.YARDSTICK_SETTINGS, *_own(rows)] if family else schema.YARDSTICK_SETTINGS
+        if family:  # those of images are null in its cells
+            keys = [key for key in keys if key in named and of_family[key].notna().all()]
+        ours = of_family[[*keys, "eval_sequences", "place"]].drop_duplicates()
+        if len(ours):
+            ours = ours.rename(columns={"eval_sequences": "n"})
+            found.append(rows.merge(ours, on=[*keys, "n"]))
+    if not found:
+        return yardsticks.iloc[:0]
+    joined = pd.concat(found, ignore_index=True)
+    return joined.assign(dataset=joined["place"]).drop(columns="place")
+
+
+def trained_on(cells: pd.DataFrame, yardsticks: pd.DataFrame) -> pd.Series:
+    """What each cell is trained on: its base dataset or, where there are no images, its family and
+    those of the family's settings that vary.
+
+    Args:
+        cells, yardsticks: as for `of_cells`.
+    """
+    places = cells["dataset"].astype(object)
+    for family, rows in yardsticks.groupby(_family(yardsticks)):
+        if family:
+            of_family = cells[_is_of(cells, family)]
+            names = pd.Series(str(family), of_family.index, dtype=object)
+            for key in _own(rows):
+                if key in of_family and of_family[key].nunique() > 1:
+                    names += of_family[key].map(lambda value, key=key: f" {key}={value:g}"
+                                                if isinstance(value, float) else f" {key}={value}")  # fmt: skip
+            places[of_family.index] = names
+    return places
+
+
+def _family(yardsticks: pd.DataFrame) -> pd.Series:
+    """Each row's task family; empty where it is images, which the rows don't say."""
+    if "task_family" not in yardsticks:
+        return pd.Series("", yardsticks.index)
+    return yardsticks["task_family"].astype(object).fillna("")
+
+
+def _is_of(cells: pd.DataFrame, family: object) -> pd.Series:
+    """Whether cells are of this family; of the empty one those are that have a dataset."""
+    return cells["task_family"] == family if family else cells["dataset"].notna()
+
+
+def _own(rows: pd.DataFrame) -> list[str]:
+    """The settings of their own that rows of one family have."""
+    more = set(rows) - {*schema.YARDSTICK_COLUMNS, "task_family"}
+    return sorted(str(key) for key in more if rows[key].notna().all())
 
 
 def curves_table(yardsticks: pd.DataFrame, cells: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -59,7 +110,7 @@ def last_table(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     Of long sequences only some positions are evaluated: the mean is over those in the last tenth.
 
     Returns:
-        A row for each (dataset, yardstick, tested_on), `dataset` being the cells': `accuracy`,
+        A row for each (dataset, yardstick, tested_on), `dataset` as `trained_on` has it: `accuracy`,
         `low`, `high` (as above, positions taken as wholly correlated, so the interval is rather
         too wide), `seeds`.
     """

@@ -19,6 +19,7 @@ from metaphase.core.tasks.sequences import Sequences
 MOST_TASKS = 2**20  # of a stream whose posterior is computed; of more tasks M isn't told
 LEAST = 1e-9  # probabilities are at least this, so that divergences are finite
 _SEQUENCES_AT_ONCE = 256
+_MOST_STATISTICS = 2**24  # of a chunk of sequences: 128 MB
 
 
 class Predicted(NamedTuple):
@@ -69,10 +70,8 @@ class Predictions:
         sequence_E = torch.arange(self.count, device=self.sequences.seed_S.device)
         targets = []
         parts: dict[str, list[Tensor] | None] = {name: [] for name in self.predictors}
-        for sequence_B in sequence_E.split(_SEQUENCES_AT_ONCE):
-            batch = self.sequences.evaluation_batch(split, sequence_B)
-            x, y = batch.x_RxBxTxX[stream].double(), batch.y_RxBxT[stream]
-            y = y if isinstance(self.target, Classes) else y.double()
+        for sequence_B in sequence_E.split(self._at_once(split, stream)):
+            x, y = self._examples(split, stream, sequence_B)
             task_B = self.sequences.evaluation_tasks(split, sequence_B)[stream]
             targets.append(y)
             for name, predictor in self.predictors.items():
@@ -86,6 +85,23 @@ class Predictions:
             torch.cat(targets),
             {name: None if of is None else torch.cat(of) for name, of in parts.items()},
         )
+
+    def _examples(self, split: str, stream: int, sequence_B: Tensor) -> tuple[Tensor, Tensor]:
+        """x_BxTxX and y of a stream's sequences, as predictors get them."""
+        batch = self.sequences.evaluation_batch(split, sequence_B)
+        x, y = batch.x_RxBxTxX[stream].double(), batch.y_RxBxT[stream]
+        return x, y if isinstance(self.target, Classes) else y.double()
+
+    def _at_once(self, split: str, stream: int) -> int:
+        """Sequences of a chunk, fewer where each has many statistics."""
+        first_B = torch.zeros(1, dtype=torch.int64, device=self.sequences.seed_S.device)
+        x, y = self._examples(split, stream, first_B)
+        counts = [
+            predictor.statistics(x, y).numel()
+            for predictor in self.predictors.values()
+            if isinstance(predictor, FromTasks)
+        ]
+        return max(1, min([_SEQUENCES_AT_ONCE, *(_MOST_STATISTICS // max(n, 1) for n in counts)]))
 
     def _predict(
         self, predictor: Predictor, stream: int, task_B: Tensor, x: Tensor, y: Tensor

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 class LinearRegression:
     """y = w . x + e, with w and x standard normal in D dimensions, e ~ N(0, noise_variance)."""
 
-    dimension: int = setting(8, "D, numbers of an input", STREAM, least=1, greatest=2**10)
+    dimension: int = setting(8, "D, numbers of an input", STREAM, least=1, greatest=2**8)
     noise_variance: float = setting(
-        0.25, "variance of the targets' noise", STREAM, least=0, exclusive=(True, False)
+        0.25,
+        "variance of the targets' noise",
+        STREAM,
+        least=1e-9,  # less is lost in float32 targets, and float64 can't invert what is left
+        greatest=1e9,
     )
 
     def problem(self) -> Problem:

@@ -10,10 +10,11 @@ in a row:
   SOLVED of a guess' (its gradient is as small), and the interval of `last` on unseen tasks isn't
   above their level.
 
-Where the cell is compared with M and G (`core.predictor_phases`), generalizing is not final: what
+Where the family has M and G (`core.predictor_phases`), generalizing is not final: what
 is best on the tasks trained on is M, and models that generalize go over to it, the later the more
 tasks there are. Nothing moves any more once the model is M: on seen tasks its distance from M is
 below SOLVED of that from the predictor without context or, where there is none, of M's from G.
+With more tasks than M is computed for, nothing is settled before the last step.
 
 What it costs in accuracy and in phases, against full runs: dev/LOG.md.
 """
@@ -41,7 +42,9 @@ def decided(history: Sequence[Mapping[str, Any]], guess_loss: float, unseen_leve
         return False
     rows = [{row["split"]: row for row in history if row["step"] == step} for step in steps]
     seen = [at[schema.SEEN] for at in rows]
-    if all(at.get("distance_between") is not None for at in seen):
+    if all("distance_between" in at for at in seen):
+        if any(at["distance_between"] is None for at in seen):
+            return False
         return all(at["distance_memorizing"] < SOLVED * _far_from_m(at) for at in seen)
     lows = [
         score_interval(unseen["last"], unseen["last_se"], unseen["n"])[0] - unseen_level

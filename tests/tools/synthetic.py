@@ -102,9 +102,11 @@ def make_results(
 
 def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed: int = 0) -> None:
     """Write the three files of one cell."""
-    unchanging = cell.earlier_ids[NUMERICS - 2]  # of programs without numerics in it
+    ids = (*cell.earlier_ids, cell.cell_id)  # families without images have no earlier ones
+    unchanging = ids[min(NUMERICS - 2, len(ids) - 1)]  # of programs without numerics in it
+    classes = cell.num_classes or 4
     rng = np.random.default_rng([random_seed, int(unchanging[:8], 16)])
-    chance, length = 1 / cell.num_classes, cell.sequence_length
+    chance, length = 1 / classes, cell.sequence_length
     status = phase if phase in (schema.DIVERGED, schema.FAILED) else schema.DONE
     row = {
         **{name: schema.to_column(value) for name, value in cell.to_dict().items()},
@@ -115,7 +117,7 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
         "num_parameters": 12 * cell.num_layers * cell.model_size**2,
         "state_size": cell.num_layers * length * 2 * cell.num_heads * cell.key_size,
         "chance": chance, "n": n, "wall_seconds": 1.0, "device": "cpu", "versions": "{}",
-        "numerics": NUMERICS, "unseen_level": chance, "guess_loss": math.log(cell.num_classes),
+        "numerics": NUMERICS, "unseen_level": chance, "guess_loss": math.log(classes),
         "own_settings": "", "switched_off": "", **dict.fromkeys(schema.RELABELLED_COLUMNS),
     }  # fmt: skip
     history: dict[str, list] = {column: [] for column in schema.HISTORY_COLUMNS}

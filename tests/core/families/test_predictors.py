@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.evaluation import posterior, predictions
 from metaphase.core.evaluation.posterior import posterior_means
 from metaphase.core.evaluation.predictions import Predictions
@@ -271,3 +271,32 @@ def test_predictions_do_not_look_ahead(settings):
     changed = dict(said(after_x, later))
     for name, before in said(x, y):
         assert torch.equal(before[:, :5], changed[name][:, :5]), name
+
+
+@pytest.mark.parametrize("variance", [1e-9, 1e9])
+def test_the_least_and_the_most_noise_have_predictions(variance):
+    """Far less leaves nothing that ridge can invert, far more no finite weights."""
+    _, said = opened(REGRESSION, noise_variance=variance)
+    assert all(bool(y.isfinite().all()) for y in said("unseen")[0].of.values())
+    for beyond in (variance**3, variance**20):
+        with pytest.raises(ConfigError, match="noise_variance: .* is out of range; allowed"):
+            opened(REGRESSION, noise_variance=beyond)
+
+
+@FAMILIES
+def test_sequences_in_chunks_give_what_all_at_once_do(settings, monkeypatch):
+    """Where each has so many statistics that not all have room."""
+    _, whole = opened(settings)
+    expected = whole("unseen")[0].of
+    monkeypatch.setattr(predictions, "_MOST_STATISTICS", 1)
+    sizes, examples = set(), Predictions._examples
+
+    def watched(self, split, stream, sequence_B):
+        sizes.add(len(sequence_B))
+        return examples(self, split, stream, sequence_B)
+
+    monkeypatch.setattr(Predictions, "_examples", watched)
+    _, parts = opened(settings)
+    for name, said in parts("unseen")[0].of.items():
+        torch.testing.assert_close(said, expected[name], rtol=1e-6, atol=1e-6)
+    assert sizes == {1}

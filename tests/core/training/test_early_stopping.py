@@ -81,6 +81,14 @@ def test_it_is_off_by_default():
     assert trainer.step == 300
 
 
+def test_where_m_is_not_computed_nothing_is_settled():
+    """A model that reads context a little is above the level of a guess, long before it is G."""
+    rows = history(GENERALIZES, GENERALIZES)
+    for at in rows:
+        at |= {"distance_memorizing": None, "distance_between": None}
+    assert not early_stopping.decided(rows, 5, unseen_level=0.2)
+
+
 @pytest.mark.parametrize(
     ("from_m", "no_context", "expected"),
     [

@@ -141,10 +141,7 @@ class Follower:
         }
         lease, left = state.lease, None
         if lease is not None and unfinished and estimate:
-            try:
-                left = state.seconds_left()
-            except (ConfigError, KeyError):  # of plug-ins that aren't loaded
-                left = None
+            left = state.seconds_left()
         running = [cell for cell, said in unfinished.items() if said == IN_TRAINING]
         return Grid(
             state.sweep.name,

@@ -73,11 +73,17 @@ class State:
     lease: dict[str, Any] | None
 
     def seconds_left(self) -> float | None:
-        """Estimate of the time to the end; None if nobody runs it, or nothing is known yet."""
+        """Estimate of the time to the end; None if nobody runs it, nothing is known yet, or the
+        code of a cell's plug-in isn't loaded."""
+        from metaphase.core.cell import ConfigError
+
         if self.lease is None:
             return None
         since = self.lease["since"]
-        return seconds_left(self.sweep.cells, self.states, self.touched, self.steps, since)
+        try:
+            return seconds_left(self.sweep.cells, self.states, self.touched, self.steps, since)
+        except (ConfigError, KeyError):
+            return None
 
 
 def look(results: Results, surveyed: tuple[dict[str, str], dict[str, int]] | None = None) -> State:

@@ -157,14 +157,14 @@ def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
     return found
 
 
-def own_in_use(values: Mapping[str, Any]) -> set[str]:
-    """Names of the settings that those bring which settings name, the program's own among them."""
-    found: set[str] = set()
+def own_in_use(values: Mapping[str, Any]) -> dict[str, Setting]:
+    """The settings that those bring which settings name, the program's own among them."""
+    found: dict[str, Setting] = {}
     for key, kind in NAMED_BY.items():
         named = values.get(key)
         for name in named if isinstance(named, (list, tuple)) else (named,):
             entry = REGISTRIES[kind].get(name) if isinstance(name, str) else None
-            found.update(() if entry is None else entry.own)
+            found.update({} if entry is None else entry.own)
     return found
 
 

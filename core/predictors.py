@@ -53,13 +53,14 @@ class FromTask:
 class FromTasks:
     """Predicts from the posterior over the tasks trained on, each as likely before.
 
-    The likelihood of the pairs before a position is exp(s . k) for each task, up to a factor that
-    is the same for all: an exponential family, with statistics s of the pairs and k of the task.
+    The likelihood of what is seen at a position is exp(s . k) for each task, up to a factor that is
+    the same for all: an exponential family, with statistics s of what is seen and k of the task.
     Predictions depend on the task through moments g, whose posterior means are all they need.
     `core.evaluation.posterior` goes through the tasks in chunks.
 
     Attributes:
-        statistics: (x, y) -> s_BxTxK, of the pairs before each position; at the first they are 0.
+        statistics: (x, y) -> s_BxTxK, of the pairs before each position, and of its input where
+            that tells of the task.
         natural: parameters of n tasks -> k_nxK, finite.
         moments: parameters of n tasks -> g_nxG.
         predict: (posterior means g_BxTxG, x, y) -> predictions.

@@ -48,6 +48,7 @@ _BAND_WIDTHS = np.geomspace(1 / 8, 2, 4)
 _LAPSE = 0.01  # outcomes that are mistakes: lo of most rises, 1 - hi of the others
 _HIGHS = np.array([0.99, 0.9, 0.75, 0.6, 0.45, 0.3])  # share of seeds that reach it in the end
 _ASYMPTOTES = np.array([(_LAPSE, h) for h in _HIGHS] + [(1 - h, 1 - _LAPSE) for h in _HIGHS[1:]])
+PAIRS = len(_ASYMPTOTES)
 _MOST_ENDS = 50  # values of a band's begin and end, at most
 _PER_GAP = 4  # and at most this many for each spacing of the grid
 _ROWS = 32  # bands of so many rows at once

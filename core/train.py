@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Cell, argparse.Namespace]:
         _add(parser, setting)
     named, _ = parser.parse_known_args(argv)
     loaded = {key: _loaded(kind, getattr(named, key)) for key, kind in NAMED_BY.items()}
-    own = {name: s for plug_in in plugins.in_use(loaded) for name, s in plug_in.own.items()}
+    own = plugins.own_in_use(loaded)
     for setting in own.values():
         _add(parser, setting)
     arguments = parser.parse_args(argv)

@@ -64,12 +64,12 @@ def start(
     from metaphase.analysis.serving.server import Server, is_loopback
 
     sweeps = Served(paths)
-    token = "" if is_loopback(host) else secrets.token_urlsafe(24)
     try:
+        token = "" if is_loopback(host) else secrets.token_urlsafe(24)
         server = Server(host, port, html(served=list(paths)), sweeps, token)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: no name of a host
         why = getattr(error, "strerror", None) or error
-        raise ResultsError(f"--host {host} --port {port}: {why}") from None
+        raise ResultsError(f"--host {host!r} --port {port}: {why}") from None
     sweeps.start(every)
     return server, sweeps
 

@@ -21,6 +21,7 @@ from metaphase.core.process import as_command
 from metaphase.sweeps.commands.parser import Parser, carry_out, sweep_parser
 
 SHORTEST = 0.2  # seconds between looks
+NARROWEST = 20  # columns of a terminal that are counted on
 LOG_WIDTH = 160  # columns of what is printed to a file
 
 
@@ -46,6 +47,7 @@ def run(path: str, once: bool, every: float) -> None:
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = LOG_WIDTH
+    console.width = max(console.width, NARROWEST)
     follower = Follower(path)
     if once:
         view = follower.look()
@@ -55,7 +57,7 @@ def run(path: str, once: bool, every: float) -> None:
         return
     shown = threading.Event()
     follower.start(lambda view: shown.set(), every)
-    live = console.is_terminal
+    live = console.is_terminal and not console.is_dumb_terminal
     version, said = -1, ""
     try:
         with (

@@ -143,3 +143,23 @@ def parent(place: str) -> tuple[str, str]:
 def _split_query(place: str) -> tuple[str, str]:
     path, mark, query = place.partition("?") if "://" in place else (place, "", "")
     return path, mark + query
+
+
+def read_beginning(place: str, most: int) -> bytes:
+    """The first bytes of a file at a path or a URI, at most that many.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if "://" not in place:
+        with open(os.path.expanduser(place), "rb") as file:
+            return file.read(most)
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        filesystem, path = fs.FileSystem.from_uri(place)
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(str(error)) from None
+    with filesystem.open_input_file(path) as file:
+        return bytes(file.read(most))

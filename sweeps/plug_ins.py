@@ -83,7 +83,7 @@ def _flat(value: Any) -> list[str]:
 
 def fitting(settings: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
     """A grid point's settings without those of the sweep's plug-ins, `own`, that it doesn't use."""
-    others = set(own) - plugins.own_in_use(settings)
+    others = set(own).difference(plugins.own_in_use(settings))
     return {key: value for key, value in settings.items() if key not in others}
 
 

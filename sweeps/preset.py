@@ -17,6 +17,9 @@ setting of the same name in `cell`.
 `cell` says goes before what the base says of that setting, and `null` takes back what it says;
 `grid` stands in place of the base's.
 
+`search: boundary` trains only those of the cells that tell where phases begin, see
+`sweeps.search_settings`.
+
 A plug-in of the user's (`core.plugins`) is named by its file, from where the preset is, such as
 `task_family: ./mine.py:Regression`; its settings are keys like all others.
 
@@ -38,16 +41,16 @@ import yaml
 from metaphase.core import plugins
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.core.plugins import NAMED_BY
-from metaphase.sweeps import plug_ins
+from metaphase.sweeps import plug_ins, search_settings
 from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
-from metaphase.sweeps.places import inside, parent, refuse_credentials
+from metaphase.sweeps.places import inside, parent, read_beginning, refuse_credentials
 from metaphase.sweeps.yaml12 import Dumper, parse_yaml, show
 
 PRESETS = Path(__file__).parent / "presets"
 MAX_PRESET_BYTES = 1_000_000
 MAX_BASES = 20  # below one another
 CELL_KEYS = tuple(SETTINGS)
-PRESET_KEYS = ("name", "description", "base", "cell", "grid", plug_ins.KEY)
+PRESET_KEYS = ("name", "description", "base", "cell", "grid", search_settings.KEY, plug_ins.KEY)
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
@@ -144,6 +147,8 @@ def parse_preset(
     cells = tuple({c.cell_id: c for grid in grids for c in expand(cell, grid, own)}.values())
     resolved = {"name": name, "description": description, "cell": cell}
     resolved["grid"] = grids if said.listed else grids[0]
+    if said.search is not None:
+        resolved[search_settings.KEY] = said.search
     if used:
         resolved[plug_ins.KEY] = plug_ins.stored(used)
     return Sweep(name, description, cells, resolved)
@@ -159,6 +164,7 @@ class _Said:
     cell: dict[str, Any]
     grids: list[dict[str, list]]
     listed: bool  # whether the grids stand in a list
+    search: Any
 
 
 def known_keys() -> tuple[str, ...]:
@@ -191,6 +197,8 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
         except ConfigError:
             plug_ins.check_named(_sections(settings))  # a key may be that of one misnamed
             raise
+        search = settings.get(search_settings.KEY)
+        search_settings.parse(search)
         for key in cell:
             if not listed and key in grids[0]:
                 raise ConfigError(f"{key}: both in cell and in grid; keep one of them")
@@ -210,8 +218,9 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
         elif not listed:
             kept = {key: value for key, value in kept.items() if key not in grids[0]}
         cell = {key: value for key, value in {**kept, **cell}.items() if value is not None}
+        search = settings.get(search_settings.KEY, below.search)
     named, description = "name" in settings, settings.get("description")
-    return _Said(named, settings.get("name"), description, cell, grids, listed)
+    return _Said(named, settings.get("name"), description, cell, grids, listed, search)
 
 
 class _OfBase(ConfigError):
@@ -299,7 +308,7 @@ def _reader(folder: str) -> Callable[[str], bytes]:
 
 def _read_bytes(path: str) -> bytes:
     try:
-        data = _read_remote(path) if "://" in path else _read_local(path)
+        data = read_beginning(path, MAX_PRESET_BYTES + 1)
     except OSError as error:
         why = error.strerror or " ".join(str(error).split())
         raise ConfigError(f"preset: can't read {path}: {why}") from None
@@ -314,24 +323,6 @@ def _read(path: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"preset: {path} is not UTF-8 text") from None
-
-
-def _read_local(path: str) -> bytes:
-    with open(os.path.expanduser(path), "rb") as file:
-        return file.read(MAX_PRESET_BYTES + 1)
-
-
-def _read_remote(uri: str) -> bytes:
-    """Of a bucket, say, where a stored sweep's preset lies."""
-    import pyarrow as pa
-    from pyarrow import fs
-
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, ValueError) as error:
-        raise OSError(str(error)) from None
-    with filesystem.open_input_file(path) as file:
-        return file.read(MAX_PRESET_BYTES + 1)
 
 
 def dump_settings(settings: dict[str, Any]) -> str:

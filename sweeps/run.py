@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from metaphase.core.cell import Cell
     from metaphase.sweeps.commands.parser import Parser
     from metaphase.sweeps.execution.rounds import Outcome
+    from metaphase.sweeps.preset import Sweep
+    from metaphase.sweeps.search.seeking import Seeking
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.sweep_run import SweepRun
 
@@ -139,6 +141,24 @@ def _parser() -> Parser:
         help="mirror finished cells to a tracker, beside the training: tensorboard, wandb, mlflow "
         "or trackio. May be repeated",
     )
+    add(
+        "--boundary",
+        action=argparse.BooleanOptionalAction,
+        help="train only those of the cells that tell where generalizing begins, until each size's "
+        "interval is narrow (default: as the preset says under search); --no-boundary trains all",
+    )
+    add(
+        "--target-octaves",
+        type=float,
+        metavar="X",
+        help="how wide intervals may be, octaves of the number of tasks (default: 1)",
+    )
+    add(
+        "--budget",
+        metavar="X",
+        help="the most that a search trains: a share of the cells (default: 0.2), or "
+        "operations=SHARE, or hours=H of workers",
+    )
     add("--dry-run", action="store_true", help="show what would be trained, and start nothing")
     add("--list", action="store_true", help="list the presets")
     return parser
@@ -169,29 +189,38 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             f"--gpus: {arguments.gpus} are GPUs of a cluster; allowed: --executor ray"
         )
     results = Results(arguments.root, sweep.name)
+    seeking = _seeking(sweep, arguments)
     run = SweepRun(
         sweep,
         results,
         forced=forced,
         retry_failed=arguments.retry_failed,
         other_numerics=arguments.other_numerics,
+        seeking=seeking,
     )
     if arguments.dry_run:
-        from metaphase.sweeps.planning.preview import show_plan
+        from metaphase.sweeps.planning.preview import show_plan, show_search
 
-        show_plan(sweep, results, run.missing, arguments.pack_size)
+        if seeking is None:
+            show_plan(sweep, results, run.missing, arguments.pack_size)
+        else:
+            show_search(sweep, results, seeking)
         return 0
     if not run.missing:
         run.store_settings()
         print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
         return _conclude(run)
+    over = "" if seeking is None or forced else seeking.is_over(results)
+    if over:
+        run.store_settings()
+        print(f"Nothing to do: {over}.")
+        return _conclude(run)
 
     def train(results: Results, missing: list[Cell], **options: Any) -> Outcome:
         log = _log_file(results)
-        print(
-            f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train; log: {log}",
-            flush=True,
-        )
+        of = f"{len(sweep.cells)} cells"
+        to_do = f"{len(missing)} of {of} to train" if seeking is None else f"a search among {of}"
+        print(f"{sweep.name}: {to_do}; log: {log}", flush=True)
         from metaphase.sweeps.execution.pack_run import EVALUATIONS  # PyTorch takes seconds
 
         options |= {
@@ -211,6 +240,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         outcome = run.train(train)
     done = sum(cell.cell_id in run.status for cell in sweep.cells)
     print(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
+    if outcome.search:
+        print(outcome.search)
     capacity = outcome.wall_seconds * outcome.workers
     print(
         f"{outcome.wall_seconds:.1f} s on {outcome.workers} workers, "
@@ -227,6 +258,35 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         print(f"Stopped. This continues: python -m metaphase.sweeps.run {again}")
         return INTERRUPTED
     return _conclude(run)
+
+
+def _seeking(sweep: Sweep, arguments: argparse.Namespace) -> Seeking | None:
+    """The search that the preset or the command line asks for.
+
+    Raises:
+        ConfigError: what is said of it can't be.
+    """
+    from metaphase.core.cell import ConfigError
+    from metaphase.sweeps import search_settings
+
+    search = search_settings.parse(sweep.settings.get(search_settings.KEY))
+    if arguments.boundary is not None:
+        search = (search or search_settings.Search()) if arguments.boundary else None
+    for name in ("target_octaves", "budget"):
+        value, option = getattr(arguments, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if search is None:
+            raise ConfigError(f"{option}: {value} is of a search; allowed: with --boundary")
+        if name == "target_octaves":
+            search = search_settings.with_target(search, value, option)
+        else:
+            search = search_settings.with_budget(search, value, option)
+    if search is None:
+        return None
+    from metaphase.sweeps.search.seeking import Seeking
+
+    return Seeking(search, sweep.cells, sweep.axes)
 
 
 def _train_here(
@@ -270,6 +330,13 @@ def _conclude(run: SweepRun) -> int:
         lost = len(missing_cells(sweep, results, status, False)) - missing
         again = "the same command" if lost == len(failed) else "--retry-failed"
         print(f"{len(failed)} cells failed; {again} tries them again", file=sys.stderr)
+    if run.seeking is not None:
+        print(
+            f"{len(sweep.cells) - missing} of {len(sweep.cells)} cells are trained, "
+            f"{run.seeking.share_of_operations(status):.0%} of the grid's operations; "
+            "--no-boundary trains the others"
+        )
+        missing = 0
     if missing:
         print(f"{missing} cells are missing; the same command continues", file=sys.stderr)
     print(f"Results: {results}")

@@ -3,9 +3,10 @@ trains them."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metaphase.core.cell import NUMERICS, Cell
 from metaphase.sweeps.planning import missing as lacks
@@ -19,6 +20,7 @@ from metaphase.sweeps.store.sweepfile import write_settings
 
 if TYPE_CHECKING:
     from metaphase.sweeps.execution.rounds import Outcome
+    from metaphase.sweeps.search.seeking import Seeking
 
 
 class SweepRun:
@@ -34,6 +36,7 @@ class SweepRun:
         retry_failed: whether cells that failed are trained again.
         other_numerics: "refuse", "keep" or "renew" finished cells of other numerics.
         say: prints what is worth knowing, as `print` does.
+        seeking: which of the missing cells to train, and when to stop; None: all of them.
 
     Raises:
         ConfigError: cells of other numerics are there and refused, or the tree is no sweep's.
@@ -49,8 +52,9 @@ class SweepRun:
         retry_failed: bool = False,
         other_numerics: str = "refuse",
         say: Callable[..., None] = print,
+        seeking: Seeking | None = None,
     ) -> None:
-        self.sweep, self.results = sweep, results
+        self.sweep, self.results, self.seeking = sweep, results, seeking
         self._retry_failed, self._say = retry_failed, say
         self.status, self._damaged, numerics = lacks.survey(results, sweep.cells)
         if self._damaged:
@@ -83,7 +87,7 @@ class SweepRun:
 
         Args:
             executor: called as `executor(results, cells, lease=, total=, before=)`, as
-                `sweeps.execution.local.train` is.
+                `sweeps.execution.local.train` is; with `propose=` and no cells for a search.
 
         Raises:
             ConfigError: another driver runs the sweep, or nothing can be written there.
@@ -111,7 +115,11 @@ class SweepRun:
             earlier.adopt_checkpoints(results, missing)
             adopt_models(results, missing, self._say)
             write_settings(results, sweep.settings)
-            outcome = executor(results, missing, lease=lease, total=len(sweep.cells), before=before)
+            options: dict[str, Any] = {"lease": lease, "total": len(sweep.cells), "before": before}
+            if self.seeking is not None:
+                options["propose"] = functools.partial(self.seeking.next_round, results)
+                missing = []
+            outcome = executor(results, missing, **options)
             self.status = earlier.by_cell_id(results.finished(), sweep.cells)
         finally:
             lease.release()  # which sees whether it still is ours

@@ -13,18 +13,21 @@ site read the answers.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from metaphase.analysis.serving.page import compress
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::")
-REQUEST_SECONDS = 30.0  # that a client may take to say what it wants
+REQUEST_SECONDS = 30.0  # that a client may take to say what it wants, and to take `AT_ONCE` bytes
+AT_ONCE = 65536
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -90,19 +93,33 @@ class Server(ThreadingHTTPServer):
     def names(self, host: str) -> bool:
         """Whether a Host header is this server's. One that listens to other machines too has any
         number of names, and a token."""
-        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "80")
-        known = {self.host, *LOOPBACK} if is_loopback(self.host) else {self.host}
-        if port != str(self.server_port):
+        found = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:]*)(?::(\d+))?", host)
+        if found is None or (found[2] or found[4] or "80") != str(self.server_port):
             return False
-        return name.strip("[]").lower() in known or bool(self.token)
+        name = (found[1] or found[3] or "").lower()
+        return bool(self.token) or name in (self.host.lower(), *LOOPBACK)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a client has gone, or doesn't speak HTTP."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on this host."""
-    return host in LOOPBACK or host.startswith("127.")
+    """Whether only this machine reaches what listens on this host, by the addresses that it has.
+
+    Raises:
+        OSError: it has none.
+    """
+    if host in LOOPBACK:
+        return True
+    found = {str(one[4][0]).partition("%")[0] for one in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+class _Answer(NamedTuple):
+    status: int
+    data: bytes
+    kind: str = "text/plain"
+    encoding: str = ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -112,58 +129,55 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "metaphase", ""
 
     def do_GET(self) -> None:
+        try:
+            answer = self._find()
+        except (LookupError, ValueError):
+            answer = _Answer(404, b"there is no such thing")
+        except OSError:
+            answer = _Answer(503, b"the storage fails")
+        self._send(answer)
+
+    do_HEAD = do_GET
+
+    def _find(self) -> _Answer:
         hosts: Sequence[str] = self.headers.get_all("Host") or ()
         if len(hosts) != 1 or not self.server.names(hosts[0]):
-            return self._answer(421, b"this server has another name", "text/plain")
+            return _Answer(421, b"this server has another name")
         url = urlsplit(self.path)
         asked = parse_qs(url.query)
         token = asked.get("token", [""])[-1]
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            return self._answer(403, b"the address lacks its token", "text/plain")
-        try:
-            self._route(url.path, asked)
-        except (LookupError, ValueError):
-            self._answer(404, b"there is no such thing", "text/plain")
-        except OSError:
-            self._answer(503, b"the storage fails", "text/plain")
-
-    do_HEAD = do_GET
-
-    def _route(self, path: str, asked: Mapping[str, Sequence[str]]) -> None:
-        match path.split("/")[1:]:
+            return _Answer(403, b"the address lacks its token")
+        match url.path.split("/")[1:]:
             case [""]:
-                self._answer(200, self.server.page, "text/html; charset=utf-8")
+                return _Answer(200, self.server.page, "text/html; charset=utf-8")
             case ["sweep", number]:
                 version = asked.get("version", ["-1"])[-1]
                 found = self.server.sweeps.document(int(number), int(version))
-                if found is None:
-                    self._answer(204, b"", "")
-                else:
-                    self._json(found)
+                return _Answer(204, b"", "") if found is None else self._json(found)
             case ["cell", number, cell_id]:
-                self._json(self.server.sweeps.curves(int(number), cell_id))
-            case _:
-                raise LookupError(path)
+                return self._json(self.server.sweeps.curves(int(number), cell_id))
+        raise LookupError(url.path)
 
-    def _json(self, value: Mapping[str, Any]) -> None:
+    def _json(self, value: Mapping[str, Any]) -> _Answer:
         if self.server.token and "gzip" in self.headers.get("Accept-Encoding", ""):  # not loopback
-            self._answer(200, compress(value), "application/json", {"Content-Encoding": "gzip"})
-        else:
-            self._answer(200, json.dumps(value, allow_nan=False).encode(), "application/json")
+            return _Answer(200, compress(value), "application/json", "gzip")
+        return _Answer(200, json.dumps(value, allow_nan=False).encode(), "application/json")
 
-    def _answer(
-        self, status: int, data: bytes, kind: str, more: Mapping[str, str] | None = None
-    ) -> None:
-        self.send_response(status)
-        for name, value in {**HEADERS, **(more or {})}.items():
+    def _send(self, answer: _Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in HEADERS.items():
             self.send_header(name, value)
-        if kind:
-            self.send_header("Content-Type", kind)
-        if status != 204:
-            self.send_header("Content-Length", str(len(data)))
+        if answer.encoding:
+            self.send_header("Content-Encoding", answer.encoding)
+        if answer.kind:
+            self.send_header("Content-Type", answer.kind)
+        if answer.status != 204:
+            self.send_header("Content-Length", str(len(answer.data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            for start in range(0, len(answer.data), AT_ONCE):  # a time limit for each, not for all
+                self.wfile.write(answer.data[start : start + AT_ONCE])
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a request may carry a token."""

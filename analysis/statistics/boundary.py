@@ -3,21 +3,16 @@
 Seeds of all sizes reach the phase as in `core.thresholds`, with one sharpness s that sizes share,
 asymptotes of each size's own, and thresholds theta(size) that are
 
-- smooth: a random walk along log2 of the size, whose deviation an octave is one of `_STEPS`, all
-  equally likely, so that a size at which little was trained, or with no rise inside the grid,
-  learns from its neighbours; or
+- smooth: the random walk of `core.joint_thresholds`; or
 - a power law: N* = N0 (size / middle size)^exponent, a straight line in log2.
 
-Both posteriors are summed over grids of parameters (the random walk's by the forward-backward
-algorithm: Rabiner 1989, Proc. IEEE 77:257), so that they can be compared by their Bayes factor.
-Priors are flat: on the first theta, from half the grid's length below it to as much above; on the
-line's height at the middle of the sizes, over the same range; on the exponent, within
+Both posteriors are summed over grids of parameters, so that they can be compared by their Bayes
+factor. Priors are flat: on the first theta, from half the grid's length below it to as much above;
+on the line's height at the middle of the sizes, over the same range; on the exponent, within
 `_STEEPEST`.
 """
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import pandas as pd
@@ -25,15 +20,14 @@ import pandas as pd
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.phases import require_one_condition
 from metaphase.analysis.statistics.transitions import BEGINS, counts, usable_cells
-from metaphase.core import thresholds
+from metaphase.core import joint_thresholds, thresholds
+from metaphase.core.joint_thresholds import Outcomes, over_asymptotes
 from metaphase.core.thresholds import quantiles
 
 FEWEST = 3  # model sizes
 EVIDENCE = thresholds.BAND_EVIDENCE  # that a phase rises along the power law at all
 WIDEST = 2.0  # interval of an exponent that says where a boundary goes
 BETTER = 20.0  # strong evidence (Kass & Raftery 1995) that a smooth boundary fits better
-_MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
-_STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
 _STEEPEST = 6.0  # exponents are from minus this to this
 _SLOPES = np.linspace(-_STEEPEST, _STEEPEST, 145)
 
@@ -94,21 +88,22 @@ def _of_phase(
     """The rows of one phase for both tables of `boundaries`."""
     x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
     first, last = x.min(), x.max()
-    margin = (last - first) / 2
-    theta_T = np.linspace(first - margin, last + margin, _MOST_THETAS)
+    theta_T = joint_thresholds.thetas(first, last)
     of_size = [cells["model_size"].to_numpy() == size for size in sizes]
-    outcomes = [counts(x[at], reached.to_numpy()[at]) for at in of_size]
-    log_WxTxS = np.stack([_log_likelihood(theta_T, *size_counts) for size_counts in outcomes])
+    outcomes = [Outcomes(*counts(x[at], reached.to_numpy()[at])) for at in of_size]
+    log_WxTxS = np.stack(
+        [over_asymptotes(joint_thresholds.log_likelihood(theta_T, at)) for at in outcomes]
+    )
     log_constant = sum(thresholds.log_constant(yes_K, no_K) for _, yes_K, no_K in outcomes)
     v_W = np.log2(sizes.astype(float))
     v_W = v_W - (v_W[0] + v_W[-1]) / 2
-    marginal_WxT, smooth = _smooth(theta_T, v_W, log_WxTxS)
+    weight_WxTxS, smooth = joint_thresholds.smooth(theta_T, v_W, log_WxTxS)
     weight_TxB, log_law, log_flat = _power_law(theta_T, v_W, log_WxTxS)
 
     rows = []
     for w, v in enumerate(v_W):
         line = (theta_T[:, None] + _SLOPES * v).ravel()
-        ends = [quantiles(theta_T, marginal_WxT[w], confidence),
+        ends = [quantiles(theta_T, weight_WxTxS[w].sum(axis=1), confidence),
                 quantiles(line, weight_TxB.ravel(), confidence)]  # fmt: skip
         rows.append(tuple(value for each in ends for value in _estimate(each, first, last)))
     low, exponent, high = quantiles(_SLOPES, weight_TxB.sum(axis=0), confidence)
@@ -130,49 +125,6 @@ def _is_clear(
     return (
         width <= WIDEST and rises >= EVIDENCE and against_smooth * BETTER >= 1 and inside >= FEWEST
     )
-
-
-def _log_likelihood(
-    theta_T: np.ndarray, x_K: np.ndarray, yes_K: np.ndarray, no_K: np.ndarray
-) -> np.ndarray:
-    """One size's, at each theta and width, averaged over the asymptotes; shape (T, S)."""
-    rises = _rises_at(tuple(theta_T.tolist()), tuple(x_K.tolist()))
-    log_TxM = rises.log_likelihood(yes_K[None], no_K[None])[0]
-    log_TxSxA = log_TxM.reshape(len(theta_T), thresholds.WIDTHS, -1)
-    most = log_TxSxA.max()
-    return np.log(np.exp(log_TxSxA - most).mean(axis=2) + 1e-300) + most
-
-
-@functools.lru_cache(maxsize=4)
-def _rises_at(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> thresholds.Rises:
-    """`thresholds.rises_at`, once for all sizes with the same numbers of tasks."""
-    return thresholds.rises_at(np.array(theta_T), np.array(x_K))
-
-
-def _smooth(
-    theta_T: np.ndarray, v_W: np.ndarray, log_WxTxS: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Each size's posterior of theta, shape (W, T), and the log evidence of the random walk."""
-    most_W = log_WxTxS.max(axis=(1, 2))
-    like_WxTxS = np.exp(log_WxTxS - most_W[:, None, None])
-    apart_TxT = theta_T[:, None] - theta_T
-    total_WxT, total = np.zeros(log_WxTxS.shape[:2]), 0.0
-    for step in _STEPS:
-        kernels = []
-        for dv in np.diff(v_W):
-            kernel_TxT = np.exp(-(apart_TxT**2) / (2 * step**2 * dv))
-            kernels.append(kernel_TxT / kernel_TxT.sum(axis=1, keepdims=True))
-        forward = [like_WxTxS[0] / len(theta_T)]
-        for like_TxS, kernel_TxT in zip(like_WxTxS[1:], kernels, strict=True):
-            forward.append(like_TxS * (kernel_TxT.T @ forward[-1]))
-        backward = [np.ones_like(forward[0])]
-        for like_TxS, kernel_TxT in zip(like_WxTxS[:0:-1], reversed(kernels), strict=True):
-            backward.append(kernel_TxT @ (like_TxS * backward[-1]))
-        both_WxTxS = np.stack(forward) * np.stack(backward[::-1])
-        total_WxT += both_WxTxS.sum(axis=2)
-        total += float(forward[-1].sum())
-    evidence = total / len(_STEPS) / log_WxTxS.shape[2]
-    return total_WxT, float(np.log(evidence) + most_W.sum())
 
 
 def _power_law(

@@ -41,6 +41,7 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "balls_and_urns": lambda row: row["symbols"],
     "linear_regression": lambda row: row["dimension"],
     "markov_chains": lambda row: row["states"] ** 2,
+    "noisy_items": lambda row: row["dimension"] + 1,
 }
 # Where the search begins: all of these combinations.
 _STARTS = [

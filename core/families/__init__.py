@@ -9,9 +9,11 @@ from __future__ import annotations
 from metaphase.core.families.balls_and_urns import BallsAndUrns
 from metaphase.core.families.linear_regression import LinearRegression
 from metaphase.core.families.markov_chains import MarkovChains
+from metaphase.core.families.noisy_items import NoisyItems
 
 FAMILIES: dict[str, type] = {
     "linear_regression": LinearRegression,
     "balls_and_urns": BallsAndUrns,
     "markov_chains": MarkovChains,
+    "noisy_items": NoisyItems,
 }

@@ -136,7 +136,8 @@ class DrawnSequences:
     ) -> Batch:
         """Sequences of tasks (task_SxB or, for one stream, task_B): those of a training step, or
         with these numbers of an evaluation's split."""
-        tasks = _of_tasks(seed_Sx1, task)
+        count = MAX_TASKS if split == schema.UNSEEN else self.num_tasks_S[:, None]
+        tasks = _of_tasks(seed_Sx1, task, count)
         kind = _TRAINING if split is None else f"sequence of {split}"
         high = torch.zeros_like(number_B[:1]) if step is None else step
         sequences = Random(kind, seed_Sx1, number_B, high)
@@ -145,8 +146,8 @@ class DrawnSequences:
         return checked(self.problem, x, y, (*tasks.batch, length))
 
 
-def _of_tasks(seed: Tensor, task: Tensor) -> Random:
-    return Random(_TASK, seed, task & 0xFFFFFFFF, task >> 32)
+def _of_tasks(seed: Tensor, task: Tensor, count: Tensor | int = MAX_TASKS) -> Random:
+    return Random(_TASK, seed, task & 0xFFFFFFFF, task >> 32, count)
 
 
 def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...]) -> Batch:

@@ -25,10 +25,13 @@ class Random:
         kind: of thing.
         seed, low, high: int64 in [0, 2^32), broadcasting to the shape `batch`: the seed, and the
             two halves of the things' numbers.
+        count: how many there are with the same `high`, int64 in [1, 2^32].
     """
 
-    def __init__(self, kind: str, seed: Tensor, low: Tensor, high: Tensor) -> None:
-        self._kind = kind
+    def __init__(
+        self, kind: str, seed: Tensor, low: Tensor, high: Tensor, count: Tensor | int = 2**32
+    ) -> None:
+        self._kind, self._count = kind, count
         self._seed, self._low, self._high = torch.broadcast_tensors(seed, low, high)
 
     @property
@@ -66,6 +69,14 @@ class Random:
         keys = self._words(name, rng.SHUFFLE_ROUNDS)[..., None, :].unbind(-1)
         number = torch.arange(count, device=self._seed.device)
         return rng.permuted(list(keys), number, bound)
+
+    def others(self, drawn_by: Random, name: str, length: int) -> Random:
+        """As many things of this kind for each of the batch, (*batch, length), drawn uniformly and
+        with replacement from those that it is among: of a task from the N trained on, or from new
+        ones. `name` says what they are for; `drawn_by` is what draws them, the sequence."""
+        count = self._count[..., None] if isinstance(self._count, Tensor) else self._count
+        low = rng.integer(drawn_by._words(name, length), count)
+        return Random(self._kind, self._seed[..., None], low, self._high[..., None])
 
     def simplex(self, name: str, count: int, *shape: int) -> Tensor:
         """Points of Dirichlet(1, ..., 1), float32, (*batch, *shape, count): the gaps between

@@ -30,11 +30,12 @@ class CaptureFailed(RuntimeError):
 
     Attributes:
         restored: whether the buffers hold what they held before.
+        full: whether it failed because the device's memory is full; fewer replicas may fit.
     """
 
-    def __init__(self, error: Exception, restored: bool) -> None:
+    def __init__(self, error: Exception, restored: bool, full: bool = False) -> None:
         super().__init__(fast_paths.in_a_line(error))
-        self.restored = restored
+        self.restored, self.full = restored, full
 
 
 class RepeatedStep:
@@ -113,7 +114,7 @@ class RepeatedStep:
                 restored = False
             if out_of_memory(error) and restored:  # the capture itself has ended as it should
                 raise
-            raise CaptureFailed(error, restored) from error
+            raise CaptureFailed(error, restored, full=_began_full(error)) from error
         self._restore(before)
         self._graph = graph
 
@@ -128,6 +129,12 @@ class RepeatedStep:
         torch.cuda.synchronize()
         for buffer, value in zip(self._buffers, before, strict=True):
             buffer.copy_(value)
+
+
+def _began_full(error: BaseException | None) -> bool:
+    """Whether the device's memory being full began it: ending a capture that something has broken
+    raises an error of its own, in the handling of which that one stands."""
+    return error is not None and (out_of_memory(error) or _began_full(error.__context__))
 
 
 @lru_cache(maxsize=8)

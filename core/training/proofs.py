@@ -87,13 +87,16 @@ def prove(
     Paths that are off (`core.fast_paths`) aren't tried."""
     found = Findings([])
     shapes = [members[0] for members in grouped(cells, stack_key).values()]
+    trained = []
     with current(device):
         for cell in shapes:
             say(f"kernels: {_described(cell)}")
-            if not _prove_kernels(cell, device, data_root, found):
+            if _prove_kernels(cell, device, data_root, found):
+                trained.append(cell)
+            if found.error:
                 return found
         fast_paths.adopt(found.verdicts)
-        for cell in shapes:
+        for cell in trained:
             if not fast_paths.is_on(fast_paths.CAPTURE):
                 break
             say(f"captured steps: {_described(cell)}")
@@ -109,7 +112,9 @@ def _described(cell: Cell) -> str:
 def _prove_kernels(
     cell: Cell, device: torch.device, data_root: str | Path, found: Findings
 ) -> bool:
-    """Compares what a cell's first step and evaluation ask for. Returns whether to go on."""
+    """Compares what a cell's first step and evaluation ask for. Returns whether it can be trained:
+    what doesn't fit into the device, or fails without the device, is the cell's own affair, which
+    its training will tell."""
     known = {proof.name for proof in found.proofs}
 
     def judge(asked: Asked) -> None:
@@ -131,10 +136,18 @@ def _prove_kernels(
         found.error = str(error)
         return False
     except Exception as error:
+        if fast_paths.out_of_memory(error) or not _of_device(error):
+            return False
         found.poisoned = True
         found.error = f"{_described(cell)}: {fast_paths.in_a_line(error)}"
         return False
     return True
+
+
+def _of_device(error: Exception) -> bool:
+    """Whether an error is one of the device, after which it may compute nothing."""
+    told = any(word in str(error) for word in ("CUDA", "HIP"))
+    return told or isinstance(error, getattr(torch, "AcceleratorError", ()))
 
 
 def _compare(asked: Asked, device: torch.device) -> Proof | None:

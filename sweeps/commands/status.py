@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metaphase.sweeps.store.results import Results
 
 RUNNING, MISSING = "running", "missing"
+MOST_PROPOSED = 8  # cells of a search's round that are named
 
 
 @as_command
@@ -137,6 +138,7 @@ def report(results: Results, rule: str | None = None) -> list[str]:
 
     lines = [f"{sweep.name}: {sweep.description}".rstrip(": "), ""]
     lines += _table(sweep.cells, states)
+    lines += _search(results, sweep)
     waiting = sum(states[c.cell_id] == MISSING and c.cell_id in steps for c in sweep.cells)
     if waiting:
         lines.append(f"{waiting} of the missing cells continue from checkpoints.")
@@ -187,6 +189,31 @@ def _phases(rows: Sequence[Mapping[str, Any]], rule: str) -> str:
     told = [f"{counts[phase]} {phase}" for phase in reversed(PHASES)]
     told += [f"{counts[None]} without a phase"] * bool(counts[None])
     return f"Phases of the {len(rows)} done cells by {rule}: {', '.join(told)}."
+
+
+def _search(results: Results, sweep: Sweep) -> list[str]:
+    """Of a sweep that seeks boundaries: where phases begin as far as the last round knew, and the
+    cells that it chose, with what each was to take off its row's intervals."""
+    from metaphase.sweeps.store.searchfile import interval, read_rounds
+
+    rounds = read_rounds(results)
+    if not rounds:
+        return []
+    last = next(one for one in reversed(rounds) if one.octaves or one is rounds[0])
+    proposed = sum(len(one.octaves) for one in rounds)
+    lines = ["", f"Seeks boundaries: {len(rounds)} rounds, {proposed} cells proposed."]
+    for at in rounds[-1].standings:
+        width = f"{at['width']:.1f} octaves" + (", done" if at["done"] else "")
+        lines.append(f"  {at['phase']} begins, {at['row']}: 2^ {interval(at)} ({width})")
+    cells = {cell.cell_id: cell for cell in sweep.cells}
+    for cell_id, octaves in list(last.octaves.items())[:MOST_PROPOSED]:
+        cell = cells.get(cell_id)
+        where = ", ".join(f"{key} {getattr(cell, key, None)}" for key in sweep.axes)
+        said = where if cell else f"{cell_id}, which isn't in the grid any more"
+        lines.append(f"  the last round trains {said}: {octaves:.2f} octaves less, it expects")
+    if len(last.octaves) > MOST_PROPOSED:
+        lines.append(f"  ... and {len(last.octaves) - MOST_PROPOSED} more")
+    return lines
 
 
 def _late_rows(content: bytes) -> dict[str, dict[str, Any] | None]:

@@ -19,7 +19,7 @@ from metaphase.sweeps.execution.gpus import prove
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.ray_session import cluster_workers, ray_running, set_environment
-from metaphase.sweeps.execution.rounds import Outcome, Rounds
+from metaphase.sweeps.execution.rounds import Outcome, Propose, Rounds
 from metaphase.sweeps.execution.scratch import scratch_folder
 from metaphase.sweeps.execution.software import check_nodes, installed
 from metaphase.sweeps.execution.trials import fit, interruptible
@@ -42,6 +42,7 @@ def train(
     gpus: int | None = None,
     started: float | None = None,
     keep_models: bool | str = False,
+    propose: Propose | None = None,
 ) -> Outcome:
     """Trains cells to their ends, or until interrupted.
 
@@ -58,10 +59,13 @@ def train(
         gpus: GPUs to plan for, where the cluster gets them only when asked; None: those it has.
         started: time.monotonic() when the command began; None: now.
         keep_models: see `sweeps.execution.pack_run.Job`.
+        propose: see `sweeps.execution.rounds.Rounds`.
     """
     started = time.monotonic() if started is None else started
     set_environment()
-    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models)
+    rounds = Rounds(
+        results, lease, data_root, total, before, pack_size, keep_models, propose=propose
+    )
     with (
         outlived(),
         scratch_folder() as scratch,
@@ -79,7 +83,7 @@ def train(
         with interruptible(lease) as interrupt:
 
             def tune_packs(job: Job, finished: dict[str, str]) -> Progress:
-                progress = TuneProgress(results, job.packs, total, finished)
+                progress = TuneProgress(results, job.packs, total, finished, said=job.said)
                 progress.works = rounds.outcome.training_seconds > 0
                 try:
                     fit(job, progress, interrupt, scratch)

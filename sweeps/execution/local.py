@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -28,7 +29,7 @@ from metaphase.core.devices import training_device, unused_gpus
 from metaphase.sweeps.execution import proving
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.progress import Progress
-from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Rounds
+from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Propose, Rounds
 from metaphase.sweeps.planning.hardware import cores, memory
 from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
 from metaphase.sweeps.store.folders import one_line
@@ -54,6 +55,7 @@ def train(
     device: str | None = None,
     shown: bool = True,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    propose: Propose | None = None,
 ) -> Outcome:
     """Trains cells to their ends, or until it is interrupted or asked to stop. It returns once no
     thread of its own trains any more.
@@ -73,6 +75,7 @@ def train(
         device: a torch device; None: a GPU where there is one, else the CPU.
         shown: whether progress is printed.
         asked_to_stop: asked now and then, in the calling thread.
+        propose: see `sweeps.execution.rounds.Rounds`.
 
     Raises:
         ConfigError: the device can't be used.
@@ -86,13 +89,19 @@ def train(
     chosen = training_device(device)
     workers = _workers(chosen)
     found = _prove(cells, data_root, chosen, shown)
-    rounds = Rounds(results, lease, data_root, total, before, pack_size, keep_models, found)
+    rounds = Rounds(
+        results, lease, data_root, total, before, pack_size, keep_models, found, propose
+    )
     stopping = threading.Event()
 
+    def failed(name: str, why: str) -> None:
+        proving.remember(cells, proving.environment(str(chosen)), name, why)
+
     def fit(job: Job, finished: dict[str, str]) -> Progress:
-        progress = Progress(results, job.packs, total, finished, shown)
+        progress = Progress(results, job.packs, total, finished, shown, job.said)
         progress.works = rounds.outcome.training_seconds > 0
-        threads = _Threads(replace(job, device=str(chosen)), workers.count, stopping)
+        job = replace(job, device=str(chosen))
+        threads = _Threads(job, workers.count, stopping, failed)
         try:
             while threads.follow(progress):
                 if asked_to_stop() or lease.lost or progress.config_error:
@@ -148,13 +157,15 @@ class _Threads:
         job: what to train.
         count: of the threads.
         stopping: once it is set, packs are left with checkpoints, and no other begins.
+        failed: told the name of a fast path that has left this process unfit for more, and why.
     """
 
-    def __init__(self, job: Job, count: int, stopping: threading.Event) -> None:
-        self._job, self._stopping = job, stopping
+    def __init__(
+        self, job: Job, count: int, stopping: threading.Event, failed: Callable[[str, str], None]
+    ) -> None:
+        self._job, self._stopping, self._failed = job, stopping, failed
         order = range(len(job.packs))  # dearest first; one thread has results sooner the other way
-        self._waiting = iter(order if count > 1 else reversed(order))
-        self._lock = threading.Lock()
+        self._waiting = deque(order if count > 1 else reversed(order))
         self._told: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._train_packs, name=f"metaphase-{i}", daemon=True)
@@ -187,13 +198,15 @@ class _Threads:
         try:
             if self._job.device == "cpu":
                 torch.set_num_threads(1)  # in this thread; others have the other cores
+            error = ""
             while not self._stopping.is_set():
-                with self._lock:
-                    index = next(self._waiting, None)
-                if index is None:
+                try:  # after one that fails the least like it: would all of them?
+                    index = self._waiting.pop() if error else self._waiting.popleft()
+                except IndexError:
                     break
                 self._tell("begin", index)
-                self._tell("end", index, self._train_pack(index))
+                error = self._train_pack(index)
+                self._tell("end", index, error)
         finally:
             self._tell("over")
 
@@ -231,10 +244,19 @@ class _Threads:
             report = run.step()
             done = report.done
             if report.poisoned:  # it is this process, which can't be left
-                why = fast_paths.warning(
-                    fast_paths.CAPTURE, report.switched_off[fast_paths.CAPTURE]
-                )
-                line = f"{why}. The same command goes on without, in a new process"
-                report = replace(report, config_error=line)
+                report = replace(report, config_error=self._why_left(index, report))
             self._tell("note", index, asdict(report))
         run.save()
+
+    def _why_left(self, index: int, report: Report) -> str:
+        """A line about a process that is unfit for more. What failed is noted for the next one."""
+        if report.too_large:
+            size = -(-len(self._job.packs[index].cells) // 2)
+            return (
+                f"a pack fills the memory of {self._job.device}. In a new process the same command "
+                f"goes on with packs of at most {size} cells (--pack-size, pack_size)"
+            )
+        why = report.switched_off[fast_paths.CAPTURE]
+        self._failed(fast_paths.CAPTURE, why)
+        line = fast_paths.warning(fast_paths.CAPTURE, why)
+        return f"{line}. The same command goes on without, in a new process"

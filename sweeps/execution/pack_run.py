@@ -62,6 +62,7 @@ class Job:
             each of their evaluations.
         plug_ins: those of the user's that cells use, with their code.
         fast_paths: which are used, and which aren't (`core.fast_paths.adopt`).
+        said: what progress says beside, of a search.
     """
 
     root: str
@@ -74,6 +75,7 @@ class Job:
     keep_models: bool | str = False
     plug_ins: Sequence[PlugIn] = ()
     fast_paths: Mapping[str, str] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ class Report:
         config_error: one line if no pack can go on, because the data can't be had, the storage
             fails, or the machine has other software; else None.
         switched_off: {name: why} of fast paths that have failed (`core.fast_paths`).
-        poisoned: whether one of them has left this process unfit for more. What isn't finished of
-            the pack goes on in another process, from its checkpoints.
+        poisoned: whether this process is unfit for more. What isn't finished of the pack goes on
+            in another process, from its checkpoints.
+        too_large: whether that is because the pack fills the device's memory: it goes on in parts.
     """
 
     done: bool
@@ -102,6 +105,7 @@ class Report:
     config_error: str | None = None
     switched_off: dict[str, str] = field(default_factory=dict)
     poisoned: bool = False
+    too_large: bool = False
 
 
 class PackRun:
@@ -211,6 +215,7 @@ class PackRun:
         stopped: bool = False,
         config_error: str | None = None,
         poisoned: bool = False,
+        too_large: bool = False,
     ) -> Report:
         return Report(
             done=stopped or config_error is not None or not self._todo,
@@ -221,6 +226,7 @@ class PackRun:
             config_error=config_error,
             switched_off=fast_paths.failures(),
             poisoned=poisoned,
+            too_large=too_large,
         )
 
     def _plan(self) -> None:
@@ -250,14 +256,16 @@ class PackRun:
 
     def _leave(self, error: CaptureFailed) -> Report:
         """Saves what is trained, which is all that can still be done in this process."""
-        fast_paths.switch_off(fast_paths.CAPTURE, str(error))
+        too_large = error.full and len(self._todo[0]) > 1
+        if not too_large:
+            fast_paths.switch_off(fast_paths.CAPTURE, str(error))
         self._unsaved = error.restored
         try:
             self.save()
         except RuntimeError:  # not to be read from the device any more: it is trained again
             logger.exception("no checkpoints after a capture that failed")
         self._trainer, self._unsaved, self._todo = None, False, []
-        return self._report(poisoned=True)
+        return self._report(poisoned=True, too_large=too_large)
 
     def _halve(self, error: Exception) -> None:
         """The pack doesn't fit into the device's memory: its halves go on from the checkpoints."""

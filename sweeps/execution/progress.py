@@ -39,12 +39,14 @@ class Progress:
         total: cells in the sweep.
         before: {cell_id: status} of those finished before.
         shown: whether anything is printed.
+        said: what stands at the line's end, of a search.
 
     Attributes:
         training_seconds: what workers spent training and evaluating.
         finished: ids of the cells finished in this run.
         errors: {index of the pack: last error} of the packs that were given up.
         left: indices of the packs whose processes had to be left, which no cell is to blame for.
+        too_large: indices of those of them that fill their device's memory.
         switched_off: {name: why} of fast paths that failed where they were used.
         works: whether anything has been trained before, in this run.
         config_error: one line, if no pack can go on, because the data can't be had, say.
@@ -58,17 +60,21 @@ class Progress:
         total: int,
         before: dict[str, str],
         shown: bool = True,
+        said: str = "",
     ):
-        self._shown = shown
+        self._shown, self._said = shown, said
         self.results, self.packs, self.total = results, packs, total
         self.training_seconds = 0.0
         self.finished: list[str] = []
         self.errors: dict[int, str] = {}
         self.left: set[int] = set()
+        self.too_large: set[int] = set()
         self.switched_off: dict[str, str] = {}
         self.works = False
         self.config_error: str | None = None
         self.running: set[int] = set()
+        self._begun: dict[int, float] = {}  # when the newest try of each pack began
+        self._failed_in = 0.0  # seconds: the longest last try of the packs that were given up
         self._before = len(before)
         self._phases = Counter(dict.fromkeys(PHASES, 0))  # in this order
         self._fraction: dict[int, float] = {}  # of a pack's remaining work
@@ -81,6 +87,7 @@ class Progress:
     def begin(self, index: int) -> None:
         """A pack's training begins."""
         self.running.add(index)
+        self._begun[index] = time.monotonic()
 
     def note(self, index: int, report: Mapping[str, Any]) -> None:
         """A pack has got further: the entries of a `sweeps.execution.pack_run.Report`."""
@@ -96,6 +103,8 @@ class Progress:
                 self.warn(fast_paths.warning(name, why))
         if report["poisoned"]:
             self.left.add(index)
+        if report["too_large"]:
+            self.too_large.add(index)
         if report["finished"]:
             self.finished += report["finished"]
             self._phases.update(report["finished"].values())
@@ -108,15 +117,23 @@ class Progress:
             logger.error("pack %d is given up: %s", index, error)
             if not self.config_error:
                 self.errors[index] = error
+                now = time.monotonic()
+                self._failed_in = max(self._failed_in, now - self._begun.get(index, now))
                 self.config_error = self._all_alike()
 
     def _all_alike(self) -> str | None:
-        """A line, if nothing has been trained and the first packs all ended with the same error,
-        which isn't about memory: so will the others, and no cell is to blame."""
+        """A line, if nothing has been trained and the first packs, the dearest and the cheapest
+        among them, all ended with the same error, which isn't about memory: so will the others, and
+        no cell is to blame. A pack that has run for longer than these took may be better off, and
+        is waited for."""
         errors = list(self.errors.values())
         kinds = {re.sub("0x[0-9a-f]+|[0-9]+", "#", error) for error in errors}
         few = len(errors) < min(ALIKE, max(2, len(self.packs)))
+        few = few or not {0, len(self.packs) - 1} <= self.errors.keys()
         if self.works or self.training_seconds or few or len(kinds) > 1:
+            return None
+        now = time.monotonic()
+        if any(now - self._begun[index] > self._failed_in for index in self.running):
             return None
         if "memory" in errors[0].lower() or errors[0].startswith(LOST_WORKER):
             return None
@@ -162,7 +179,8 @@ class Progress:
         parts = [f"{self._before + len(self.finished)}/{self.total} cells", self.phase_counts()]
         parts.append(f"{self.share:.0%}")
         left = f", about {clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
-        return "  ".join(part for part in (*parts, f"{clock(gone)} gone{left}") if part)
+        parts += [f"{clock(gone)} gone{left}", self._said]
+        return "  ".join(part for part in parts if part)
 
     def phase_counts(self) -> str:
         """Of the finished cells, such as "3 memorizing, 2 identifying"."""

@@ -116,10 +116,9 @@ def find_out(
     shapes = [members[0] for members in grouped(cells, stack_key).values()]
     path = _file(of, shapes)
     known = None if fresh else _known(path)
-    failed = {} if fresh else _failures(of)
     if known is not None:
-        return Found(dict(of), known, _verdicts(known) | failed, kept=True)
-    off = dict(failed)
+        return Found(dict(of), known, _verdicts(known), kept=True)
+    off: dict[str, str] = {}
     proofs: list[dict[str, Any]] = []
     for _ in range(TRIES):
         told = run(Task(shapes, plugins.in_use_by(shapes), data_root, device, dict(off)))
@@ -136,15 +135,21 @@ def find_out(
                     proofs.append(_unproven(name, told["error"]))
         if not told["poisoned"]:
             break
-    text = json.dumps({"environment": dict(of), "proofs": proofs}, indent=1)
-    caches.write(path, text)
-    return Found(dict(of), proofs, _verdicts(proofs) | failed)
+    if not any("memory" in proof["why"].lower() for proof in proofs):  # which others may fill
+        _keep(path, of, proofs)
+    return Found(dict(of), proofs, _verdicts(proofs))
 
 
-def remember(name: str, why: str, device: str) -> None:
-    """Notes that a path has failed while it was used, so that the next process does without."""
-    of = environment(device)
-    caches.write(_failures_file(of), json.dumps(_failures(of) | {name: why}))
+def remember(cells: Sequence[Cell], of: Mapping[str, str], name: str, why: str) -> None:
+    """Notes that a path has failed while cells were trained, for the next run of cells of these
+    shapes. Where nothing can be kept it isn't noted."""
+    path = _file(of, [members[0] for members in grouped(cells, stack_key).values()])
+    others = [proof for proof in _known(path) or () if proof["name"] != name]
+    _keep(path, of, [*others, _unproven(name, why)])
+
+
+def _keep(path: str, of: Mapping[str, str], proofs: Sequence[Mapping[str, Any]]) -> None:
+    caches.write(path, json.dumps({"environment": dict(of), "proofs": proofs}, indent=1))
 
 
 def in_a_process(task: Task) -> dict[str, Any] | str:
@@ -188,19 +193,6 @@ def _unproven(name: str, why: str) -> dict[str, Any]:
 def _file(of: Mapping[str, str], shapes: Sequence[Cell]) -> str:
     told = repr((sorted(of.items()), sorted(map(repr, map(stack_key, shapes)))))
     return f"check-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
-
-
-def _failures_file(of: Mapping[str, str]) -> str:
-    return f"failed-{hashlib.sha256(repr(sorted(of.items())).encode()).hexdigest()[:16]}.json"
-
-
-def _failures(of: Mapping[str, str]) -> dict[str, str]:
-    """{name: why} of what has failed while it was used."""
-    try:
-        read = json.loads(caches.read(_failures_file(of)) or "{}")
-        return {str(name): str(why) for name, why in read.items()}
-    except (ValueError, AttributeError):
-        return {}
 
 
 def _known(path: str) -> list[dict[str, Any]] | None:

@@ -1,6 +1,6 @@
 """Rounds of training: packs are planned and trained, what was given up is judged, and what is left
-is planned again, until every cell is finished or somebody asks to stop. What trains the packs, Ray
-Tune or this process, is given."""
+is planned again, until every cell is finished or somebody asks to stop. A search then proposes
+others. What trains the packs, Ray Tune or this process, is given."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
 
+# Given the number of workers: the cells to train next, none at the end, and a line about them.
+Propose = Callable[[int], tuple[Sequence[Cell], str]]
+
 MAX_FAILURES = 2  # times a pack is tried again, its worker or node lost or an error raised
 SPLIT = 8  # a pack given up is divided by this, until the cell to blame is alone
 
@@ -37,6 +40,7 @@ class Outcome:
         lost: another driver has taken over the sweep.
         config_error: one line, if the data can't be had or the disk is full.
         phases: counts of phases, in words.
+        search: the last line about a search's cells.
     """
 
     wall_seconds: float = 0.0
@@ -46,6 +50,7 @@ class Outcome:
     lost: bool = False
     config_error: str | None = None
     phases: str = ""
+    search: str = ""
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Rounds:
         pack_size: the most cells in a pack; None: chosen by `plan`.
         keep_models: see `sweeps.execution.pack_run.Job`.
         fast_paths: see `sweeps.execution.pack_run.Job`; what fails in a round is off in the next.
+        propose: asked for cells whenever there are none left to train; None: that is the end.
         outcome: what the rounds have come to.
     """
 
@@ -72,6 +78,7 @@ class Rounds:
     pack_size: int | None = None
     keep_models: bool | str = False
     fast_paths: dict[str, str] = field(default_factory=dict)
+    propose: Propose | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     def train(
@@ -100,9 +107,15 @@ class Rounds:
             if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
                 results.checkpoints.remove(cell_id)
         outcome.workers = workers.count
-        pack_size = self.pack_size
+        pack_size, said = self.pack_size, ""
         time.sleep(max(0.0, self.lease.ready_at - time.time()))
-        while cells and not (asked_to_stop() or outcome.config_error or self.lease.lost):
+        while not (asked_to_stop() or outcome.config_error or self.lease.lost):
+            if not cells and self.propose is not None:
+                cells, said = self.propose(workers.count)
+                outcome.search = said
+                logger.info("%s", said)
+            if not cells:
+                break
             packs = plan(cells, workers, steps, pack_size)
             job = Job(
                 results.root,
@@ -115,6 +128,7 @@ class Rounds:
                 self.keep_models,
                 in_use_by(cell for pack in packs for cell in pack.cells),
                 dict(self.fast_paths),
+                said,
             )
             progress = fit(job, before)
             outcome.training_seconds += progress.training_seconds
@@ -126,10 +140,12 @@ class Rounds:
             failed.pop(fast_paths.CPU, None)  # which each machine builds for itself
             self.fast_paths |= failed
             before = results.finished() if progress.errors or progress.left else before
+            before = {**dict.fromkeys(progress.finished, schema.DONE), **before}
             cells, size = judge(results, packs, progress.errors, before)
             left = (cell for index in progress.left for cell in packs[index].cells)
             cells += [cell for cell in left if cell.cell_id not in before]
-            pack_size = size or pack_size
+            halves = [-(-len(packs[index].cells) // 2) for index in progress.too_large]
+            pack_size = min([*halves, *([size] if size else [])], default=pack_size)
             steps = results.checkpoints.steps()
 
 

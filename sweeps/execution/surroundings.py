@@ -154,6 +154,9 @@ def storage(root: str) -> Iterator[Line]:
     from metaphase.sweeps.store.storage import Storage
 
     tree = Storage(root, f"metaphase-check-{secrets.token_hex(4)}")
+    above = tree.local_path.parents if tree.local_path else ()
+    made = [folder for folder in above if not folder.exists()]
+    lease = None
     try:
         lease = acquire(tree)
         exclusive = tree.claim.is_exclusive()
@@ -165,7 +168,6 @@ def storage(root: str) -> Iterator[Line]:
             yield Line("storage", FAILS, f"{root}: a file isn't what was written last")
             return
         tree.delete("folder/file")
-        lease.release()
         sure = "one driver at a time" if exclusive else "don't start two commands in one second"
         yield Line(
             "storage",
@@ -173,11 +175,17 @@ def storage(root: str) -> Iterator[Line]:
             f"{root}: writes, replaces, lists, deletes; {sure}",
         )
     finally:
+        if lease is not None:
+            lease.release()
         if tree.local_path:
             shutil.rmtree(tree.local_path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what isn't empty any more is another's, too
+                for folder in made:
+                    folder.rmdir()
         else:
             with contextlib.suppress(OSError):
                 tree.delete_folder("")
+                tree.delete("driver")  # an empty object, which isn't listed
 
 
 def data_sets(cells: Sequence[Cell], data_root: str) -> Iterator[Line]:

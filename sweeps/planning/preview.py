@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from metaphase.core.cell import Cell, grouped, stack_key
 from metaphase.core.training.cost import flops_per_step, num_parameters
@@ -13,6 +14,9 @@ from metaphase.sweeps.planning.workers import local_workers
 from metaphase.sweeps.preset import Sweep
 from metaphase.sweeps.store.earlier import by_cell_id
 from metaphase.sweeps.store.results import Results
+
+if TYPE_CHECKING:
+    from metaphase.sweeps.search.seeking import Seeking
 
 
 def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: int | None) -> None:
@@ -48,6 +52,33 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
     precision = seeds_needed.line(sweep.cells)
     if precision is not None:
         print(precision)
+
+
+def show_search(sweep: Sweep, results: Results, seeking: Seeking) -> None:
+    """Prints what a search would train first, and what it expects to need until it ends."""
+    workers = local_workers()
+    start, needed, operations = seeking.expected(results, workers.count)
+    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    row = "{:>12} {:>10} {:>6} {:>6}  {}".format
+    print(row("architecture", "model_size", "cells", "first", "of these, numbers of tasks"))
+    for _, cells in grouped(sweep.cells, stack_key).items():
+        ids = {cell.cell_id for cell in cells}
+        first = [cell.num_tasks for cell in start if cell.cell_id in ids]
+        tasks = " ".join(map(str, sorted(first)))
+        print(row(cells[0].architecture, cells[0].model_size, len(cells), len(first), tasks))
+    search = seeking.search
+    most = f"{search.budget:g} hours of workers" if search.kind == "hours" else (
+        f"{search.budget:.0%} of the grid's {search.kind}"
+    )  # fmt: skip
+    print(
+        f"\na search for where {' and '.join(search.phases)} begins, to "
+        f"{search.target_octaves:g} octaves at 95% in each row, with at most {most}; it begins "
+        f"with {len(start)} cells, as for {workers.count} x {workers.device}"
+    )
+    print(
+        f"about {needed} of {len(sweep.cells)} cells and {operations:.0%} of the grid's operations "
+        "if phases begin where they are thought to now"
+    )
 
 
 def _disk_bytes(cell: Cell) -> float:

@@ -64,7 +64,7 @@ class ArrowFiles:
 
     def delete_folder(self, path: str) -> None:
         with failing_as_storage(), contextlib.suppress(FileNotFoundError):
-            self._fs.delete_dir(f"{self._base}/{path}")
+            self._fs.delete_dir(f"{self._base}/{path}".rstrip("/"))
 
     def infos(self, folder: str, recursive: bool) -> list[Info]:
         base = f"{self._base}/{folder}"

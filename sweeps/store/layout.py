@@ -9,6 +9,7 @@
     <root>/<sweep>/checkpoints/<cell_id>/history.parquet    its evaluations so far
     <root>/<sweep>/models/<cell_id>/<step>.safetensors      weights of finished cells, if kept
     <root>/<sweep>/plugins/<plug-in>/<file>         code of the user's, as it was (`plug_ins`)
+    <root>/<sweep>/search.json                      rounds of a sweep that seeks boundaries
     <root>/<sweep>/driver                           who is running the sweep
     <root>/<sweep>/logs/                            of the command and its workers
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TABLES = ("history", "curves", "cells")  # in the order in which a cell's are written
 FOLDERS = (*TABLES, "yardsticks", "checkpoints", "models", "plugins", "logs")
-FILES = ("sweep.yaml", "driver")
+FILES = ("sweep.yaml", "driver", "search.json")
 
 
 def check_layout(storage: Storage) -> None:

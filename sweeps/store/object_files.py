@@ -99,7 +99,7 @@ class ObjectFiles:
 
     def delete_folder(self, path: str) -> None:
         for info in self.infos(path, recursive=True):
-            self.delete(f"{path}/{info.path}")
+            self.delete(f"{path}/{info.path}".lstrip("/"))
 
     def infos(self, folder: str, recursive: bool) -> list[Info]:
         prefix = self._key(folder)

@@ -4,6 +4,7 @@ a line that says why."""
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from metaphase.core import schema
 from metaphase.core.cell import ABSENT, SETTINGS
 from metaphase.core.tasks import PROJECTED_IMAGES
 from metaphase.sweeps.store.tables import FILLED, KEYS, RESULTS, SCHEMAS, STATUSES, is_own
+
+# What a cell_id may be. Files and folders are named by it, so it must lead nowhere else.
+CELL_ID = "[0-9A-Za-z_-]{1,64}"
 
 
 def sound(
@@ -85,13 +89,14 @@ def statuses(name: str, rows: pa.Table) -> tuple[dict[str, tuple[str, int]], str
     bad = set()
     for cell_id, status, revision in zip(ids, said, revisions, strict=True):
         revision = 1 if revision is None else revision
-        if not cell_id or cell_id in found or status not in STATUSES or revision < 1:
+        named = cell_id and re.fullmatch(CELL_ID, cell_id)
+        if not named or cell_id in found or status not in STATUSES or revision < 1:
             bad.add(cell_id)
         else:
             found[cell_id] = (status, revision)
     for cell_id in bad:
         found.pop(cell_id, None)
-    why = f"of {len(bad)} cells the status can't be, or is there twice" if bad else ""
+    why = f"of {len(bad)} cells the cell_id or status can't be, or is there twice" if bad else ""
     return found, why
 
 
@@ -119,6 +124,9 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
     for name in dict.fromkeys((*KEYS[table], *FILLED[table])):
         if name in there and rows[name].null_count:
             yield f"{name} is null", rows[name].is_null()
+    if "cell_id" in there:
+        named = pc.match_substring_regex(rows["cell_id"], rf"\A{CELL_ID}\z")
+        yield "its cell_id can't be one", pc.fill_null(pc.invert(named), False)
     if table == "cells" and "task_family" in there:
         of_images = pc.equal(rows["task_family"], PROJECTED_IMAGES)
         for name in (name for name in SETTINGS if name in ABSENT and name in there):

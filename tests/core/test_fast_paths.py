@@ -225,6 +225,39 @@ def test_a_capture_that_fails_leaves_the_buffers_and_says_so(capturing):
     assert torch.equal(weight, torch.ones(3))
 
 
+def test_a_capture_that_full_memory_breaks_says_so(capturing, monkeypatch):
+    """What ends it raises an error of its own."""
+    weight = torch.ones(3)
+    repeated = captured.RepeatedStep(lambda step_J: (step_J.clone(),), [weight])
+    repeated._captures = True
+
+    class Draw(tuple):
+        def __new__(cls, *values):
+            return tuple.__new__(cls, values)
+
+    @contextlib.contextmanager
+    def graph(*arguments, **options):
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    repeated._draw = lambda step_J: Draw(step_J.clone())
+    errors = [torch.OutOfMemoryError("CUDA out of memory"), ValueError("not about memory")]
+    for error, full in zip(errors, (True, False), strict=True):
+        steps = []
+
+        def step(draw, step_J, j, error=error, steps=steps):
+            steps.append(j)
+            if len(steps) > 3:  # those before warm up
+                raise error
+
+        with pytest.raises(captured.CaptureFailed, match="previous error") as raised:
+            repeated(step, torch.arange(4), 4)
+        assert raised.value.full == full
+
+
 def test_where_captures_are_off_steps_run_one_by_one(caplog):
     buffer = types.SimpleNamespace(device=torch.device("cuda"))
     assert captured.RepeatedStep(lambda step_J: (), [buffer])._captures

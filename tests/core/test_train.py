@@ -41,6 +41,14 @@ def test_an_impossible_setting_is_one_line(capsys):
     assert captured.err.count("\n") == 1
 
 
+def test_a_familys_settings_are_options(capsys):
+    small = ["--model-size", "4", "--eval-sequences", "8", "--num-layers", "1", "--steps", "2"]
+    assert main(["--task-family", "linear_regression", *small, "--dimension", "3"]) == 0
+    assert "num_parameters" in capsys.readouterr().out
+    assert main(["--task-family", "linear_regression", *small, "--dimension", "0"]) == 1
+    assert capsys.readouterr().err.startswith("error: dimension: 0 is out of range")
+
+
 def test_a_plug_in_s_settings_are_options(tmp_path, capsys):
     files = write_plug_ins(tmp_path)
     family = ["--task-family", f"{files['regression.py']}:LinearRegression", "--steps", "2"]

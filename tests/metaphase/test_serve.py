@@ -7,12 +7,14 @@ import json
 import random
 import re
 import shutil
+import socket
 import threading
 import time
 
 import pytest
 
 from metaphase import serve
+from metaphase.analysis.serving.server import _Handler, is_loopback
 from metaphase.sweeps import cli
 from metaphase.sweeps.store.results import Results
 from tests.browser import browser, click_tile, page
@@ -32,13 +34,13 @@ def served(results):
 
 
 def _serve(paths, host="127.0.0.1"):
-    server, sweeps = serve.start(paths, host, every=0.2)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    made, sweeps = serve.start(paths, host, every=0.2)
+    thread = threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    yield server
+    yield made
     sweeps.stop()
-    server.shutdown()
-    server.server_close()
+    made.shutdown()
+    made.server_close()
 
 
 def ask(server, path="/", method="GET", **headers):
@@ -111,6 +113,43 @@ def test_what_is_refused(results, served):
     assert ask(served, "/", "HEAD")[1] == b""
 
 
+def test_hosts_are_told_by_their_addresses(served, monkeypatch):
+    addresses = {"127.evil.example": "192.0.2.1", "own-name": "127.0.1.1", "both": "192.0.2.1"}
+
+    def resolve(host, *_, **__):
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (addresses.get(host, host), 0))]
+        return found + [(0, 0, 0, "", ("::1", 0, 0, 0))] * (host == "both")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert is_loopback("own-name")
+    assert is_loopback("127.9.9.9")
+    assert not any(map(is_loopback, ("127.evil.example", "both", "0.0.0.0", "10.0.0.1")))
+    monkeypatch.setattr(served, "server_port", 80)  # which browsers leave out
+    assert served.names("localhost")
+    assert served.names("[::1]")
+    assert not any(map(served.names, ("localhost:81", "evil.example", "evil.example:80", "a:b:80")))
+
+
+def test_slow_clients_get_all_and_broken_requests_an_answer(served, monkeypatch):
+    def request(path, pause=0.0):
+        with socket.create_connection(("127.0.0.1", served.server_port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            host = f"127.0.0.1:{served.server_port}"
+            asked = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            client.sendall(asked.encode())
+            parts = []
+            while part := client.recv(65536):
+                parts.append(part)
+                time.sleep(pause)
+        return b"".join(parts)
+
+    assert request("http://[").startswith(b"HTTP/1.1 404 ")
+    monkeypatch.setattr(_Handler, "timeout", 0.3)
+    monkeypatch.setattr(served, "page", b"x" * 8_000_000)
+    data = request("/", 0.01).partition(b"\r\n\r\n")[2]
+    assert data == served.page, len(data)
+
+
 def test_elsewhere_than_on_loopback_there_is_a_token(results):
     for server in _serve([str(results)], "0.0.0.0"):  # one
         assert re.fullmatch(r"http://[^/]+/\?token=[\w-]{30,}", server.url)
@@ -127,10 +166,11 @@ def test_elsewhere_than_on_loopback_there_is_a_token(results):
 
 
 def test_what_cannot_be_served(results, capsys):
-    assert cli.main(["serve", str(results), "--host", "256.1.1.1"]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: --host 256.1.1.1 --port 0: ")
-    assert err.count("\n") == 1
+    for host in ("256.1.1.1", "a" * 300, "..", "\u2028", "x\x1b[31m"):
+        assert cli.main(["serve", str(results), "--host", host]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: --host {host!r} --port 0: ")
+        assert err.count("\n") == 1
     for wrong in (["--port", "70000"], ["--every", "0"]):
         with pytest.raises(SystemExit):
             cli.main(["serve", str(results), *wrong])

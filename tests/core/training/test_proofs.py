@@ -187,6 +187,29 @@ def test_a_device_that_computes_nothing_is_said(monkeypatch):
     assert "illegal memory access" in findings.error
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such luck")]
+)
+def test_a_cell_that_cant_be_trained_is_no_fault_of_the_device(monkeypatch, error):
+    """The other shapes' paths are found out all the same."""
+    real, tried = proofs.PackTrainer.train, []
+
+    def train(self, count):
+        tried.append(self.cell)
+        if self.cell == CELLS[0]:
+            raise error
+        real(self, count)
+
+    others = {proof.name for proof in proofs.prove(CELLS[1:], CPU, "data").proofs}
+    monkeypatch.setattr(proofs.PackTrainer, "train", train)
+    monkeypatch.setattr(fast_paths, "_off", {})
+    findings = proofs.prove(CELLS, CPU, "data")
+    assert not findings.poisoned
+    assert findings.error == ""
+    assert tried.count(CELLS[0]) == 1  # its steps aren't captured either
+    assert {proof.name for proof in findings.proofs} == others
+
+
 def test_off_is_relative():
     assert proofs._off(torch.tensor([1.1, 0.0]), torch.tensor([1.0, 0.0])) == pytest.approx(0.1)
     assert dataclasses.asdict(proofs.Proof("x"))["why"] == ""

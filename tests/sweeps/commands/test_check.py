@@ -12,6 +12,7 @@ from metaphase.core import caches, devices, fast_paths
 from metaphase.core.kernels.cpu import build
 from metaphase.sweeps import cli
 from metaphase.sweeps.execution import proving, surroundings
+from tests.tools import s3
 from tests.tools.namespaces import python
 
 TINY = ("--set", "steps=20", "--set", "model_size=[4]", "--executor", "local")
@@ -52,6 +53,23 @@ def test_what_fails_is_said_and_the_rest_goes_on(capsys, tmp_path):
         "storage", "data sets",
     }  # fmt: skip
     assert "is empty" in rows["data sets"][1]
+
+
+def test_folders_that_are_made_to_try_the_storage_are_removed(capsys, tmp_path):
+    status, rows, _ = check(capsys, tmp_path / "not" / "there", "--set", "seed=[0]")
+    assert status == 0
+    assert rows["storage"][0] == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_in_a_bucket():
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("moto")
+    with s3.failing_s3(0.0):
+        [line] = surroundings.storage(f"s3://{s3.BUCKET}/results")
+        left = boto3.client("s3").list_objects_v2(Bucket=s3.BUCKET)
+    assert line.state == "ok"
+    assert "Contents" not in left
 
 
 def test_images_that_a_run_downloads_are_no_failure(capsys, tmp_path):

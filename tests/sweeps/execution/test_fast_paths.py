@@ -2,16 +2,17 @@
 blame."""
 
 import contextlib
+import itertools
 
 import pandas as pd
 import pytest
 import torch
 
 import metaphase as mp
-from metaphase.core import fast_paths, schema
+from metaphase.core import caches, fast_paths, schema
 from metaphase.core.cell import ConfigError
 from metaphase.core.training import captured
-from metaphase.sweeps.execution import pack_run, worker
+from metaphase.sweeps.execution import pack_run, proving
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.rounds import Rounds
 from metaphase.sweeps.execution.worker import PackTrial
@@ -76,16 +77,45 @@ def test_what_the_device_lost_is_trained_again(tmp_path, monkeypatch):
     assert results.checkpoints.steps() == {}
 
 
-def test_the_next_round_goes_on_without(tmp_path, failing_capture, tmp_path_factory, capsys):
-    """As Ray Tune's workers do it: one takes all packs of a round."""
-    made, undisturbed = start(tmp_path_factory.mktemp("undisturbed"))
-    with another_process():
-        fast_paths.adopt({fast_paths.CAPTURE: WHY})
-        run(made)
+def test_a_pack_that_is_too_large_to_be_captured_goes_on_in_halves(tmp_path, monkeypatch):
+    """In other processes, and captures stay on."""
+    real, sizes = captured.RepeatedStep.__call__, []
+
+    def call(self, step, step_J, count):
+        replicas = sum(len(stack.cells) for stack in step.__self__.stacks)
+        sizes.append(replicas)
+        if replicas > 1:
+            raise captured.CaptureFailed(RuntimeError("previous error"), True, full=True)
+        real(self, step, step_J, count)
+
+    monkeypatch.setattr(captured.RepeatedStep, "__call__", call)
+    results, jobs = go_through(tmp_path, len(CELLS))
+    assert max(len(pack.cells) for pack in jobs[0].packs) > 1
+    assert all(job.fast_paths == {} for job in jobs)
+    most = [max(len(pack.cells) for pack in job.packs) for job in jobs]
+    assert most[-1] == 1
+    assert all(after <= -(-before // 2) for before, after in itertools.pairwise(most))
+    assert len(results.finished()) == len(CELLS)
+    assert schema.FAILED not in results.finished().values()
+
+
+def test_a_single_cell_that_is_too_large_to_be_captured_goes_on_without(tmp_path, monkeypatch):
+    def call(self, step, step_J, count):
+        raise captured.CaptureFailed(RuntimeError("previous error"), True, full=True)
+
+    monkeypatch.setattr(captured.RepeatedStep, "__call__", call)
+    made, _ = start(tmp_path, CELLS[:1])
+    report = made.step()
+    assert (report["poisoned"], report["too_large"]) == (True, False)
+    assert report["switched_off"] == {fast_paths.CAPTURE: "RuntimeError: previous error"}
+
+
+def go_through(tmp_path, pack_size):
+    """Has Rounds train CELLS as Ray Tune's workers do it: one takes all packs of a round."""
     results = Results(str(tmp_path), "sweep")
     results.claim.take("me")
     lease = type("Lease", (), {"driver": "me", "lost": False, "ready_at": 0.0})()
-    rounds = Rounds(results, lease, "data", len(CELLS), {}, pack_size=2)
+    rounds = Rounds(results, lease, "data", len(CELLS), {}, pack_size=pack_size)
     jobs = []
 
     def fit(job, before):
@@ -103,8 +133,18 @@ def test_the_next_round_goes_on_without(tmp_path, failing_capture, tmp_path_fact
         return progress
 
     rounds.train(CELLS, Workers(1), fit, lambda: False)
-    assert [job.fast_paths for job in jobs] == [{}, {fast_paths.CAPTURE: WHY}]
     assert rounds.outcome.config_error is None
+    return results, jobs
+
+
+def test_the_next_round_goes_on_without(tmp_path, failing_capture, tmp_path_factory, capsys):
+    """As Ray Tune's workers do it: one takes all packs of a round."""
+    made, undisturbed = start(tmp_path_factory.mktemp("undisturbed"))
+    with another_process():
+        fast_paths.adopt({fast_paths.CAPTURE: WHY})
+        run(made)
+    results, jobs = go_through(tmp_path, 2)
+    assert [job.fast_paths for job in jobs] == [{}, {fast_paths.CAPTURE: WHY}]
     assert_same(results, undisturbed)
     off = pd.read_parquet(results.local_path / "cells")["switched_off"]
     assert set(off) == {f"{fast_paths.CAPTURE}: {WHY}"}
@@ -112,15 +152,20 @@ def test_the_next_round_goes_on_without(tmp_path, failing_capture, tmp_path_fact
     assert said == [fast_paths.warning(fast_paths.CAPTURE, WHY)]
 
 
-def test_a_process_of_ones_own_that_cant_be_left_says_so(tmp_path, failing_capture):
+def test_a_process_of_ones_own_that_cant_be_left_says_so(tmp_path, failing_capture, monkeypatch):
+    """And notes it: the same command ends in the same way otherwise."""
+    monkeypatch.setattr(caches, "folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr("metaphase.sweeps.execution.local.cores", lambda: 1)  # as with a GPU
     cell = {f: getattr(CELLS[0], f) for f in ("image_size", "num_classes", "sequence_length",
             "batch_size", "steps", "eval_every", "eval_sequences", "warmup_steps")}  # fmt: skip
     sweep = mp.Sweep("sweep", cell, {"num_tasks": [1, 8]})
     with pytest.raises(ConfigError, match="goes on without, in a new process"):
         mp.run(sweep, tmp_path, progress=False)
+    known = proving.find_out(sweep.cells, proving.environment("cpu"), "data", run=None)
+    assert known.verdicts == {fast_paths.CAPTURE: WHY}
     results = Results(str(tmp_path), "sweep")
     assert results.finished() == {}
-    assert set(results.checkpoints.steps().values()) == {10}
+    assert list(results.checkpoints.steps().values()) == [10, 10]
 
 
 def all_fail(monkeypatch, error):
@@ -152,9 +197,11 @@ def test_full_memory_is_a_cells_own_affair(tmp_path, monkeypatch):
     assert set(Results(str(tmp_path), "sweep").finished().values()) == {schema.FAILED}
 
 
-def test_cells_that_fail_after_others_were_trained_are_to_blame(tmp_path, monkeypatch):
+@pytest.mark.parametrize("seeds", [(2, 3), (0, 1)])
+def test_cells_that_fail_first_are_to_blame_where_others_are_trained(tmp_path, monkeypatch, seeds):
+    """Whichever end of the packs' order they are at, and with one worker."""
     real = pack_run.PackTrainer.advance
-    bad = {cell for cell in SWEEP.cells if cell.seed < 2}
+    bad = {cell for cell in SWEEP.cells if cell.seed in seeds}
 
     def advance(self, should_stop=None):
         if bad & set(self.cells):
@@ -162,27 +209,7 @@ def test_cells_that_fail_after_others_were_trained_are_to_blame(tmp_path, monkey
         return real(self, should_stop)
 
     monkeypatch.setattr(pack_run.PackTrainer, "advance", advance)
-    monkeypatch.setattr(
-        "metaphase.sweeps.execution.local.cores", lambda: 1
-    )  # in reverse order: these last
+    monkeypatch.setattr("metaphase.sweeps.execution.local.cores", lambda: 1)
     mp.run(SWEEP, tmp_path, progress=False, pack_size=1)
     found = Results(str(tmp_path), "sweep").finished()
     assert {c.cell_id for c in bad} == {i for i, said in found.items() if said == schema.FAILED}
-
-
-def test_a_worker_whose_gpu_cant_be_used_says_so(tmp_path, monkeypatch):
-    """A machine that joins a cluster late isn't asked before packs are planned."""
-
-    def refuse(name):
-        raise ConfigError("device: cuda can't be used: the driver is too old")
-
-    monkeypatch.setattr(worker, "training_device", refuse)
-    results = Results(str(tmp_path), "sweep")
-    results.claim.take("me")
-    made = object.__new__(PackTrial)
-    packs = [pack_run.Pack(CELLS[:2], 0, 1.0)]
-    made.setup({"pack": 0}, pack_run.Job(str(tmp_path), "sweep", "me", "data", "cuda", packs))
-    report = made.step()
-    assert report["done"]
-    assert report["config_error"].endswith(": device: cuda can't be used: the driver is too old")
-    assert results.finished() == {}

@@ -114,3 +114,57 @@ def test_a_machine_that_lacks_something_is_named_and_no_pack_is_given_up(followi
     following.on_trial_error(1, [], trial)
     assert following.config_error == "10.0.0.7 lacks something: No module named 'sweeps'"
     assert following.errors == {}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that time.monotonic() tells, to be moved by hand."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def with_packs(tmp_path, count):
+    packs = [Pack((cell,), 0, 1.0) for cell in CELLS[:1] * count]
+    return Progress(Results(str(tmp_path), "sweep"), packs, count, {}, shown=False)
+
+
+def test_packs_that_fail_alike_end_nothing_while_others_may_be_training(tmp_path, clock):
+    """A pack says nothing before its first evaluation, which may be minutes away."""
+    made = with_packs(tmp_path, 6)
+    for index in (0, 5, 1, 2, 3):
+        made.begin(index)
+    clock[0] += 5
+    for index in (0, 5, 1):
+        made.begin(index)  # another try
+    clock[0] += 4
+    for index in (0, 5, 1):
+        made.end(index, "ValueError: no such luck")
+    assert made.config_error is None
+    made.note(2, dataclasses.asdict(Report(done=True, fraction=1.0, training_seconds=60.0)))
+    made.end(2)
+    made.end(3, "ValueError: no such luck")
+    assert made.config_error is None
+    assert set(made.errors) == {0, 5, 1, 3}
+
+
+def test_packs_that_fail_alike_end_it_though_another_has_just_begun(tmp_path, clock):
+    made = with_packs(tmp_path, 6)
+    for index in (0, 5, 1):
+        made.begin(index)
+        clock[0] += 5
+        made.begin(2)
+        made.end(index, "RuntimeError: no CUDA GPUs")
+    assert "the first 3 packs all failed alike" in made.config_error
+    assert made.errors == {}
+
+
+def test_packs_that_fail_alike_are_of_both_ends_of_the_order(tmp_path, clock):
+    made = with_packs(tmp_path, 6)
+    for index in (0, 1, 2, 3):
+        made.begin(index)
+        made.end(index, "ValueError: no such luck")
+    assert made.config_error is None
+    made.begin(5)
+    made.end(5, "ValueError: no such luck")
+    assert made.config_error

@@ -102,14 +102,32 @@ def test_a_gpu_that_plain_pytorch_cant_use_either_ends_it():
         proving.find_out(CELLS, OF, "data", run)
 
 
-def test_what_failed_while_it_was_used_is_off_in_the_next_process(monkeypatch):
-    monkeypatch.setattr(proving, "environment", lambda device: OF)
-    run, _ = answers(found(proof(fast_paths.CAPTURE)), found(proof(fast_paths.CAPTURE)))
-    assert proving.find_out(CELLS, OF, "data", run).verdicts == {fast_paths.CAPTURE: ""}
-    proving.remember(fast_paths.CAPTURE, "it broke", "cuda")
-    assert proving.find_out(CELLS, OF, "data", run).verdicts == {fast_paths.CAPTURE: "it broke"}
-    fresh = proving.find_out(CELLS, OF, "data", run, fresh=True)
-    assert fresh.verdicts == {fast_paths.CAPTURE: ""}
+def test_what_failed_while_it_was_used_is_off_in_the_next_process():
+    """For cells of these shapes alone, and until it is tried again."""
+    run, tasks = answers(*[found(proof(MLP), proof(fast_paths.CAPTURE))] * 3)
+    works = {MLP: "", fast_paths.CAPTURE: ""}
+    assert proving.find_out(CELLS, OF, "data", run).verdicts == works
+    proving.remember(CELLS, OF, fast_paths.CAPTURE, "it broke")
+    told = proving.find_out(CELLS, OF, "data", run)
+    assert told.kept
+    assert told.verdicts == {MLP: "", fast_paths.CAPTURE: "it broke"}
+    assert proving.find_out(CELLS[:1], OF, "data", run).verdicts == works
+    assert proving.find_out(CELLS, OF, "data", run, fresh=True).verdicts == works
+    assert proving.find_out(CELLS, OF, "data", run).verdicts == works
+    assert len(tasks) == 3
+    proving.remember(CELLS[2:], OF, fast_paths.CAPTURE, "it broke")  # of which nothing was known
+    told = proving.find_out(CELLS[2:], OF, "data", run)
+    assert told.verdicts == {fast_paths.CAPTURE: "it broke"}
+
+
+@pytest.mark.parametrize("where", ["a kernel", "plain PyTorch"])
+def test_memory_that_others_fill_is_not_held_against_a_path_for_ever(where):
+    full = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    first = found(proof(MLP, full)) if where == "a kernel" else found(poisoned=True, error=full)
+    run, _ = answers(first, *[found(proof(MLP))] * (1 + (where != "a kernel")))
+    assert proving.find_out(CELLS, OF, "data", run).verdicts[MLP if where == "a kernel" else
+        fast_paths.CAPTURE] == full  # fmt: skip
+    assert proving.find_out(CELLS, OF, "data", run).verdicts == {MLP: ""}
 
 
 @pytest.mark.slow

@@ -9,8 +9,11 @@ import sys
 import textwrap
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from metaphase.analysis.serving.tree import open_tree
 from metaphase.sweeps import cli
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.trackers import mirror
@@ -59,6 +62,27 @@ def test_tensorboard(results, tmp_path):
         assert events.Scalars("result/unseen_last")[0].value == pytest.approx(expected(cell)[400])
         text = events.Tensors("cell/text_summary")[0].tensor_proto.string_val[0].decode()
         assert f'"num_tasks": {cell.num_tasks}' in text
+
+
+@pytest.mark.parametrize(
+    "evil", ["{place}", "../../../../{place}", "a' or ''='", "a\x1b[31m", "b\n"]
+)
+def test_no_cell_id_leads_out_of_the_folder(results, tmp_path, evil):
+    """A tracker's folder of a cell is replaced; a tree from elsewhere mustn't choose which."""
+    precious = tmp_path / "precious" / "file"
+    precious.parent.mkdir()
+    precious.touch()
+    evil = evil.format(place=precious.parent)
+    [cell, _] = trained(results)
+    rows = pq.read_table(tmp_path / "root" / "growing" / "cells" / f"{cell.cell_id}.parquet")
+    column = rows.column_names.index("cell_id")
+    rows = rows.set_column(column, "cell_id", pa.array([evil]))
+    pq.write_table(rows, tmp_path / "root" / "growing" / "cells" / "compact-0.parquet")
+    made = mirror.Mirror(results, "tensorboard", mirror.folder_of(results, "tensorboard"))
+    assert made.catch_up() == 3
+    assert evil not in made.done
+    assert precious.exists()
+    assert evil not in open_tree(str(results)).look().cells["cell_id"].tolist()
 
 
 def test_wandb_offline(results, tmp_path, monkeypatch):

@@ -1,0 +1,67 @@
+"""The cells that a sweep may train, and what is known of them, as arrays for the proposer."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Space:
+    """C cells on R rows. Cells of a row differ in their number of tasks and their seed alone; rows
+    of a family differ in their model size alone, so that a boundary runs through them.
+
+    Attributes:
+        row_C: the row of each cell.
+        x_C: log2 of its number of tasks.
+        cost_C: operations of training it alone.
+        stream_C: the number of its stream.
+        shared_C: the part of its cost that all cells of its stream have in common.
+        family_R: the family of each row.
+        size_R: its model size; all different within a family.
+    """
+
+    row_C: np.ndarray
+    x_C: np.ndarray
+    cost_C: np.ndarray
+    stream_C: np.ndarray
+    shared_C: np.ndarray
+    family_R: np.ndarray
+    size_R: np.ndarray
+
+    @functools.cached_property
+    def total(self) -> float:
+        """Operations of training all cells, each stream's common part once."""
+        _, at = np.unique(self.stream_C, return_index=True)
+        return float((self.cost_C - self.shared_C).sum() + self.shared_C[at].sum())
+
+    @functools.cached_property
+    def points(self) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+        """Of each row, its distinct values of x, ascending, and the cells at each."""
+        found = []
+        for row in range(len(self.family_R)):
+            cells = np.flatnonzero(self.row_C == row)
+            x_K, at = np.unique(self.x_C[cells], return_inverse=True)
+            found.append((x_K, [cells[at == k] for k in range(len(x_K))]))
+        return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a space's cells, for P phases.
+
+    Attributes:
+        finished_C: whether a cell needs no more training.
+        reached_PxC: 1 where it is known to have reached the phase, 0 where it hasn't; NaN where
+            nothing is known, and where it is finished without a phase: diverged, failed, or never
+            left its plateau.
+    """
+
+    finished_C: np.ndarray
+    reached_PxC: np.ndarray
+
+    @classmethod
+    def nothing(cls, cells: int, phases: int) -> Known:
+        return cls(np.zeros(cells, dtype=bool), np.full((phases, cells), np.nan))

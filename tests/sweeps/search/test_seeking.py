@@ -1,0 +1,250 @@
+"""A search on a sweep's results: the same cells however often it is stopped, and a grid at last."""
+
+import dataclasses
+import json
+
+import pytest
+
+from metaphase.core.cell import ConfigError
+from metaphase.sweeps import run
+from metaphase.sweeps.commands.status import report
+from metaphase.sweeps.execution.rounds import Outcome
+from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.search.propose import TARGET
+from metaphase.sweeps.search.seeking import SPENT, Seeking
+from metaphase.sweeps.search_settings import Search, parse, with_budget
+from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.searchfile import NAME, read_rounds
+from metaphase.sweeps.store.sweepfile import write_settings
+from metaphase.sweeps.sweep_run import SweepRun
+from tests.sweeps.execution.test_worker import assert_same
+from tests.tools.synthetic import write_cell
+
+PRESET = """
+cell: {num_classes: 5, sequence_length: 16, steps: 100, eval_every: 50, num_heads: 1}
+grid:
+  model_size: [4, 8, 16]
+  num_tasks: [1, 2, 4, 8, 16, 32, 64, 128, 256]
+  seed: [0, 1, 2]
+"""
+SWEEP = parse_preset(PRESET, default_name="sweep")
+BEGINS = {4: 99.0, 8: 5.5, 16: 3.5}  # log2 number of tasks, by model size
+
+
+def truth(cell):
+    there = cell.num_tasks > 2 ** BEGINS[cell.model_size]
+    return "generalizing" if there else "memorizing"
+
+
+WIDE = Search(budget=0.9)
+
+
+def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=False):
+    """Trains what is proposed, as an executor does, but writes made-up results; stops after so many
+    cells. Returns the rounds that it was given."""
+    results = Results(str(root), sweep.name)
+    given = []
+
+    def executor(results, cells, *, lease, total, before, propose):
+        assert cells == []
+        left = stop_after
+        while True:
+            proposed, said = propose(2)
+            given.append([cell.cell_id for cell in proposed])
+            for cell in reversed(proposed) if shuffle else proposed:
+                if left == 0:
+                    return Outcome(interrupted=True)
+                write_cell(results.local_path, cell, truth(cell), n=128)
+                left = None if left is None else left - 1
+            if not proposed:
+                return Outcome(search=said)
+
+    seeking = Seeking(search, sweep.cells, sweep.axes)
+    for table in ("cells", "history", "curves"):
+        (results.local_path / table).mkdir(parents=True, exist_ok=True)
+    outcome = SweepRun(sweep, results, seeking=seeking).train(executor)
+    return given, outcome
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    given, outcome = train(root)
+    return root, given, outcome
+
+
+def test_a_search_ends_where_phases_begin(undisturbed):
+    root, given, outcome = undisturbed
+    results = Results(str(root), "sweep")
+    assert outcome.search.startswith(TARGET)
+    assert sum(map(len, given)) == len(results.finished()) < len(SWEEP.cells) * 0.7
+    rounds = read_rounds(results)
+    assert [list(one.octaves) for one in rounds] == given
+    for said in rounds[-1].standings:
+        begins = BEGINS[int(said["row"].split()[1])]
+        assert said["done"]
+        assert said["low"] is None or said["low"] <= begins
+        assert said["high"] is None or begins <= said["high"]
+
+
+@pytest.mark.parametrize("stops", [[3, 9, 1], pytest.param([8, 17], marks=pytest.mark.slow)])
+def test_stopped_and_gone_on_with_it_trains_the_same_cells(undisturbed, tmp_path, stops):
+    _, given, _ = undisturbed
+    for stop in stops:  # and within a round cells are finished in any order
+        train(tmp_path, stop_after=stop, shuffle=True)
+    train(tmp_path)
+    results = Results(str(tmp_path), "sweep")
+    assert set(results.finished()) == {cell_id for batch in given for cell_id in batch}
+    assert [list(one.octaves) for one in read_rounds(results)] == given
+
+
+def test_without_its_file_or_with_a_broken_one_it_goes_on_by_the_results(undisturbed, tmp_path):
+    train(tmp_path, stop_after=12)
+    file = tmp_path / "sweep" / NAME
+    file.write_text(file.read_text()[:100])
+    _, outcome = train(tmp_path)
+    assert outcome.search.startswith(TARGET)
+
+
+@pytest.mark.parametrize("kind", ["cells", "operations"])
+def test_a_budget_is_kept(tmp_path, kind):
+    search = Search(budget=0.15, kind=kind)
+    _, outcome = train(tmp_path, search)
+    assert outcome.search.startswith(SPENT)
+    seeking = Seeking(search, SWEEP.cells, SWEEP.axes)
+    known, hours = seeking.known(Results(str(tmp_path), "sweep"))
+    assert 0.1 < seeking.spent(known.finished_C, hours) <= 0.15
+    assert seeking.is_over(Results(str(tmp_path), "sweep")) == SPENT
+    more = Seeking(dataclasses.replace(search, budget=0.25), SWEEP.cells, SWEEP.axes)
+    assert more.is_over(Results(str(tmp_path), "sweep")) == ""
+
+
+def test_hours_of_workers_are_a_budget(tmp_path):
+    _, outcome = train(tmp_path, Search(budget=10 / 3600, kind="hours"))  # a cell says 1 second
+    assert outcome.search.startswith(SPENT)
+    assert 10 <= len(Results(str(tmp_path), "sweep").finished()) < 10 + 8
+
+
+def test_what_a_grid_has_trained_counts(undisturbed, tmp_path):
+    _, given, _ = undisturbed
+    results = Results(str(tmp_path), "sweep")
+    for table in ("cells", "history", "curves"):
+        (results.local_path / table).mkdir(parents=True)
+    finished = [cell for cell in SWEEP.cells if cell.num_tasks in (1, 16, 256)]
+    for cell in finished:
+        write_cell(results.local_path, cell, truth(cell), n=128)
+    others, outcome = train(tmp_path)
+    assert outcome.search.startswith(TARGET)
+    assert not {cell.cell_id for cell in finished} & {
+        cell_id for batch in others for cell_id in batch
+    }
+    assert sum(map(len, others)) < sum(map(len, given))
+
+
+def test_what_it_expects_to_need_is_near_what_it_needs(undisturbed, tmp_path):
+    root, given, _ = undisturbed
+    seeking = Seeking(Search(budget=0.9), SWEEP.cells, SWEEP.axes)
+    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 2)
+    assert [cell.cell_id for cell in start] == given[0]
+    assert not (tmp_path / "sweep" / NAME).exists()
+    assert 0.4 < needed / sum(map(len, given)) < 2.5
+    assert 0 < operations < 1
+    # at the end nothing is left
+    assert seeking.expected(Results(str(root), "sweep"), 2)[0] == []
+
+
+def test_status_says_what_was_proposed_and_why(undisturbed):
+    root, given, _ = undisturbed
+    results = Results(str(root), "sweep")
+    write_settings(results, SWEEP.settings)
+    text = "\n".join(report(results))
+    assert f"{sum(map(len, given))} cells proposed" in text
+    assert "generalizing begins, model_size 8: 2^ " in text
+    assert "octaves less, it expects" in text
+
+
+def test_a_row_is_what_differs_in_neither_tasks_nor_seed():
+    text = PRESET + "  learning_rate: [0.001, 0.003]\n"
+    sweep = parse_preset(text, default_name="sweep")
+    seeking = Seeking(Search(), sweep.cells, sweep.axes)
+    assert seeking.rows[0] == "model_size 4, learning_rate 0.001"
+    assert len(seeking.rows) == 6
+    assert seeking.space.family_R.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_what_cannot_be_sought_is_refused():
+    few = parse_preset("cell: {}\ngrid: {num_tasks: [1, 2], model_size: [8, 16]}", default_name="s")
+    with pytest.raises(
+        ConfigError, match="num_tasks: a boundary is sought along it; give at least"
+    ):
+        Seeking(Search(), few.cells, few.axes)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("everything", "search: 'everything' is not one of boundary"),
+        (
+            {"budgt": 1},
+            "search: 'budgt': unknown key; known keys: boundary, target_octaves, budget",
+        ),
+        ({"boundary": "memorizing"}, "search: boundary: 'memorizing' is not one of identifying"),
+        ({"boundary": []}, r"search: boundary: \[\]: name each phase once"),
+        ({"target_octaves": 0}, "search: target_octaves: 0 is not a number above 0"),
+        ({"target_octaves": float("inf")}, "search: target_octaves: inf is not a finite number"),
+        ({"budget": 1.5}, "search: budget: cells: 1.5 is not a number above 0, at most 1"),
+        ({"budget": True}, "search: budget: cells: True is not a number"),
+        ({"budget": {"days": 1}}, "search: budget: .* is not one of cells, operations, hours"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_in_one_line(said, error):
+    with pytest.raises(ConfigError, match=error) as raised:
+        parse(said)
+    assert "\n" not in str(raised.value)
+
+
+def test_presets_say_searches_and_pass_them_on(tmp_path):
+    assert parse(None) is None
+    assert parse("boundary") == Search()
+    said = {"boundary": ["generalizing", "identifying"], "budget": {"hours": 2}}
+    assert parse(said) == Search(("identifying", "generalizing"), budget=2.0, kind="hours")
+    assert with_budget(Search(), "operations=0.1", "--budget") == Search(
+        budget=0.1, kind="operations"
+    )
+    base = tmp_path / "base.yaml"
+    base.write_text("search: boundary\n" + PRESET)
+    above = parse_preset(f"base: {base}", default_name="above")
+    assert above.settings["search"] == "boundary"
+    assert [c.cell_id for c in above.cells] == [c.cell_id for c in SWEEP.cells]
+    plain = parse_preset(f"base: {base}\nsearch: null", default_name="above")
+    assert "search" not in plain.settings
+    with pytest.raises(ConfigError, match="preset: search: 'x' is not one of boundary"):
+        parse_preset("search: x" + PRESET, default_name="s")
+
+
+TINY = """
+cell: {image_size: 4, num_classes: 5, sequence_length: 8, batch_size: 8, steps: 20, eval_every: 10,
+       eval_sequences: 16, warmup_steps: 5, num_heads: 1}
+grid: {model_size: [4], num_tasks: [1, 8, 64, 512], seed: [0, 1]}
+"""
+
+
+def test_a_grid_finished_later_is_as_if_it_had_been_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(TINY)
+    command = [str(preset), "--executor", "local"]
+    assert run.main([*command, "--boundary", "--dry-run"]) == 0
+    assert "a search for where generalizing begins" in capsys.readouterr().out
+    assert run.main([*command, "--boundary", "--budget", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 8 cells are trained" in said
+    assert "generalizing begins at 2^: model_size 4" in said
+    assert json.loads((tmp_path / "results/tiny" / NAME).read_text())["rounds"]
+    assert run.main([*command, "--boundary", "--budget", "0.5"]) == 0
+    assert "Nothing to do: the budget is spent." in capsys.readouterr().out
+    assert run.main(command) == 0
+    assert run.main([*command, "--root", "whole"]) == 0
+    assert_same(Results("results", "tiny"), Results("whole", "tiny"))
+    assert run.main([*command, "--budget", "0.5"]) == 1
+    assert "--budget: 0.5 is of a search; allowed: with --boundary" in capsys.readouterr().err

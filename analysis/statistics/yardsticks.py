@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from metaphase.analysis import labels
 from metaphase.analysis.statistics.intervals import accuracy_interval
 from metaphase.core import schema
 from metaphase.core.label_counts import last_positions
@@ -65,8 +66,7 @@ def trained_on(cells: pd.DataFrame, yardsticks: pd.DataFrame) -> pd.Series:
             names = pd.Series(str(family), of_family.index, dtype=object)
             for key in _own(rows):
                 if key in of_family and of_family[key].nunique() > 1:
-                    names += of_family[key].map(lambda value, key=key: f" {key}={value:g}"
-                                                if isinstance(value, float) else f" {key}={value}")  # fmt: skip
+                    names += f" {key}=" + of_family[key].map(labels.plain_name)
             places[of_family.index] = names
     return places
 
@@ -110,7 +110,7 @@ def last_table(yardsticks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     Of long sequences only some positions are evaluated: the mean is over those in the last tenth.
 
     Returns:
-        A row for each (dataset, yardstick, tested_on), `dataset` as `trained_on` has it: `accuracy`,
+        A row for each (dataset, yardstick, tested_on), `dataset` as in `of_cells`: `accuracy`,
         `low`, `high` (as above, positions taken as wholly correlated, so the interval is rather
         too wide), `seeds`.
     """

@@ -109,6 +109,7 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
     chance, length = 1 / classes, cell.sequence_length
     status = phase if phase in (schema.DIVERGED, schema.FAILED) else schema.DONE
     row = {
+        **dict.fromkeys(schema.YARDSTICK_SETTINGS),  # null where the family doesn't know them
         **{name: schema.to_column(value) for name, value in cell.to_dict().items()},
         "cell_id": cell.cell_id, "sweep": path.name, "status": status,
         "error": "out of memory" if status == schema.FAILED else None,
@@ -118,7 +119,8 @@ def write_cell(path: Path, cell: Cell, phase: str, *, n: int = 512, random_seed:
         "state_size": cell.num_layers * length * 2 * cell.num_heads * cell.key_size,
         "chance": chance, "n": n, "wall_seconds": 1.0, "device": "cpu", "versions": "{}",
         "numerics": NUMERICS, "unseen_level": chance, "guess_loss": math.log(classes),
-        "own_settings": "", "switched_off": "", **dict.fromkeys(schema.RELABELLED_COLUMNS),
+        "own_settings": ",".join(name for name, _ in cell.own),
+        "switched_off": "", **dict.fromkeys(schema.RELABELLED_COLUMNS),
     }  # fmt: skip
     history: dict[str, list] = {column: [] for column in schema.HISTORY_COLUMNS}
     curves: dict[str, list] = {column: [] for column in schema.CURVES_COLUMNS}

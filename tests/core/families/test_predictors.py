@@ -279,7 +279,7 @@ def test_the_least_and_the_most_noise_have_predictions(variance):
     _, said = opened(REGRESSION, noise_variance=variance)
     assert all(bool(y.isfinite().all()) for y in said("unseen")[0].of.values())
     for beyond in (variance**3, variance**20):
-        with pytest.raises(ConfigError, match="noise_variance: .* is out of range; allowed"):
+        with pytest.raises(ConfigError, match=r"noise_variance: .* is out of range; allowed"):
             opened(REGRESSION, noise_variance=beyond)
 
 

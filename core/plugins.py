@@ -121,6 +121,17 @@ def all_own() -> list[str]:
     return list(dict.fromkeys(name for entry in entries for name in entry.own))
 
 
+def owners(name: str) -> list[str]:
+    """Names of the known plug-ins that bring a setting of this name, the program's own among
+    them."""
+    return [
+        key
+        for registry in REGISTRIES.values()
+        for key, entry in registry.items()
+        if name in entry.own
+    ]
+
+
 def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
     """What a name or a file's class is: kinds by the registries, or by the methods it has.
 

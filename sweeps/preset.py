@@ -352,6 +352,10 @@ def check_keys(given: Iterable[Any], known: tuple[str, ...], where: str = "") ->
     """Raises ConfigError if a key is none of those that are known; `where` begins it."""
     for key in given:
         if key not in known:
+            if isinstance(key, str) and (whose := plugins.owners(key)):
+                raise ConfigError(
+                    f"{where}{key}: a setting of {', '.join(whose)}, named nowhere here"
+                )
             raise ConfigError(
                 f"{where}{show.repr(key)}: unknown key{_suggest(key, known)}; "
                 f"known keys: {', '.join(known)}"

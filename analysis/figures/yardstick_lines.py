@@ -19,7 +19,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "logistic": {"color": "#c44e00", "ls": (0, (3, 1, 1, 1)), "marker": "^"},
     "mlp": {"color": "#cc79a7", "ls": (0, (8, 1.5, 1, 1.5)), "marker": "D"},
     "label_counts": {"color": "#000096", "ls": (0, (2, 2)), "marker": "v"},
-    "bigram_counts": {"color": "#5a5a5a", "ls": (0, (6, 1, 1, 1, 1, 1)), "marker": "P"},
+    "bigram_counts": {"color": "#28c8f0", "ls": (0, (6, 1, 1, 1, 1, 1)), "marker": "P"},
 }
 
 

@@ -501,3 +501,8 @@ def test_many_bases_are_refused(tmp_path):
         (tmp_path / f"{i}.yaml").write_text(f"base: ./{i + 1}.yaml")
     with pytest.raises(ConfigError, match="is the base of more than 20 presets"):
         load_preset(str(tmp_path / "0.yaml"))
+
+
+def test_a_setting_of_a_family_that_isnt_there_names_it():
+    with pytest.raises(ConfigError, match=r"symbols: a setting of balls_and_urns, named nowhere"):
+        parse("cell: {task_family: linear_regression, symbols: 4}\ngrid: {seed: [0]}")

@@ -80,9 +80,7 @@ def _name(path: str) -> str:
     return places.parent(path)[1]
 
 
-def _transformers(
-    cells: pd.DataFrame, path: load.Path
-) -> list[tuple[dict[str, object], pd.DataFrame]]:
+def _transformers(cells: pd.DataFrame, path: str) -> list[tuple[dict[str, object], pd.DataFrame]]:
     """Conditions with finished transformers, and their cells; prints which others are left out."""
     found = []
     for condition, group in phases.split_conditions(cells):

@@ -17,7 +17,9 @@ from metaphase.core import schema
 
 def find(cells: pd.DataFrame, yardsticks: pd.DataFrame | None) -> Iterator[Answer]:
     """An answer if known algorithms were run on the cells' sequences."""
-    table = pd.DataFrame() if yardsticks is None else yards.last_table(yardsticks, cells)
+    if yardsticks is None:
+        return
+    table = yards.last_table(yardsticks, cells)
     if not table.empty:
         places = yards.trained_on(cells, yardsticks)
         yield Answer("yardsticks", describe(table, cells.assign(dataset=places)), table)

@@ -122,13 +122,12 @@ def all_own() -> list[str]:
 
 
 def owners(name: str) -> list[str]:
-    """Names of the known plug-ins that bring a setting of this name, the program's own among
-    them."""
+    """Names of what comes with the program and brings a setting of this name."""
     return [
         key
-        for registry in REGISTRIES.values()
+        for kind, registry in REGISTRIES.items()
         for key, entry in registry.items()
-        if name in entry.own
+        if name in entry.own and (kind, key) not in known
     ]
 
 

@@ -12,7 +12,6 @@ from metaphase.core import caches, devices, fast_paths
 from metaphase.core.kernels.cpu import build
 from metaphase.sweeps import cli
 from metaphase.sweeps.execution import proving, surroundings
-from tests.tools import s3
 from tests.tools.namespaces import python
 
 TINY = ("--set", "steps=20", "--set", "model_size=[4]", "--executor", "local")
@@ -62,14 +61,12 @@ def test_folders_that_are_made_to_try_the_storage_are_removed(capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_left_in_a_bucket():
-    boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("moto")
-    with s3.failing_s3(0.0):
-        [line] = surroundings.storage(f"s3://{s3.BUCKET}/results")
-        left = boto3.client("s3").list_objects_v2(Bucket=s3.BUCKET)
+def test_nothing_is_left_in_a_bucket(s3, monkeypatch):
+    client, address = s3
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
+    [line] = surroundings.storage("s3://bucket/results")
     assert line.state == "ok"
-    assert "Contents" not in left
+    assert "Contents" not in client.list_objects_v2(Bucket="bucket")
 
 
 def test_images_that_a_run_downloads_are_no_failure(capsys, tmp_path):

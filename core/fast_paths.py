@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from metaphase.core.devices import out_of_memory
+from metaphase.core.settings import as_line
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def failed(name: str, error: Exception) -> None:
     if out_of_memory(error):
         raise error
     whole = isinstance(error, ImportError)
-    switch_off(_path(name) if whole else name, in_a_line(error))
+    switch_off(_path(name) if whole else name, as_line(error))
 
 
 class Twin(NamedTuple):
@@ -165,12 +166,6 @@ class Twin(NamedTuple):
             leaves = [t.detach().requires_grad_() for t in tensors]
             result = self.function(*leaves)
         return torch.autograd.grad(result, leaves, grad.to(result.dtype))
-
-
-def in_a_line(error: BaseException) -> str:
-    """An error's type and what it says, in a line that a table has room for."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 def _path(name: str) -> str:

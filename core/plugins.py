@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -111,8 +111,12 @@ def find(kind: str, name: str) -> PlugIn | None:
 
 def unknown(key: str, kind: str, name: str) -> ConfigError:
     """What is wrong with a setting that names no plug-in and none of the program's own."""
-    ours = ", ".join(choice for choice in REGISTRIES[kind] if "@" not in choice)
-    return ConfigError(f"{key}: {name!r} is not one of {ours}")
+    return ConfigError(f"{key}: {name!r} is not one of {', '.join(_ours(kind))}")
+
+
+def _ours(kind: str) -> list[str]:
+    """Names of what comes with the program."""
+    return [name for name in REGISTRIES[kind] if (kind, name) not in known]
 
 
 def all_own() -> list[str]:
@@ -123,12 +127,7 @@ def all_own() -> list[str]:
 
 def owners(name: str) -> list[str]:
     """Names of what comes with the program and brings a setting of this name."""
-    return [
-        key
-        for kind, registry in REGISTRIES.items()
-        for key, entry in registry.items()
-        if name in entry.own and (kind, key) not in known
-    ]
+    return [key for kind in KINDS for key in _ours(kind) if name in REGISTRIES[kind][key].own]
 
 
 def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
@@ -157,25 +156,29 @@ def in_use(values: Mapping[str, Any]) -> list[PlugIn]:
     """The plug-ins that settings name, by their keys; those that come with the program aren't
     among them."""
     found = []
-    for key, kind in NAMED_BY.items():
-        named = values.get(key)
-        listed = named if isinstance(named, (list, tuple)) else (named,)
-        for name in (name for name in listed if isinstance(name, str)):
-            plug_in = known.get((kind, name))
-            if plug_in is not None and plug_in not in found:
-                found.append(plug_in)
+    for named in _named(values):
+        plug_in = known.get(named)
+        if plug_in is not None and plug_in not in found:
+            found.append(plug_in)
     return found
 
 
 def own_in_use(values: Mapping[str, Any]) -> dict[str, Setting]:
     """The settings that those bring which settings name, the program's own among them."""
     found: dict[str, Setting] = {}
+    for kind, name in _named(values):
+        if name in REGISTRIES[kind]:
+            found.update(REGISTRIES[kind][name].own)
+    return found
+
+
+def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, name) of all that settings name, by their keys."""
     for key, kind in NAMED_BY.items():
         named = values.get(key)
         for name in named if isinstance(named, (list, tuple)) else (named,):
-            entry = REGISTRIES[kind].get(name) if isinstance(name, str) else None
-            found.update({} if entry is None else entry.own)
-    return found
+            if isinstance(name, str):
+                yield kind, name
 
 
 def in_use_by(cells: Iterable[Cell]) -> list[PlugIn]:

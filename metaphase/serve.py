@@ -132,7 +132,7 @@ def _port(text: str) -> int:
 
 
 def _parser() -> Parser:
-    from metaphase.watch import seconds
+    from metaphase.watch import add_every
 
     parser = Parser(
         prog="metaphase serve",
@@ -148,10 +148,7 @@ def _parser() -> Parser:
         "has a token, and what is sent isn't encrypted",
     )  # fmt: skip
     parser.add_argument("--port", type=_port, default=0, help="default: any that is free")
-    parser.add_argument(
-        "--every", metavar="S", type=seconds, default=2.0,
-        help="seconds between looks at a sweep (default: 2)",
-    )  # fmt: skip
+    add_every(parser)
     return parser
 
 

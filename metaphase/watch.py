@@ -105,13 +105,18 @@ def seconds(text: str) -> float:
     return value
 
 
+def add_every(parser: Parser) -> None:
+    """--every, of what follows a sweep."""
+    parser.add_argument(
+        "--every", metavar="S", type=seconds, default=2.0,
+        help="seconds between looks at a sweep (default: 2)",
+    )  # fmt: skip
+
+
 def _parser() -> Parser:
     parser = sweep_parser("watch", "Show a sweep in the terminal while it is trained.")
     parser.add_argument("--once", action="store_true", help="show it as it is now, and end")
-    parser.add_argument(
-        "--every", metavar="S", type=seconds, default=2.0,
-        help="seconds between looks (default: 2)",
-    )  # fmt: skip
+    add_every(parser)
     return parser
 
 

@@ -373,11 +373,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals:
         raise ConfigError(f"--set {show.repr(text)}: expected key=value")
     known = ("name", *known_keys())
-    if key not in known:
-        raise ConfigError(
-            f"--set {show.repr(key)}: unknown key{_suggest(key, known)}; "
-            f"known keys: {', '.join(known)}"
-        )
+    check_keys((key,), known, "--set ")
     try:
         parsed = parse_yaml(value)
     except ConfigError as error:

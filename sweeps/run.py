@@ -77,7 +77,7 @@ def _command(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    from metaphase.sweeps.commands.parser import Parser, folder, positive, root
+    from metaphase.sweeps.commands.parser import Parser, add_places, positive
 
     parser = Parser(
         prog="metaphase run", description="Train the cells of a sweep that its results lack."
@@ -92,13 +92,7 @@ def _parser() -> Parser:
         help="override a setting; a list, such as seed=[0,1,2], makes an axis of it; "
         "name=NAME keeps the results apart. May be repeated",
     )
-    add("--root", type=root, default="results", help="folder or URI for results (default: results)")
-    add(
-        "--data-root",
-        type=folder,
-        default="data",
-        help="folder of the base data sets (default: data)",
-    )
+    add_places(parser)
     add(
         "--executor",
         choices=("ray", "local"),

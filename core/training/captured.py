@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metaphase.core import fast_paths
 from metaphase.core.devices import current, out_of_memory
+from metaphase.core.settings import as_line
 
 # Draws that may be launched ahead of the device: enough to keep it busy, few enough that a request
 # between two draws, to stop or for a checkpoint, is answered soon.
@@ -34,7 +35,7 @@ class CaptureFailed(RuntimeError):
     """
 
     def __init__(self, error: Exception, restored: bool, full: bool = False) -> None:
-        super().__init__(fast_paths.in_a_line(error))
+        super().__init__(as_line(error))
         self.restored, self.full = restored, full
 
 

@@ -22,6 +22,7 @@ from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError, grouped, stack_key
 from metaphase.core.devices import current
 from metaphase.core.fast_paths import Asked
+from metaphase.core.settings import as_line
 from metaphase.core.tasks.sequences import STEPS_PER_DRAW
 from metaphase.core.training.captured import CaptureFailed
 from metaphase.core.training.trainer import PackTrainer
@@ -139,7 +140,7 @@ def _prove_kernels(
         if fast_paths.out_of_memory(error) or not _of_device(error):
             return False
         found.poisoned = True
-        found.error = f"{_described(cell)}: {fast_paths.in_a_line(error)}"
+        found.error = f"{_described(cell)}: {as_line(error)}"
         return False
     return True
 
@@ -176,7 +177,7 @@ def _compare(asked: Asked, device: torch.device) -> Proof | None:
             milliseconds(partial(_both, way, whole), device) for way in (asked.fast, asked.twin)
         )
     except Exception as error:
-        return Proof(name, fast_paths.in_a_line(error))
+        return Proof(name, as_line(error))
     why = "" if fast < plain else f"{fast_paths.SLOWER}: {fast:.3g} ms against {plain:.3g}"
     return Proof(name, why, off, bound, fast, plain)
 
@@ -245,7 +246,7 @@ def _prove_capture(
     except Exception as error:
         if fast_paths.out_of_memory(error):  # of two trainers; one may fit
             return True
-        found.proofs.append(Proof(name, fast_paths.in_a_line(error)))
+        found.proofs.append(Proof(name, as_line(error)))
         found.poisoned = True
         return False
     earlier = next((p for p in found.proofs if p.name == name), None)

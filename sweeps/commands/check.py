@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from metaphase.core.cell import ConfigError
 from metaphase.core.process import as_command
-from metaphase.sweeps.commands.parser import Parser, carry_out, folder, root
+from metaphase.sweeps.commands.parser import Parser, add_places, carry_out
 
 if TYPE_CHECKING:
     from metaphase.sweeps.execution.surroundings import Line
@@ -41,13 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         help="whose cells' shapes and data sets are tried (default: quickstart)",
     )
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="as for `metaphase run`")
-    add("--root", type=root, default="results", help="folder or URI for results (default: results)")
-    add(
-        "--data-root",
-        type=folder,
-        default="data",
-        help="folder of the base data sets (default: data)",
-    )
+    add_places(parser)
     add("--executor", choices=("ray", "local"), default="ray", help="what a run would use")
     add("--fresh", action="store_true", help="try kernels again that were tried here before")
     return carry_out(parser, _check, argv)

@@ -83,6 +83,19 @@ def sweep_parser(word: str, description: str) -> Parser:
     return parser
 
 
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """--root and --data-root."""
+    parser.add_argument(
+        "--root", type=root, default="results", help="folder or URI for results (default: results)"
+    )
+    parser.add_argument(
+        "--data-root",
+        type=folder,
+        default="data",
+        help="folder of the base data sets (default: data)",
+    )
+
+
 def carry_out(
     parser: Parser,
     action: Callable[..., Any],

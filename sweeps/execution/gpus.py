@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from metaphase.core import fast_paths
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.settings import as_line
 from metaphase.sweeps.execution import nodes, proving
 
 logger = logging.getLogger(__name__)
@@ -117,16 +118,15 @@ def _carry_out_there(node: str, gpu: str, task: proving.Task) -> dict[str, Any] 
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None
-        return f"trying them failed: {fast_paths.in_a_line(error.cause)}"
+        return f"trying them failed: {as_line(error.cause)}"
     except (ray.exceptions.RayError, TimeoutError) as error:
         ray.cancel(asked, force=True)
-        return f"trying them failed: {fast_paths.in_a_line(error)}"
+        return f"trying them failed: {as_line(error)}"
 
 
 def tell(found: proving.Found) -> None:
     """Says on the terminal what of it has failed."""
-    for name, why in found.verdicts.items():
-        if why and not why.startswith(fast_paths.SLOWER):
-            line = fast_paths.warning(name, why)
-            logger.warning("%s: %s", found.environment["gpu"], line)
-            print(f"{found.environment['gpu']}: {line}", file=sys.stderr, flush=True)
+    for name, why in found.failures.items():
+        line = fast_paths.warning(name, why)
+        logger.warning("%s: %s", found.environment["gpu"], line)
+        print(f"{found.environment['gpu']}: {line}", file=sys.stderr, flush=True)

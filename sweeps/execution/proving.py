@@ -64,6 +64,12 @@ class Found:
     verdicts: dict[str, str]
     kept: bool = False
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """{name: why} of what isn't used, but for what is right and slower."""
+        slower = fast_paths.SLOWER
+        return {k: why for k, why in self.verdicts.items() if why and not why.startswith(slower)}
+
 
 def environment(device_name: str = "cuda") -> dict[str, str]:
     """The GPU, its driver, and the versions that compute on it."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from metaphase.core import caches, fast_paths
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.datasets import DATASETS
+from metaphase.core.settings import as_line
 from metaphase.sweeps.planning.packs import plan, too_large
 from metaphase.sweeps.planning.workers import Workers
 
@@ -38,7 +39,7 @@ def tried(what: str, check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
     except ConfigError as error:
         yield Line(what, FAILS, str(error))
     except Exception as error:
-        yield Line(what, FAILS, fast_paths.in_a_line(error))
+        yield Line(what, FAILS, as_line(error))
 
 
 def software() -> Iterator[Line]:

@@ -15,7 +15,7 @@ from pyarrow import fs
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
 from metaphase.sweeps import places
-from metaphase.sweeps.store import folders, sweepfile, tables
+from metaphase.sweeps.store import folders, searchfile, sweepfile, tables
 from metaphase.sweeps.store.storage import Storage
 from metaphase.sweeps.store.table_files import TableFiles
 
@@ -105,6 +105,24 @@ def load_yardsticks(path: Path) -> pd.DataFrame:
     frame = _load(path, "yardsticks", schema.YARDSTICK_COLUMNS)
     order = [*schema.YARDSTICK_SETTINGS, "split", "yardstick", "position"]
     return frame.sort_values(order, ignore_index=True)
+
+
+def load_grid(path: Path) -> pd.DataFrame | None:
+    """All cells that a sweep which seeks boundaries (docs/search.md) may train, a row each with
+    their settings; None where the sweep is no search, or its preset can't be read.
+
+    Raises:
+        ResultsError: a URI that can't be used.
+    """
+    storage = _open(path)
+    try:
+        if storage.files.kind(searchfile.NAME) is None:
+            return None
+        cells = sweepfile.read_sweep(storage).cells
+    except (ConfigError, OSError) as error:
+        _warn_skipped(f"{path}/{searchfile.NAME}", "is left out", folders.one_line(error))
+        return None
+    return pd.DataFrame([cell.to_dict() for cell in cells])
 
 
 def open_folder(path: Path) -> tuple[fs.FileSystem, str]:

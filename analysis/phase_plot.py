@@ -20,7 +20,7 @@ from metaphase.analysis import labels, load
 from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.questions import registry
-from metaphase.analysis.statistics import phases, training_phases, transitions
+from metaphase.analysis.statistics import phases, training_phases, transitions, untrained
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, positive, sweep_parser
@@ -52,7 +52,7 @@ def run(
     """
     by = options.rule(rule)
     cells, history, curves = load.load_cells(path), load.load_history(path), load.load_curves(path)
-    yardsticks = load.load_yardsticks(path)
+    yardsticks, grid = load.load_yardsticks(path), load.load_grid(path)
     in_training = history.loc[~history["cell_id"].isin(cells["cell_id"]), "cell_id"].nunique()
     if at_step is not None:
         cells, history, curves = _as_of(path, cells, history, curves, at_step)
@@ -70,13 +70,14 @@ def run(
     }
     names = []
     for (told, group), (_, boundaries) in zip(conditions, found, strict=True):
-        text = text_map.describe(group, boundaries, told)
+        expected = None if grid is None else untrained.expected(group, grid, told)
+        text = text_map.describe(group, boundaries, told, expected)
         if len(conditions) > 1 and len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
             print(text.splitlines()[0])  # no map of one point
             continue
         print(text, end="\n\n")
         makers = of_condition.figures(
-            group, curves, boundaries, told, delta, confidence, yardsticks
+            group, curves, boundaries, told, delta, confidence, yardsticks, expected
         )
         names += [
             output.write_figure(out, f"{name}{labels.file_suffix(told)}", make, format, width)

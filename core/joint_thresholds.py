@@ -21,6 +21,7 @@ import numpy as np
 from metaphase.core import thresholds
 
 MOST_THETAS = 161  # a quarter of an octave apart on grids of 20 octaves
+LEAPS = 0.05  # of a search: boundaries break off where models are too small, see `smooth`
 STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)  # octaves of theta an octave of size
 
 

@@ -33,6 +33,7 @@ def run(
     data_root: str,
     pack_size: int | None,
     keep_models: bool | str,
+    boundary: bool | None,
     retry_failed: bool,
     other_numerics: str,
     time_limit: float | None,
@@ -53,6 +54,7 @@ def run(
         command += [f"--data-root={data_root}", f"--other-numerics={other_numerics}"]
         command += [] if pack_size is None else [f"--pack-size={pack_size}"]
         command += ["--retry-failed"] * retry_failed
+        command += [] if boundary is None else ["--boundary" if boundary else "--no-boundary"]
         command += [_KEEP[keep_models]] if keep_models else []
         child = subprocess.Popen(
             command,

@@ -13,7 +13,7 @@ from metaphase.analysis import load as tables
 from metaphase.analysis.commands.exports import of_conditions
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.load import ResultsError
-from metaphase.analysis.statistics import phases
+from metaphase.analysis.statistics import phases, untrained
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.transitions import estimate_transitions
 from metaphase.core import schema
@@ -210,7 +210,8 @@ class SweepResults:
             settings: that choose the cells of one condition, such as architecture="lstm".
         """
         cells = self._condition(settings)
-        return text_map.describe(cells, estimate_transitions(cells), settings)
+        expected = self._expected(cells, settings)
+        return text_map.describe(cells, estimate_transitions(cells), settings, expected)
 
     def phase_map(
         self, ax: Axes | None = None, *, legend: bool = False, **settings: Any
@@ -235,12 +236,13 @@ class SweepResults:
         from metaphase.analysis.figures import outcomes, panels, phase_map, style, transition_marks
 
         cells = self._condition(settings)
-        found = estimate_transitions(cells)
+        found, expected = estimate_transitions(cells), self._expected(cells, settings)
         if ax is None:
+            title = labels.title(cells, settings)
             with style.context():
-                return _shown(phase_map.figure(cells, found, labels.title(cells, settings)))
+                return _shown(phase_map.figure(cells, found, title, expected=expected))
         _settle(ax)
-        table, marks = phase_map.tile_table(cells), transition_marks.table(found)
+        table, marks = phase_map.tile_table(cells, expected), transition_marks.table(found)
         lettered = phase_map.draw(table, ax, marks)
         if legend:
             handles, names = outcomes.legend_handles(table, lettered)
@@ -308,6 +310,11 @@ class SweepResults:
         drawn = curves.draw(table, ax, colors, True, style.level(cells, split))
         drawn.set(xlabel="examples seen", ylabel=f"accuracy, {split}")
         return drawn
+
+    def _expected(self, cells: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame | None:
+        """What is expected of points that a search didn't train; None: it is no search."""
+        grid = tables.load_grid(self.path)
+        return None if grid is None else untrained.expected(cells, grid, settings)
 
     def _condition(self, settings: dict[str, Any]) -> pd.DataFrame:
         """The classified cells that have these settings; they are of one condition."""

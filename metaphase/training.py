@@ -47,6 +47,8 @@ class Sweep:
         cell: settings that all cells share.
         grid: {setting: its values}: every combination is a cell. Or a list of such grids.
         description: one line.
+        search: which of the cells are trained, as presets say it (docs/search.md): "boundary", or a
+            mapping such as {"boundary": "generalizing", "budget": 0.1}; None: all of them.
 
     Attributes:
         name, description: as above.
@@ -65,8 +67,10 @@ class Sweep:
         cell: Mapping[str, Any] | None = None,
         grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] | None = None,
         description: str = "",
+        search: str | Mapping[str, Any] | None = None,
     ) -> None:
         said = {"name": name, "description": description, "cell": cell, "grid": grid}
+        said["search"] = search
         settings = {key: _plain(key, value) for key, value in said.items() if value is not None}
         text = yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True)
         self._take(presets.parse_preset(text, default_name="", source="Sweep"))
@@ -124,6 +128,7 @@ def run(
     data_root: StrPath = "data",
     device: str | None = None,
     pack_size: int | None = None,
+    boundary: bool | None = None,
     retry_failed: bool = False,
     other_numerics: Literal["refuse", "keep", "renew"] = "refuse",
     time_limit: float | None = None,
@@ -152,6 +157,8 @@ def run(
         data_root: folder of the base data sets.
         device: a torch device of the local executor; None: a GPU where there is one, else the CPU.
         pack_size: the most cells that are trained together; None: as planned.
+        boundary: whether only those cells are trained that tell where phases begin; None: as the
+            sweep says under `search`; False: all of them.
         retry_failed: whether cells that failed are trained again.
         other_numerics: what to do about finished cells whose numerics aren't this program's, before
             others are trained: "refuse", "keep" them beside the new ones, or "renew" them.
@@ -159,7 +166,7 @@ def run(
         progress: whether it prints how far it is.
 
     Returns:
-        The results so far: all of them, unless cells failed or the time was over.
+        The results so far: all of them, unless cells failed, the time was over, or it was a search.
 
     Raises:
         ConfigError: nothing was begun, or no cell can go on: an impossible value, data that can't
@@ -168,7 +175,7 @@ def run(
         KeyboardInterrupt: it was interrupted, and what was trained is saved.
     """
     started = time.monotonic()
-    _check(sweep, executor, keep_models, device, other_numerics, time_limit)
+    _check(sweep, executor, keep_models, device, other_numerics, boundary, time_limit)
     place = places.checked_root(os.fspath(root))
     data = str(Path(places.checked_folder(os.fspath(data_root))).absolute())
     options: dict[str, Any] = {"pack_size": pack_size, "keep_models": keep_models}
@@ -176,6 +183,7 @@ def run(
         from metaphase import ray_process
 
         options |= {"retry_failed": retry_failed, "other_numerics": other_numerics}
+        options["boundary"] = boundary
         ray_process.run(
             sweep.settings, place, data_root=data, time_limit=time_limit, shown=progress, **options
         )
@@ -185,19 +193,27 @@ def run(
         if progress:
             print(*words, flush=True, **options)
 
+    from metaphase.sweeps.search.seeking import seeking_of
+
     results = Results(place, sweep.name)
+    seeking = seeking_of(sweep._sweep, boundary)
     work = SweepRun(
-        sweep._sweep, results, retry_failed=retry_failed, other_numerics=other_numerics, say=say
-    )
-    if not work.missing:
+        sweep._sweep, results, retry_failed=retry_failed, other_numerics=other_numerics, say=say,
+        seeking=seeking,
+    )  # fmt: skip
+    over = "" if work.missing else f"all {len(sweep.cells)} cells of {sweep.name} are finished"
+    if seeking is not None:
+        over = over or seeking.is_over(results)
+    if over:
         work.store_settings()
-        say(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
+        say(f"Nothing to do: {over}.")
         return SweepResults(str(results))
 
     def train(results: Results, missing: Sequence[Cell], **more: Any) -> Outcome:
         from metaphase.sweeps.execution import local
 
-        say(f"{sweep.name}: {len(missing)} of {len(sweep.cells)} cells to train")
+        to_do = f"{len(missing)} of" if seeking is None else "a search among"
+        say(f"{sweep.name}: {to_do} {len(sweep.cells)} cells to train")
         limit = float("inf") if time_limit is None else time_limit
         return local.train(
             results, missing, data_root=data, device=device, started=started, shown=progress,
@@ -215,6 +231,8 @@ def run(
         raise ConfigError(f"another driver has taken over {results}")
     done = sum(cell.cell_id in work.status for cell in sweep.cells)
     say(f"{done} of {len(sweep.cells)} cells are finished: {outcome.phases or 'no phases yet'}")
+    if outcome.search:
+        say(outcome.search)
     failed = sum(work.status.get(cell.cell_id) == schema.FAILED for cell in sweep.cells)
     if failed:
         say(f"{failed} cells failed; their errors are in the column error of cells",
@@ -228,6 +246,7 @@ def _check(
     keep_models: Any,
     device: str | None,
     other_numerics: Any,
+    boundary: Any,
     time_limit: float | None,
 ) -> None:
     if not isinstance(sweep, Sweep):
@@ -239,6 +258,7 @@ def _check(
         ("executor", executor, EXECUTORS),
         ("keep_models", keep_models, KEPT),
         ("other_numerics", other_numerics, NUMERICS),
+        ("boundary", boundary, (None, True, False)),
     ):
         if value not in allowed:
             words = ", ".join(map(str, allowed))

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from metaphase.core.cell import Cell
     from metaphase.sweeps.commands.parser import Parser
     from metaphase.sweeps.execution.rounds import Outcome
-    from metaphase.sweeps.preset import Sweep
-    from metaphase.sweeps.search.seeking import Seeking
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.sweep_run import SweepRun
 
@@ -170,6 +168,7 @@ def _list_presets() -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     from metaphase.core.cell import ConfigError
     from metaphase.sweeps.preset import load_preset
+    from metaphase.sweeps.search.seeking import seeking_of
     from metaphase.sweeps.selection import select_cells
     from metaphase.sweeps.store.results import Results
     from metaphase.sweeps.sweep_run import SweepRun
@@ -183,7 +182,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             f"--gpus: {arguments.gpus} are GPUs of a cluster; allowed: --executor ray"
         )
     results = Results(arguments.root, sweep.name)
-    seeking = _seeking(sweep, arguments)
+    seeking = seeking_of(sweep, arguments.boundary, arguments.target_octaves, arguments.budget)
     run = SweepRun(
         sweep,
         results,
@@ -252,35 +251,6 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         print(f"Stopped. This continues: python -m metaphase.sweeps.run {again}")
         return INTERRUPTED
     return _conclude(run)
-
-
-def _seeking(sweep: Sweep, arguments: argparse.Namespace) -> Seeking | None:
-    """The search that the preset or the command line asks for.
-
-    Raises:
-        ConfigError: what is said of it can't be.
-    """
-    from metaphase.core.cell import ConfigError
-    from metaphase.sweeps import search_settings
-
-    search = search_settings.parse(sweep.settings.get(search_settings.KEY))
-    if arguments.boundary is not None:
-        search = (search or search_settings.Search()) if arguments.boundary else None
-    for name in ("target_octaves", "budget"):
-        value, option = getattr(arguments, name), f"--{name.replace('_', '-')}"
-        if value is None:
-            continue
-        if search is None:
-            raise ConfigError(f"{option}: {value} is of a search; allowed: with --boundary")
-        if name == "target_octaves":
-            search = search_settings.with_target(search, value, option)
-        else:
-            search = search_settings.with_budget(search, value, option)
-    if search is None:
-        return None
-    from metaphase.sweeps.search.seeking import Seeking
-
-    return Seeking(search, sweep.cells, sweep.axes)
 
 
 def _train_here(

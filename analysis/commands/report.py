@@ -25,7 +25,7 @@ from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
-from metaphase.analysis.statistics import phases, transitions
+from metaphase.analysis.statistics import phases, transitions, untrained
 from metaphase.core import schema
 from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
@@ -92,7 +92,7 @@ def render(
     cells = load.load_cells(path)
     classified = phases.classify(cells, delta, confidence, rule=rule)
     history, curves = load.load_history(path), load.load_curves(path)
-    yardsticks = load.load_yardsticks(path)
+    yardsticks, grid = load.load_yardsticks(path), load.load_grid(path)
     name, settings = labels.title(cells, {}), _settings(path)
     answers = [
         {
@@ -118,7 +118,7 @@ def render(
         commands=_commands(path, settings),
         answers=answers,
         conditions=[
-            _section(condition, group, curves, yardsticks, delta, confidence)
+            _section(condition, group, curves, yardsticks, grid, delta, confidence)
             for condition, group in phases.split_conditions(classified)
         ],
         comparisons=beside_published,
@@ -159,6 +159,7 @@ def _section(
     group: pd.DataFrame,
     curves: pd.DataFrame,
     yardsticks: pd.DataFrame,
+    grid: pd.DataFrame | None,
     delta: float,
     confidence: float,
 ) -> dict[str, Any]:
@@ -166,14 +167,17 @@ def _section(
     from metaphase.analysis.figures import condition as of_condition
 
     found = transitions.estimate_transitions(group)
-    makers = of_condition.figures(group, curves, found, condition, delta, confidence, yardsticks)
+    expected = None if grid is None else untrained.expected(group, grid, condition)
+    makers = of_condition.figures(
+        group, curves, found, condition, delta, confidence, yardsticks, expected
+    )
     if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:  # no map of one point
         makers = {name: make for name, make in makers.items() if name == "learning_curves"}
     title = ", ".join(labels.condition_words(condition)) or "Phases"
     alt = f"{labels.title(group, {})}, {title}"
     return {
         "title": title,
-        "text": text_map.describe(group, found, condition),
+        "text": text_map.describe(group, found, condition, expected),
         "figures": [_image(make, alt, of_condition.CAPTIONS[key]) for key, make in makers.items()],
         "points": exports.grid_table(group).drop(columns="architecture"),  # a single one
     }

@@ -15,7 +15,8 @@ from metaphase.core import schema
 CAPTIONS = {
     "phase_map": "Phase of every cell; a grid point's seeds lie one above the other, ordered by "
     "phase. Symbols: where phases begin and end, with their intervals; thin lines, where they are "
-    "clear: power laws over all model sizes, dotted their intervals.",
+    "clear: power laws over all model sizes, dotted their intervals. "
+    "Light: points that a search didn't train, in the colour of the most probable phase.",
     "accuracy": "Accuracy at the last tenth of the positions: the mean over seeds, and beside it "
     "the seeds where they are far apart.",
     "improvement": "What examples bring: the accuracy at the last tenth of the positions above the "
@@ -35,6 +36,7 @@ def figures(
     delta: float,
     confidence: float,
     yardsticks: pd.DataFrame | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> dict[str, Callable[[], Figure]]:
     """The figures by name, of `CAPTIONS`; each is drawn when it is called.
 
@@ -45,11 +47,14 @@ def figures(
         condition: see `analysis.statistics.phases.split_conditions`.
         delta, confidence: the threshold and of the intervals that cells were classified with.
         yardsticks: from `analysis.load.load_yardsticks`.
+        expected: of a search, from `analysis.statistics.untrained.expected`.
     """
     title = labels.title(cells, condition)
     finished = cells[cells["status"] == schema.DONE]
     makers = {
-        "phase_map": lambda: phase_map.figure(cells, transitions, title, boundary.boundaries(cells))
+        "phase_map": lambda: phase_map.figure(
+            cells, transitions, title, boundary.boundaries(cells), expected
+        )
     }
     if len(finished):
         makers["accuracy"] = lambda: accuracy.figure(cells, title)

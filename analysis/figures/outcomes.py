@@ -23,10 +23,11 @@ from metaphase.core.phase_rules import COINCIDE, NO_PHASE
 from metaphase.core.phases import GENERALIZING, ON_PLATEAU, PHASES
 
 MISSING = "no result yet"
+UNTRAINED_POINT = "not trained: what is expected"  # of a search
 PLATEAU = ON_PLATEAU
 DIVERGED, FAILED = schema.DIVERGED, schema.FAILED
 # From the bottom of a tile to its top.
-ORDER = (*reversed(PHASES), COINCIDE, NO_PHASE, PLATEAU, DIVERGED, FAILED, MISSING)
+ORDER = (*reversed(PHASES), COINCIDE, NO_PHASE, PLATEAU, DIVERGED, FAILED, MISSING, UNTRAINED_POINT)
 
 _SYMBOLS: dict[str, dict[str, Any]] = {
     COINCIDE: {"marker": "$=$", "color": "#555555"},
@@ -35,10 +36,11 @@ _SYMBOLS: dict[str, dict[str, Any]] = {
     DIVERGED: {"marker": "^", "color": style.RED},
     FAILED: {"marker": "x", "color": style.RED},
 }
-_FACES = dict.fromkeys((*_SYMBOLS, MISSING), "#ffffff")
+_FACES = dict.fromkeys((*_SYMBOLS, MISSING, UNTRAINED_POINT), "#ffffff")
 UNDECIDED = "undecided"
 _HATCH_SPACING = 4.0  # points
 _SMALLEST_SYMBOL = 1.2  # points
+_STRONGEST = 0.4  # opacity of what is expected for certain
 
 
 def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
@@ -115,6 +117,7 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
     tiles.add(
         ax, table, facecolors=fill, edgecolors=fill, linewidths=0.2, antialiaseds=False, zorder=1
     )
+    _draw_expected(ax, table[table["outcome"] == UNTRAINED_POINT])
     undecided = table[~table["decided"]]
     for ink in ("white", "black"):
         rows = undecided[undecided["outcome"].map(_hatch_ink) == ink]
@@ -123,6 +126,26 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
             ax, lines, color=ink, lw=0.6 * style.scale(), alpha=0.8, zorder=1.2, gid=UNDECIDED
         )
     draw_symbols(ax, table)
+
+
+def _draw_expected(ax: Axes, table: pd.DataFrame) -> None:
+    """Untrained points in the colour of their expected phase, lighter the less it is certain (a
+    third is as good as unknown), under thin white lines.
+
+    Args:
+        ax: where to draw.
+        table: phase, share, left, right, bottom, top.
+    """
+    if table.empty:
+        return
+    certain = (table["share"].to_numpy(dtype=float) - 1 / 3).clip(0, 1) * 1.5
+    fill = [
+        to_rgba(style.COLORS[phase], _STRONGEST * share)
+        for phase, share in zip(table["phase"], certain, strict=True)
+    ]
+    tiles.add(ax, table, facecolors=fill, linewidths=0, antialiaseds=False, zorder=1)
+    lines = tiles.hatching(ax, table, 0.7 * _HATCH_SPACING * style.scale())
+    tiles.draw_lines(ax, lines, color="white", lw=0.8 * style.scale(), zorder=1.1)
 
 
 def draw_symbols(ax: Axes, table: pd.DataFrame) -> None:
@@ -183,10 +206,15 @@ def legend_handles(table: pd.DataFrame, letters: bool) -> tuple[list[Any], list[
 def symbol_handles(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
     """Handles and names of the outcomes in a table that are no phase."""
     handles: list[Any] = []
-    names = [name for name in (*_SYMBOLS, MISSING) if (table["outcome"] == name).any()]
+    others = (*_SYMBOLS, MISSING, UNTRAINED_POINT)
+    names = [name for name in others if (table["outcome"] == name).any()]
     for name in names:
         if name == MISSING:
             handles.append(Patch(facecolor="white", edgecolor=style.GREY, ls=":"))
+        elif name == UNTRAINED_POINT:
+            colors = [to_rgba(style.COLORS[phase], _STRONGEST) for phase in reversed(PHASES[1:])]
+            looks = {"edgecolor": "white", "hatch": "//////", "lw": 0}
+            handles.append(tuple(Patch(facecolor=color, **looks) for color in colors))
         else:
             handles.append(Line2D([], [], ls="", ms=4 * style.scale(), **_SYMBOLS[name]))
     return handles, names

@@ -17,21 +17,32 @@ from metaphase.core.phases import PHASES
 MOST_LETTERS = 100  # tiles of a map on which phases have letters
 
 
-def tile_table(classified: pd.DataFrame) -> pd.DataFrame:
-    """Bands of the phase map: a row for every grid point and seed, finished or not.
+def tile_table(classified: pd.DataFrame, expected: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Bands of the phase map: a row for every grid point and seed, finished or not; of a search,
+    for every cell that was trained and every grid point where none was.
+
+    Args:
+        classified: the cells of one condition.
+        expected: of a search, from `analysis.statistics.untrained.expected`.
 
     Returns:
         model_size, num_tasks, seed, `outcome`, `strength`, `decided` (`figures.outcomes`), the
         band's `left`, `right`, `bottom`, `top` in log2 units (a grid point's seeds lie one above
-        the other, ordered by phase), and `unanimous`: all seeds have the same outcome.
+        the other, ordered by phase), and `unanimous`: all seeds have the same outcome. With
+        `expected`, its `phase` and `share` too.
     """
     require_one_condition(classified)
     found = pd.concat(
         [classified[[*tiles.POINT, "seed"]], outcomes.of_cells(classified)], axis="columns"
     )
-    seeds = pd.DataFrame({"seed": np.sort(classified["seed"].unique())})
-    table = tiles.rectangle(classified).merge(seeds, how="cross")
-    table = table.merge(found, how="left", validate="one_to_one")
+    if expected is None:
+        seeds = pd.DataFrame({"seed": np.sort(classified["seed"].unique())})
+        table = tiles.rectangle(classified).merge(seeds, how="cross")
+        table = table.merge(found, how="left", validate="one_to_one")
+    else:
+        table = tiles.rectangle(pd.concat([found[tiles.POINT], expected[tiles.POINT]]))
+        table = table.merge(found, how="left").merge(expected, how="left")
+        table["outcome"] = table["outcome"].mask(table["share"].notna(), outcomes.UNTRAINED_POINT)
     table = table.fillna({"outcome": outcomes.MISSING}).assign(
         decided=table["decided"].fillna(True).astype(bool)
     )
@@ -103,6 +114,7 @@ def figure(
     transitions: pd.DataFrame | None = None,
     title: str = "",
     joint: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> Figure:
     """The phase map with its transitions; the legend has what is drawn.
 
@@ -111,8 +123,9 @@ def figure(
         transitions: from `analysis.statistics.transitions.estimate_transitions`.
         title: above the map.
         joint: from `analysis.statistics.boundary.boundaries`; clear power laws are drawn.
+        expected: of a search, from `analysis.statistics.untrained.expected`.
     """
-    table = tile_table(classified)
+    table = tile_table(classified, expected)
     marks = None if transitions is None else transition_marks.table(transitions)
     laws = None if joint is None else transition_marks.law_table(*joint, transitions)
     columns, rows = table["num_tasks"].nunique(), table["model_size"].nunique()

@@ -12,11 +12,16 @@ from metaphase.core import phase_rules, schema
 from metaphase.core.phase_rules import COINCIDE
 from metaphase.core.phases import ON_PLATEAU, PHASES
 
+POINT = ["model_size", "num_tasks"]
+LIKELY = 0.8  # a phase this probable has its letter, small, where nothing was trained
 UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU, NO_PHASE = "x", ".", "*", "?", "-", "="
 
 
 def describe(
-    cells: pd.DataFrame, found: pd.DataFrame, condition: Mapping[str, object] | None = None
+    cells: pd.DataFrame,
+    found: pd.DataFrame,
+    condition: Mapping[str, object] | None = None,
+    expected: pd.DataFrame | None = None,
 ) -> str:
     """One condition's counts, its map, the map's legend and where phases begin.
 
@@ -24,6 +29,7 @@ def describe(
         cells: of the condition, as from `analysis.statistics.phases.classify`.
         found: from `analysis.statistics.transitions.estimate_transitions`.
         condition: see `analysis.statistics.phases.split_conditions`.
+        expected: of a search, from `analysis.statistics.untrained.expected`.
     """
     done = cells[cells["status"] == schema.DONE]
     by_phase = done["phase"].value_counts()
@@ -46,13 +52,19 @@ def describe(
         f"{labels.title(cells, condition or {})}: {len(cells)} cells, "
         f"{seeds} seed{'s' * (seeds != 1)}: {', '.join(counts)}"
     )
-    map_lines = text_map(phases.summarize_grid(cells))
+    map_lines = text_map(phases.summarize_grid(cells), expected)
     return "\n".join([head, "", *map_lines, "", *transition_text.lines(found)])
 
 
-def text_map(points: pd.DataFrame) -> list[str]:
-    """Lines of the map from `phases.summarize_grid`: the largest model size on top."""
-    return lines(marks(points), points["model_size"], points["num_tasks"])
+def text_map(points: pd.DataFrame, expected: pd.DataFrame | None = None) -> list[str]:
+    """Lines of the map from `phases.summarize_grid`: the largest model size on top; and what is
+    `expected` of points that a search didn't train (`analysis.statistics.untrained.expected`)."""
+    found = marks(points)
+    if expected is not None:
+        for row in expected[expected["share"] >= LIKELY].to_dict("records"):
+            found[row["model_size"], row["num_tasks"]] = labels.LETTERS[row["phase"]].lower()
+        points = pd.concat([points[POINT], expected[POINT]])
+    return lines(found, points["model_size"], points["num_tasks"])
 
 
 def marks(points: pd.DataFrame) -> dict[tuple[int, int], str]:
@@ -108,4 +120,7 @@ def _legend(drawn: str) -> str:
         UNFINISHED: "diverged or failed",
         MISSING: "no result yet",
     }
-    return "  ".join(phases + [f"{mark} {text}" for mark, text in others.items() if mark in drawn])
+    small = {labels.LETTERS[phase].lower() for phase in PHASES} & set(drawn)
+    expected = [f"{', '.join(sorted(small))} expected, not trained"] if small else []
+    marked = [f"{mark} {text}" for mark, text in others.items() if mark in drawn]
+    return "  ".join(phases + marked + expected)

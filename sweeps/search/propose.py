@@ -1,10 +1,10 @@
 """Which cells tell most about where phases begin, for what they cost.
 
 What is known of a phase's boundary is the posterior of `core.joint_thresholds` for each family of
-rows, with steps that lead anywhere now and then (`LEAPS`): boundaries break off where models are
-too small. A cell's expected information about its row's theta is I(theta; y) (Houlsby et al. 2011,
-arXiv 1112.5745), where thetas beyond an end of the grid are one, given that the batch's other cells
-of that row are trained too (all their outcomes are summed over, as in Kirsch, van Amersfoort & Gal
+rows, with steps that lead anywhere now and then: boundaries break off where models are too small. A
+cell's expected information about its row's theta is I(theta; y) (Houlsby et al. 2011, arXiv
+1112.5745), where thetas beyond an end of the grid are one, given that the batch's other cells of
+that row are trained too (all their outcomes are summed over, as in Kirsch, van Amersfoort & Gal
 2019, arXiv 1906.08158). A bit halves an interval, so the cell is worth the octaves that it is
 expected to take off the row's. It costs its share of the grid's cells plus its share of the grid's
 operations, of which a stream that the batch has anyway is none. The batch takes the best ratio,
@@ -27,7 +27,6 @@ from metaphase.core.thresholds import cut, quantiles
 from metaphase.sweeps.search.space import Known, Space
 
 CONFIDENCE = 0.95
-LEAPS = 0.05  # see core.joint_thresholds.smooth
 MOST_OF_A_ROW = 4  # cells of one row in a batch: more of them are better chosen by what these tell
 LEAST_BITS = 0.003  # a cell that tells less tells nothing
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
@@ -154,7 +153,8 @@ def family_posterior(
     theta_T = joint_thresholds.thetas(x.min(), x.max())
     outcomes = [_outcomes(space, known, phase, row) for row in rows_W.tolist()]
     v_W = np.log2(space.size_R[rows_W].astype(float))
-    return rows_W, theta_T, joint_thresholds.posterior(theta_T, v_W, outcomes, LEAPS)
+    weight = joint_thresholds.posterior(theta_T, v_W, outcomes, joint_thresholds.LEAPS)
+    return rows_W, theta_T, weight
 
 
 def _outcomes(space: Space, known: Known, phase: int, row: int) -> Outcomes:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from metaphase.core.cell import Cell, ConfigError, stream_key
 from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
 from metaphase.core.phases import PHASES
+from metaphase.sweeps import search_settings
+from metaphase.sweeps.preset import Sweep
 from metaphase.sweeps.search.propose import Proposal, Standing, propose
 from metaphase.sweeps.search.space import Known, Space
 from metaphase.sweeps.search_settings import Search
@@ -191,6 +194,32 @@ class Seeking:
             rows = [f"{s['row']} {interval(s)}" for s in standings if s["phase"] == phase]
             parts.append(f"{phase} begins at 2^: {', '.join(rows)}")
         return "; ".join(parts)
+
+
+def seeking_of(
+    sweep: Sweep, boundary: bool | None = None, target_octaves: Any = None, budget: Any = None
+) -> Seeking | None:
+    """The search of a sweep; None where all of its cells are trained.
+
+    Args:
+        boundary: whether it is searched; None: as its preset says.
+        target_octaves, budget: instead of the preset's, as on a command line.
+
+    Raises:
+        ConfigError: what is said of it can't be, in one line.
+    """
+    search = search_settings.parse(sweep.settings.get(search_settings.KEY))
+    if boundary is not None:
+        search = (search or Search()) if boundary else None
+    for option, value, changed in (
+        ("--target-octaves", target_octaves, search_settings.with_target),
+        ("--budget", budget, search_settings.with_budget),
+    ):
+        if value is not None and search is None:
+            raise ConfigError(f"{option}: {value} is of a search; allowed: with --boundary")
+        if value is not None and search is not None:
+            search = changed(search, value, option)
+    return None if search is None else Seeking(search, sweep.cells, sweep.axes)
 
 
 def _middle(standing: Standing) -> float:

@@ -226,6 +226,30 @@ def test_what_it_prints(tmp_path, capsys):
     assert mp.load(tmp_path / "sweep").sweep.cells == wider.cells
 
 
+def test_a_search_trains_what_tells_and_the_grid_later(tmp_path, capsys):
+    grid = {"num_tasks": [1, 2, 4, 8, 16, 32]}
+    plain = mp.Sweep("sweep", {**CELL, "model_size": 8}, grid)
+    searched = mp.Sweep("sweep", {**CELL, "model_size": 8}, grid, search={"budget": 0.5})
+    assert searched.cells == plain.cells
+    assert searched.settings["search"] == {"budget": 0.5}
+    assert len(mp.run(searched, tmp_path / "a").cells) == 3
+    out = capsys.readouterr().out
+    assert "sweep: a search among 6 cells to train" in out
+    assert "the budget is spent; generalizing begins at 2^: model_size 8" in out
+    mp.run(searched, tmp_path / "a")
+    assert capsys.readouterr().out == "Nothing to do: the budget is spent.\n"
+    assert len(mp.run(plain, tmp_path / "b", boundary=True, progress=False).cells) == 1  # a fifth
+    for name, sweep, all_of_them in (("a", searched, False), ("b", plain, None)):
+        assert len(mp.run(sweep, tmp_path / name, boundary=all_of_them, progress=False).cells) == 6
+    assert_same(*(Results(str(tmp_path / name), "sweep") for name in ("a", "b")))
+    with pytest.raises(ConfigError, match="boundary: 3 is not allowed; allowed: None, True, False"):
+        mp.run(plain, tmp_path, boundary=3)
+    with pytest.raises(ConfigError, match="num_tasks: a boundary is sought along it"):
+        mp.run(SWEEP, tmp_path / "c", boundary=True)
+    with pytest.raises(ConfigError, match="search: 'phase' is not one of boundary"):
+        mp.Sweep("s", search="phase")
+
+
 FAKE = """
 import signal, sys, time
 print("tiny: 2 of 2 cells to train", *sys.argv[1:], flush=True)
@@ -248,11 +272,12 @@ def test_what_rays_process_comes_to(tmp_path, monkeypatch, capsys, code, raises)
         with pytest.raises(raises[0], match=raises[1]):
             mp.run(SWEEP, tmp_path, executor="ray", pack_size=3, keep_models=True)
         return
-    assert mp.run(SWEEP, tmp_path, executor="ray", pack_size=3, keep_models=True).path
+    options = {"pack_size": 3, "keep_models": True, "boundary": False}
+    assert mp.run(SWEEP, tmp_path, executor="ray", **options).path
     out = capsys.readouterr().out
     assert "tiny: 2 of 2 cells to train" in out
     assert f"--root={tmp_path} --data-root=" in out
-    assert "--pack-size=3 --keep-models" in out
+    assert "--pack-size=3 --no-boundary --keep-models" in out
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -213,7 +213,7 @@ def symbol_handles(table: pd.DataFrame) -> tuple[list[Any], list[str]]:
             handles.append(Patch(facecolor="white", edgecolor=style.GREY, ls=":"))
         elif name == UNTRAINED_POINT:
             colors = [to_rgba(style.COLORS[phase], _STRONGEST) for phase in reversed(PHASES[1:])]
-            looks = {"edgecolor": "white", "hatch": "//////", "lw": 0}
+            looks: dict[str, Any] = {"edgecolor": "white", "hatch": "//////", "lw": 0}
             handles.append(tuple(Patch(facecolor=color, **looks) for color in colors))
         else:
             handles.append(Line2D([], [], ls="", ms=4 * style.scale(), **_SYMBOLS[name]))

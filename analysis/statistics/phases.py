@@ -248,7 +248,7 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
 
 def require_one_condition(cells: pd.DataFrame) -> None:
     """Raises ResultsError if two cells share architecture, model size, number of tasks and seed."""
-    if cells.duplicated(list(AXES)).any():
+    if cells[list(AXES)].duplicated().any():  # of all columns, each would be looked at
         raise ResultsError(
             "cells differ in more than architecture, model_size, num_tasks and seed; "
             "analyse each group of phases.split_conditions by itself"

@@ -33,7 +33,7 @@ cell:
   warmup_steps: 5
 grid: {model_size: [4, 8], num_tasks: [1, 8], seed: [0, 1]}
 """
-LONG = ("--set", "steps=1000", "--set", "eval_every=250")  # a few seconds to interrupt
+LONG = ("--set", "steps=600", "--set", "eval_every=150")  # a few seconds to interrupt
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def promises_memory_it_lacks():
     return overcommit.exists() and overcommit.read_text().strip() == "1"
 
 
+@pytest.mark.slow  # without Ray: tests/sweeps/execution/test_local.py
 @pytest.mark.skipif(promises_memory_it_lacks(), reason="terabytes can be asked for here")
 def test_a_cell_that_cannot_be_trained_fails_alone(one_ray, preset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trials, "MAX_FAILURES", 0)  # each time takes a new worker, seconds

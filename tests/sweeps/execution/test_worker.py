@@ -144,6 +144,7 @@ def test_finished_cells_are_not_trained_again(tmp_path, undisturbed):
     assert_same(results, undisturbed)
 
 
+@pytest.mark.slow  # of trainers alone: tests/core/training/test_early_stopping.py
 def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
     settings = {"stop_when_decided": True, "steps": 500, "eval_every": 100, "model_size": 32}
     settings |= {"eval_sequences": 64, "batch_size": 32, "learning_rate": 3e-3}

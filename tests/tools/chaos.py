@@ -5,12 +5,14 @@ each time.
     python -m tests.tools.chaos --kills 50 --seed 0 --s3   # a fifth of its requests has faults
     python -m tests.tools.chaos --kills 50 --seed 0 --image-size 16 --steps 9000  # both shapes
     python -m tests.tools.chaos --kills 20 --seed 0 --executor local
+    python -m tests.tools.chaos --kills 20 --seed 0 --search  # half of the cells, by what they tell
 
 What happens to a run, after a random time, is one of FATES; other things happen inside writes of
 checkpoints, Parquet files and leases (tests/chaos_site): a process dies there, or is held for
 longer than the lease. Whoever is stopped (SIGSTOP) goes on (SIGCONT) only when its lease, which
 lasts LEASE_SECONDS here, is over and another command has taken the sweep over. In the end no cell
-may be lost or there twice, and every number must be that of an undisturbed run, bit for bit.
+may be lost or there twice, and every number must be that of an undisturbed run, bit for bit;
+a search has to propose the same cells.
 Choices are repeatable from the seed, moments as far as the machine's load is.
 """
 
@@ -33,6 +35,7 @@ import pandas as pd
 import yaml
 
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.searchfile import read_rounds
 from tests import ROOT
 from tests.tools.processes import descendants, kill
 
@@ -86,12 +89,17 @@ class Chaos:
         root: str,
         executor: str,
         fates: dict[str, int],
+        search: bool = False,
         **settings: int,
     ):
         self.folder, self.root, self.seed, self.executor = folder, root, seed, executor
         self.fates = fates
         self.preset = folder / "chaos.yaml"
-        self.preset.write_text(yaml.safe_dump(PRESET | {"cell": PRESET["cell"] | settings}))
+        preset: dict = PRESET | {"cell": PRESET["cell"] | settings}
+        if search:
+            preset["search"] = {"boundary": ["identifying", "generalizing"], "budget": 0.5}
+            preset["grid"] = preset["grid"] | {"num_tasks": [1, 16, 256, 4096]}
+        self.preset.write_text(yaml.safe_dump(preset))
         self.chance = random.Random(seed)
         self.killed: Counter[str] = Counter()
         self.runs = 0
@@ -286,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--s3", action="store_true", help="results on a failing S3 on loopback")
     parser.add_argument("--faults", type=float, default=0.2, help="share of its requests")
     parser.add_argument("--fate", choices=FATES, help="only this")
+    parser.add_argument("--search", action="store_true", help="the sweep is a search")
     arguments = parser.parse_args(argv)
     from tests.tools.s3 import failing_s3
 
@@ -303,13 +312,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = "s3://bucket/results" if store else str(folder / "disturbed")
         steps = arguments.steps or min(1600 * arguments.kills, 16_000)
         settings = {"steps": steps, "image_size": arguments.image_size}
-        chaos = Chaos(folder, arguments.seed, root, arguments.executor, fates, **settings)
+        how = arguments.executor, fates, arguments.search
+        chaos = Chaos(folder, arguments.seed, root, *how, **settings)
 
         if not chaos.measure(folder / "undisturbed"):
             return 1
         print(f"undisturbed: {chaos.undisturbed:.0f} s", flush=True)
         began = time.monotonic()
-        theirs = tables(Results(str(folder / "undisturbed"), "chaos"))
+        undisturbed = Results(str(folder / "undisturbed"), "chaos")
+        theirs, rounds = tables(undisturbed), read_rounds(undisturbed)
         sweeps = 0
         while chaos.count() < arguments.kills:  # a sweep after the other
             sweeps += 1
@@ -319,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if store:
                 store.failing, store.held = 0.0, 0.0
             ours = tables(Results(chaos.root, "chaos"))
+            assert read_rounds(Results(chaos.root, "chaos")) == rounds, "a search went elsewhere"
             for name in theirs:
                 pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True)
             if store:

@@ -13,6 +13,14 @@ def test_a_command_that_trains_by_itself_is_killed(capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_a_search_that_is_killed_proposes_the_same(capsys):
+    arguments = ["--executor", "local", "--kills", "4", "--seed", "2", "--search"]
+    assert chaos.main([*arguments, "--steps", "3000"]) == 0
+    assert "none lost, none twice, all numbers bit-equal" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_is_killed_at_once(capsys):
     arguments = ["--kills", "1", "--fate", "all killed at once", "--steps", "1500"]
     assert chaos.main(arguments) == 0

@@ -25,6 +25,8 @@ def read(kind: str, path: Path) -> bytes:
         ConfigError: it can't be read, or is too large.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
+            raise ConfigError(f"{kind}: {path} is not a regular file")
         with open(path, "rb") as file:
             source = file.read(MAX_BYTES + 1)
     except OSError as error:

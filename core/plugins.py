@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,6 +77,7 @@ class PlugIn:
         source: its file's content; None where it belongs to an installed package, or is declared
             only.
         entry_point: by which an installed package names it; empty for a file.
+        path: of its file, where it was loaded from one.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class PlugIn:
     own: Mapping[str, Setting]
     source: bytes | None = None
     entry_point: str = ""
+    path: str = field(default="", compare=False)
 
     @property
     def file(self) -> str:
@@ -228,7 +230,8 @@ def load_source(
     if cls is None:
         raise ConfigError(f"{said}: the file has no {class_name}")
     version = _version(said, cls) or hashlib.sha256(source).hexdigest()[:12]
-    return _register(said, kind, f"{file}:{class_name}@{version}", cls, source)
+    where = str(Path(path).resolve()) if path is not None else ""
+    return _register(said, kind, f"{file}:{class_name}@{version}", cls, source, path=where)
 
 
 def load_again(plug_ins: Iterable[PlugIn]) -> None:
@@ -273,13 +276,18 @@ def _version(said: str, cls: Any) -> str:
 
 
 def _register(
-    said: str, kind: str, name: str, cls: Any, source: bytes | None, entry_point: str = ""
-) -> str:
+    said: str, kind: str, name: str, cls: Any, source: bytes | None, entry_point: str = "",
+    path: str = "",
+) -> str:  # fmt: skip
     if not NAME.fullmatch(name):
         raise ConfigError(f"{said}: {name!r} can't name a plug-in; use letters, digits and . _ -")
     before = known.get((kind, name))
     if before is not None and before.source == source and before.entry_point == entry_point:
         return name
+    if before is not None and before.path and path and before.path != path:  # of one version
+        raise ConfigError(
+            f"{said}: {name} is {before.path} too, and they differ; give one another version"
+        )
     if not isinstance(cls, type):
         raise ConfigError(f"{said} is not a class")
     is_module = kind == ARCHITECTURE and _is_module(cls)
@@ -305,7 +313,7 @@ def _register(
     except Exception as error:
         raise ConfigError(f"{said} fails: {as_line(error)}") from None
     REGISTRIES[kind][name] = entry
-    known[kind, name] = PlugIn(kind, name, own, source, entry_point)
+    known[kind, name] = PlugIn(kind, name, own, source, entry_point, path)
     return name
 
 

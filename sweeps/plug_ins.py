@@ -134,6 +134,8 @@ def make_known(said: Any, read: Callable[[str], bytes] | None) -> None:
         else:
             source = read(place(kind, name))
             wrong = f"{place(kind, name)} has been changed"
+            if "sha256" not in facts:
+                wrong += ", or the preset lacks its sha256"
             if not _is_as_said(name, facts.get("sha256"), source):  # before any of it is run
                 raise ConfigError(f"{kind}: {name} can't be had: {wrong}")
             loaded = plugins.load_source(kind, plug_in.file, plug_in.class_name, source)
@@ -142,9 +144,9 @@ def make_known(said: Any, read: Callable[[str], bytes] | None) -> None:
 
 
 def _is_as_said(name: str, sha256: Any, source: bytes) -> bool:
-    """Whether a file's content is that of which a preset speaks; where it says no hash, that of
-    the plug-in's name, if this is no version."""
+    """Whether a file's content is that of which a preset speaks: by its hash, or, where it says
+    none, by the plug-in's name, unless that tells a version only."""
     digest, version = hashlib.sha256(source).hexdigest(), name.partition("@")[2]
     if sha256 is not None:
         return bool(digest == sha256)
-    return version.startswith("v") or digest.startswith(version)
+    return not version.startswith("v") and digest.startswith(version)

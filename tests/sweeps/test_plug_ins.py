@@ -238,6 +238,35 @@ def test_a_file_that_was_changed_in_a_tree_is_not_run(tmp_path, version):
     changed = f"open({str(ran)!r}, 'w').close()\n{source}".encode()
     with pytest.raises(ConfigError, match=r"mine\.py has been changed"):
         plug_ins.make_known([facts], lambda _: changed)
+    if version:  # which doesn't tell the contents: without a hash nothing does
+        unsaid = {key: value for key, value in facts.items() if key != "sha256"}
+        with pytest.raises(ConfigError, match="or the preset lacks its sha256"):
+            plug_ins.make_known([unsaid], lambda _: changed)
     assert not ran.exists()
     plug_ins.make_known([facts], lambda _: source.encode())
     assert plugins.find("task_family", name).source == source.encode()
+
+
+def test_two_files_of_one_name_and_version_are_told_apart(tmp_path):
+    code = (
+        "from metaphase.core.tasks import Classes, Problem\n"
+        "class Twice:\n    version = 3\n    def problem(self):\n"
+        "        return Problem({}, Classes(3))\n    def sequences(self, *_): ...\n"
+    )
+    for folder, features in (("a", 2), ("b", 4), ("same", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(code.format(features))
+    name = plugins.load("task_family", "./mine.py:Twice", tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"Twice@v3 is .*/a/mine\.py too.*another version"):
+        plugins.load("task_family", "./mine.py:Twice", tmp_path / "b")
+    assert plugins.load("task_family", "./mine.py:Twice", tmp_path / "same") == name
+    # A file that is edited stays what it says to be.
+    (tmp_path / "a" / "mine.py").write_text("# a word\n" + code.format(2))
+    assert plugins.load("task_family", "./mine.py:Twice", tmp_path / "a") == name
+    assert plugins.find("task_family", name).source.startswith(b"# a word")
+
+
+def test_a_pipe_is_no_file_of_code(tmp_path):
+    os.mkfifo(tmp_path / "mine.py")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        plugins.load("task_family", "./mine.py:Mine", tmp_path)

@@ -51,6 +51,7 @@ class DatasetInfo:
     num_heldout: int  # images in its held-out split
     default_classes: int | None = None  # used unless more are asked for; None: all
     heldout_counts: tuple[int, ...] = ()  # held-out images of each class, unless all are equal
+    downloaded: bool = False  # by torchvision, into the folder of the data sets
     own: Mapping[str, Setting] = field(default_factory=dict)
     load: Callable[[Mapping[str, Any], bool, Path], tuple[Any, Any]] | None = None
 
@@ -66,10 +67,11 @@ DATASETS: dict[str, DatasetInfo] = {
         60_000,
         10_000,
         heldout_counts=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+        downloaded=True,
     ),
-    "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
-    "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000),
-    "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000),
+    "FashionMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000, downloaded=True),
+    "KMNIST": DatasetInfo(28, 1, 10, 60_000, 10_000, downloaded=True),
+    "CIFAR10": DatasetInfo(32, 3, 10, 50_000, 10_000, downloaded=True),
     "SVHN": DatasetInfo(
         32,
         3,
@@ -77,6 +79,7 @@ DATASETS: dict[str, DatasetInfo] = {
         73_257,
         26_032,
         heldout_counts=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+        downloaded=True,
     ),
     "random": DatasetInfo(28, 1, 10, 10_000, 10_000),  # core.datasets.random_inputs
     "glyphs": DatasetInfo(

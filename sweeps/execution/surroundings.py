@@ -202,8 +202,7 @@ def data_sets(cells: Sequence[Cell], data_root: str) -> Iterator[Line]:
     read, absent = [], []
     for name, cell in names.items():
         info = DATASETS[name]
-        files = info.load is None and name not in ("digits", "random", "glyphs")
-        if files and not torchvision_files.is_there(name, data_root):
+        if info.downloaded and not torchvision_files.is_there(name, data_root):
             absent.append(name)
             continue
         if info.load is None:

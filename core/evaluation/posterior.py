@@ -15,11 +15,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from metaphase.core.kernels import cpu
+
 TASKS_AT_ONCE = 2**8  # a chunk of tasks
 _ROWS_AT_ONCE = 2**8  # positions that meet a chunk: their weights, 512 kB, stay in a cache
 _ROOM = 500.0  # a weight may be exp of this before all are scaled down; float64 holds exp(709)
 # Weights are at least exp of this of the largest: numbers that are nearly 0 take ten times as long.
 _NOTHING = -600.0
+# What is at most exp of this of the largest weight so far is left out where a chunk has nothing
+# larger: 2^32 tasks together are then 1e-13 of the sum.
+_NEGLIGIBLE = -52.0
 
 
 def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -34,6 +39,7 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
     # One more statistic subtracts the running maximum, one more moment adds up the weights.
     shifted_IxK1 = torch.cat([statistics_IxK, 0.0 * one_Ix1], dim=1)
     top_I = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+    best_I = top_I.clone()  # the largest log-likelihood so far, above the maximum subtracted
     sums_G1xI: Tensor | None = None
     buffer = statistics_IxK.new_empty(_ROWS_AT_ONCE * TASKS_AT_ONCE)
     for natural_nxK, moments_nxG in tasks:
@@ -55,7 +61,26 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
                 sums_G1xI[:, rows] *= torch.exp(-raised_I) if started else 0.0
                 top_I[rows] = raised_I + (top_I[rows] if started else 0.0)
                 shifted_IxK1[rows, -1] = -top_I[rows]
-            weight_IxN = log_IxN.clamp_(min=_NOTHING).exp_()
-            sums_G1xI[:, rows] += moments_G1xn @ weight_IxN.mT
+                above_I, best_I[rows] = above_I - raised_I, best_I[rows] - raised_I
+            best_I[rows] = torch.maximum(best_I[rows], above_I)
+            # Late in sequences few tasks are left: most chunks add nothing to most positions.
+            left_I = (above_I > best_I[rows] + _NEGLIGIBLE).nonzero()[:, 0]
+            if len(left_I) < len(above_I):
+                log_IxN, at = log_IxN[left_I], first + left_I
+            else:
+                at = torch.arange(first, first + len(above_I), device=device)
+            weight_IxN = _weights(log_IxN)
+            sums_G1xI.index_add_(1, at, moments_G1xn @ weight_IxN.mT)
     assert sums_G1xI is not None, "there are no tasks"
     return (sums_G1xI[:-1] / sums_G1xI[-1]).mT
+
+
+def _weights(log: Tensor) -> Tensor:
+    """The exponentials of these numbers, float64 and contiguous, in their place."""
+    own = log.device.type == "cpu" and cpu.available()
+    return cpu.weights(log, _NOTHING) if own else plain_weights(log, _NOTHING)
+
+
+def plain_weights(log: Tensor, least: float) -> Tensor:
+    """The definition of weights: at least exp(least)."""
+    return log.clamp_(min=least).exp_()

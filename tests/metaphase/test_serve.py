@@ -1,12 +1,15 @@
 """The page's server tells only who may know, only what is in its trees, and what they hold now."""
 
+import contextlib
 import functools
 import gzip
 import http.client
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -19,6 +22,7 @@ from metaphase.sweeps import cli
 from metaphase.sweeps.store.results import Results
 from tests.browser import browser, click_tile, page
 from tests.tools import growing
+from tests.tools.s3 import BUCKET, failing_s3
 
 
 @pytest.fixture
@@ -84,6 +88,56 @@ def test_documents_follow_the_tree(results, served):
     wait_for(lambda: found()["cells"]["status"].count("done") == 30)
     shutil.rmtree(results.local_path)
     wait_for(lambda: get(served, "/sweep/0")["document"] is None)
+
+
+def check(told):
+    """No number of a document is wrong; returns how many cells are done."""
+    found = told["document"]
+    if found is None:
+        return 0
+    by_id, done = {cell.cell_id: cell for cell in growing.sweep().cells}, 0
+    cells = found["cells"]
+    assert set(cells["id"]) == by_id.keys()
+    for cell_id, status, last in zip(
+        cells["id"], cells["status"], cells["unseen_last"], strict=True
+    ):
+        if status == "done":
+            done += 1
+            expected = growing.accuracy(by_id[cell_id], "unseen", by_id[cell_id].steps)
+            assert last == pytest.approx(expected, abs=6e-5)
+    return done
+
+
+@pytest.mark.slow
+def test_while_its_writers_are_killed_fifty_times(tmp_path):
+    path, chance, seen = str(tmp_path / "growing"), random.Random(5), []
+    serving = contextlib.contextmanager(_serve)([path])
+    with serving as made, growing.writers(path, 0.02) as start:
+        for number in range(50):
+            writer, before = start(), check(get(made, "/sweep/0"))
+            left, began = chance.uniform(0.0, 0.5), time.monotonic()
+            while left > 0 and time.monotonic() < began + 6:
+                time.sleep(0.02)
+                seen.append(check(get(made, "/sweep/0")))
+                left -= 0.05 * (seen[-1] > before)
+            with contextlib.suppress(ProcessLookupError):  # it is done
+                os.kill(writer, signal.SIGKILL)
+            if seen[-1] == 30 or number % 7 == 6:
+                time.sleep(0.1)
+                shutil.rmtree(path, ignore_errors=True)
+    assert len(set(seen)) > 10
+
+
+@pytest.mark.slow
+def test_on_an_object_store_that_fails():
+    with failing_s3(0.05):
+        results = Results(f"s3://{BUCKET}/root", "growing")
+        with contextlib.contextmanager(_serve)([str(results)]) as made:
+            for number in range(4):
+                growing.grow(results, random.Random(number), 0.0, cells=3)
+                wait_for(lambda n=number: check(get(made, "/sweep/0")) == 3 * (n + 1))
+            cell_id = next(iter(results.finished()))
+            wait_for(lambda: ask(made, f"/cell/0/{cell_id}")[0].status == 200)
 
 
 def test_what_is_refused(results, served):

@@ -42,6 +42,7 @@ __all__ = [
     "multiply",
     "normals",
     "serves",
+    "weights",
 ]
 
 Gradients = tuple[Tensor | None, ...]
@@ -308,6 +309,14 @@ class Memory(torch.autograd.Function):
         results = [torch.empty_like(t) for t in operands]
         call("memory_backward", ctx.shape, *operands, keep, grads[0].contiguous(), *results)
         return (*results, None, None, None)
+
+
+def weights(log: Tensor, least: float) -> Tensor:
+    """`core.evaluation.posterior.plain_weights`, of contiguous float64 on the CPU."""
+    assert log.dtype == torch.float64
+    assert log.is_contiguous()
+    call("weights", log.numel(), ctypes.c_double(least), log)
+    return log
 
 
 def clip(grad_RxP: Tensor, limit_R: Tensor) -> None:

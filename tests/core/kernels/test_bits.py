@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import random
@@ -13,6 +14,7 @@ import torch
 
 from metaphase.core.architectures import ARCHITECTURES, lstm
 from metaphase.core.architectures import outer_product_memory as memory
+from metaphase.core.evaluation.posterior import plain_weights
 from metaphase.core.kernels import cpu, operations
 from metaphase.core.kernels.cpu import build, check
 from metaphase.core.training.optimizer import plain_adam
@@ -119,6 +121,17 @@ def test_the_instructions_that_pytorch_and_mkl_use_dont_show():
 
 
 # --- each kernel against its twin in float64 ---
+
+
+@needs_compiler
+def test_weights_are_exponentials_to_the_last_place():
+    log = torch.cat([torch.linspace(-699.0, 699.0, 10_007), torch.tensor([0.0, -1e300])]).double()
+    ours = cpu.weights(log.clone(), -600.0)
+    assert (ours / plain_weights(log.clone(), -600.0) - 1).abs().max() < 3e-16
+    exact = [math.exp(max(x, -600.0)) for x in log.tolist()]
+    assert (ours / torch.tensor(exact, dtype=torch.float64) - 1).abs().max() < 3e-16
+    assert cpu.weights(torch.full((9,), math.nan, dtype=torch.float64), -600.0).isnan().all()
+    assert torch.equal(cpu.weights(log[7:9].clone(), -600.0), ours[7:9])  # alone as among others
 
 
 def assert_twins(ours, twin, tensors, within=3e-6):

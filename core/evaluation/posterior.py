@@ -64,23 +64,30 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
                 above_I, best_I[rows] = above_I - raised_I, best_I[rows] - raised_I
             best_I[rows] = torch.maximum(best_I[rows], above_I)
             # Late in sequences few tasks are left: most chunks add nothing to most positions.
-            left_I = (above_I > best_I[rows] + _NEGLIGIBLE).nonzero()[:, 0]
-            if len(left_I) < len(above_I):
-                log_IxN, at = log_IxN[left_I], first + left_I
-            else:
-                at = torch.arange(first, first + len(above_I), device=device)
-            weight_IxN = _weights(log_IxN)
-            sums_G1xI.index_add_(1, at, moments_G1xn @ weight_IxN.mT)
+            limit_I = best_I[rows] + _NEGLIGIBLE
+            _add_weighted_sums(sums_G1xI[:, rows], log_IxN, moments_G1xn, above_I, limit_I)
     assert sums_G1xI is not None, "there are no tasks"
     return (sums_G1xI[:-1] / sums_G1xI[-1]).mT
 
 
-def _weights(log: Tensor) -> Tensor:
-    """The exponentials of these numbers, float64 and contiguous, in their place."""
-    own = log.device.type == "cpu" and cpu.available()
-    return cpu.weights(log, _NOTHING) if own else plain_weights(log, _NOTHING)
+def _add_weighted_sums(sums_GxI: Tensor, log_IxN: Tensor, *others: Tensor) -> None:
+    own = log_IxN.device.type == "cpu" and cpu.available()
+    add = cpu.weighted_sums if own else plain_weighted_sums
+    add(sums_GxI, log_IxN, *others, least=_NOTHING)
 
 
-def plain_weights(log: Tensor, least: float) -> Tensor:
-    """The definition of weights: at least exp(least)."""
-    return log.clamp_(min=least).exp_()
+def plain_weighted_sums(
+    sums_GxI: Tensor, log_IxN: Tensor, moments_GxN: Tensor, above_I: Tensor, limit_I: Tensor,
+    least: float,
+) -> None:  # fmt: skip
+    """Adds the sums over tasks of moments, weighted by exponentials, to those positions whose
+    largest logarithm is above their limit; the definition.
+
+    Args:
+        log_IxN: overwritten.
+        above_I: the largest of each position.
+        least: logarithms count as at least this.
+    """
+    left_I = (~(above_I <= limit_I)).nonzero()[:, 0]
+    weight_IxN = log_IxN[left_I].clamp_(min=least).exp_()
+    sums_GxI.index_add_(1, left_I, moments_GxN @ weight_IxN.mT)

@@ -42,7 +42,7 @@ __all__ = [
     "multiply",
     "normals",
     "serves",
-    "weights",
+    "weighted_sums",
 ]
 
 Gradients = tuple[Tensor | None, ...]
@@ -311,12 +311,17 @@ class Memory(torch.autograd.Function):
         return (*results, None, None, None)
 
 
-def weights(log: Tensor, least: float) -> Tensor:
-    """`core.evaluation.posterior.plain_weights`, of contiguous float64 on the CPU."""
-    assert log.dtype == torch.float64
-    assert log.is_contiguous()
-    call("weights", log.numel(), ctypes.c_double(least), log)
-    return log
+def weighted_sums(
+    sums_GxI: Tensor, log_IxN: Tensor, moments_GxN: Tensor, above_I: Tensor, limit_I: Tensor,
+    least: float,
+) -> None:  # fmt: skip
+    """`core.evaluation.posterior.plain_weighted_sums`, of float64 on the CPU. `sums_GxI` may be
+    columns of a larger matrix; `log_IxN` is overwritten."""
+    (rows, tasks), moments = log_IxN.shape, len(moments_GxN)
+    assert sums_GxI.stride(1) == 1
+    assert all(t.is_contiguous() for t in (log_IxN, moments_GxN, above_I, limit_I))
+    sizes = rows, tasks, moments, sums_GxI.stride(0), ctypes.c_double(least)
+    call("weighted_sums", *sizes, above_I, limit_I, log_IxN, moments_GxN, sums_GxI)
 
 
 def clip(grad_RxP: Tensor, limit_R: Tensor) -> None:

@@ -37,15 +37,64 @@ static void softmax(float *t, int64_t keys, int64_t queries, int64_t stride)
 }
 
 /* Turns g, the gradient of probabilities, into that of scores, p (g - sum over keys of p g). */
-static void softmax_backward(const float *p, float *g, int64_t keys, int64_t queries)
+static void softmax_backward(
+    const float *p, float *g, int64_t keys, int64_t queries, int64_t stride)
 {
     const int64_t width = pad(queries);
     for (int64_t j = 0; j < width; j += LANES) {
+        const int64_t seen = least((j + LANES - 1) * stride + 1, keys);
         vec dot = {0};
-        for (int64_t s = j; s < keys * width; s += width)
-            dot = fused(*(const vec *)(p + s), *(vec *)(g + s), dot);
-        for (int64_t s = j; s < keys * width; s += width)
-            *(vec *)(g + s) = *(const vec *)(p + s) * (*(vec *)(g + s) - dot);
+        for (int64_t s = 0; s < seen; s++)
+            dot = fused(*(const vec *)(p + s * width + j), *(vec *)(g + s * width + j), dot);
+        for (int64_t s = 0; s < seen; s++) {
+            vec *to = (vec *)(g + s * width + j);
+            *to = *(const vec *)(p + s * width + j) * (*to - dot);
+        }
+        for (int64_t s = seen; s < keys; s++) *(vec *)(g + s * width + j) = (vec){0};
+    }
+}
+
+/* Products of a head without what the causal mask makes 0. Scores have keys in rows and queries, at
+ * tokens 0, stride, 2 stride ..., in columns; a term that is 0 changes no bit of a sum. */
+
+enum { ROWS_AT_ONCE = 2 * TILE_ROWS };
+
+/* scores[keys x queries] = rows[keys x K] columns[K x queries], where some query of W sees the key. */
+static void scores_of(
+    int64_t keys, int64_t queries, int64_t stride, int64_t K, const float *rows, int64_t row,
+    const float *columns, float *scores)
+{
+    const int64_t width = pad(queries);
+    for (int64_t j = 0; j < width; j += W)
+        product(
+            least((j + W - 1) * stride + 1, keys), W, K, rows, row, 1, columns + j, width, scores + j,
+            width, 0);
+}
+
+/* mixed[queries x K] = scores' values[keys x K]. */
+static void over_keys(
+    int64_t keys, int64_t queries, int64_t stride, int64_t K, const float *scores,
+    const float *values, float *mixed)
+{
+    const int64_t width = pad(queries), Kp = pad(K);
+    for (int64_t i = 0; i < queries; i += ROWS_AT_ONCE)
+        product(
+            least(ROWS_AT_ONCE, queries - i), filled(K),
+            least((i + ROWS_AT_ONCE - 1) * stride + 1, keys), scores + i, 1, width, values, Kp,
+            mixed + i * Kp, Kp, 0);
+}
+
+/* mixed[keys x K] = scores values[queries x K]. */
+static void over_queries(
+    int64_t keys, int64_t queries, int64_t stride, int64_t K, const float *scores,
+    const float *values, float *mixed)
+{
+    const int64_t width = pad(queries), Kp = pad(K);
+    for (int64_t s = 0; s < keys; s += ROWS_AT_ONCE) {
+        const int64_t first = least((s + stride - 1) / stride, queries);
+        product(
+            least(ROWS_AT_ONCE, keys - s), filled(K), queries - first, scores + s * width + first,
+            width, 1, values + first * Kp, Kp, mixed + s * Kp, Kp, 0);
     }
 }
 
@@ -138,12 +187,12 @@ int attention_forward(
                 float *p = k.p + head * L * Qp; /* keys in rows */
                 pack_transposed(Q, K, k.q + head * K, HKp, qt);
                 pack(L, K, k.kv + HK + head * K, KVp, vh);
-                product(L, Qp, K, k.kv + head * K, KVp, 1, qt, Qp, p, Qp, 0);
+                scores_of(L, Q, a->stride, K, k.kv + head * K, KVp, qt, p);
                 softmax(p, L, Q, a->stride);
-                product(Q, Kp, L, p, 1, Qp, vh, Kp, oh, Kp, 0);
+                over_keys(L, Q, a->stride, K, p, vh, oh);
                 unpack(Q, K, oh, k.mixed + head * K, HKp);
             }
-            product(Q, Dp, HK, k.mixed, HKp, 1, wout, Dp, y, Dp, 0);
+            product(Q, filled(D), HK, k.mixed, HKp, 1, wout, Dp, y, Dp, 0);
             for (int64_t i = 0; i < Q; i++)
                 for (int64_t d = 0; d < D; d++)
                     z[i * D + d] = x[i * a->stride * D + d] + y[i * Dp + d];
@@ -171,6 +220,7 @@ int attention_backward(
     float *kh = gp + L * Qp, *gk = kh + L * Kp, *qh = gk + L * Kp, *gh = qh + Q * Kp;
     float *part = gh + Q * Kp, *unused = part + Q * Kp;
     const float scale = 1.0f / sqrtf((float)K);
+    memset(gn, 0, L * Dp * sizeof(float)); /* its sums run over the padding */
     for (int64_t r = 0; r < a->replicas; r++) {
         pack_transposed(D, HK, q + r * rows[0], HK, wqt);
         pack_transposed(D, 2 * HK, kv + r * rows[1], 2 * HK, wkvt);
@@ -183,7 +233,7 @@ int attention_backward(
             kept k = kept_of(a, (float *)keep + n * attention_kept(a));
             norm(L, D, x, normed, unused);
             pack(Q, D, grad + n * Q * D, D, g);
-            product(HK, Dp, Q, k.mixed, 1, HKp, g, Dp, gwout, Dp, 1);
+            product(HK, filled(D), Q, k.mixed, 1, HKp, g, Dp, gwout, Dp, 1);
             product(Q, HKp, D, g, Dp, 1, woutt, HKp, go, HKp, 0);
             memset(gq, 0, Q * HKp * sizeof(float));
             memset(gkv, 0, L * KVp * sizeof(float));
@@ -193,21 +243,21 @@ int attention_backward(
                 pack(L, K, k.kv + head * K, KVp, kh);
                 pack(Q, K, k.q + head * K, HKp, qh);
                 pack(Q, K, go + head * K, HKp, gh);
-                product(L, Qp, K, k.kv + HK + head * K, KVp, 1, gt, Qp, gp, Qp, 0);
-                softmax_backward(p, gp, L, Q);
-                product(Q, Kp, L, gp, 1, Qp, kh, Kp, part, Kp, 0);
+                scores_of(L, Q, a->stride, K, k.kv + HK + head * K, KVp, gt, gp);
+                softmax_backward(p, gp, L, Q, a->stride);
+                over_keys(L, Q, a->stride, K, gp, kh, part);
                 unpack(Q, K, part, gq + head * K, HKp);
-                product(L, Kp, Q, gp, Qp, 1, qh, Kp, gk, Kp, 0);
+                over_queries(L, Q, a->stride, K, gp, qh, gk);
                 unpack(L, K, gk, gkv + head * K, KVp);
-                product(L, Kp, Q, p, Qp, 1, gh, Kp, gk, Kp, 0);
+                over_queries(L, Q, a->stride, K, p, gh, gk);
                 unpack(L, K, gk, gkv + HK + head * K, KVp);
             }
             turn(a, gq, Q, HKp, a->stride, -1.0f, scale);
             turn(a, gkv, L, KVp, 1, -1.0f, 1.0f);
             product(D, HKp, Q, normed, 1, a->stride * Dp, gq, HKp, gwq, HKp, 1);
             product(D, KVp, L, normed, 1, Dp, gkv, KVp, gwkv, KVp, 1);
-            product(L, Dp, 2 * HK, gkv, KVp, 1, wkvt, Dp, gn, Dp, 0);
-            product(Q, Dp, HK, gq, HKp, 1, wqt, Dp, gn, a->stride * Dp, 1);
+            product(L, filled(D), 2 * HK, gkv, KVp, 1, wkvt, Dp, gn, Dp, 0);
+            product(Q, filled(D), HK, gq, HKp, 1, wqt, Dp, gn, a->stride * Dp, 1);
             norm_backward(L, D, gn, normed, k.rstd, gx);
             for (int64_t i = 0; i < Q; i++)
                 for (int64_t d = 0; d < D; d++) gx[i * a->stride * D + d] += g[i * Dp + d];

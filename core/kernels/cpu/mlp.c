@@ -31,7 +31,7 @@ int mlp_forward(
                 ivec negative = *(vec *)(u + i) < 0.0f; /* NaN isn't, and stays */
                 *(ivec *)(u + i) &= ~negative;
             }
-            product(count, Dp, M, u, Mp, 1, wdown, Dp, y, Dp, 0);
+            product(count, filled(D), M, u, Mp, 1, wdown, Dp, y, Dp, 0);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t d = 0; d < D; d++) z[i * D + d] = x[i * D + d] + y[i * Dp + d];
         }
@@ -52,6 +52,7 @@ int mlp_backward(
     float *wupt = memory, *wdownt = wupt + M * Dp, *gup = wdownt + D * Mp, *gbias = gup + D * Mp;
     float *gdown = gbias + Mp, *normed = gdown + M * Dp, *g = normed + BLOCK * Dp;
     float *gn = g + BLOCK * Dp, *gu = gn + BLOCK * Dp, *rstd = gu + BLOCK * Mp;
+    memset(gn, 0, BLOCK * Dp * sizeof(float)); /* its sums run over the padding */
     for (int64_t r = 0; r < replicas; r++) {
         pack_transposed(D, M, up + r * rows[0], M, wupt);
         pack_transposed(M, D, down + r * rows[2], D, wdownt);
@@ -63,7 +64,7 @@ int mlp_backward(
             float *gx = grad_h + (r * tokens + start) * D;
             norm(count, D, x, normed, rstd);
             pack(count, D, grad + (r * tokens + start) * D, D, g);
-            product(M, Dp, count, u, 1, Mp, g, Dp, gdown, Dp, 1);
+            product(M, filled(D), count, u, 1, Mp, g, Dp, gdown, Dp, 1);
             product(count, Mp, D, g, Dp, 1, wdownt, Mp, gu, Mp, 0);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t j = 0; j < Mp; j += LANES) {
@@ -72,7 +73,7 @@ int mlp_backward(
                     *(vec *)(gbias + j) += *(vec *)(gu + i * Mp + j);
                 }
             product(D, Mp, count, normed, 1, Dp, gu, Mp, gup, Mp, 1);
-            product(count, Dp, M, gu, Mp, 1, wupt, Dp, gn, Dp, 0);
+            product(count, filled(D), M, gu, Mp, 1, wupt, Dp, gn, Dp, 0);
             norm_backward(count, D, gn, normed, rstd, gx);
             for (int64_t i = 0; i < count; i++)
                 for (int64_t d = 0; d < D; d++) gx[i * D + d] += g[i * Dp + d];

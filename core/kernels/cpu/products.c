@@ -51,6 +51,7 @@ void product(
     int64_t i, j = 0;
     for (; j + TILE_VECTORS * LANES <= n; j += TILE_VECTORS * LANES) { TILES(TILE_VECTORS) }
     for (; j + W <= n; j += W) { TILES(PARTS) }
+    for (; j + LANES <= n; j += LANES) { TILES(1) }
 }
 
 typedef struct {
@@ -114,8 +115,6 @@ static void scatter(int64_t m, int64_t count, const float *out, float *c, int64_
 typedef struct {
     float *rows, *columns, *out;
 } buffers;
-
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Rows of C from rows of A and packed columns of B. */
 static void block(

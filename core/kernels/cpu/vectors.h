@@ -44,6 +44,11 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 INLINE int64_t pad(int64_t n) { return (n + W - 1) / W * W; }
 
+/* Columns of a product that hold n numbers: what a row has behind them is neither read nor written. */
+INLINE int64_t filled(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 INLINE float *scratch(int64_t floats)
 {
     return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
@@ -92,7 +97,7 @@ INLINE float fold(const vec *part)
 /* ---- products ---- */
 
 /* C[m x n] = (add ? C : 0) + A[m x depth] B[depth x n], the terms of a sum in their order; A[i, k] at
- * a[i ai + k ak]; n and the rows of B and C whole multiples of W. */
+ * a[i ai + k ak]; n a whole multiple of LANES. */
 __attribute__((visibility("hidden"))) void product(
     int64_t m, int64_t n, int64_t depth, const float *a, int64_t ai, int64_t ak, const float *b,
     int64_t bk, float *c, int64_t ci, int add);

@@ -14,7 +14,7 @@ import torch
 
 from metaphase.core.architectures import ARCHITECTURES, lstm
 from metaphase.core.architectures import outer_product_memory as memory
-from metaphase.core.evaluation.posterior import plain_weights
+from metaphase.core.evaluation.posterior import plain_weighted_sums
 from metaphase.core.kernels import cpu, operations
 from metaphase.core.kernels.cpu import build, check
 from metaphase.core.training.optimizer import plain_adam
@@ -124,14 +124,36 @@ def test_the_instructions_that_pytorch_and_mkl_use_dont_show():
 
 
 @needs_compiler
-def test_weights_are_exponentials_to_the_last_place():
-    log = torch.cat([torch.linspace(-699.0, 699.0, 10_007), torch.tensor([0.0, -1e300])]).double()
-    ours = cpu.weights(log.clone(), -600.0)
-    assert (ours / plain_weights(log.clone(), -600.0) - 1).abs().max() < 3e-16
-    exact = [math.exp(max(x, -600.0)) for x in log.tolist()]
-    assert (ours / torch.tensor(exact, dtype=torch.float64) - 1).abs().max() < 3e-16
-    assert cpu.weights(torch.full((9,), math.nan, dtype=torch.float64), -600.0).isnan().all()
-    assert torch.equal(cpu.weights(log[7:9].clone(), -600.0), ours[7:9])  # alone as among others
+@pytest.mark.parametrize("tasks", [1, 7, 8, 256])
+def test_weighted_sums_are_their_twin_to_the_last_places(tasks):
+    log = torch.rand(11, tasks, dtype=torch.float64) * 1398.0 - 699.0
+    log[0, 0], log[1, 0] = 0.0, -1e300
+    moments, wide = torch.rand(3, tasks, dtype=torch.float64), torch.rand(3, 20).double()
+    above = log.amax(dim=1)
+    limit = above - torch.tensor([1.0, 0.0]).repeat(6)[:11]  # every other row adds nothing
+    found = []
+    for function in (cpu.weighted_sums, plain_weighted_sums):
+        sums = wide.clone()
+        function(sums[:, 4:15], log.clone(), moments, above, limit, least=-600.0)
+        assert torch.equal(sums[:, 5:14:2], wide[:, 5:14:2])
+        assert torch.equal(sums[:, :4], wide[:, :4])
+        found.append(sums)
+    torch.testing.assert_close(found[0], found[1], rtol=2e-15, atol=0.0)
+    exact = [
+        math.fsum(
+            math.exp(max(x, -600.0)) * m for x, m in zip(row, moments[0].tolist(), strict=True)
+        )
+        for row in log[::2].tolist()
+    ]
+    ours = (found[0] - wide)[0, 4:15:2]
+    torch.testing.assert_close(
+        ours, torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=1e-14
+    )
+    log[2, 0] = math.nan
+    sums = wide.clone()
+    cpu.weighted_sums(sums[:, 4:15], log, moments, log.amax(dim=1), limit, least=-600.0)
+    assert sums[:, 6].isnan().all()
+    assert sums.isnan().sum() == 3
 
 
 def assert_twins(ours, twin, tensors, within=3e-6):

@@ -70,10 +70,12 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
     return (sums_G1xI[:-1] / sums_G1xI[-1]).mT
 
 
-def _add_weighted_sums(sums_GxI: Tensor, log_IxN: Tensor, *others: Tensor) -> None:
+def _add_weighted_sums(
+    sums_GxI: Tensor, log_IxN: Tensor, moments_GxN: Tensor, above_I: Tensor, limit_I: Tensor
+) -> None:
     own = log_IxN.device.type == "cpu" and cpu.available()
     add = cpu.weighted_sums if own else plain_weighted_sums
-    add(sums_GxI, log_IxN, *others, least=_NOTHING)
+    add(sums_GxI, log_IxN, moments_GxN, above_I, limit_I, _NOTHING)
 
 
 def plain_weighted_sums(

@@ -34,14 +34,16 @@ def find(
     confidence: float = CONFIDENCE,
     rule: Rule | None = None,
 ) -> Iterator[Answer]:
-    """An answer for each condition whose cells were evaluated at several steps.
+    """An answer for each condition whose cells were evaluated at several steps; without a figure
+    where there are several conditions, and this one is a single point of the grid.
 
     Args:
         cells: from `analysis.load.load_cells`, all conditions.
         history: from `analysis.load.load_history`.
         delta, confidence, rule: see `analysis.statistics.phases.classify`.
     """
-    for condition, group in phases.split_conditions(cells):
+    conditions = phases.split_conditions(cells)
+    for condition, group in conditions:
         own = history[history["cell_id"].isin(group["cell_id"]) & (history["step"] > 0)]
         if own["step"].nunique() < FEWEST:
             continue
@@ -53,9 +55,12 @@ def find(
         text = "\n".join(
             [f"{title}: cells that generalized and lost it", *map("  {}".format, lost)]
         )
+        is_map = (
+            len(conditions) == 1 or len(group[["model_size", "num_tasks"]].drop_duplicates()) > 1
+        )
         yield Answer(
             f"training{labels.file_suffix(condition)}", text if lost else "", table,
-            functools.partial(figure, classified, title), CAPTION,
+            functools.partial(figure, classified, title) if is_map else None, CAPTION,
         )  # fmt: skip
 
 

@@ -32,6 +32,14 @@ _LOOKS: dict[str, dict[str, Any]] = {
 }
 _OTHER: dict[str, Any] = {"color": "#444444", "ls": (0, (4, 1, 1, 1))}
 _NARROWEST = 1.5  # inches, of a panel
+_LETTER = 0.58  # of a font's size, the width of a letter
+
+
+def short_name(predictor: str) -> str:
+    """As its line is named: memorizing -> "M", unigram_memorizing -> "unigram M"."""
+    if predictor in SHORT:
+        return SHORT[predictor]
+    return " ".join(SHORT.get(word, word) for word in predictor.split("_"))
 
 
 def spread(places: np.ndarray, apart: float) -> np.ndarray:
@@ -62,7 +70,6 @@ def draw(table: pd.DataFrame, ax: Axes, colors: Mapping[float, np.ndarray]) -> N
     """
     positions = int(table[POSITION].max())
     window, unit = smoothing_window(positions), style.scale()
-    ax.set_xlim(-0.03 * positions, 1.3 * positions)
     of_table = table[[*predictors(table), "loss"]].to_numpy(dtype=float)
     low, high = np.nanquantile(of_table, [0.002, 0.998])
     margin = 0.08 * (high - low) or 0.1
@@ -84,10 +91,13 @@ def draw(table: pd.DataFrame, ax: Axes, colors: Mapping[float, np.ndarray]) -> N
         look = _LOOKS.get(name, _OTHER)
         line_T = smoothed(mean_T, window)
         ax.plot(x, line_T, lw=1.6 * unit, alpha=0.85, zorder=2, **look)
-        ends[SHORT.get(name, name.replace("_", " "))] = float(line_T[-1]), str(look["color"])
+        ends[short_name(name)] = float(line_T[-1]), str(look["color"])
+    size, left = style.small(), -0.03 * positions
+    room = (0.6 + _LETTER * max(map(len, ends), default=0)) * size  # points, for the names
+    share = min(0.5, room / (ax.bbox.width * 72 / ax.figure.dpi))
+    ax.set_xlim(left, left + (float(x[-1]) - left) / (1 - share))
     if not ends:
         return
-    size = style.small()
     points = ax.bbox.height * 72 / ax.figure.dpi
     apart = 1.05 * size * (limits[1] - limits[0]) / points
     at = spread(np.array([end for end, _ in ends.values()]), apart)
@@ -124,7 +134,9 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
             own = table[(table["split"] == split) & (table[TASKS] == number)]
             if len(own):
                 draw(own, ax, colors)
-            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            last = int(table[POSITION].max()) - 1  # behind it are names
+            ticks = MaxNLocator(4, integer=True).tick_values(0, last)
+            ax.set_xticks(ticks[(ticks >= 0) & (ticks <= last)])
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.set(ylabel=f"loss, {split}", xlabel="examples seen")
             if split == splits[0]:

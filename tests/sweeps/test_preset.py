@@ -51,7 +51,7 @@ CELLS = {  # of the presets that come with the program: how many, a hash of thei
     "interventions-tiny": (48, "9fb6c7e0edd0f0af"),
     "markov": (20, "4b17138edc03f244"),
     "markov-small": (10, "db1a073b872c6923"),
-    "markov-tiny": (10, "4edadbccda9e70f7"),
+    "markov-tiny": (10, "714178f4d2f747f9"),
     "mnist-small": (6, "3b441cbe093dbe32"),
     "quickstart": (64, "5a3c72e873cb3aa7"),
     "regression": (80, "818081a83a36f297"),

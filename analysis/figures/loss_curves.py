@@ -135,7 +135,7 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
             if len(own):
                 draw(own, ax, colors)
             last = int(table[POSITION].max()) - 1  # behind it are names
-            ticks = MaxNLocator(4, integer=True).tick_values(0, last)
+            ticks = np.asarray(MaxNLocator(4, integer=True).tick_values(0, last))
             ax.set_xticks(ticks[(ticks >= 0) & (ticks <= last)])
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.set(ylabel=f"loss, {split}", xlabel="examples seen")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from metaphase.core.kernels import cpu
 
-TASKS_AT_ONCE = 2**8  # a chunk of tasks
-_ROWS_AT_ONCE = 2**8  # positions that meet a chunk: their weights, 512 kB, stay in a cache
+TASKS_AT_ONCE = 2**9  # a chunk of tasks
+_ROWS_AT_ONCE = 2**9  # positions that meet a chunk: their weights take 2 MB
 _ROOM = 500.0  # a weight may be exp of this before all are scaled down; float64 holds exp(709)
 # Weights are at least exp of this of the largest: numbers that are nearly 0 take ten times as long.
 _NOTHING = -600.0

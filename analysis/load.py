@@ -109,20 +109,22 @@ def load_yardsticks(path: Path) -> pd.DataFrame:
 
 def load_grid(path: Path) -> pd.DataFrame | None:
     """All cells that a sweep which seeks boundaries (docs/search.md) may train, a row each with
-    their settings; None where the sweep is no search, or its preset can't be read.
+    their settings as the cells table has them; None where the sweep is no search, or its preset
+    can't be read.
 
     Raises:
         ResultsError: a URI that can't be used.
     """
     storage = _open(path)
     try:
-        if storage.files.kind(searchfile.NAME) is None:
+        if not storage.exists(searchfile.NAME):
             return None
         cells = sweepfile.read_sweep(storage).cells
     except (ConfigError, OSError) as error:
         _warn_skipped(f"{path}/{searchfile.NAME}", "is left out", folders.one_line(error))
         return None
-    return pd.DataFrame([cell.to_dict() for cell in cells])
+    rows = [{k: schema.to_column(v) for k, v in cell.to_dict().items()} for cell in cells]
+    return pd.DataFrame(rows)
 
 
 def open_folder(path: Path) -> tuple[fs.FileSystem, str]:

@@ -70,9 +70,9 @@ def run(
     }
     names = []
     for (told, group), (_, boundaries) in zip(conditions, found, strict=True):
-        expected = None if grid is None else untrained.expected(group, grid, told)
+        expected = untrained.expected(group, grid, told)
         text = text_map.describe(group, boundaries, told, expected)
-        if len(conditions) > 1 and len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:
+        if len(conditions) > 1 and phases.is_one_point(group):
             print(text.splitlines()[0])  # no map of one point
             continue
         print(text, end="\n\n")

@@ -313,8 +313,7 @@ class SweepResults:
 
     def _expected(self, cells: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame | None:
         """What is expected of points that a search didn't train; None: it is no search."""
-        grid = tables.load_grid(self.path)
-        return None if grid is None else untrained.expected(cells, grid, settings)
+        return untrained.expected(cells, tables.load_grid(self.path), settings)
 
     def _condition(self, settings: dict[str, Any]) -> pd.DataFrame:
         """The classified cells that have these settings; they are of one condition."""

@@ -201,10 +201,7 @@ def run(
         sweep._sweep, results, retry_failed=retry_failed, other_numerics=other_numerics, say=say,
         seeking=seeking,
     )  # fmt: skip
-    over = "" if work.missing else f"all {len(sweep.cells)} cells of {sweep.name} are finished"
-    if seeking is not None:
-        over = over or seeking.is_over(results)
-    if over:
+    if over := work.nothing_to_do():
         work.store_settings()
         say(f"Nothing to do: {over}.")
         return SweepResults(str(results))

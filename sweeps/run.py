@@ -199,12 +199,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         else:
             show_search(sweep, results, seeking)
         return 0
-    if not run.missing:
-        run.store_settings()
-        print(f"Nothing to do: all {len(sweep.cells)} cells of {sweep.name} are finished.")
-        return _conclude(run)
-    over = "" if seeking is None or forced else seeking.is_over(results)
-    if over:
+    if over := run.nothing_to_do():
         run.store_settings()
         print(f"Nothing to do: {over}.")
         return _conclude(run)

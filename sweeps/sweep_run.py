@@ -64,12 +64,21 @@ class SweepRun:
             )
         self._stored = lacks.say_what_changed(sweep, results, self.status, say)
         others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
+        self._anyway = bool(forced)
         self._forced = [*forced, *(others if other_numerics == "renew" else ())]
         gone = {cell.cell_id for cell in self._forced}
         kept = {id_: said for id_, said in self.status.items() if id_ not in gone}
         self.missing = lacks.missing_cells(sweep, results, kept, retry_failed)
         left = {c.cell_id: numerics[c.cell_id] for c in others if c.cell_id in kept}
         lacks.tell_numerics(results, left, self.missing, other_numerics == "refuse", say)
+
+    def nothing_to_do(self) -> str:
+        """Why nothing is to be trained; empty where something is."""
+        if not self.missing:
+            return f"all {len(self.sweep.cells)} cells of {self.sweep.name} are finished"
+        if self.seeking is None or self._anyway:
+            return ""
+        return self.seeking.is_over(self.results)
 
     def store_settings(self) -> None:
         """Stores the preset where there is none, although there is nothing to train.

@@ -167,11 +167,11 @@ def _section(
     from metaphase.analysis.figures import condition as of_condition
 
     found = transitions.estimate_transitions(group)
-    expected = None if grid is None else untrained.expected(group, grid, condition)
+    expected = untrained.expected(group, grid, condition)
     makers = of_condition.figures(
         group, curves, found, condition, delta, confidence, yardsticks, expected
     )
-    if len(group[["model_size", "num_tasks"]].drop_duplicates()) == 1:  # no map of one point
+    if phases.is_one_point(group):  # no map of it
         makers = {name: make for name, make in makers.items() if name == "learning_curves"}
     title = ", ".join(labels.condition_words(condition)) or "Phases"
     alt = f"{labels.title(group, {})}, {title}"

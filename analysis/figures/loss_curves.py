@@ -120,7 +120,9 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
     columns = panels.facets(len(tasks), _NARROWEST)[0]
     blocks = [tasks[at : at + columns] for at in range(0, len(tasks), columns)]
     colors = style.sequence_colors([float(size) for size in sizes])
-    window = smoothing_window(int(table[POSITION].max()))
+    last = int(table[POSITION].max()) - 1  # behind it are names
+    ticks = np.asarray(MaxNLocator(4, integer=True).tick_values(0, last))
+    window = smoothing_window(last + 1)
     means = f", running means over {window} positions" if window > 1 else ""
     names = [f"{style.MODEL_SIZE_LABEL} {labels.short_number(size)}" for size in sizes]
     whole = panels.Panels(
@@ -134,8 +136,6 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
             own = table[(table["split"] == split) & (table[TASKS] == number)]
             if len(own):
                 draw(own, ax, colors)
-            last = int(table[POSITION].max()) - 1  # behind it are names
-            ticks = np.asarray(MaxNLocator(4, integer=True).tick_values(0, last))
             ax.set_xticks(ticks[(ticks >= 0) & (ticks <= last)])
             ax.yaxis.set_major_locator(MaxNLocator(4))
             ax.set(ylabel=f"loss, {split}", xlabel="examples seen")

@@ -12,7 +12,6 @@ from metaphase.core import phase_rules, schema
 from metaphase.core.phase_rules import COINCIDE
 from metaphase.core.phases import ON_PLATEAU, PHASES
 
-POINT = ["model_size", "num_tasks"]
 LIKELY = 0.8  # a phase this probable has its letter, small, where nothing was trained
 UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU, NO_PHASE = "x", ".", "*", "?", "-", "="
 
@@ -63,7 +62,7 @@ def text_map(points: pd.DataFrame, expected: pd.DataFrame | None = None) -> list
     if expected is not None:
         for row in expected[expected["share"] >= LIKELY].to_dict("records"):
             found[row["model_size"], row["num_tasks"]] = labels.LETTERS[row["phase"]].lower()
-        points = pd.concat([points[POINT], expected[POINT]])
+        points = pd.concat([points[phases.POINT], expected[phases.POINT]])
     return lines(found, points["model_size"], points["num_tasks"])
 
 

@@ -16,8 +16,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 
 from metaphase.analysis.figures import axes
+from metaphase.analysis.statistics import phases
 
-POINT = ["model_size", "num_tasks"]
+POINT = phases.POINT
 
 
 def tile_edges(values: Iterable[float]) -> dict[float, tuple[float, float]]:

@@ -55,9 +55,7 @@ def find(
         text = "\n".join(
             [f"{title}: cells that generalized and lost it", *map("  {}".format, lost)]
         )
-        is_map = (
-            len(conditions) == 1 or len(group[["model_size", "num_tasks"]].drop_duplicates()) > 1
-        )
+        is_map = len(conditions) == 1 or not phases.is_one_point(group)
         yield Answer(
             f"training{labels.file_suffix(condition)}", text if lost else "", table,
             functools.partial(figure, classified, title) if is_map else None, CAPTION,

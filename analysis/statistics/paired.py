@@ -8,12 +8,11 @@ import pandas as pd
 
 from metaphase.analysis.load import ResultsError
 from metaphase.analysis.statistics.intervals import CONFIDENCE, t_half_width
-from metaphase.analysis.statistics.phases import require_one_condition
+from metaphase.analysis.statistics.phases import POINT, require_one_condition
 from metaphase.core import schema
 from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.phases import GENERALIZING, PHASES
 
-POINT = ["model_size", "num_tasks"]
 SPLITS = (schema.SEEN, schema.UNSEEN)
 
 

@@ -29,6 +29,7 @@ from metaphase.core.predictor_phases import NONE
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
+POINT = list(AXES[1:3])  # of a map
 OF_RULE = "rule"  # attribute of a classified table: names of what the rule says further
 DELTAS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)  # over which phases are compared
 
@@ -244,6 +245,11 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
     labels = [str(key.name) for key in varying]
     groups = cells.groupby(varying, dropna=False, sort=True)
     return [(dict(zip(labels, key, strict=True)), group) for key, group in groups]
+
+
+def is_one_point(cells: pd.DataFrame) -> bool:
+    """Whether cells share their model size and number of tasks: a map would be a single tile."""
+    return len(cells[POINT].drop_duplicates()) == 1
 
 
 def require_one_condition(cells: pd.DataFrame) -> None:

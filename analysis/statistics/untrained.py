@@ -8,33 +8,35 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from metaphase.analysis.statistics.phases import require_one_condition
+from metaphase.analysis.statistics.phases import POINT, require_one_condition
 from metaphase.analysis.statistics.transitions import counts, usable_cells
-from metaphase.core import joint_thresholds
+from metaphase.core import joint_thresholds, schema
 from metaphase.core.joint_thresholds import Outcomes
 from metaphase.core.phases import GENERALIZING, IDENTIFYING, MEMORIZING
 
-POINT = ["model_size", "num_tasks"]
 COLUMNS = [*POINT, "phase", "share"]
 
 
 def expected(
-    classified: pd.DataFrame, grid: pd.DataFrame, condition: Mapping[str, object]
-) -> pd.DataFrame:
+    classified: pd.DataFrame, grid: pd.DataFrame | None, condition: Mapping[str, object]
+) -> pd.DataFrame | None:
     """The phase that each untrained point of a condition's grid most probably has.
 
     Args:
         classified: cells of the condition, as from `analysis.statistics.phases.classify`.
-        grid: all cells that the search may train, as from `analysis.load.load_grid`.
+        grid: all cells that the search may train, as from `analysis.load.load_grid`; None: it is no
+            search.
         condition: see `analysis.statistics.phases.split_conditions`.
 
     Returns:
         model_size, num_tasks, `phase` (memorizing stands for all below identifying) and `share`,
-        its probability: a seed's. Nothing where no cell tells of phases yet.
+        its probability: a seed's. No rows where no cell tells of phases yet; None without a grid.
 
     Raises:
         ResultsError: cells differ in more than the grid's axes.
     """
+    if grid is None:
+        return None
     require_one_condition(classified)
     points = grid[_of_condition(grid, classified, condition)][POINT].drop_duplicates()
     there = pd.MultiIndex.from_frame(classified[POINT])
@@ -59,15 +61,10 @@ def _of_condition(
     of = {"architecture": classified["architecture"].iloc[0], **condition}
     for key, value in of.items():
         if key in grid:
-            same &= np.array([_text(other) == _text(value) for other in grid[key]])
+            column, wanted = grid[key], pd.Series([schema.to_column(value)])
+            there = column.isna() if wanted.isna().all() else column == wanted[0]
+            same &= there.to_numpy(dtype=bool)
     return same
-
-
-def _text(value: object) -> str:
-    """A setting's value, however a table or a preset holds it."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return str([str(part) for part in value])
-    return str(float(value)) if isinstance(value, int | float | np.number) else str(value)
 
 
 def _shares(usable: pd.DataFrame, points: pd.DataFrame, phase: str) -> np.ndarray:

@@ -34,18 +34,19 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
         statistics_IxK: s of each position, float64.
         tasks: (k_nxK, g_nxG) of a chunk of tasks, again and again; float64.
     """
-    count, device = len(statistics_IxK), statistics_IxK.device
+    count = len(statistics_IxK)
     one_Ix1 = statistics_IxK.new_ones(count, 1)
     # One more statistic subtracts the running maximum, one more moment adds up the weights.
     shifted_IxK1 = torch.cat([statistics_IxK, 0.0 * one_Ix1], dim=1)
-    top_I = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
-    best_I = top_I.clone()  # the largest log-likelihood so far, above the maximum subtracted
+    # The largest log-likelihood so far, above the maximum subtracted.
+    best_I = statistics_IxK.new_full((count,), -torch.inf)
     sums_G1xI: Tensor | None = None
     buffer = statistics_IxK.new_empty(_ROWS_AT_ONCE * TASKS_AT_ONCE)
     for natural_nxK, moments_nxG in tasks:
         one_nx1 = natural_nxK.new_ones(len(natural_nxK), 1)
         natural_K1xn = torch.cat([natural_nxK, one_nx1], dim=1).mT.contiguous()
         moments_G1xn = torch.cat([moments_nxG, one_nx1], dim=1).mT.contiguous()
+        begins = sums_G1xI is None
         if sums_G1xI is None:
             sums_G1xI = statistics_IxK.new_zeros(len(moments_G1xn), count)
         for first in range(0, count, _ROWS_AT_ONCE):
@@ -54,13 +55,12 @@ def posterior_means(statistics_IxK: Tensor, tasks: Iterable[tuple[Tensor, Tensor
             room = buffer[: len(block_IxK1) * natural_K1xn.shape[1]]  # new memory takes time
             log_IxN = torch.mm(block_IxK1, natural_K1xn, out=room.view(len(block_IxK1), -1))
             above_I = log_IxN.amax(dim=1)
-            started = bool(top_I[rows].isfinite().all())
-            if not started or bool((above_I > _ROOM).any()):
-                raised_I = above_I if not started else above_I.clamp(min=0.0)
+            if begins or bool((above_I > _ROOM).any()):
+                raised_I = above_I if begins else above_I.clamp(min=0.0)
                 log_IxN -= raised_I[:, None]
-                sums_G1xI[:, rows] *= torch.exp(-raised_I) if started else 0.0
-                top_I[rows] = raised_I + (top_I[rows] if started else 0.0)
-                shifted_IxK1[rows, -1] = -top_I[rows]
+                if not begins:
+                    sums_G1xI[:, rows] *= torch.exp(-raised_I)
+                shifted_IxK1[rows, -1] -= raised_I
                 above_I, best_I[rows] = above_I - raised_I, best_I[rows] - raised_I
             best_I[rows] = torch.maximum(best_I[rows], above_I)
             # Late in sequences few tasks are left: most chunks add nothing to most positions.

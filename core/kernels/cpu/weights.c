@@ -3,7 +3,7 @@
 
 /* e^x for |x| <= 700: 2^n e^r with |r| <= ln(2)/2, and Taylor's series of e^r to r^13, which is off by
  * less than 2^-57 of it. ln 2 is in two parts, the first with zeros enough that n times it is exact
- * (Cody and Waite 1980). NaN stays NaN. */
+ * (Cody and Waite 1980). The NaN of arithmetic stays NaN. */
 INLINE double exponential_of(double x)
 {
     const double round = 6755399441055744.0; /* 1.5 2^52: rounds to whole numbers */

@@ -48,6 +48,19 @@ def test_what_is_expected_is_what_neighbours_say(searched):
     assert expected(cells.assign(status="failed"), grid, {}).empty
 
 
+def test_settings_are_compared_as_tables_have_them(searched):
+    cells, grid = classify(load.load_cells(searched)), load.load_grid(searched)
+    names = "glyphs,random"
+    both = pd.concat([grid.assign(unseen_datasets=names), grid.assign(unseen_datasets="glyphs")])
+    plain = expected(cells, grid, {})
+    for value in (names, ["glyphs", "random"]):
+        pd.testing.assert_frame_equal(expected(cells, both, {"unseen_datasets": value}), plain)
+    assert expected(cells, both, {"unseen_datasets": "digits"}).empty
+    absent = pd.concat([grid.assign(symbols=np.nan), grid.assign(symbols=3.0, num_tasks=2**20)])
+    pd.testing.assert_frame_equal(expected(cells, absent, {"symbols": None}), plain)
+    assert expected(cells, None, {}) is None
+
+
 def test_maps_tell_it_from_data(searched):
     cells, grid = classify(load.load_cells(searched)), load.load_grid(searched)
     found = expected(cells, grid, {})

@@ -245,6 +245,17 @@ def test_log_likelihoods_of_any_size_are_added_up():
         assert mean == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_position_that_is_not_a_number_spoils_no_other():
+    draw = torch.Generator().manual_seed(0)
+    s, k, g = (torch.randn(n, 4, generator=draw, dtype=torch.float64) for n in (6, 30, 30))
+    s[2, 0] = math.nan
+    means = posterior_means(s, zip((3.0 * k).split(10), g.split(10), strict=True))
+    assert means[2].isnan().all()
+    others = [0, 1, 3, 4, 5]
+    expected = (s[others] @ (3.0 * k).mT).softmax(dim=1) @ g
+    torch.testing.assert_close(means[others], expected, rtol=1e-12, atol=1e-12)
+
+
 @FAMILIES
 def test_predictions_do_not_look_ahead(settings):
     sequences, _ = opened(settings)

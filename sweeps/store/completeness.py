@@ -1,16 +1,18 @@
 """Whether all rows of a finished cell are there: evaluations of all splits up to the last step, and
-all positions of all splits."""
+all positions of all splits. The files of a cell say it in their seals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from metaphase.core import schema
 from metaphase.core.evaluation_steps import count_evaluations
+from metaphase.sweeps.store import seals
+from metaphase.sweeps.store.soundness import sound
 from metaphase.sweeps.store.table_files import TableFiles, not_of
 from metaphase.sweeps.store.tables import SCHEMAS
 
@@ -18,15 +20,43 @@ _SETTINGS = (
     *("unseen_datasets", "in_weights", "eval_every", "eval_growth", "steps_trained"),
     "sequence_length",
 )
+_POINTS = {"history": "step", "curves": "position"}
+
+
+def facts_about(table: str, cell_id: str, rows: pa.Table) -> dict[str, Any] | None:
+    """What a seal says of a cell's rows of a table; None if some of them make no sense.
+
+    Args:
+        table: "cells", "history" or "curves".
+        cell_id: of the cell.
+        rows: all of them.
+    """
+    if sound(table, {f"{cell_id}.parquet": rows})[1] or not rows.num_rows:
+        return None
+    facts = {"table": table, "cell_id": cell_id}
+    if table == "cells":
+        [row] = rows.select(["status", "numerics", *_SETTINGS]).to_pylist()
+        return {**facts, **row}
+    point = _POINTS[table]
+    return {**facts, "shape": _shapes(rows.select(["cell_id", "split", point]), point)[cell_id]}
+
+
+def sealed_facts(table: str, name: str, content: bytes) -> dict[str, Any] | None:
+    """What the seal of a table's file says; None if it has none that is right, or is that of
+    another table or cell than the file's name and place say."""
+    facts = seals.facts_of(content)
+    if facts and f"{facts.get('cell_id')}.parquet" == name and facts.get("table") == table:
+        return facts
+    return None
 
 
 def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
     """Of these finished cells, those whose rows in some table can't be read or aren't all there."""
     if not cell_ids:
         return set()
-    cells = {row["cell_id"]: row for row in _keys(tables, "cells", _SETTINGS).to_pylist()}
-    history = _shapes(_keys(tables, "history", ("split", "step")), "step")
-    curves = _shapes(_keys(tables, "curves", ("split", "position")), "position")
+    sealed, keys = _read(tables, "cells", _SETTINGS)
+    cells = {row["cell_id"]: row for row in keys.to_pylist()} | sealed
+    history, curves = (_shapes_in(tables, table) for table in _POINTS)
 
     def is_whole(cell_id: str) -> bool:
         if not (cell_id in cells and cell_id in history and cell_id in curves):
@@ -43,21 +73,41 @@ def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
     return {cell_id for cell_id in cell_ids if not is_whole(cell_id)}
 
 
-def _keys(tables: TableFiles, table: str, columns: Sequence[str]) -> pa.Table:
-    """cell_id and these columns of a table's rows, each cell's from one file."""
+def _shapes_in(tables: TableFiles, table: str) -> dict[str, _Shape]:
+    """{cell_id: the shape of its rows} of a table."""
+    sealed, keys = _read(tables, table, ("split", _POINTS[table]))
+    shapes = {cell_id: _Shape(*facts["shape"]) for cell_id, facts in sealed.items()}
+    return _shapes(keys, _POINTS[table]) | shapes
+
+
+def _read(
+    tables: TableFiles, table: str, columns: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], pa.Table]:
+    """({cell_id: facts} of sealed files, cell_id and these columns of the other files' rows), each
+    cell's from one file."""
     wanted = ["cell_id", *columns]
     parts: list[pa.Table] = []
+    sealed: dict[str, dict[str, Any]] = {}
+
+    def is_sealed(name: str, content: bytes) -> bool:
+        facts = sealed_facts(table, name, content)
+        if facts is not None:
+            sealed[facts["cell_id"]] = facts
+        return facts is not None
+
     seen: set[str] = set()
-    for _, rows in tables.read(table, tables.names(table)[::-1]):
+    # A cell's own file goes before a merged one.
+    for _, rows in tables.read(table, tables.names(table)[::-1], known=is_sealed):
         part = rows.select(wanted)
         ids = set(part["cell_id"].to_pylist())
-        if not seen.isdisjoint(ids):  # a cell's own file, which goes before a merged one, was first
-            part = part.filter(not_of(part, seen))
+        there = seen | sealed.keys()
+        if not there.isdisjoint(ids):
+            part = part.filter(not_of(part, there))
         seen |= ids
         parts.append(part)
     if not parts:
-        return pa.schema([SCHEMAS[table].field(name) for name in wanted]).empty_table()
-    return pa.concat_tables(parts)
+        return sealed, pa.schema([SCHEMAS[table].field(name) for name in wanted]).empty_table()
+    return sealed, pa.concat_tables(parts)
 
 
 class _Shape(NamedTuple):

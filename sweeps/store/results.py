@@ -16,14 +16,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-import pyarrow as pa
-
 from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.sweeps import places
 from metaphase.sweeps.preset import check_name
 from metaphase.sweeps.store.checkpoints import Checkpoints
-from metaphase.sweeps.store.completeness import incomplete
+from metaphase.sweeps.store.completeness import facts_about, incomplete, sealed_facts
 from metaphase.sweeps.store.files import StorageError
 from metaphase.sweeps.store.folders import one_line, shown
 from metaphase.sweeps.store.layout import TABLES, check_layout
@@ -32,9 +30,7 @@ from metaphase.sweeps.store.soundness import statuses
 from metaphase.sweeps.store.storage import Storage
 from metaphase.sweeps.store.table_files import TableFiles, not_of
 from metaphase.sweeps.store.tables import (
-    CELLS,
-    CURVES,
-    HISTORY,
+    SCHEMAS,
     UNREADABLE,
     YARDSTICKS,
     decode,
@@ -131,6 +127,9 @@ class Results(Storage):
         """
         if isinstance(content, OSError):
             raise content
+        facts = sealed_facts("cells", name, content)
+        if facts is not None:
+            return {facts["cell_id"]: (facts["status"], facts["numerics"] or 1)}
         try:
             rows = decode("cells", content, ("cell_id", "status", "numerics"))
             found, why = statuses(name, rows)
@@ -233,9 +232,8 @@ class Results(Storage):
         row = {k: schema.to_column(v) for k, v in row.items()} | {"sweep": self.sweep}
         if isinstance(row.get("versions"), Mapping):
             row["versions"] = json.dumps(row["versions"], sort_keys=True)
-        self.create(f"history/{cell_id}.parquet", _encode_rows(history, HISTORY))
-        self.create(f"curves/{cell_id}.parquet", _encode_rows(curves, CURVES))
-        self.create(f"cells/{cell_id}.parquet", _encode_rows([row], CELLS))
+        for table, rows in (("history", history), ("curves", curves), ("cells", [row])):
+            self._write_own(table, cell_id, rows)
         self.checkpoints.remove(cell_id)
 
     def write_failure(self, cell: Cell, error: str) -> None:
@@ -244,7 +242,13 @@ class Results(Storage):
         row |= {"cell_id": cell.cell_id, "sweep": self.sweep}
         row["own_settings"] = ",".join(name for name, _ in cell.own)
         row |= {"status": schema.FAILED, "error": error}
-        self.create(f"cells/{cell.cell_id}.parquet", _encode_rows([row], CELLS))
+        self._write_own("cells", cell.cell_id, [row])
+
+    def _write_own(self, table: str, cell_id: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes a cell's file of a table, with a seal, unless it is there."""
+        encoded = to_table(rows, SCHEMAS[table])
+        data = encode(encoded, facts_about(table, cell_id, encoded))
+        self.create(f"{table}/{cell_id}.parquet", data)
 
     def reopen(self, cell_ids: AbstractSet[str]) -> None:
         """Makes these cells count as missing once it returns, before they are trained: their
@@ -283,12 +287,9 @@ class Results(Storage):
 
     def write_yardsticks(self, key: str, rows: Sequence[dict[str, Any]]) -> None:
         """Stores a table (schema.YARDSTICK_COLUMNS) by its `commands.yardsticks.table_key`."""
-        self.put(f"yardsticks/{key}.parquet", _encode_rows(rows, YARDSTICKS), durable=True)
+        data = encode(to_table(rows, YARDSTICKS))
+        self.put(f"yardsticks/{key}.parquet", data, durable=True)
 
     def remove_yardsticks(self, key: str) -> None:
         """Removes a table of yardsticks; none is fine."""
         self.delete(f"yardsticks/{key}.parquet")
-
-
-def _encode_rows(rows: Sequence[dict[str, Any]], columns: pa.Schema) -> bytes:
-    return encode(to_table(rows, columns))

@@ -82,6 +82,7 @@ class TableFiles:
         required: Iterable[str] | None = None,
         gone: Literal["raise", "leave out", "forget"] = "leave out",
         flawed: set[str] | None = None,
+        known: Callable[[str, bytes], bool] | None = None,
     ) -> Iterator[tuple[str, pa.Table]]:
         """(name, its rows) of a table's files, in their order. One whose content can't be read, and
         rows that make no sense (`soundness.sound`), are left out.
@@ -94,6 +95,8 @@ class TableFiles:
             gone: what becomes of a file that isn't there any more: FileNotFoundError is raised, or
                 it is left out, or left out without a word.
             flawed: names of files of which something is left out are added to it.
+            known: gets the name and the content of each file; one for which it returns True needs
+                no reading, and is left out without a word.
 
         Raises:
             OSError: the storage fails.
@@ -114,6 +117,8 @@ class TableFiles:
                 try:
                     if isinstance(content, OSError):
                         raise content
+                    if known is not None and known(name, content):
+                        continue
                     found[name] = decode(table, content, required=required)
                 except UNREADABLE as error:
                     flawed.add(name)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from metaphase.core import schema
 from metaphase.core.cell import ABSENT, SETTINGS, Cell
 from metaphase.core.settings import neutral_of
+from metaphase.sweeps.store import seals
 
 _MERGED = "compact-"  # begins the name of a file of many cells; all others hold one, <cell_id>
 # Columns that files of earlier versions lack: settings with what their cells were trained with,
@@ -129,15 +130,23 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=pa.schema([*columns, *fields]))
 
 
-def encode(rows: pa.Table) -> bytes:
+def encode(rows: pa.Table, facts: Mapping[str, Any] | None = None) -> bytes:
     """A Parquet file of these rows. Every page has a checksum. The footer has none, so no
     statistics are written into it, which a reader would believe. Pages hold plain values: the
-    dictionaries of a cell's few rows take more bytes and twice the time to read."""
+    dictionaries of a cell's few rows take more bytes and twice the time to read.
+
+    Args:
+        rows: of a table.
+        facts: seals the file with them (`store.seals`).
+    """
     sink = io.BytesIO()
-    pq.write_table(
-        rows, sink, write_page_checksum=True, write_statistics=False, use_dictionary=False
-    )
-    return sink.getvalue()
+    with pq.ParquetWriter(
+        sink, rows.schema, write_page_checksum=True, write_statistics=False, use_dictionary=False
+    ) as file:
+        file.write_table(rows)
+        if facts is not None:
+            file.add_key_value_metadata(seals.entry(facts))
+    return sink.getvalue() if facts is None else seals.signed(sink.getvalue())
 
 
 def decode(
@@ -169,6 +178,7 @@ def decode(
             stored = set(file.schema_arrow.names)
             chosen = [name for name in asked if name in stored]
         rows = file.read(columns=chosen, use_threads=False)  # a third of read_table's time
+    rows = rows.replace_schema_metadata()
     if rows.schema.equals(expected):
         return rows
     names = rows.column_names

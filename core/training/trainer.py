@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaphase.core import fast_paths, schema
+from metaphase.core import fast_paths, heap, schema
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import (
     NUMERICS,
@@ -81,6 +81,7 @@ class PackTrainer:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             check.warn_once()
+            heap.hold(self)
         # The costliest comes first, so that the others find room in the memory that it needs.
         shapes = list(grouped(cells, stack_key).values())
         shapes.sort(key=lambda members: -cost.flops_per_step(members[0]))

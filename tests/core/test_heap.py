@@ -1,0 +1,46 @@
+"""Freed memory stays with the process while a trainer lives, and is given back after it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from metaphase.core import heap
+
+PROGRAM = """
+import gc, resource
+import torch
+from metaphase.core.cell import Cell
+from metaphase.core.training.trainer import PackTrainer
+
+def page_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 2**20
+
+trainers = [PackTrainer([Cell(image_size=4, dataset="random")]) for _ in range(2)]
+torch.ones(16 * 2**20)
+held = page_faults()
+del trainers[0]
+still_held = page_faults()
+before = resident()
+trainers.clear()
+gc.collect()
+print(held, still_held, page_faults(), before - resident())
+"""
+
+
+@pytest.mark.skipif(heap._glibc() is None, reason="another C library than glibc")
+def test_a_trainer_keeps_what_is_freed_and_gives_it_back():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    held, still_held, given_back, shrunk = map(int, done.stdout.split())
+    assert max(held, still_held) < 50
+    assert given_back > 100  # 5 times 64 MiB are 81,920 pages of 4 KiB, or 160 of 2 MiB
+    assert shrunk > 60

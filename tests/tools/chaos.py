@@ -296,6 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fate", choices=FATES, help="only this")
     parser.add_argument("--search", action="store_true", help="the sweep is a search")
     arguments = parser.parse_args(argv)
+    # A shell's job in the background ignores some of them, and what it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for ignored in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_DFL)
     from tests.tools.s3 import failing_s3
 
     fates = dict(FATES)

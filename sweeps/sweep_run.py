@@ -64,7 +64,6 @@ class SweepRun:
             )
         self._stored = lacks.say_what_changed(sweep, results, self.status, say)
         others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
-        self._anyway = bool(forced)
         self._forced = [*forced, *(others if other_numerics == "renew" else ())]
         gone = {cell.cell_id for cell in self._forced}
         kept = {id_: said for id_, said in self.status.items() if id_ not in gone}
@@ -76,7 +75,7 @@ class SweepRun:
         """Why nothing is to be trained; empty where something is."""
         if not self.missing:
             return f"all {len(self.sweep.cells)} cells of {self.sweep.name} are finished"
-        if self.seeking is None or self._anyway:
+        if self.seeking is None or self._forced:
             return ""
         return self.seeking.is_over(self.results)
 

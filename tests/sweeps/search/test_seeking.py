@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from metaphase.core.cell import ConfigError
+from metaphase.core.cell import NUMERICS, ConfigError
 from metaphase.sweeps import run
 from metaphase.sweeps.commands.status import report
 from metaphase.sweeps.execution.rounds import Outcome
@@ -104,6 +107,23 @@ def test_without_its_file_or_with_a_broken_one_it_goes_on_by_the_results(undistu
     file.write_text(file.read_text()[:100])
     _, outcome = train(tmp_path)
     assert outcome.search.startswith(TARGET)
+
+
+def test_cells_of_other_numerics_are_renewed_in_a_search_that_is_over(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    results = Results(str(tmp_path), SWEEP.name)
+    path = next((results.local_path / "cells").glob("*.parquet"))
+    cells = pq.read_table(path)
+    at = cells.column_names.index("numerics")
+    older = pa.array([NUMERICS - 1] * cells.num_rows, pa.int64())
+    pq.write_table(cells.set_column(at, "numerics", older), path)
+
+    def run_with(choice):
+        seeking = Seeking(WIDE, SWEEP.cells, SWEEP.axes)
+        return SweepRun(SWEEP, results, seeking=seeking, other_numerics=choice)
+
+    assert run_with("keep").nothing_to_do() == TARGET
+    assert run_with("renew").nothing_to_do() == ""
 
 
 @pytest.mark.parametrize("kind", ["cells", "operations"])

@@ -3,18 +3,20 @@ all positions of all splits. The files of a cell say it in their seals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from metaphase.core import schema
+from metaphase.core.cell import SETTINGS
 from metaphase.core.evaluation_steps import count_evaluations
 from metaphase.sweeps.store import seals
-from metaphase.sweeps.store.soundness import sound
+from metaphase.sweeps.store.soundness import CELL_ID, sound
 from metaphase.sweeps.store.table_files import TableFiles, not_of
-from metaphase.sweeps.store.tables import SCHEMAS
+from metaphase.sweeps.store.tables import FILLED, RESULTS, SCHEMAS, STATUSES, is_own
 
 _SETTINGS = (
     *("unseen_datasets", "in_weights", "eval_every", "eval_growth", "steps_trained"),
@@ -22,7 +24,11 @@ _SETTINGS = (
 )
 # What tells, almost always, that a cell left its plateau (`core.phases.on_plateau`).
 _LOSSES = ("train_loss", "guess_loss", "dataset", "num_classes", "chance")
+_FACTS = ("cell_id", "status", "numerics", *_SETTINGS, *_LOSSES)
 _POINTS = {"history": "step", "curves": "position"}
+_TYPES = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (float,), pa.bool_(): (bool,)}
+_KINDS = {name: _TYPES[SCHEMAS["cells"].field(name).type] for name in _FACTS}
+_INT64 = 2**63
 
 
 def facts_about(table: str, cell_id: str, rows: pa.Table) -> dict[str, Any] | None:
@@ -37,19 +43,42 @@ def facts_about(table: str, cell_id: str, rows: pa.Table) -> dict[str, Any] | No
         return None
     facts = {"table": table, "cell_id": cell_id}
     if table == "cells":
-        [row] = rows.select(["status", "numerics", *_SETTINGS, *_LOSSES]).to_pylist()
+        [row] = rows.select(_FACTS).to_pylist()
         return {**facts, **row}
     point = _POINTS[table]
     return {**facts, "shape": _shapes(rows.select(["cell_id", "split", point]), point)[cell_id]}
 
 
 def sealed_facts(table: str, name: str, content: bytes) -> dict[str, Any] | None:
-    """What the seal of a table's file says; None if it has none that is right, or is that of
-    another table or cell than the file's name and place say."""
-    facts = seals.facts_of(content)
-    if facts and f"{facts.get('cell_id')}.parquet" == name and facts.get("table") == table:
-        return facts
-    return None
+    """What the seal of a table's file says; None if it has none that is right, it is that of
+    another table or cell than the file's name and place say, or says what a sound row can't, or
+    less than is asked for, as one of another program may."""
+    facts, cell_id = seals.facts_of(content), name.removesuffix(".parquet")
+    if not facts or facts.get("cell_id") != cell_id or facts.get("table") != table:
+        return None
+    if not is_own(name) or not re.fullmatch(CELL_ID, cell_id):
+        return None
+    return facts if (_tells_a_row(facts) if table == "cells" else _tells_a_shape(facts)) else None
+
+
+def _tells_a_row(facts: Mapping[str, Any]) -> bool:
+    """Whether a sound row of the cells table may have these values."""
+    trained = facts.get("status") != schema.FAILED
+    for name, kinds in _KINDS.items():
+        value = facts.get(name)
+        if value is None:
+            if name not in facts or name in FILLED["cells"] or (trained and name in RESULTS):
+                return False
+        elif type(value) not in kinds or (int in kinds and not -_INT64 <= value < _INT64):
+            return False
+    return facts["status"] in STATUSES and (facts["numerics"] is None or facts["numerics"] >= 1)
+
+
+def _tells_a_shape(facts: Mapping[str, Any]) -> bool:
+    shape = facts.get("shape")
+    if not isinstance(shape, list) or len(shape) != len(_Shape._fields):
+        return False
+    return all(type(value) is int for value in shape)
 
 
 def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
@@ -67,7 +96,7 @@ def incomplete(tables: TableFiles, cell_ids: AbstractSet[str]) -> set[str]:
         datasets, in_weights, every, growth, steps, length = values
         splits = len(schema.SPLITS) + (len(datasets.split(",")) if datasets else 0)
         splits += len(schema.RELABELLED) if in_weights else 0
-        said = steps and every > 0 and 1 <= growth < float("inf")
+        said = steps and every > 0 and 1 <= growth <= (SETTINGS["eval_growth"].greatest or 1)
         evaluations = count_evaluations(every, growth, steps) if said else 1
         fits = history[cell_id].is_whole(splits, steps, evaluations)
         return fits and curves[cell_id].is_whole(splits, length, length)

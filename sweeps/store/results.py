@@ -241,7 +241,8 @@ class Results(Storage):
         row = {k: schema.to_column(v) for k, v in cell.to_dict().items()}
         row |= {"cell_id": cell.cell_id, "sweep": self.sweep}
         row["own_settings"] = ",".join(name for name, _ in cell.own)
-        row |= {"status": schema.FAILED, "error": error}
+        said = error.encode(errors="backslashreplace").decode()  # it may name an undecodable file
+        row |= {"status": schema.FAILED, "error": said}
         self._write_own("cells", cell.cell_id, [row])
 
     def _write_own(self, table: str, cell_id: str, rows: Sequence[dict[str, Any]]) -> None:

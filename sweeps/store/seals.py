@@ -17,8 +17,8 @@ from typing import Any
 _KEY = "metaphase.seal"
 _UNSIGNED = "0" * 32
 # A footer has keys and values as Thrift's compact protocol writes texts: a type, their length in
-# one or two bytes, and their characters.
-_VALUE = re.compile(re.escape(_KEY).encode() + rb"\x18(?:[\x80-\xff]?.)([0-9a-f]{32})\{", re.DOTALL)
+# bytes of which all but the last have the highest bit, and their characters.
+_VALUE = re.compile(rb"\x18[\x80-\xff]{0,4}[\x00-\x7f]([0-9a-f]{32})\{")
 
 
 def entry(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -36,20 +36,29 @@ def signed(data: bytes) -> bytes:
 
 
 def facts_of(data: bytes) -> dict[str, Any] | None:
-    """The facts about the rows of a file; None if it has no seal, or isn't what was sealed."""
+    """The facts about the rows of a file; None if it has no seal, or isn't what was sealed. Anybody
+    can seal a file, so they may say anything."""
     start = _digest_at(data)
     if start is None or data[start : start + len(_UNSIGNED)] != _digest(data, start):
         return None
     text = data[start + len(_UNSIGNED) :].decode("latin-1")
-    facts = json.JSONDecoder().raw_decode(text)[0]
+    try:
+        facts = json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):  # no JSON, or too deep
+        return None
     return facts if isinstance(facts, dict) else None
 
 
 def _digest_at(data: bytes) -> int | None:
-    """Where the digest stands, in the last entry of the file that looks like one."""
-    key = data.rfind(_KEY.encode())
-    found = _VALUE.match(data, key) if key >= 0 else None
-    return found.start(1) if found else None
+    """Where the digest stands, in the last entry of the file; values may contain the key too."""
+    key = _KEY.encode()
+    at = data.rfind(key)
+    while at >= 0:
+        found = _VALUE.match(data, at + len(key))
+        if found:
+            return found.start(1)
+        at = data.rfind(key, 0, at)
+    return None
 
 
 def _digest(data: bytes, start: int) -> bytes:

@@ -1,6 +1,7 @@
 """What a cell's files say in their seals is what their rows say, and damage breaks a seal."""
 
 import io
+import json
 
 import pyarrow.parquet as pq
 import pytest
@@ -94,3 +95,49 @@ def test_files_without_seals_are_read_as_before(results):
         pq.write_table(pq.read_table(path), path, use_dictionary=False)
     assert results.damaged({CELL.cell_id}) == set()
     assert results.finished() == {CELL.cell_id: schema.DONE}
+
+
+def seal(results, table, text):
+    """Seals a cell's file of a table anew, with another text."""
+    path, sink = path_of(results, table), io.BytesIO()
+    rows = pq.read_table(path).replace_schema_metadata()
+    with pq.ParquetWriter(sink, rows.schema, use_dictionary=False) as file:
+        file.write_table(rows)
+        file.add_key_value_metadata({"metaphase.seal": "0" * 32 + text})
+    path.write_bytes(seals.signed(sink.getvalue()))
+
+
+@pytest.mark.parametrize("table", ["cells", "history"])
+def test_a_seal_that_says_what_rows_cannot_is_none(results, table):
+    facts = seals.facts_of(path_of(results, table).read_bytes())
+    name = f"{CELL.cell_id}.parquet"
+    texts = ['{"a":', '{"a":' + "[" * 9000, '{"a":' + "1" * 5000 + "}", '{"a": 1}']
+    for key in facts:
+        texts.append(json.dumps({k: v for k, v in facts.items() if k != key}))
+        texts += [json.dumps({**facts, key: value}) for value in ([1], {}, 10**400, True)]
+    texts = [text for text in texts if '"in_weights": true' not in text]  # which rows may say
+    for text in texts:
+        seal(results, table, text)
+        assert completeness.sealed_facts(table, name, path_of(results, table).read_bytes()) is None
+    for text in texts[:5]:
+        seal(results, table, text)
+        assert results.damaged({CELL.cell_id}) == set()
+        assert results.survey() == ({CELL.cell_id: schema.DONE}, {CELL.cell_id: NUMERICS})
+    absurd = {"eval_growth": 1e308, "eval_every": 1} if table == "cells" else {"shape": [0] * 4}
+    seal(results, table, json.dumps({**facts, **absurd}))
+    assert results.damaged({CELL.cell_id}) == ({CELL.cell_id} if table == "history" else set())
+
+
+@pytest.mark.parametrize("datasets", [("metaphase.seal.py:Squares",), ("random",) * 3000])
+def test_any_names_can_be_sealed(tmp_path, datasets):
+    results = Results(str(tmp_path), "sweep")
+    row, history, curves = complete(CELL)
+    results.write_result({**row, "unseen_datasets": datasets}, history, curves)
+    facts = seals.facts_of(path_of(results, "cells").read_bytes())
+    assert facts["unseen_datasets"] == ",".join(datasets)
+
+
+def test_a_failure_that_names_an_undecodable_file_is_recorded(tmp_path):
+    results = Results(str(tmp_path), "sweep")
+    results.write_failure(CELL, "can't read \udcff.npz")
+    assert results.read_rows({CELL.cell_id})[0]["error"] == "can't read \\udcff.npz"

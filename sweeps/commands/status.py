@@ -274,11 +274,12 @@ def _guess_losses(table: pa.Table) -> list[float]:
 def _on_plateau(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line about done cells that were not trained long enough to have a phase, if there are any:
     how many they are, and how long as many steps again would take."""
-    from metaphase.sweeps.execution.clock import clock
+    from metaphase.sweeps.execution.clock import clock, worker_seconds
 
+    rows = [row for row in rows if row["steps_trained"] is not None]
     if not rows:
         return []
-    seconds = sum(row["wall_seconds"] or 0.0 for row in rows)
+    seconds = worker_seconds(rows)
     steps = sorted({row["steps_trained"] for row in rows})
     trained = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     unit = "h" if round(seconds) >= 3600 else "min"

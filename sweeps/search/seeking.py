@@ -21,6 +21,7 @@ from metaphase.core.cell import Cell, ConfigError, stream_key
 from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
 from metaphase.core.phases import PHASES
 from metaphase.sweeps import search_settings
+from metaphase.sweeps.execution.clock import worker_seconds
 from metaphase.sweeps.preset import Sweep
 from metaphase.sweeps.search.propose import Proposal, Standing, propose
 from metaphase.sweeps.search.space import Known, Space
@@ -79,7 +80,7 @@ class Seeking:
                 for p, phase in enumerate(self.search.phases):
                     reached = PHASES.index(outcome) >= PHASES.index(phase)
                     known.reached_PxC[p, i] = float(reached)
-        return known, sum(row["wall_seconds"] or 0.0 for row in rows) / 3600
+        return known, worker_seconds(rows) / 3600
 
     def spent(self, finished_C: np.ndarray, hours: float) -> float:
         """How much of the budget's kind these cells took."""

@@ -83,6 +83,12 @@ def test_cells_that_never_left_their_plateau_are_counted_with_what_more_steps_co
     assert cli.main(["status", str(results)]) == 0
     expected = "2 of the done cells never left their plateau in 100 steps; as many again would take"
     assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
+    for cell, unsaid in ((cells[8], "steps_trained"), (cells[9], "wall_seconds")):
+        told = {**nothing, unsaid: float("inf") if unsaid == "wall_seconds" else None}
+        results.write_result(row(cell, train_loss=2.3, **told), history(), [])
+    assert cli.main(["status", str(results)]) == 0
+    expected = "3" + expected[1:]
+    assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
 
 
 def test_each_file_of_cells_is_fetched_once(tmp_path, monkeypatch):

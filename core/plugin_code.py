@@ -53,7 +53,7 @@ def run(said: str, source: bytes, path: str) -> types.ModuleType:
         module.__file__ = path
         sys.modules[module_name] = module  # before it runs: dataclasses look there
         try:
-            exec(compile(source, path, "exec"), module.__dict__)
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None

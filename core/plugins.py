@@ -35,7 +35,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
-from metaphase.core.tasks import TASK_FAMILIES, family_of
+from metaphase.core.tasks import TASK_FAMILIES, Family, family_of
 
 if TYPE_CHECKING:
     from metaphase.core.cell import Cell
@@ -354,13 +354,31 @@ def _architecture(name: str, cls: type, own: Mapping[str, Setting]) -> Architect
         made = ModuleLayers if _is_module(cls) else ClassLayers
         return cast(Layers, made(cls, tuple(own)))
 
+    from metaphase.core.cell import UNUSED
+
     return Architecture(
         name,
-        settings=tuple(getattr(cls, "uses", ())),
+        settings=_uses(cls, UNUSED),
         has_context=bool(getattr(cls, "has_context", True)),
         own=own,
         make=layers,
     )
+
+
+def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
+    from metaphase.core.cell import ABSENT
+
+    _uses(cls, ABSENT)
+    return family_of(name, cls, own)
+
+
+def _uses(cls: type, allowed: Iterable[str]) -> tuple[str, ...]:
+    """The settings that a class asks for, of those that not all of its kind have."""
+    said = getattr(cls, "uses", ())
+    if not isinstance(said, (tuple, list)) or not set(said) <= set(allowed):
+        some = ", ".join(sorted(allowed))
+        raise ConfigError(f"{cls.__name__}: uses = {said!r}; allowed: a tuple of {some}")
+    return tuple(said)
 
 
 def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
@@ -373,7 +391,7 @@ def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
 
 
 _ENTRIES = {
-    TASK_FAMILY: family_of,
+    TASK_FAMILY: _family,
     DATASET: _dataset,
     ARCHITECTURE: _architecture,
     METRIC: _metric,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedParameter
 
 from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
@@ -42,9 +43,40 @@ class ClassLayers:
     def _of(self, cell: Cell) -> Any:
         return self._cls(**{name: getattr(cell, name) for name in self._own})
 
+    def _said(self, method: str, cell: Cell) -> Any:
+        """What a method says of a cell."""
+        try:
+            return getattr(self._of(cell), method)(cell)
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:
+            raise ConfigError(f"{self._named(method)} fails: {as_line(error)}") from error
+
+    def _named(self, method: str) -> str:
+        return f"architecture: {self._cls.__name__}.{method}()"
+
+    def _count(self, method: str, cell: Cell) -> int:
+        """What a method says, if it is a number of something."""
+        said = self._said(method, cell)
+        try:
+            count = int(said)
+        except (TypeError, ValueError, OverflowError):
+            count = -1
+        if count < 0 or isinstance(said, str):
+            needed = "a whole number, at least 0"
+            raise ConfigError(f"{self._named(method)} says {said!r}; needed: {needed}")
+        return count
+
     def parameters(self, cell: Cell) -> dict[str, Spec]:
         """See `core.architectures.Layers`, as for all others."""
-        specs: dict[str, Spec] = self._of(cell).parameters(cell)
+        specs: dict[str, Spec] = self._said("parameters", cell)
+        for name, spec in specs.items() if isinstance(specs, dict) else [("", specs)]:
+            if not (name and isinstance(name, str) and isinstance(spec, Spec) and spec.is_sound):
+                said = f"{name!r}: {spec!r}" if name else f"{spec!r}"
+                raise ConfigError(
+                    f"{self._named('parameters')} says {said}; needed: texts, each with a "
+                    "Spec(shape, std) of whole numbers, at least 1, and a finite number"
+                )
         return specs
 
     def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
@@ -55,21 +87,18 @@ class ClassLayers:
 
     def state_size(self, cell: Cell) -> int:
         """Scalars carried from a whole sequence."""
-        size: int = self._of(cell).state_size(cell)
-        return size
+        return self._count("state_size", cell)
 
     def forward_flops(self, cell: Cell) -> int:
         """Operations of a batch: two for each weight and token, where it doesn't say."""
-        layers = self._of(cell)
-        if hasattr(layers, "forward_flops"):
-            return int(layers.forward_flops(cell))
+        if hasattr(self._cls, "forward_flops"):
+            return self._count("forward_flops", cell)
         return _flops(self.parameters(cell), cell)
 
     def activations(self, cell: Cell) -> int:
         """Numbers of a sequence that the backward pass needs."""
-        layers = self._of(cell)
-        if hasattr(layers, "activations"):
-            return int(layers.activations(cell))
+        if hasattr(self._cls, "activations"):
+            return self._count("activations", cell)
         return _activations(self.parameters(cell), cell)
 
 
@@ -95,9 +124,26 @@ class ModuleLayers:
         width, tokens, own = key
         with _one_thread, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # and not those of GPUs
-            module: nn.Module = self._cls(width, tokens, **dict(own))
-        if any(buffer.requires_grad for buffer in module.buffers()):
+            try:
+                module: nn.Module = self._cls(width, tokens, **dict(own))
+                parameters, buffers = dict(module.named_parameters()), list(module.buffers())
+            except (ConfigError, MemoryError):
+                raise
+            except Exception as error:
+                said = f"architecture: {self._cls.__name__}({width}, {tokens}) can't be made"
+                raise ConfigError(f"{said}: {as_line(error)}") from error
+        if any(buffer.requires_grad for buffer in buffers):
             raise ConfigError(f"architecture: {self._cls.__name__} has buffers that are trained")
+        for name, p in parameters.items():
+            if isinstance(p, UninitializedParameter) or not p.is_floating_point():
+                kind = "of no shape" if isinstance(p, UninitializedParameter) else p.dtype
+                needed = "floating-point numbers of a known shape"
+            elif not p.requires_grad:
+                kind, needed = "not trained", "all are; register_buffer() keeps what stays"
+            else:
+                continue
+            said = f"architecture: the parameter {name} of {self._cls.__name__} is {kind}"
+            raise ConfigError(f"{said}; needed: {needed}")
         return module
 
     def _key(self, cell: Cell) -> tuple:
@@ -109,21 +155,24 @@ class ModuleLayers:
         key = self._key(cell)
 
         def initial(name: str, seed: int) -> Tensor:
-            return self._made(key, seed).get_parameter(name).detach().float()
+            with _one_thread:
+                return self._made(key, seed).get_parameter(name).detach().float()
 
-        return {
-            name: Spec(tuple(p.shape), 0.0, initial=functools.partial(initial, name))
-            for name, p in self._made(key, 0).named_parameters()
-        }
+        with _one_thread:
+            return {
+                name: Spec(tuple(p.shape), 0.0, initial=functools.partial(initial, name))
+                for name, p in self._made(key, 0).named_parameters()
+            }
 
     def apply(self, p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> Tensor:
         """Outputs at the positions 0, stride, 2 stride ..."""
         key = self._key(cell)
         module = self._made(key, 0)
-        if h_RxBxLxD.device.type != "cpu":
-            module.to(h_RxBxLxD.device)
-        weights = {name: p[name] for name, _ in module.named_parameters()}
         with _one_thread, sdpa_kernel(SDPBackend.MATH):  # the one that knows stacked tensors
+            if h_RxBxLxD.device.type != "cpu":
+                module.to(h_RxBxLxD.device)
+            weights = {name: p[name] for name, _ in module.named_parameters()}
+            before = _versions(module)
             try:
                 result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
@@ -135,8 +184,14 @@ class ModuleLayers:
                     "which knows no dropout, no running statistics and no fused recurrent layers, "
                     f"and wants one output a token: {line}"
                 ) from error
+            changed = _versions(module) != before
         name = f"{self._cls.__name__}.forward()"
         result_RxBxLxD = _of_shape(result_RxBxLxD, tuple(h_RxBxLxD.shape), name)
+        if key not in self._worked and changed:
+            raise ConfigError(
+                f"architecture: {name} changes buffers, which all cells share; "
+                "needed: outputs that depend on weights and inputs alone"
+            )
         self._worked.add(key)
         return result_RxBxLxD[:, :, ::stride]
 
@@ -171,6 +226,11 @@ def _of_shape(result: Any, due: tuple[int, ...], said: str) -> Tensor:
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise ConfigError(f"architecture: {said} gives {got}; needed: {due}")
     return result
+
+
+def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """What tells whether a module's buffers have been changed or exchanged."""
+    return {name: (id(b), b._version) for name, b in module.named_buffers()}
 
 
 def _flops(specs: dict[str, Spec], cell: Cell) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.architectures.parameters import Spec
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.kernels.operations import layer_norm, product
 from metaphase.core.tasks import Classes
 from metaphase.core.tasks.targets import embeddable
@@ -39,11 +39,11 @@ def parameters(cell: Cell) -> dict[str, Spec]:
         specs["embed_y"] = Spec((target.outputs, D), variance**-0.5)
         if cell.problem.start_token and cell.token_format == "shifted":
             specs["start"] = Spec((1, D), 1.0)
-    return {
-        **specs,
-        **architecture.layers.parameters(cell),
-        "head": Spec((D, target.outputs), 0.0, D),
-    }
+    of_layers = architecture.layers.parameters(cell)
+    if taken := of_layers.keys() & {*specs, "head"}:
+        name = min(taken)
+        raise ConfigError(f"architecture: the name of its parameter {name} is taken; rename it")
+    return {**specs, **of_layers, "head": Spec((D, target.outputs), 0.0, D)}
 
 
 def num_parameters(cell: Cell) -> int:

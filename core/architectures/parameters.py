@@ -42,6 +42,13 @@ class Spec:
         """Scalars of one replica's parameter."""
         return math.prod(self.shape)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether there can be such a parameter."""
+        numbers = isinstance(self.std, (int, float)) and math.isfinite(self.std)
+        shape = self.shape if isinstance(self.shape, (tuple, list)) else (0,)
+        return numbers and all(isinstance(n, int) and n >= 1 for n in shape)
+
 
 def _padded(size: int) -> int:
     """Columns that a parameter of this size takes."""

@@ -116,6 +116,8 @@ def checked_values(column: str, value_RxB: Any, y_RxBxT: Tensor) -> Tensor:
         ConfigError: it isn't.
     """
     due = tuple(y_RxBxT.shape[:2])
+    if isinstance(value_RxB, Tensor) and value_RxB.is_complex():
+        raise ConfigError(f"metrics: values() of {column} gives complex numbers; needed: real ones")
     if not isinstance(value_RxB, Tensor) or tuple(value_RxB.shape) != due:
         shape = tuple(value_RxB.shape) if isinstance(value_RxB, Tensor) else type(value_RxB)
         raise ConfigError(f"metrics: values() of {column} gives {shape}; needed: {due}")

@@ -23,6 +23,11 @@ from metaphase.core.tasks.targets import score
 _TASK = "task"
 _TRAINING = "sequence of training"
 _CHECKED_SEQUENCES = 64
+# What a family's code raises where it is wrong; whatever else is raised may be the device's fault.
+_OF_CODE = (
+    *(LookupError, TypeError, ValueError, ArithmeticError, AttributeError, NameError),
+    *(AssertionError, ImportError, NotImplementedError),
+)
 _LEVEL_SEQUENCES = 4096  # of new tasks, on which the level of a guess is measured
 
 
@@ -75,14 +80,17 @@ class DrawnSequences:
             ConfigError: the family fails, or they aren't what its problem says.
         """
         try:
-            y = self._new_tasks(_CHECKED_SEQUENCES).y_RxBxT
+            batch = self._new_tasks(_CHECKED_SEQUENCES)
         except ConfigError:
             raise
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        except _OF_CODE as error:
             line = as_line(error)
             name = self.cell.task_family
             raise ConfigError(f"task_family: sequences() of {name} fails: {line}") from error
-        target = self.problem.target
+        for name, numbers in (("inputs", batch.x_RxBxTxX), ("targets", batch.y_RxBxT)):
+            if not torch.isfinite(numbers).all():
+                raise ConfigError(f"task_family: its {name} are not all finite numbers")
+        target, y = self.problem.target, batch.y_RxBxT
         if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
             least, most = y.min().item(), y.max().item()
             raise ConfigError(
@@ -163,6 +171,10 @@ def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...
     due_x = (*shape, problem.features)
     if not isinstance(y, Tensor) or not isinstance(x, Tensor | None):
         raise ConfigError("task_family: sequences() gives no tensors; needed: inputs, targets")
+    if x is None and problem.features:
+        raise ConfigError(
+            f"task_family: sequences() gives no inputs; its problem says {problem.features} of them"
+        )
     x = y.new_zeros(due_x, dtype=torch.float32) if x is None else x
     classes = isinstance(target, Classes)
     due_y, kind = (shape, torch.int64) if classes else ((*shape, target.count), torch.float32)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metaphase.core.architectures import model
 from metaphase.core.architectures.parameters import initialize, views
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.kernels.operations import row_means
 from metaphase.core.tasks import targets
 from metaphase.core.tasks.sequences import Batch
@@ -95,7 +95,13 @@ class Stack:
         # In float64, so that how a sum is split up, which differs between packs, doesn't show.
         loss_RxBxT = targets.loss(self.cell.problem.target, self.predict(batch), batch.y_RxBxT)
         loss_R = row_means(loss_RxBxT.flatten(1)).float()
-        gradients = torch.autograd.grad(loss_R.sum(), list(self.parameters.values()))
+        weights = list(self.parameters.values())
+        gradients = torch.autograd.grad(loss_R.sum(), weights, allow_unused=True)
+        for name, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is None:
+                raise ConfigError(
+                    f"architecture: outputs don't depend on the parameter {name}; leave it out"
+                )
         torch._foreach_copy_(list(self._gradients.values()), list(gradients))
         self._update(loss_R.detach(), step)
 

@@ -94,6 +94,9 @@ class PackTrainer:
         self._metrics = {
             METRICS[name].column: METRICS[name].of(self.cell) for name in self.cell.metrics
         }
+        self._state_size = [
+            ARCHITECTURES[cell.architecture].layers.state_size(cell) for cell in self.cells
+        ]
         self._rows = [self._rows_of(stack, list(streams)) for stack in self.stacks]
         self._predictions = Predictions.of(self.sampler, self.cell.eval_sequences)
         # The stream of each cell, and what the models said at the last evaluation, by split.
@@ -338,7 +341,7 @@ class PackTrainer:
                 "diverged_at": diverged_at[r] if diverged else None,
                 "plateau_steps": plateau[r] if plateau[r] >= 0 else None,
                 "num_parameters": cost.num_parameters(cell),
-                "state_size": ARCHITECTURES[cell.architecture].layers.state_size(cell),
+                "state_size": self._state_size[r],
                 "wall_seconds": self.wall_seconds[r],
                 **shared,
             }

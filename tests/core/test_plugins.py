@@ -3,11 +3,14 @@
 import dataclasses
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from metaphase.core import plugin_facts, plugins
+from metaphase.core.architectures.classes import ModuleLayers
 from metaphase.core.cell import Cell, ConfigError, pack_key, stack_key
 from metaphase.core.settings import ConfigError as SettingsError
 from metaphase.core.tasks.sequences import open_sequences
@@ -180,6 +183,9 @@ def test_a_problem_that_can_t_be_is_refused_with_the_cell(tmp_path, problem):
         ('sequence.integers("y", 3, T) + 1', "its targets are in 1 to 3; .* says 0 to 2"),
         ('{}["y"]', "sequences.. of mine.py:Mine@.* fails: KeyError: 'y'"),
         ("3", "gives no tensors"),
+        ("T.none", "sequences.. of mine.py:Mine@.* fails: AttributeError: "),
+        ("nothing", "sequences.. of mine.py:Mine@.* fails: NameError: "),
+        ('sequence.normal("y", T).log()', "its targets are torch.float32"),
     ],
 )
 def test_a_family_that_fails_is_refused_before_training(tmp_path, targets, message):
@@ -188,13 +194,38 @@ def test_a_family_that_fails_is_refused_before_training(tmp_path, targets, messa
         PackTrainer([cell])
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [("x / 0", "inputs are not all finite"), ("None", "gives no inputs; .* says 2 of them")],
+)
+def test_inputs_that_can_t_be_are_refused_before_training(tmp_path, x, message):
+    code = FAMILY.format(problem="Problem(2, Classes(3))", targets='sequence.integers("y", 3, T)')
+    drawn = 'sequence.normal("x", T, 2)'
+    code = code.replace(f"return {drawn}", f"x = {drawn}; return {x}")
+    (tmp_path / "mine.py").write_text(code)
+    name = plugins.load("task_family", "mine.py:Mine", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        PackTrainer([Cell(**SMALL, task_family=name)])
+
+
+def test_code_of_a_plug_in_inherits_nothing_of_the_programs(tmp_path):
+    code = FAMILY.format(problem="Problem(2, Classes(3))", targets='sequence.integers("y", 3, T)')
+    inner = "class Mine:\n    from typing import ClassVar\n    count: ClassVar[dict] = {}\n"
+    (tmp_path / "mine.py").write_text(code.replace("class Mine:\n", inner))
+    name = plugins.load("task_family", "mine.py:Mine", tmp_path)
+    assert list(plugins.find("task_family", name).own) == ["share", "bound"]
+
+
 MODULE = """
+import torch
 from torch import nn
 
 class Mine(nn.Module):
     def __init__(self, width: int, tokens: int, share: float = 0):
         super().__init__()
         self.layer, self.drop = nn.Linear(width, width), nn.Dropout(0.1)
+        self.register_buffer("one", torch.ones(()))
+        {init}
 
     def forward(self, h):
         return {outputs}
@@ -202,19 +233,99 @@ class Mine(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("outputs", "message"),
+    ("init", "outputs", "message"),
     [
-        ("self.drop(self.layer(h))", "Mine can't be stacked .* no dropout.*: RuntimeError: vmap"),
-        ("self.layer(h)[:, 1:]", r"Mine.forward\(\) gives .*; needed: \(1, 16, 15, 16\)"),
+        (
+            "pass",
+            "self.drop(self.layer(h))",
+            "Mine can't be stacked .* no dropout.*: Run.* vmap",
+        ),
+        ("pass", "self.layer(h)[:, 1:]", r".forward\(\) gives .*; needed: \(1, 16, 15, 16\)"),
+        ("1 / 0", "h", r"Mine\(16, 15\) can't be made: ZeroDivisionError"),
+        ("self.more = nn.LazyLinear(3)", "h", "parameter more.weight of Mine is of no shape"),
+        ("self.layer.requires_grad_(False)", "h", "parameter layer.weight of Mine is not trained"),
+        ("self.p = nn.Parameter(self.one * 1j)", "h", "parameter p of Mine is torch.complex64"),
+        ("self.head = nn.Parameter(self.one)", "h", "name of its parameter head is taken"),
+        ("pass", "h", "outputs don't depend on the parameter layer.weight"),
+        ("pass", "self.layer(h) * self.one.add_(1)", r"Mine.forward\(\) changes buffers"),
     ],
 )
-def test_a_module_that_fails_is_a_wrong_setting(tmp_path, outputs, message):
-    (tmp_path / "module.py").write_text(MODULE.format(outputs=outputs))
+def test_a_module_that_fails_is_a_wrong_setting(tmp_path, init, outputs, message):
+    (tmp_path / "module.py").write_text(MODULE.format(init=init, outputs=outputs))
     name = plugins.load("architecture", "module.py:Mine", tmp_path)
     cell = Cell(**SMALL, architecture=name, image_size=4, own=(("share", 0.5),))
     assert cell.share == 0.5  # as the annotation says, although its default is a whole number
     with pytest.raises(ConfigError, match=message):
         PackTrainer([cell]).train(1)
+
+
+def test_a_module_s_weights_can_be_asked_for_while_another_thread_computes_with_it():
+    held, asked = threading.Event(), threading.Event()
+
+    class Mine(torch.nn.Linear):
+        def __init__(self, width, tokens):
+            super().__init__(width, width)
+
+        def forward(self, h):
+            held.set()
+            asked.wait(0.5)
+            return super().forward(h)
+
+    layers, cell = ModuleLayers(Mine, ()), Cell(**SMALL, image_size=4)
+    specs = layers.parameters(cell)
+    p = {name: torch.ones(1, *spec.shape) for name, spec in specs.items()}
+    thread = threading.Thread(target=layers.apply, args=(p, torch.ones(1, 2, 15, 16), cell, 1))
+    thread.start()
+    held.wait()
+    values = specs["weight"].initial(0)
+    asked.set()
+    thread.join()
+    assert not values.eq(1).all()
+
+
+LAYERS = """
+from dataclasses import dataclass
+from metaphase.core.architectures.parameters import Spec
+
+@dataclass(frozen=True)
+class Mine:
+    {more}
+
+    def parameters(self, cell):
+        return {parameters}
+
+    def apply(self, p, h, cell, stride):
+        return (h * p["scale"][:, None, None])[:, :, ::stride]
+
+    def state_size(self, cell):
+        return {size}
+"""
+SCALE = '{"scale": Spec((cell.model_size,), 1.0)}'
+
+
+@pytest.mark.parametrize(
+    ("more", "parameters", "size", "message"),
+    [
+        ("pass", "cell.nothing", "3", r"Mine.parameters\(\) fails: AttributeError"),
+        ("pass", "None", "3", r"Mine.parameters\(\) says None; needed"),
+        ("pass", SCALE.replace("size", "size / 1"), "3", r"says 'scale': Spec.*needed"),
+        ("pass", SCALE, "cell.nothing", r"Mine.state_size\(\) fails: AttributeError"),
+        ("pass", SCALE, "'large'", r"Mine.state_size\(\) says 'large'; needed: a whole number"),
+        ("forward_flops = lambda self, cell: None", SCALE, "3", r"forward_flops\(\) says None"),
+        ("__post_init__ = lambda self: 1 / 0", SCALE, "3", "fails: ZeroDivisionError"),
+        ("uses = ('head_size',)", SCALE, "3", "uses = .*; allowed: a tuple of key_size, mlp_ratio"),
+        ("uses = 'num_heads'", SCALE, "3", "uses = 'num_heads'; allowed: a tuple of "),
+    ],
+)
+def test_layers_that_fail_are_refused_before_training(tmp_path, more, parameters, size, message):
+    (tmp_path / "layers.py").write_text(LAYERS.format(more=more, parameters=parameters, size=size))
+
+    def train():
+        name = plugins.load("architecture", "layers.py:Mine", tmp_path)
+        PackTrainer([Cell(**SMALL, architecture=name, image_size=4)])
+
+    with pytest.raises(ConfigError, match=message):
+        train()
 
 
 def test_a_metric_of_another_shape_is_a_wrong_setting(tmp_path):

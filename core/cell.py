@@ -224,12 +224,16 @@ def own_settings(cell: Cell) -> dict[str, Setting]:
     """The settings that the plug-ins of a cell bring, by name.
 
     Raises:
-        ConfigError: two of them bring one of the same name.
+        ConfigError: two of them bring one of the same name, or two metrics one column.
     """
     family = TASK_FAMILIES[cell.task_family]
     datasets = (cell.dataset, *cell.unseen_datasets) if "dataset" in family.settings else ()
     parts = [family.own, *(DATASETS[name].own for name in dict.fromkeys(datasets))]
     parts += [ARCHITECTURES[cell.architecture].own, *(METRICS[name].own for name in cell.metrics)]
+    columns: dict[str, str] = {}
+    for name in cell.metrics:
+        if (other := columns.setdefault(METRICS[name].column, name)) != name:
+            raise ConfigError(f"metrics: {other} and {name} have one column; rename a class")
     found: dict[str, Setting] = {}
     for part in parts:
         for name, declared in part.items():

@@ -6,6 +6,7 @@ name, as files keep it, and the state of a cell with more steps.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metaphase.core import schema
 from metaphase.core.architectures import inspection, model
 from metaphase.core.architectures.parameters import buffer_size, views
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.kernels.precision import float32_products
-from metaphase.core.tasks import Classes
+from metaphase.core.settings import as_line
+from metaphase.core.tasks import TASK_FAMILIES, Classes
 from metaphase.core.tasks.sequences import Batch, open_sequences
 from metaphase.core.training.stack import Stack
 
 # Rows of a state beside the weights, and how their tensors' names begin.
 _BESIDE = {"moment1": "adam.moment1.", "moment2": "adam.moment2."}
+
+
+_MOST = 2**32  # numbers that sequences of an evaluation have
 
 
 class TrainedModel:
@@ -54,11 +60,11 @@ class TrainedModel:
         t depend on x up to t and y before t.
 
         Args:
-            x_BxTxX: inputs, float32, T being the cell's sequence_length.
-            y_BxT: int64 labels below the number of classes; real targets are y_BxTxN, float32.
+            x_BxTxX: inputs, T being the cell's sequence_length; tensors, or NumPy's arrays.
+            y_BxT: labels, whole numbers below the number of classes; real targets are y_BxTxN.
 
         Raises:
-            ValueError: the shapes aren't these, or a label is none.
+            ConfigError: the shapes aren't these, or a label is none.
         """
         batch = self._batch(x_BxTxX, y_BxT)
         with float32_products(self.cell.precision, self._device):
@@ -79,7 +85,7 @@ class TrainedModel:
             x_BxTxX, y_BxT: as for `predict`.
 
         Raises:
-            ValueError: as for `predict`.
+            ConfigError: as for `predict`.
         """
         batch, cell, p = self._batch(x_BxTxX, y_BxT), self.cell, self._stack.parameters
         found: dict[str, Tensor] = {}
@@ -93,19 +99,27 @@ class TrainedModel:
         return {name: value[0].clone() for name, value in found.items()}
 
     def _batch(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Batch:
-        """One replica's batch. Raises ValueError as `predict`."""
+        """One replica's batch. Raises ConfigError as `predict`."""
         cell = self.cell
-        shape, target = (len(x_BxTxX), cell.sequence_length, cell.input_size), cell.problem.target
+        try:
+            x_BxTxX, y_BxT = (torch.as_tensor(t, device=self._device) for t in (x_BxTxX, y_BxT))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"x, y: not two tensors: {as_line(error)}") from None
+        B = len(x_BxTxX) if x_BxTxX.dim() else 1
+        shape, target = (B, cell.sequence_length, cell.input_size), cell.problem.target
         of_classes = isinstance(target, Classes)
         of_y = shape[:2] if of_classes else (*shape[:2], target.count)
         if tuple(x_BxTxX.shape) != shape or tuple(y_BxT.shape) != of_y:
-            raise ValueError(
+            raise ConfigError(
                 f"x and y are {tuple(x_BxTxX.shape)} and {tuple(y_BxT.shape)}; allowed: "
                 f"B x {shape[1]} x {shape[2]} and B x {' x '.join(map(str, of_y[1:]))}"
             )
+        if of_classes and (y_BxT.is_floating_point() or y_BxT.is_complex()):
+            raise ConfigError(f"y: labels are {y_BxT.dtype}; allowed: whole numbers")
         if of_classes and ((y_BxT < 0) | (y_BxT >= target.count)).any():
-            raise ValueError(f"y: labels are out of range; allowed: 0 to {target.count - 1}")
-        return Batch(x_BxTxX[None].to(self._device), y_BxT[None].to(self._device))
+            raise ConfigError(f"y: labels are out of range; allowed: 0 to {target.count - 1}")
+        y_BxT = y_BxT.long() if of_classes else y_BxT.float()
+        return Batch(x_BxTxX.float()[None], y_BxT[None])
 
     def sequences(
         self, split: str, numbers: Iterable[int], data_root: str | Path = "data"
@@ -120,7 +134,7 @@ class TrainedModel:
             data_root: folder of the data sets.
 
         Raises:
-            ConfigError: a data set can't be had.
+            ConfigError: there is no such split or number, or a data set can't be had.
         """
         batch = self._evaluation_batch(split, numbers, data_root)
         return batch.x_RxBxTxX[0].float(), batch.y_RxBxT[0]
@@ -131,7 +145,18 @@ class TrainedModel:
         return self._evaluation_batch(split, numbers, data_root).judged.y_RxBxT[0]
 
     def _evaluation_batch(self, split: str, numbers: Iterable[int], data_root: str | Path) -> Batch:
-        sequence_B = torch.tensor(list(numbers), dtype=torch.int64, device=self._device)
+        family = TASK_FAMILIES[self.cell.task_family]
+        asked = schema.RELABELLED if "in_weights" in family.settings else ()
+        splits = dict.fromkeys((*self.cell.splits, *asked))
+        if split not in splits:
+            raise ConfigError(f"split: {split!r} is not one of {', '.join(splits)}")
+        try:
+            chosen = [operator.index(number) for number in numbers]
+        except TypeError:
+            chosen = [-1]
+        if not chosen or not all(0 <= number < _MOST for number in chosen):
+            raise ConfigError(f"numbers: {numbers!r}; allowed: whole numbers from 0 to {_MOST - 1}")
+        sequence_B = torch.tensor(chosen, dtype=torch.int64, device=self._device)
         sampler = open_sequences([self.cell], data_root, self._device)
         return sampler.evaluation_batch(split, sequence_B)
 

@@ -423,6 +423,16 @@ def test_data_and_metrics_of_one_s_own_reach_the_tables(files):
     assert {"surprise", "surprise_se"} < trainer.history[0][0].keys()
 
 
+def test_two_metrics_of_one_column_are_refused(tmp_path):
+    names = []
+    for file in ("one.py", "two.py"):
+        (tmp_path / file).write_text("class Mine:\n  def values(self, outputs, batch, cell): pass")
+        names.append(plugins.load("metrics", f"{tmp_path / file}:Mine"))
+    Cell(**SMALL, metrics=(names[0],))
+    with pytest.raises(ConfigError, match=r"metrics: one.py.* and two.py.* have one column"):
+        Cell(**SMALL, metrics=tuple(names))
+
+
 @pytest.mark.parametrize("name", ["Loss", "First", "N"])
 def test_a_metric_s_column_must_be_free(tmp_path, name):
     (tmp_path / "plug.py").write_text(f"class {name}:\n  def values(self, o, b, c): pass")

@@ -74,9 +74,25 @@ def test_a_loaded_model_predicts_what_the_results_say(results, trainer):
             assert loss.item() == pytest.approx(row["unseen_loss"], rel=1e-5)
     model.weights["head"].zero_()
     assert (model.predict(x, y) == 0).all()
-    for wrong in ((x[:, 1:], y[:, 1:]), (x, y + CELL.num_classes)):
-        with pytest.raises(ValueError, match="allowed:"):
+    assert (model.predict(x.double().numpy(), y.int().numpy()) == 0).all()
+    for wrong in ((x[:, 1:], y[:, 1:]), (x, y + CELL.num_classes), (x, y / 1), (x[0, 0, 0], y)):
+        with pytest.raises(ConfigError, match="allowed:"):
             model.predict(*wrong)
+    with pytest.raises(ConfigError, match="not two tensors"):
+        model.activations(None, y)
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers", "message"),
+    [
+        ("unsen", [0], "split: 'unsen' is not one of train, seen, unseen, unseen/digits, in_wei"),
+        ("unseen/MNIST", [0], "is not one of"),
+        *(("seen", n, "numbers: .*; allowed: whole") for n in ([], [-1], [0.5], [2**40], "ab")),
+    ],
+)
+def test_sequences_that_there_are_not_are_refused(results, split, numbers, message):
+    with pytest.raises(ConfigError, match=message):
+        results.models.load(CELL.cell_id).sequences(split, numbers)
 
 
 def test_what_is_not_kept_is_said_in_one_line(results):

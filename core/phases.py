@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from metaphase.core import label_counts
+from metaphase.core.settings import ConfigError
 
 UNTRAINED, MEMORIZING, IDENTIFYING, GENERALIZING = PHASES = (
     "untrained",
@@ -181,11 +182,14 @@ def lead_interval(mean: Numbers, interval: Interval, other: Numbers, others: Int
 
 
 def check_thresholds(delta: float, confidence: float) -> None:
-    """Raises ValueError unless delta is in [0, 1) and confidence in (0, 1)."""
+    """Raises ConfigError unless delta is in [0, 1) and confidence in (0, 1)."""
+    for name, value in (("delta", delta), ("confidence", confidence)):
+        if not isinstance(value, (int, float, np.number)):
+            raise ConfigError(f"{name}: {value!r} is not a number")
     if not 0 <= delta < 1:
-        raise ValueError(f"delta: {delta} is out of range; allowed: 0 to below 1")
+        raise ConfigError(f"delta: {delta} is out of range; allowed: 0 to below 1")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence: {confidence} is out of range; allowed: between 0 and 1")
+        raise ConfigError(f"confidence: {confidence} is out of range; allowed: between 0 and 1")
 
 
 def decide(

@@ -25,6 +25,7 @@ from metaphase.core.phases import DELTA
 from metaphase.sweeps import places
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import has_settings, read_sweep
+from metaphase.sweeps.store.tables import RESULTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +71,13 @@ def classify(
             where cells were compared with them, else by accuracy.
 
     Raises:
-        ConfigError: the rule can't be had, fails, or says what is no phase.
+        ConfigError: the rule can't be had, fails, or says what is no phase, or a number is out of
+            range.
+        ResultsError: it isn't a table of cells.
     """
+    lacking = [name for name in ("status", *RESULTS) if name not in cells]
+    if lacking:
+        raise ResultsError(f"cells: the table lacks the columns {', '.join(lacking)}")
     if isinstance(rule, str):
         rule = load_rule(rule)
     elif rule is not None and rule not in RULES.values():

@@ -175,7 +175,7 @@ def run(
         KeyboardInterrupt: it was interrupted, and what was trained is saved.
     """
     started = time.monotonic()
-    _check(sweep, executor, keep_models, device, other_numerics, boundary, time_limit)
+    _check(sweep, executor, keep_models, device, other_numerics, boundary, time_limit, pack_size)
     place = places.checked_root(os.fspath(root))
     data = str(Path(places.checked_folder(os.fspath(data_root))).absolute())
     options: dict[str, Any] = {"pack_size": pack_size, "keep_models": keep_models}
@@ -245,6 +245,7 @@ def _check(
     other_numerics: Any,
     boundary: Any,
     time_limit: float | None,
+    pack_size: int | None,
 ) -> None:
     if not isinstance(sweep, Sweep):
         raise ConfigError(
@@ -264,7 +265,10 @@ def _check(
         raise ConfigError(
             f"device: {device!r} is for the local executor; Ray's workers have theirs"
         )
-    if time_limit is not None and not time_limit >= 0:
+    if pack_size is not None and (type(pack_size) is not int or pack_size < 1):
+        raise ConfigError(f"pack_size: {pack_size!r} is no number of cells; allowed: 1 or more")
+    seconds = isinstance(time_limit, (int, float)) and time_limit >= 0
+    if time_limit is not None and not seconds:
         raise ConfigError(f"time_limit: {time_limit!r} is no number of seconds")
 
 

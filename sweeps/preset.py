@@ -224,7 +224,11 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
 
 
 class _OfBase(ConfigError):
-    """An error that says already in which preset it is."""
+    """An error that says already in which preset it is; tracebacks show it as a ConfigError."""
+
+
+_OfBase.__name__ = _OfBase.__qualname__ = ConfigError.__name__
+_OfBase.__module__ = ConfigError.__module__
 
 
 def _below(base: str, sources: tuple[str, ...], code: bool) -> _Said:

@@ -67,6 +67,11 @@ def test_cells_are_classified_and_transitions_estimated_from_any_table(results):
     assert not mp.transitions(strict).equals(results.transitions)
     with pytest.raises(mp.ResultsError, match="no cells"):
         mp.transitions(results.cells[:0])
+    with pytest.raises(mp.ResultsError, match="lacks the columns status, chance, seen_first"):
+        mp.classify(results.history)
+    for delta, wrong in (("0.1", "'0.1' is not a number"), (1, "1 is out of range; allowed: 0 to")):
+        with pytest.raises(mp.ConfigError, match=f"delta: {wrong}"):
+            mp.classify(results.cells, delta=delta)
 
 
 def test_conditions_have_their_own_maps(two_architectures):

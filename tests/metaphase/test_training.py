@@ -89,6 +89,7 @@ def test_a_preset_takes_settings_as_the_command_does():
     [
         (lambda: mp.Sweep("s", {"model_sice": 8}), "cell: 'model_sice': unknown key.*model_size"),
         (lambda: mp.Sweep("s", {"steps": 0}), "steps: 0.*1"),
+        (lambda: mp.Sweep("s", {"architecture": "./no.py:F"}), "Sweep: architecture: can't read"),
         (lambda: mp.Sweep("s", {"model_size": "8"}), "model_size"),
         (lambda: mp.Sweep("s", {"model_size": object()}), "model_size: <object.*not a plain"),
         (lambda: mp.Sweep("s", {}, {"seed": 3}), "seed: 3 is not a list"),
@@ -113,6 +114,9 @@ def test_a_preset_takes_settings_as_the_command_does():
         (lambda: mp.run(SWEEP, "/proc/nowhere"), "root: can't write to /proc/nowhere/sweep"),
         (lambda: mp.run(SWEEP, data_root="s3://bucket/data"), "is a URI; allowed: a folder"),
         (lambda: mp.run(SWEEP, time_limit=-1), "time_limit: -1"),
+        (lambda: mp.run(SWEEP, time_limit="1h"), "time_limit: '1h' is no number of seconds"),
+        (lambda: mp.run(SWEEP, pack_size=0), "pack_size: 0 is no number of cells"),
+        (lambda: mp.run(SWEEP, pack_size="4"), "pack_size: '4' is no number of cells"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(make, why, monkeypatch, tmp_path):
@@ -120,6 +124,7 @@ def test_what_is_wrong_is_one_line(make, why, monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match=why) as refused:
         make()
     assert "\n" not in str(refused.value)
+    assert type(refused.value).__name__ == "ConfigError"  # as tracebacks show it
     assert "secret" not in str(refused.value)
 
 

@@ -145,7 +145,7 @@ def _table(usable: pd.DataFrame, row_axis: str, axis: str, confidence: float) ->
     outcomes: dict[tuple[float, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
     every_x = np.log2(usable[axis].to_numpy(dtype=float))
     reached = {phase: (usable["phase"] >= phase).to_numpy() for phase in BEGINS}
-    groups: dict[Any, np.ndarray] = usable.groupby(["architecture", row_axis]).indices
+    groups: dict[Any, Any] = usable.groupby(["architecture", row_axis]).indices
     for (architecture, at), of_row in sorted(groups.items()):
         x = every_x[of_row]
         for phase in BEGINS:

@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 CPU = "CPU kernels"
 ATTENTION, MLP, PROJECTION = "fused attention", "fused MLP", "fused projections"
+LAYERS = "fused layers"
 CAPTURE = "captured steps"
 # These run only where they have been found right, and faster than their twins, on the shapes at
 # hand (`core.training.proofs`), where METAPHASE_FUSED=1 asks for them, and never where it is 0.
-ON_PROOF = (ATTENTION, MLP)
+ON_PROOF = (ATTENTION, MLP, LAYERS)
 SLOWER = "slower than its twin"  # begins the reason why a path that is right isn't used
 
 _off: dict[str, str] = {}
@@ -170,5 +171,5 @@ class Twin(NamedTuple):
 
 def _path(name: str) -> str:
     """What a path computes, whatever the shape."""
-    paths = (CPU, ATTENTION, MLP, PROJECTION, CAPTURE)
+    paths = (CPU, ATTENTION, MLP, LAYERS, PROJECTION, CAPTURE)
     return next((path for path in paths if name.startswith(path)), name)

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import attention, mlp, projection
+from metaphase.core.kernels.cuda import attention, mixing, mlp, projection, rows
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
@@ -160,6 +160,40 @@ def mlps(D: int, M: int, precision: mlp.Precision) -> Iterator[tuple[str, Iterat
     yield f"mlp D {D} M {M} {precision}", launches(mlp, ("_forward", "_backward"), call)
 
 
+def norms(D: int, precision: str) -> Iterator[tuple[str, Iterator]]:
+    h, dtype = torch.zeros(2, 300, D), torch.bfloat16 if precision == "bf16" else torch.float32
+
+    def call():
+        half = h.to(dtype)
+        for delta, d_sums, operand in ((None, None, False), (half, h, True)):
+            _, normed, inverse = rows.norm(h, delta, dtype)
+            rows.norm_backward(half, normed, inverse, d_sums, operand)
+
+    yield f"norm D {D} {precision}", launches(rows, ("_norm", "_norm_backward"), call)
+
+
+def activations(M: int, precision: str) -> Iterator[tuple[str, Iterator]]:
+    units = torch.zeros(2, 300, M, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    def call():
+        rows.activate_backward(units, rows.activate(units, torch.zeros(2, 1, M)))
+
+    yield f"units M {M} {precision}", launches(rows, ("_activate", "_activate_backward"), call)
+
+
+def mixes(shape: AttentionShape, precision: attention.Precision) -> Iterator[tuple[str, Iterator]]:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    qkv = torch.zeros(2, 3 * shape.tokens, 3 * shape.heads * shape.key_size, dtype=dtype)
+    if not mixing.supports(torch.device("cuda"), shape, precision):
+        return
+
+    def call():
+        mixing.mix_backward(mixing.mix(qkv, shape, precision), qkv, shape, precision)
+
+    name = f"mix L {shape.tokens} K {shape.key_size} {precision}"
+    yield name, launches(mixing, ("_mix", "_mix_backward"), call)
+
+
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
@@ -174,6 +208,11 @@ def everything() -> Iterator[tuple[str, Iterator]]:
     for precision in ("bf16", "tf32"):
         for width in (16, 32, 64):
             yield from mlps(width, 4 * width, precision)
+        for width in (16, 128, 256, 512):
+            yield from norms(width, precision)
+        yield from activations(1024, precision)
+        for shape in (paper, AttentionShape(32, 8, 32), AttentionShape(128, 2, 64, 1, True)):
+            yield from mixes(shape, precision)
 
 
 def main(argv: list[str]) -> int:
@@ -189,7 +228,7 @@ def main(argv: list[str]) -> int:
     for gpu in arguments.gpus:
         has = Limits(gpu, SHARED_BYTES[gpu])
         with ExitStack() as stack:
-            for module in (attention, mlp, projection):
+            for module in (attention, mixing, mlp, projection):
                 stack.enter_context(mock.patch.object(module, "limits", return_value=has))
             if not projection.supports(torch.device("cuda")):
                 print(json.dumps({"gpu": gpu, "kernel": "none: plain PyTorch"}), flush=True)

@@ -37,7 +37,7 @@ from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks
 from metaphase.core.cell import Cell
 from metaphase.core.tasks.sequences import Batch
-from metaphase.core.training import cost
+from metaphase.core.training import cost, optimizer
 from metaphase.core.training.stack import Stack
 from tests.benchmarks.throughput import PAPER
 
@@ -194,12 +194,13 @@ class _Launches:
 
 def _kernels() -> list[tuple[ModuleType, dict[str, tuple[str, ...]]]]:
     """The modules of kernels that a step launches, with what each of these changes in place."""
-    from metaphase.core.kernels.cuda import attention, mixing, mlp, rows
+    from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, rows
 
     whole = {"_forward": (), "_backward": ()}
     norms = {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}
     mixes = {"_mix": (), "_mix_backward": ()}
-    return [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes)]
+    step = {"_adam": ("theta", "moment1", "moment2")}
+    return [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes), (adam, step)]
 
 
 @contextlib.contextmanager
@@ -210,6 +211,7 @@ def launching(cell: Cell, counter: Counted) -> Iterator[None]:
         stack.enter_context(mock.patch.dict(os.environ, METAPHASE_FUSED="1"))
         patch(fast_paths, "_off", {})
         patch(blocks, "_may_fuse", lambda device: True)
+        patch(optimizer, "_may_fuse", lambda device: True)
         patch(blocks, "precision_on_cuda", lambda: cell.precision)
         for module, kernels in _kernels():
             patch(module, "check_on_device", lambda *tensors: None)
@@ -289,7 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             architecture=arguments.architecture,
         )
         step = count(cell, arguments.replicas, arguments.fused)
-        by_cost, held = cost.bytes_per_step(cell), step.counter.peak / step.replicas
+        by_cost = cost.bytes_per_step(cell, kernels=arguments.fused)
+        held = step.counter.peak / step.replicas
         print(
             f"{width:>6} {step.moved / 1e9:>9.2f} {by_cost / 1e9:>9.2f} {held / 1e9:>9.2f} "
             f"{sum(step.counter.calls.values()):>11}",

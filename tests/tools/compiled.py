@@ -29,14 +29,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import attention, mixing, mlp, projection, rows
+from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
 # Of a program, at most (CUDA C++ programming guide, "Technical Specifications per Compute
 # Capability"): 64, 163, 99, 227, 227 and 99 KB.
 SHARED_BYTES = {75: 65_536, 80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
 _OPTIONS = ("num_warps", "num_stages")
 
 
@@ -194,6 +200,18 @@ def mixes(shape: AttentionShape, precision: attention.Precision) -> Iterator[tup
     yield name, launches(mixing, ("_mix", "_mix_backward"), call)
 
 
+def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
+    buffers, one = torch.zeros(4, 2, 4096), torch.zeros(2)
+
+    def call():
+        adam.adam(
+            *buffers, step=torch.tensor(0), betas=(0.9, 0.999), rate_R=one, rate_P=buffers[0, 0],
+            epsilon_R=one, alive_R=one == 0.0, decay_R=one if decays else None,
+        )  # fmt: skip
+
+    yield f"adam{', decays' * decays} fp32", launches(adam, ("_adam",), call)
+
+
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
@@ -205,6 +223,8 @@ def everything() -> Iterator[tuple[str, Iterator]]:
             yield from attentions(width, paper, precision)
     yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
     yield from attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
+    for decays in (False, True):
+        yield from adams(decays)
     for precision in ("bf16", "tf32"):
         for width in (16, 32, 64):
             yield from mlps(width, 4 * width, precision)

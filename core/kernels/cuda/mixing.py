@@ -141,8 +141,8 @@ def supports(device: torch.device, shape: AttentionShape, precision: Precision) 
 
 
 def mix(qkv: Tensor, shape: AttentionShape, precision: Precision) -> Tensor:
-    """Return softmax(q k^T / sqrt(K)) v, causal, of all heads: R x BL x HK from R x BL x 3HK, in the
-    same type."""
+    """Return softmax(q k^T / sqrt(K)) v, causal, of all heads: R x BL x HK from R x BL x 3HK, in
+    the same type."""
     check_on_device(qkv)
     R, N, _ = qkv.shape
     mixed = torch.empty(R, N, shape.heads * shape.key_size, dtype=qkv.dtype, device=qkv.device)

@@ -59,7 +59,6 @@ def test_a_step_moves_what_it_is_planned_to(width, precision, before, now):
 @pytest.mark.parametrize(
     ("width", "precision", "at_most", "now"),
     [  # GB a step and replica at a batch of 512, by our own kernels
-        (2, "bf16", 2.0, 0.23),
         (64, "bf16", 3.5, 1.39),
         (256, "bf16", 14.0, 12.56),
         (512, "bf16", 24.0, 22.75),

@@ -72,11 +72,11 @@ def plain_layers(
 ) -> Tensor:
     """What `layers` computes of blocks of these shapes, three weights each."""
     for i, shape in enumerate(shapes):
-        own = weights[3 * i : 3 * i + 3]
+        first, second, third = weights[3 * i : 3 * i + 3]
         if shape is None:
-            h_RxBLxD = plain_mlp(h_RxBLxD, *own)
+            h_RxBLxD = plain_mlp(h_RxBLxD, first, second, third)
         else:
-            h_RxBLxD = plain_attention(h_RxBLxD, *own, shape)
+            h_RxBLxD = plain_attention(h_RxBLxD, first, second, third, shape)
     return h_RxBLxD
 
 

@@ -103,7 +103,7 @@ def adam(
         finite_R, bool: whether all of a replica's weights and moments are finite.
     """
     buffers = (theta_RxP, moment1_RxP, moment2_RxP, grad_RxP)
-    settings = {
+    settings: dict[str, Any] = {
         "step": step,
         "betas": betas,
         "rate_R": rate_R,
@@ -133,13 +133,19 @@ def _fused_adam(buffers: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor
             return None
         return kernel.adam(*buffers, **settings)
 
-    def changed(step: Callable[..., Tensor | None]) -> Tensor | None:
+    def changed(step: Callable[..., Tensor | None]) -> Tensor:
         """What a step makes of weights and moments like these."""
         copies = [buffer.clone() for buffer in buffers]
-        return None if step(*copies) is None else torch.stack(copies[:3])
+        step(*copies)
+        return torch.stack(copies[:3])
+
+    def tried() -> Tensor | None:
+        from metaphase.core.kernels.cuda import adam as kernel
+
+        return changed(fused) if kernel.supports(buffers[0].device) else None
 
     plain = partial(plain_adam, **settings)
-    fast_paths.ask(Asked(name, partial(changed, fused), partial(changed, plain), (), 0))
+    fast_paths.ask(Asked(name, tried, partial(changed, plain), (), 0))
     return fast_paths.used(name, fused, buffers)
 
 

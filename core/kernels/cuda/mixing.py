@@ -42,7 +42,7 @@ from metaphase.core.kernels.cuda.common import (
 MAX_SEQUENCE, MAX_KEY = 128, 64
 
 # Bytes that the backward pass takes, compiled, of keys of up to 32 and 64 numbers.
-_SHARED = {"bf16": (64 * 1024, 96 * 1024), "tf32": (128 * 1024, 212_992)}
+_SHARED = {"bf16": (64 * 1024, 96 * 1024), "tf32": (180_224, 212_992)}
 _QUERIES = 64  # of a block of the forward pass
 _LOG2_E = math.log2(math.e)
 _LN_2 = tl.constexpr(math.log(2.0))

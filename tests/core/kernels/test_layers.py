@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks
 from metaphase.core.kernels.attention_shape import AttentionShape
+from metaphase.core.training import optimizer
+from metaphase.core.training.trainer import PackTrainer
+from tests.conftest import small_cell
 from tests.core.kernels import test_cuda as others
 
 pytest.importorskip("triton")
 
-from metaphase.core.kernels.cuda import attention, layers, mixing, mlp, rows
+from metaphase.core.kernels.cuda import adam, attention, layers, mixing, mlp, rows
 
 poison, seeded = others.poison, others.seeded
 DEVICE, TOLERANCE, error = others.DEVICE, others.TOLERANCE, others.error
@@ -236,3 +239,51 @@ def test_a_kernel_that_fails_leaves_the_plain_blocks(module, kernel, monkeypatch
     [line] = [r.getMessage() for r in caplog.records if r.name == "metaphase.core.fast_paths"]
     assert line.startswith("no fused layers D=8 M=16 blocks=AMAM")
     assert line.endswith(", plain PyTorch instead: RuntimeError: out of resource")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU is pretended")
+@pytest.mark.parametrize("precision", ["tf32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_a_pack_trains_as_its_cells_alone_and_as_without_kernels(precision, monkeypatch):
+    """Whole steps: what is computed in float32 in the interpreter is the same to rounding."""
+    cells = [
+        small_cell(
+            token_format="shifted",
+            batch_size=2,
+            sequence_length=4,
+            num_layers=1,
+            num_heads=1,
+            model_size=6,
+            precision=precision,
+            seed=seed,
+        )
+        for seed in (0, 1)
+    ]
+
+    def trained(cells):
+        trainer = PackTrainer(cells)
+        trainer.train(2)
+        return trainer.stacks[0].theta_RxP
+
+    monkeypatch.setattr(optimizer.cpu, "serves", lambda t: False)
+    plain = trained(cells)
+    used(monkeypatch)
+    monkeypatch.setattr(blocks, "precision_on_cuda", lambda: precision)
+    monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
+    # Not those of whole blocks, which all these cells are narrow enough for.
+    monkeypatch.setattr(blocks, "_all_on_chip", lambda h, blocks: False)
+    monkeypatch.setenv("METAPHASE_FUSED", "1")
+    launched = []
+    for module, name in ((rows, "norm_backward"), (mixing, "mix_backward"), (adam, "adam")):
+        real = getattr(module, name)
+
+        def noted(*args, real=real, name=name, **kwargs):
+            launched.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noted)
+    together = trained(cells)
+    assert launched == ["norm_backward", "mix_backward", "norm_backward", "adam"] * 2
+    assert torch.equal(trained(cells[1:])[0], together[1])
+    assert fast_paths.said() == ""
+    moved = (plain - PackTrainer(cells).stacks[0].theta_RxP).norm()
+    assert (together - plain).norm() / moved < (1e-3 if precision == "tf32" else 0.1)

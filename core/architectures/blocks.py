@@ -130,10 +130,12 @@ def mlp_path(D: int, M: int, precision: str) -> str:
 
 
 def layers_path(shapes: Sequence[AttentionShape | None], D: int, M: int, precision: str) -> str:
-    """The name (`core.fast_paths`) of fused layers: A and M are the blocks, of attention and of M
+    """The name (`core.fast_paths`) of fused layers: 4xAM is four times attention and an MLP, of M
     hidden units."""
-    sizes: dict[str, object] = {"D": D, "M": M}
-    sizes["blocks"] = "".join("M" if shape is None else "A" for shape in shapes)
+    kinds = "".join("M" if shape is None else "A" for shape in shapes)
+    ends = range(1, len(kinds) + 1)
+    unit = next(kinds[:end] for end in ends if kinds[:end] * (len(kinds) // end) == kinds)
+    sizes: dict[str, object] = {"D": D, "M": M, "blocks": f"{len(kinds) // len(unit)}x{unit}"}
     for shape in dict.fromkeys(shape for shape in shapes if shape is not None):
         sizes |= {"L": shape.tokens, "H": shape.heads, "K": shape.key_size}
         sizes["rotary"] = int(shape.rotary)

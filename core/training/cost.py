@@ -134,22 +134,22 @@ _LONGEST, _WIDEST_KEY, _NARROW = 128, 64, 64  # of `core.kernels.cuda`
 
 def bytes_per_step(cell: Cell, kernels: bool = True) -> float:
     """Device memory traffic of one step of one replica on a GPU: each operation reads its operands
-    and writes its result. Counted by hand for a Transformer, where it is within 15% of
-    `tests.benchmarks.bytes`; other architectures are taken to move as much for a number that their
-    backward pass needs.
+    and writes its result. Counted by hand for a Transformer, and for MLPs by themselves on our
+    kernels, where it is within 15% of `tests.benchmarks.bytes`; other architectures are taken to
+    move as much for a number that their backward pass needs.
 
     Args:
-        kernels: whether a Transformer's layers and Adam run our own kernels where these serve the
-            cell's shapes, as where they have been found right and faster; else all is plain
-            PyTorch.
+        kernels: whether layers and Adam run our own kernels where these serve the cell's shapes, as
+            on GPUs on which they have been found right and faster; else all is plain PyTorch.
     """
     B, T, L, D = cell.batch_size, cell.sequence_length, cell.num_tokens, cell.model_size
     number = _number_bytes(cell)
-    serves = kernels and cell.architecture == "transformer" and cell.precision != "fp32"
-    serves &= cell.token_format == "shifted" and L <= _LONGEST and cell.key_size <= _WIDEST_KEY
-    layers = cell.num_layers * (_fused_bytes(cell) if serves else _plain_bytes(cell))
+    fused = _fused_bytes(cell) if kernels else None
+    layers = cell.num_layers * (_plain_bytes(cell) if fused is None else fused)
     # Before and after the layers: embeddings and positions, the last norm, logits and their loss.
-    ends = L * D * (8 * number + 60) + T * (2 * number * cell.input_size)
+    context = ARCHITECTURES[cell.architecture].has_context
+    ends = L * D * (8 * number + 60 if context else 80 - 10 * number)
+    ends += T * (2 * number * cell.input_size)
     ends += T * cell.problem.target.outputs * (6 * number + 40)
     # Adam's operations, one by one, and its test of numbers; or all at once, and casts beside.
     optimizer = (50 if kernels else 170) * num_parameters(cell)
@@ -166,16 +166,23 @@ def _plain_bytes(cell: Cell) -> float:
     return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + 36 * half)
 
 
-def _fused_bytes(cell: Cell) -> float:
+def _fused_bytes(cell: Cell) -> float | None:
     """What a layer moves of a sequence by our kernels: of a narrow model five times its residual
     stream, for each block, and the sums of its weights' gradients, which programs write; of a wider
-    one operands of products, thrice, with norms, mixing and ReLU between them
-    (`core.kernels.cuda.layers`)."""
+    one the operands of products, thrice, with norms, mixing and ReLU between them
+    (`core.kernels.cuda.layers`). None: they don't serve the cell."""
     number, half, L, D = (
         _number_bytes(cell), cell.precision == "bf16", cell.num_tokens, cell.model_size,
     )  # fmt: skip
+    attends = cell.architecture == "transformer"
+    if cell.architecture not in ("transformer", "mlp") or cell.precision == "fp32":
+        return None
+    if attends and (cell.token_format != "shifted" or L > _LONGEST or cell.key_size > _WIDEST_KEY):
+        return None
     HK, M = cell.num_heads * cell.key_size, cell.mlp_units
-    if D <= _NARROW and (half or D <= _NARROW // 2):
+    if D <= _NARROW and (half or not attends or D <= _NARROW // 2):
         programs = 128 / cell.batch_size  # a sequence
-        return 2 * 5 * 4 * L * D + 2 * 4 * programs * (4 * D * HK + 2 * D * M)
-    return L * (number * (D * (20 + 2 * half) + 23 * HK + 11 * M) + 4 * 8 * D)
+        own = 2 * D * M + 4 * D * HK * attends
+        return (1 + attends) * 5 * 4 * L * D + 2 * 4 * programs * own
+    block = number * D * (10 + half) + 4 * 4 * D  # a norm, and the sides of products of width D
+    return L * ((1 + attends) * block + number * (11 * M + 23 * HK * attends))

@@ -43,6 +43,7 @@ _TYPES = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
+_ROTARY = AttentionShape(128, 2, 64, 1, True)
 _OPTIONS = ("num_warps", "num_stages")
 
 
@@ -222,7 +223,7 @@ def everything() -> Iterator[tuple[str, Iterator]]:
         for width in (16, 32, 64):  # of a tile: narrower models are padded to 16
             yield from attentions(width, paper, precision)
     yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
-    yield from attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
+    yield from attentions(64, _ROTARY, "bf16")
     for decays in (False, True):
         yield from adams(decays)
     for precision in ("bf16", "tf32"):
@@ -231,7 +232,7 @@ def everything() -> Iterator[tuple[str, Iterator]]:
         for width in (16, 128, 256, 512):
             yield from norms(width, precision)
         yield from activations(1024, precision)
-        for shape in (paper, AttentionShape(32, 8, 32), AttentionShape(128, 2, 64, 1, True)):
+        for shape in (paper, *(AttentionShape(L, 8, 32) for L in (32, 64)), _ROTARY):
             yield from mixes(shape, precision)
 
 

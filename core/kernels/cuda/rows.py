@@ -100,7 +100,7 @@ def _activate_backward(
     r = program // PROGRAMS
     begin = (program % PROGRAMS) * TILES * BLOCK_N
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    total = tl.zeros((BLOCK_M,), tl.float32)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for n0 in range(begin, tl.minimum(begin + TILES * BLOCK_N, N), BLOCK_N):
         n = n0 + tl.arange(0, BLOCK_N)
         inside = (n < N)[:, None] & (m < M)[None, :]
@@ -109,8 +109,8 @@ def _activate_backward(
         grad = tl.load(d_hidden + at, mask=inside, other=0.0).to(tl.float32)
         grad = tl.where(active, grad, 0.0)
         store(d_units + at, grad, inside)
-        total += tl.sum(grad, 0)
-    tl.store(d_bias + program * M + m, total, mask=m < M)
+        total += grad
+    tl.store(d_bias + program * M + m, tl.sum(total, 0), mask=m < M)
 
 
 def norm(h: Tensor, delta: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

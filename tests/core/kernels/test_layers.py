@@ -147,7 +147,9 @@ def test_layers_are_fused_where_that_is_on(monkeypatch):
     weights = [w for block in chain for w in block.weights]
     plain = blocks.plain_layers(h, shapes, *weights)
     name = blocks.layers_path(shapes, 8, 16, "bf16")
-    assert name == "fused layers D=8 M=16 blocks=AMAM L=6 H=2 K=4 rotary=0 bf16"
+    assert name == "fused layers D=8 M=16 blocks=2xAM L=6 H=2 K=4 rotary=0 bf16"
+    assert " blocks=1xMAA " in blocks.layers_path([None, SHAPE, SHAPE], 8, 16, "bf16")
+    assert " blocks=3xM bf16" in blocks.layers_path([None] * 3, 8, 16, "bf16")
     used(monkeypatch)
     assert error(blocks.layers(h, chain), plain) < TOLERANCE["fp32"]
     used(monkeypatch, name)
@@ -237,7 +239,7 @@ def test_a_kernel_that_fails_leaves_the_plain_blocks(module, kernel, monkeypatch
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     [line] = [r.getMessage() for r in caplog.records if r.name == "metaphase.core.fast_paths"]
-    assert line.startswith("no fused layers D=8 M=16 blocks=AMAM")
+    assert line.startswith("no fused layers D=8 M=16 blocks=2xAM")
     assert line.endswith(", plain PyTorch instead: RuntimeError: out of resource")
 
 

@@ -41,7 +41,8 @@ from metaphase.core.kernels.cuda.common import (
 
 MAX_SEQUENCE, MAX_KEY = 128, 64
 
-# Bytes that the backward pass takes, compiled, of keys of up to 32 and 64 numbers.
+# Bytes that the backward pass takes, compiled, of keys of up to 32 and 64 numbers; of up to 64
+# tokens at most half of it.
 _SHARED = {"bf16": (64 * 1024, 96 * 1024), "tf32": (180_224, 212_992)}
 _QUERIES = 64  # of a block of the forward pass
 _LOG2_E = math.log2(math.e)
@@ -137,7 +138,10 @@ def supports(device: torch.device, shape: AttentionShape, precision: Precision) 
     short = shape.tokens <= MAX_SEQUENCE and shape.key_size <= MAX_KEY and shape.stride == 1
     if not short or has.capability < FIRST_CAPABILITY:
         return False
-    return precision in _SHARED and has.shared >= _SHARED[precision][shape.key_size > 32]
+    if precision not in _SHARED:
+        return False
+    needed = _SHARED[precision][shape.key_size > 32]
+    return has.shared >= (needed if shape.tokens > 64 else needed // 2)
 
 
 def mix(qkv: Tensor, shape: AttentionShape, precision: Precision) -> Tensor:

@@ -255,7 +255,7 @@ def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
     ("arguments", "count"),
     [
         (("table X 784 T 100 bf16", "mlp D 16", "--gpus", "90"), 5),
-        (("units M 1024 bf16", "mix L 32 K 32 bf16", "--gpus", "80"), 4),
+        (("units M 1024 bf16", "mix L 64 K 32 bf16", "--gpus", "80"), 4),
         pytest.param(("--gpus", "75"), 1, id="none before sm_80"),
         pytest.param(("--gpus", "90"), None, marks=pytest.mark.slow),
         pytest.param(("--gpus", "80", "89", "100", "120"), None, marks=pytest.mark.slow),
@@ -301,7 +301,7 @@ def test_the_devices_shared_memory_is_looked_up(
     assert not attention.supports(narrow, shape, "fp32")
     assert layers.supports(wide, [shape, None], "tf32") == layers_tf32
     assert layers.supports(wide, [shape, None], "bf16") == bf16
-    assert layers.supports(wide, [None], "tf32") == bf16
+    assert layers.supports(wide, [None, AttentionShape(64, 8, 32)], "tf32") == bf16
     assert not layers.supports(wide, [None], "fp32")
 
 

@@ -29,7 +29,7 @@ from metaphase.core import fast_paths
 from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
-from metaphase.core.kernels.operations import add_rows, plain_layer_norm, product
+from metaphase.core.kernels.operations import add_rows, layer_norm, plain_layer_norm, product
 from metaphase.core.kernels.precision import precision_on_cuda
 
 _COMPARED = 32  # sequences on which a kernel is compared with its twin
@@ -78,6 +78,20 @@ def plain_layers(
         else:
             h_RxBLxD = plain_attention(h_RxBLxD, first, second, third, shape)
     return h_RxBLxD
+
+
+def read_out(h_RxIxD: Tensor, weight_RxDxO: Tensor) -> Tensor:
+    """The product of norm(h) with a weight: R x I x O."""
+    if _may_fuse(h_RxIxD.device):
+        fused = _fused_read_out(h_RxIxD, weight_RxDxO)
+        if fused is not None:
+            return fused
+    return product(layer_norm(h_RxIxD), weight_RxDxO)
+
+
+def plain_read_out(h_RxIxD: Tensor, weight_RxDxO: Tensor) -> Tensor:
+    """The definition of `read_out`."""
+    return product(plain_layer_norm(h_RxIxD), weight_RxDxO)
 
 
 def attention(
@@ -216,6 +230,21 @@ def _fused_layers(h: Tensor, blocks: Sequence[Block]) -> Tensor | None:
 
     rows = max((shape.tokens for shape in shapes if shape is not None), default=100) * _COMPARED
     return fast_paths.attempt(name, fused, twin, (h, *weights), rows)
+
+
+def _fused_read_out(h: Tensor, weight: Tensor) -> Tensor | None:
+    """What the kernels compute; None where they don't run."""
+    precision = precision_on_cuda()
+    name = fast_paths.named(fast_paths.READ_OUT, precision, D=h.shape[2], O=weight.shape[2])
+
+    def fused(h: Tensor, weight: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import layers as kernel
+
+        if not kernel.supports(h, [], precision):
+            return None
+        return kernel.fused_read_out(h, weight, precision, twin=Twin(name, plain_read_out))
+
+    return fast_paths.attempt(name, fused, plain_read_out, (h, weight), 100 * _COMPARED)
 
 
 def plain_attention(

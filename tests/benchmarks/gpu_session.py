@@ -228,8 +228,8 @@ def lstm(size: Size) -> None:
 
 def tests(size: Size) -> None:
     """The tests of what runs on a GPU."""
-    files = ["tests/core/kernels/test_cuda.py", "tests/core/training/test_trainer.py",
-             "tests/core/test_rng.py", "tests/core/tasks", "tests/core/architectures"]  # fmt: skip
+    files = ["tests/core/kernels", "tests/core/training/test_trainer.py", "tests/core/test_rng.py",
+             "tests/core/tasks", "tests/core/architectures"]  # fmt: skip
     options = ["-q", "-p", "no:cacheprovider"]
     files = ["tests/core/test_devices.py", "-k", "cpu"] if size.toy else files
     subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=True)

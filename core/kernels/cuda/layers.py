@@ -13,7 +13,7 @@ HK = D and M = 4 D, a layer moves 40 forward and 65 backward:
 Kept for the backward pass are operands of products, 10 of those numbers a token and layer: normed
 tokens twice, queries, keys, values and their mix, and hidden units. Weights are cast once.
 
-The plain twin is `core.architectures.blocks.plain_layers`.
+The plain twins are `core.architectures.blocks.plain_layers` and `plain_read_out`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ _OPERANDS = {"bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float3
 
 def supports(h: Tensor, shapes: Sequence[AttentionShape | None], precision: Precision) -> bool:
     """Return whether `fused_layers` fits on the chip and is worth it."""
-    device = h.device
-    if limits(device).capability < FIRST_CAPABILITY or h.shape[2] > rows.MAX_WIDTH:
+    if limits(h.device).capability < FIRST_CAPABILITY or h.shape[2] > rows.MAX_WIDTH:
         return False
     attentions = [shape for shape in shapes if shape is not None]
     return precision in ("bf16", "tf32") and all(
-        mixing.supports(device, shape, precision) for shape in attentions
+        mixing.supports(h.device, shape, precision) for shape in attentions
     )
 
 
@@ -142,4 +141,42 @@ def fused_layers(
         twin: what computes the gradients if a kernel can't; None: its error is raised.
     """
     result: Tensor = _Layers.apply(h.float(), tuple(shapes), precision, twin, *weights)
+    return result
+
+
+class _ReadOut(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, precision: Precision, twin: Twin | None
+    ) -> Tensor:
+        dtype = _OPERANDS[precision]
+        _, normed, inverse = rows.norm(h.contiguous(), None, dtype)
+        operand = weight.to(dtype)
+        ctx.save_for_backward(h, weight, normed, inverse, operand)
+        ctx.precision, ctx.twin = precision, twin
+        return product(normed, operand)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        [d_y] = grads
+        h, weight, normed, inverse, operand = ctx.saved_tensors
+        try:
+            grad = d_y.to(normed.dtype)
+            d_normed = product(grad, operand.mT)
+            d_h, _ = rows.norm_backward(d_normed, normed, inverse, None, operand=False)
+            results: tuple[Tensor, ...] = (d_h, product(normed.mT, grad).float())
+        except Exception as error:
+            if ctx.twin is None:
+                raise
+            bf16 = ctx.precision == "bf16"
+            results = ctx.twin.gradients((h, weight), d_y, bf16, error)
+        return *results, None, None
+
+
+def fused_read_out(
+    h: Tensor, weight: Tensor, precision: Precision = "bf16", twin: Twin | None = None
+) -> Tensor:
+    """Compute `core.architectures.blocks.plain_read_out`, in the type of the product's operands;
+    arguments as in `fused_layers`."""
+    result: Tensor = _ReadOut.apply(h.float(), weight, precision, twin)
     return result

@@ -45,7 +45,7 @@ def test_a_step_is_that_of_the_twin(step, decay):
     assert adam.adam(*ours, **more).tolist() == [True] * 4
     optimizer.plain_adam(*twins, **more)
     for a, b in zip(ours, twins, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert torch.equal(ours[0][2], start[0][2])  # which isn't alive; its moments go on
     assert not torch.equal(ours[1][2], start[1][2])
 
@@ -91,7 +91,7 @@ def test_it_is_used_where_it_is_on(pretended, monkeypatch):
     ours = buffers()
     assert optimizer.adam(*ours, **settings()).tolist() == [True] * 4
     assert calls == [(4 * 2,)]
-    torch.testing.assert_close(ours[0], plain[0], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours[0], plain[0], rtol=1e-5, atol=1e-6)
 
 
 def test_who_judges_it_changes_nothing(pretended):
@@ -101,8 +101,8 @@ def test_who_judges_it_changes_nothing(pretended):
         optimizer.adam(*ours, **settings())
     [(name, fast, twin)] = asked
     assert name == "fused Adam fp32"
-    torch.testing.assert_close(fast, twin, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(fast, torch.stack(ours[:3]), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(fast, twin, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast, torch.stack(ours[:3]), rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours[0], start[0])
 
 

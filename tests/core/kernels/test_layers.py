@@ -62,6 +62,18 @@ def test_fused_layers_are_their_twin(kinds, L, H, K, D, M, R, B, rotary, precisi
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_fused_read_out_is_its_twin(precision):
+    h, weight = others.replicas((2, 30, 12), (2, 12, 7))
+
+    def fused(h, weight):
+        y = layers.fused_read_out(h, weight, precision)
+        assert y.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        return y.float()
+
+    others.compare(fused, blocks.plain_read_out, [h, weight], precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_replicas_are_the_same_among_others(precision):
     shapes = [AttentionShape(20, 1, 8), None]
     R, D, M = 2, 16, 32
@@ -202,6 +214,21 @@ def test_a_block_of_fewer_outputs_is_left_to_others(monkeypatch):
     assert error(y, plain) < TOLERANCE["bf16"]
 
 
+def test_a_read_out_is_fused_where_that_is_on_and_may_fail(monkeypatch):
+    h, weight = (t.detach() for t in others.replicas((2, 30, 12), (2, 12, 7)))
+    plain = blocks.plain_read_out(h, weight)
+    used(monkeypatch, "fused read-out D=12 O=7 bf16")
+    assert blocks.read_out(h, weight).dtype == torch.bfloat16
+    assert 0 < error(blocks.read_out(h, weight), plain) < TOLERANCE["bf16"]
+    leaves = [t.requires_grad_() for t in (h, weight)]
+    y = blocks.read_out(*leaves)
+    monkeypatch.setattr(rows, "_norm_backward", Failing())
+    ours = torch.autograd.grad(y.float().square().sum(), leaves)
+    theirs = torch.autograd.grad(blocks.plain_read_out(*leaves).square().sum(), leaves)
+    assert all(error(a, b) < 2 * TOLERANCE["bf16"] for a, b in zip(ours, theirs, strict=True))
+    assert "fused read-out D=12 O=7 bf16" in fast_paths.said()
+
+
 class Failing:
     def __getitem__(self, grid):
         def launch(*args, **kwargs):
@@ -210,6 +237,7 @@ class Failing:
         return launch
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="tf32 is exact in the interpreter")
 @pytest.mark.parametrize(
     ("module", "kernel"),
     [
@@ -284,7 +312,9 @@ def test_a_pack_trains_as_its_cells_alone_and_as_without_kernels(precision, monk
 
         monkeypatch.setattr(module, name, noted)
     together = trained(cells)
-    assert launched == ["norm_backward", "mix_backward", "norm_backward", "adam"] * 2
+    assert (
+        launched == ["norm_backward", "norm_backward", "mix_backward", "norm_backward", "adam"] * 2
+    )
     assert torch.equal(trained(cells[1:])[0], together[1])
     assert fast_paths.said() == ""
     moved = (plain - PackTrainer(cells).stacks[0].theta_RxP).norm()

@@ -24,6 +24,7 @@ REAL = {
     "fused_attention": attention.fused_attention,
     "fused_mlp": mlp.fused_mlp,
     "fused_layers": layers.fused_layers,
+    "fused_read_out": layers.fused_read_out,
     "adam": adam.adam,
     "project": projection.project,
 }
@@ -52,6 +53,8 @@ def pretended(monkeypatch):
         return blocks.plain_layers(h, shapes, *weights)
 
     monkeypatch.setattr(layers, "fused_layers", fused_layers)
+    read_out = lambda h, weight, *rest, twin: blocks.plain_read_out(h, weight)  # noqa: E731
+    monkeypatch.setattr(layers, "fused_read_out", read_out)
     monkeypatch.setattr(adam, "adam", optimizer.plain_adam)
 
     def project(images, index, task, **settings):
@@ -77,9 +80,9 @@ def test_what_is_right_and_faster_is_used(monkeypatch):
     assert not findings.poisoned
     assert findings.error == ""
     names = [proof.name for proof in findings.proofs]
-    # Attention, MLPs, layers (MLPs, as attention reads each second token), Adam, projections,
-    # captured steps.
-    assert len(names) == len(set(names)) == 2 + 2 + 2 + 1 + 1 + 1
+    # Attention, MLPs, layers (MLPs, as attention reads each second token), read-outs, Adam,
+    # projections, captured steps.
+    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 1 + 1
     for proof in findings.proofs:
         if not proof.name.startswith(fast_paths.PROJECTION):
             assert proof.why == "", proof
@@ -158,6 +161,7 @@ def test_the_kernels_themselves_are_right(monkeypatch):
         (attention, "fused_attention"),
         (mlp, "fused_mlp"),
         (layers, "fused_layers"),
+        (layers, "fused_read_out"),
         (adam, "adam"),
         (projection, "project"),
     ):

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows
+from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows, scan
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
@@ -214,6 +214,16 @@ def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
     yield f"adam{', decays' * decays} fp32", launches(adam, ("_adam",), call)
 
 
+def scans() -> Iterator[tuple[str, Iterator]]:
+    a, w = torch.zeros(2, 4 * 32, 3, 16), torch.zeros(2, 4 * 32, 32)
+
+    def call():
+        context = _Context()
+        scan._Scan.backward(context, scan._Scan.forward(context, a, w, None))
+
+    yield "scan fp32", launches(scan, ("_cell", "_cell_backward"), call)
+
+
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
@@ -225,6 +235,7 @@ def everything() -> Iterator[tuple[str, Iterator]]:
             yield from attentions(width, paper, precision)
     yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
     yield from attentions(64, _ROTARY, "bf16")
+    yield from scans()
     for decays in (False, True):
         yield from adams(decays)
     for precision in ("bf16", "tf32"):

@@ -9,7 +9,8 @@ instead of the fifty that autograd records, and all steps' weight gradients are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from metaphase.core.kernels.precision import precision_on_cuda
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
 # Zaremba and Sutskever 2015, section 5).
 FORGET_BIAS = 1.0
+_COMPARED = 32  # sequences on which kernels are compared with their twin
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:
@@ -77,45 +79,44 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
         a_RxBxLx4D: what the input adds before the activations (o, i, f halved, then the content g).
         w_RxDx4D: recurrent weights, columns in the same order and halved too.
     """
-    if not cpu.serves(a_RxBxLx4D):
-        return plain_scan(a_RxBxLx4D, w_RxDx4D)
-    h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
-    return h_RxBxLxD
+    if cpu.serves(a_RxBxLx4D):
+        h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
+        return h_RxBxLxD
+    fused = _fused_scan(a_RxBxLx4D, w_RxDx4D) if _may_fuse(a_RxBxLx4D.device) else None
+    return plain_scan(a_RxBxLx4D, w_RxDx4D) if fused is None else fused
 
 
 def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
     """The definition of `scan`."""
+    return _scanned(_Scan.apply, a_RxBxLx4D, w_RxDx4D)
+
+
+def _scanned(
+    steps: Callable[[Tensor, Tensor], Tensor], a_RxBxLx4D: Tensor, w_RxDx4D: Tensor
+) -> Tensor:
+    """What the steps make of R x 4D x L x B and R x 4D x D, in the order of `scan`."""
     wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
     with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
         a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
         w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
-        h_RxLxDxB = _fused_scan(a_Rx4DxLxB, w_Rx4DxD) if _may_fuse(a_Rx4DxLxB.device) else None
-        if h_RxLxDxB is None:
-            h_RxLxDxB = _steps(a_Rx4DxLxB, w_Rx4DxD)
-        return h_RxLxDxB.permute(0, 3, 1, 2)
+        return steps(a_Rx4DxLxB, w_Rx4DxD).permute(0, 3, 1, 2)
 
 
 def _may_fuse(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _steps(a_Rx4DxLxB: Tensor, w_Rx4DxD: Tensor) -> Tensor:
-    """h_RxLxDxB, by PyTorch's operations."""
-    h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
-    return h_RxLxDxB
-
-
-def _fused_scan(a_Rx4DxLxB: Tensor, w_Rx4DxD: Tensor) -> Tensor | None:
+def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
     """What the kernels compute; None where they don't run."""
-    (_, _, L, B), D = a_Rx4DxLxB.shape, w_Rx4DxD.shape[2]
-    name = fast_paths.named(fast_paths.SCAN, precision_on_cuda(), D=D, L=L, B=B)
+    D, precision = w_RxDx4D.shape[1], precision_on_cuda()
+    name = fast_paths.named(fast_paths.SCAN, precision, D=D, L=a_RxBxLx4D.shape[2])
 
-    def fused(a_Rx4DxLxB: Tensor, w_Rx4DxD: Tensor) -> Tensor | None:
+    def fused(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import scan as kernel
 
-        if a_Rx4DxLxB.dtype != torch.float32 or not kernel.supports(a_Rx4DxLxB.device):
+        if not kernel.supports(a_RxBxLx4D):
             return None
-        return kernel.fused_scan(a_Rx4DxLxB, w_Rx4DxD, rescue)
+        return _scanned(partial(kernel.fused_scan, rescue=rescue), a_RxBxLx4D, w_RxDx4D)
 
     def rescue(
         error: Exception, d_h: Tensor, w: Tensor, h: Tensor, cs: Sequence[Tensor], *gates: Tensor
@@ -123,7 +124,7 @@ def _fused_scan(a_Rx4DxLxB: Tensor, w_Rx4DxD: Tensor) -> Tensor | None:
         fast_paths.failed(name, error)
         return _Scan.gradients(d_h, w, h, cs, gates, [c.tanh() for c in cs])
 
-    return fast_paths.attempt(name, fused, _steps, (a_Rx4DxLxB, w_Rx4DxD), 4 * D)
+    return fast_paths.attempt(name, fused, plain_scan, (a_RxBxLx4D, w_RxDx4D), _COMPARED)
 
 
 class _Scan(torch.autograd.Function):

@@ -98,9 +98,10 @@ def _cell_backward(
     tl.store(d_before + r * size + i, grad_c * f, mask=inside)
 
 
-def supports(device: torch.device) -> bool:
-    """Return whether `fused_scan` is for this device."""
-    return limits(device).capability >= FIRST_CAPABILITY
+def supports(a: Tensor) -> bool:
+    """Return whether `fused_scan` is for activations like these."""
+    narrow = a.dtype in (torch.float32, torch.bfloat16)
+    return narrow and limits(a.device).capability >= FIRST_CAPABILITY
 
 
 class _Scan(torch.autograd.Function):

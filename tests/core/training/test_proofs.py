@@ -95,7 +95,7 @@ def test_what_is_slower_is_not_used_and_nothing_is_said(monkeypatch, caplog):
     times = iter([2.0, 1.0] * 100)
     monkeypatch.setattr(proofs, "milliseconds", lambda call, device: next(times))
     told = by_path(found(monkeypatch))
-    for path in (*fast_paths.ON_PROOF, "captured steps"):
+    for path in {*fast_paths.ON_PROOF, fast_paths.CAPTURE} - {fast_paths.SCAN}:
         assert told[path].why.startswith(fast_paths.SLOWER)
         fast_paths.adopt({told[path].name: told[path].why})
         assert not fast_paths.is_on(told[path].name)

@@ -2,25 +2,31 @@
 equations of torch.nn.LSTM), replica-stacked.
 
 `scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`),
+on a GPU by one for each step (`core.kernels.cuda.scan`) where that has been found right and faster,
 elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
 instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metaphase.core import fast_paths
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.operations import add_rows, product
+from metaphase.core.kernels.precision import precision_on_cuda
 
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
 # Zaremba and Sutskever 2015, section 5).
 FORGET_BIAS = 1.0
+_COMPARED = 32  # sequences on which kernels are compared with their twin
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:
@@ -73,20 +79,52 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
         a_RxBxLx4D: what the input adds before the activations (o, i, f halved, then the content g).
         w_RxDx4D: recurrent weights, columns in the same order and halved too.
     """
-    if not cpu.serves(a_RxBxLx4D):
-        return plain_scan(a_RxBxLx4D, w_RxDx4D)
-    h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
-    return h_RxBxLxD
+    if cpu.serves(a_RxBxLx4D):
+        h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
+        return h_RxBxLxD
+    fused = _fused_scan(a_RxBxLx4D, w_RxDx4D) if _may_fuse(a_RxBxLx4D.device) else None
+    return plain_scan(a_RxBxLx4D, w_RxDx4D) if fused is None else fused
 
 
 def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
     """The definition of `scan`."""
+    return _scanned(_Scan.apply, a_RxBxLx4D, w_RxDx4D)
+
+
+def _scanned(
+    steps: Callable[[Tensor, Tensor], Tensor], a_RxBxLx4D: Tensor, w_RxDx4D: Tensor
+) -> Tensor:
+    """What the steps make of R x 4D x L x B and R x 4D x D, in the order of `scan`."""
     wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
     with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
         a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
         w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
-        h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
-        return h_RxLxDxB.permute(0, 3, 1, 2)
+        return steps(a_Rx4DxLxB, w_Rx4DxD).permute(0, 3, 1, 2)
+
+
+def _may_fuse(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
+    """What the kernels compute; None where they don't run."""
+    D, precision = w_RxDx4D.shape[1], precision_on_cuda()
+    name = fast_paths.named(fast_paths.SCAN, precision, D=D, L=a_RxBxLx4D.shape[2])
+
+    def fused(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import scan as kernel
+
+        if not kernel.supports(a_RxBxLx4D):
+            return None
+        return _scanned(partial(kernel.fused_scan, rescue=rescue), a_RxBxLx4D, w_RxDx4D)
+
+    def rescue(
+        error: Exception, d_h: Tensor, w: Tensor, h: Tensor, cs: Sequence[Tensor], *gates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        fast_paths.failed(name, error)
+        return _Scan.gradients(d_h, w, h, cs, gates, [c.tanh() for c in cs])
+
+    return fast_paths.attempt(name, fused, plain_scan, (a_RxBxLx4D, w_RxDx4D), _COMPARED)
 
 
 class _Scan(torch.autograd.Function):
@@ -119,8 +157,22 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads_of_h: Tensor) -> tuple[Tensor, Tensor]:
         [grad_RxLxDxB] = grads_of_h
         w_Rx4DxD, h_RxLxDxB, *kept = ctx.saved_tensors
+        L = h_RxLxDxB.shape[1]
+        times = kept[:L], kept[L : 2 * L], kept[2 * L :]
+        return _Scan.gradients(grad_RxLxDxB, w_Rx4DxD, h_RxLxDxB, *times)
+
+    @staticmethod
+    def gradients(
+        grad_RxLxDxB: Tensor,
+        w_Rx4DxD: Tensor,
+        h_RxLxDxB: Tensor,
+        cs: Sequence[Tensor],
+        gates: Sequence[Tensor],
+        tanhs: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Those by a and w, from the cell states, gates (R x 4 x D x B) and tanh(c) of all
+        times."""
         R, L, D = h_RxLxDxB.shape[:3]
-        cs, gates, tanhs = kept[:L], kept[L : 2 * L], kept[2 * L :]
         w_RxDx4D = w_Rx4DxD.transpose(1, 2)
         grad_h = grad_c = torch.zeros_like(cs[0])
         grads: list[Tensor] = []  # of a, by time, from the last

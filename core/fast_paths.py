@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 CPU = "CPU kernels"
 ATTENTION, MLP, PROJECTION = "fused attention", "fused MLP", "fused projections"
+LAYERS, READ_OUT, ADAM = "fused layers", "fused read-out", "fused Adam"
 CAPTURE = "captured steps"
 # These run only where they have been found right, and faster than their twins, on the shapes at
 # hand (`core.training.proofs`), where METAPHASE_FUSED=1 asks for them, and never where it is 0.
-ON_PROOF = (ATTENTION, MLP)
+ON_PROOF = (ATTENTION, MLP, LAYERS, READ_OUT, ADAM)
 SLOWER = "slower than its twin"  # begins the reason why a path that is right isn't used
 
 _off: dict[str, str] = {}
@@ -130,8 +131,20 @@ def attempt(
     Raises:
         Exception: the device's memory is full, which is no fault of the path.
     """
+    ask(Asked(name, fast, twin, tensors, rows))
+    return used(name, fast, tensors)
+
+
+def ask(asked: Asked) -> None:
+    """Shows a path to whoever judges it (`judged_by`)."""
     if _judge is not None:
-        _judge(Asked(name, fast, twin, tensors, rows))
+        _judge(asked)
+
+
+def used(
+    name: str, fast: Callable[..., Tensor | None], tensors: Sequence[Tensor] = ()
+) -> Tensor | None:
+    """What `attempt` returns, of a path that nobody judges here."""
     if not is_on(name):
         return None
     try:
@@ -170,5 +183,5 @@ class Twin(NamedTuple):
 
 def _path(name: str) -> str:
     """What a path computes, whatever the shape."""
-    paths = (CPU, ATTENTION, MLP, PROJECTION, CAPTURE)
+    paths = (CPU, *ON_PROOF, PROJECTION, CAPTURE)
     return next((path for path in paths if name.startswith(path)), name)

@@ -5,8 +5,9 @@ stream, layer norm included.
 float32, `attention` and `mlp` run kernels of our own (`core.kernels.cpu`): at the shapes of small
 cells (sequences of 16 to 200, keys of 2 to 64) PyTorch spends its time on calls, moves and padding,
 and the order of its sums depends on the pack and the CPU. On a GPU, narrow models have kernels that
-keep a sequence on the chip (`core.kernels.cuda`), which run where they have been found right and
-faster on the shapes at hand (`core.training.proofs`).
+keep a sequence on the chip, and wider ones a function of all blocks that moves each number once
+(`core.kernels.cuda.layers`); these run where they have been found right and faster on the shapes at
+hand (`core.training.proofs`).
 
 Axes beside the usual ones: BL tokens of all sequences of a replica, M hidden units, Q tokens whose
 outputs are computed.
@@ -15,7 +16,10 @@ outputs are computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +29,69 @@ from metaphase.core import fast_paths
 from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
-from metaphase.core.kernels.operations import add_rows, plain_layer_norm, product
+from metaphase.core.kernels.operations import add_rows, layer_norm, plain_layer_norm, product
 from metaphase.core.kernels.precision import precision_on_cuda
 
 _COMPARED = 32  # sequences on which a kernel is compared with its twin
+_NARROW = 64  # widths at which whole blocks may fit on a GPU's chip
 _MOST_SEQUENCES = 2**16 - 1  # of one call: fused attention on CUDA has a grid's y axis for them
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the residual stream.
+
+    Attributes:
+        weights: of attention those of queries, of keys and values, and of the output; of an MLP
+            those of its hidden units, their bias, and those of the output.
+        shape: attention's; None: it is an MLP.
+    """
+
+    weights: tuple[Tensor, Tensor, Tensor]
+    shape: AttentionShape | None = None
+
+
+def layers(h_RxBLxD: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """What the blocks make of h, one after the other."""
+    if _may_fuse(h_RxBLxD.device) and not _all_on_chip(h_RxBLxD, blocks):
+        # Those whose outputs are computed at all tokens.
+        whole = list(takewhile(lambda b: b.shape is None or b.shape.stride == 1, blocks))
+        fused = _fused_layers(h_RxBLxD, whole)
+        if fused is not None:
+            h_RxBLxD, blocks = fused, blocks[len(whole) :]
+    for block in blocks:
+        if block.shape is None:
+            h_RxBLxD = mlp(h_RxBLxD, *block.weights)
+        else:
+            h_RxBLxD = attention(h_RxBLxD, *block.weights, block.shape)
+    return h_RxBLxD
+
+
+def plain_layers(
+    h_RxBLxD: Tensor, shapes: Sequence[AttentionShape | None], *weights: Tensor
+) -> Tensor:
+    """What `layers` computes of blocks of these shapes, three weights each."""
+    for i, shape in enumerate(shapes):
+        first, second, third = weights[3 * i : 3 * i + 3]
+        if shape is None:
+            h_RxBLxD = plain_mlp(h_RxBLxD, first, second, third)
+        else:
+            h_RxBLxD = plain_attention(h_RxBLxD, first, second, third, shape)
+    return h_RxBLxD
+
+
+def read_out(h_RxIxD: Tensor, weight_RxDxO: Tensor) -> Tensor:
+    """The product of norm(h) with a weight: R x I x O."""
+    if _may_fuse(h_RxIxD.device):
+        fused = _fused_read_out(h_RxIxD, weight_RxDxO)
+        if fused is not None:
+            return fused
+    return product(layer_norm(h_RxIxD), weight_RxDxO)
+
+
+def plain_read_out(h_RxIxD: Tensor, weight_RxDxO: Tensor) -> Tensor:
+    """The definition of `read_out`."""
+    return product(plain_layer_norm(h_RxIxD), weight_RxDxO)
 
 
 def attention(
@@ -60,6 +122,8 @@ def mlp(h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tens
     weights = (up_RxDxM, bias_Rx1xM, down_RxMxD)
     if _may_fuse(h_RxBLxD.device):
         fused = _fused_mlp(h_RxBLxD, *weights)
+        if fused is None:
+            fused = _fused_layers(h_RxBLxD, [Block(weights)])
         if fused is not None:
             return fused
     function = cpu.MLP.apply if cpu.serves(h_RxBLxD) else plain_mlp
@@ -77,6 +141,19 @@ def attention_path(shape: AttentionShape, D: int, precision: str) -> str:
 def mlp_path(D: int, M: int, precision: str) -> str:
     """The name (`core.fast_paths`) of the fused MLP on a shape."""
     return fast_paths.named(fast_paths.MLP, precision, D=D, M=M)
+
+
+def layers_path(shapes: Sequence[AttentionShape | None], D: int, M: int, precision: str) -> str:
+    """The name (`core.fast_paths`) of fused layers: 4xAM is four times attention and an MLP, of M
+    hidden units."""
+    kinds = "".join("M" if shape is None else "A" for shape in shapes)
+    ends = range(1, len(kinds) + 1)
+    unit = next(kinds[:end] for end in ends if kinds[:end] * (len(kinds) // end) == kinds)
+    sizes: dict[str, object] = {"D": D, "M": M, "blocks": f"{len(kinds) // len(unit)}x{unit}"}
+    for shape in dict.fromkeys(shape for shape in shapes if shape is not None):
+        sizes |= {"L": shape.tokens, "H": shape.heads, "K": shape.key_size}
+        sizes["rotary"] = int(shape.rotary)
+    return fast_paths.named(fast_paths.LAYERS, precision, **sizes)
 
 
 def _may_fuse(device: torch.device) -> bool:
@@ -116,6 +193,58 @@ def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | No
         return kernel.fused_mlp(h, up, bias, down, precision, twin=Twin(name, plain_mlp))
 
     return fast_paths.attempt(name, fused, plain_mlp, (h, up, bias, down), 100 * _COMPARED)
+
+
+def _all_on_chip(h: Tensor, blocks: Sequence[Block]) -> bool:
+    """Whether each block has a kernel of its own, which is used."""
+    D, precision = h.shape[2], precision_on_cuda()
+    return D <= _NARROW and all(
+        fast_paths.is_on(
+            mlp_path(D, block.weights[0].shape[2], precision)
+            if block.shape is None
+            else attention_path(block.shape, D, precision)
+        )
+        for block in blocks
+    )
+
+
+def _fused_layers(h: Tensor, blocks: Sequence[Block]) -> Tensor | None:
+    """What the blocks make of h in one function; None where it doesn't run."""
+    if not blocks:
+        return None
+    precision = precision_on_cuda()
+    shapes = [block.shape for block in blocks]
+    weights = [weight for block in blocks for weight in block.weights]
+    units = max((b.weights[0].shape[2] for b in blocks if b.shape is None), default=0)
+    name = layers_path(shapes, h.shape[2], units, precision)
+
+    def twin(h: Tensor, *weights: Tensor) -> Tensor:
+        return plain_layers(h, shapes, *weights)
+
+    def fused(h: Tensor, *weights: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import layers as kernel
+
+        if not kernel.supports(h, shapes, precision):
+            return None
+        return kernel.fused_layers(h, shapes, weights, precision, twin=Twin(name, twin))
+
+    rows = max((shape.tokens for shape in shapes if shape is not None), default=100) * _COMPARED
+    return fast_paths.attempt(name, fused, twin, (h, *weights), rows)
+
+
+def _fused_read_out(h: Tensor, weight: Tensor) -> Tensor | None:
+    """What the kernels compute; None where they don't run."""
+    precision = precision_on_cuda()
+    name = fast_paths.named(fast_paths.READ_OUT, precision, D=h.shape[2], O=weight.shape[2])
+
+    def fused(h: Tensor, weight: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import layers as kernel
+
+        if not kernel.supports(h, [], precision):
+            return None
+        return kernel.fused_read_out(h, weight, precision, twin=Twin(name, plain_read_out))
+
+    return fast_paths.attempt(name, fused, plain_read_out, (h, weight), 100 * _COMPARED)
 
 
 def plain_attention(

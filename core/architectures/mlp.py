@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from metaphase.core.architectures.blocks import mlp
+from metaphase.core.architectures.blocks import Block, layers
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
 
@@ -30,9 +30,10 @@ def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> T
     """Outputs at positions 0, stride, 2 stride ...; see `core.architectures.Architecture`."""
     h_RxBxTxD = h_RxBxLxD[:, :, ::stride]
     h_RxBTxD = h_RxBxTxD.flatten(1, 2)
-    for i in range(cell.num_layers):
-        h_RxBTxD = mlp(h_RxBTxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
-    return h_RxBTxD.view(h_RxBxTxD.shape)
+    blocks = [
+        Block((p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])) for i in range(cell.num_layers)
+    ]
+    return layers(h_RxBTxD, blocks).view(h_RxBxTxD.shape)
 
 
 def state_size(cell: Cell) -> int:

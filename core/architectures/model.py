@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metaphase.core.architectures import ARCHITECTURES
+from metaphase.core.architectures.blocks import read_out
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
-from metaphase.core.kernels.operations import layer_norm, product
+from metaphase.core.kernels.operations import product
 from metaphase.core.tasks import Classes
 from metaphase.core.tasks.targets import embeddable
 
@@ -84,8 +85,7 @@ def predict(
     if look is not None:
         look(h_RxBxLxD, stride)
     h_RxBxTxD = architecture.layers.apply(p, h_RxBxLxD, cell, stride)
-    h_RxBTxD = layer_norm(h_RxBxTxD).view(R, B * T, D)
-    return product(h_RxBTxD, p["head"]).view(R, B, T, N)
+    return read_out(h_RxBxTxD.reshape(R, B * T, D), p["head"]).view(R, B, T, N)
 
 
 def _tokens(

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from metaphase.core.architectures.blocks import attention, mlp
+from metaphase.core.architectures.blocks import Block, layers
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
 from metaphase.core.kernels.attention_shape import AttentionShape
@@ -44,12 +44,13 @@ def apply(p: dict[str, Tensor], h_RxBxLxD: Tensor, cell: Cell, stride: int) -> T
         h_RxBxLxD = add_rows(h_RxBxLxD.reshape(R, B, L * D), positions)
     h_RxBLxD = h_RxBxLxD.reshape(R, B * L, D)
     rotary = cell.position_encoding == "rotary"
+    blocks = []
     for i in range(cell.num_layers):
         read = stride if i == cell.num_layers - 1 else 1
         shape = AttentionShape(L, cell.num_heads, cell.key_size, read, rotary)
-        h_RxBLxD = attention(h_RxBLxD, p[f"{i}.q"], p[f"{i}.kv"], p[f"{i}.out"], shape)
-        h_RxBLxD = mlp(h_RxBLxD, p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])
-    return h_RxBLxD.view(R, B, -1, D)
+        blocks.append(Block((p[f"{i}.q"], p[f"{i}.kv"], p[f"{i}.out"]), shape))
+        blocks.append(Block((p[f"{i}.up"], p[f"{i}.up_bias"], p[f"{i}.down"])))
+    return layers(h_RxBLxD, blocks).view(R, B, -1, D)
 
 
 def state_size(cell: Cell) -> int:

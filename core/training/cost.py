@@ -129,22 +129,60 @@ def _forward_bytes(cells: Sequence[Cell]) -> int:
     return len(cells) * (round(block) + logits)
 
 
-def bytes_per_step(cell: Cell) -> float:
-    """Device memory traffic of one step of one replica on a GPU, by plain PyTorch: each operation
-    reads its operands and writes its result. Counted by hand for a Transformer, where it is within
-    15% of `tests.benchmarks.bytes`; other architectures are taken to move as much for a number that
-    their backward pass needs. Blocks that keep a sequence on the chip move less.
+_LONGEST, _WIDEST_KEY, _NARROW = 128, 64, 64  # of `core.kernels.cuda`
 
-    A layer has a residual stream and its norms, float32, and their casts in bf16; what is wider, in
-    the precision of the products, is written and read 6 to 7 times, with its gradient.
+
+def bytes_per_step(cell: Cell, kernels: bool = True) -> float:
+    """Device memory traffic of one step of one replica on a GPU: each operation reads its operands
+    and writes its result. Counted by hand for a Transformer, and for MLPs by themselves on our
+    kernels, where it is within 15% of `tests.benchmarks.bytes`; other architectures are taken to
+    move as much for a number that their backward pass needs.
+
+    Args:
+        kernels: whether layers and Adam run our own kernels where these serve the cell's shapes, as
+            on GPUs on which they have been found right and faster; else all is plain PyTorch.
     """
     B, T, L, D = cell.batch_size, cell.sequence_length, cell.num_tokens, cell.model_size
-    number, half = _number_bytes(cell), cell.precision == "bf16"
-    stream = cell.num_layers * L * D
-    wide = max(0, ARCHITECTURES[cell.architecture].layers.activations(cell) - 4 * stream)
-    layers = 6.5 * number * wide + stream * (14 * number + 80 + 36 * half)
+    number = _number_bytes(cell)
+    fused = _fused_bytes(cell) if kernels else None
+    layers = cell.num_layers * (_plain_bytes(cell) if fused is None else fused)
     # Before and after the layers: embeddings and positions, the last norm, logits and their loss.
-    ends = L * D * (8 * number + 60) + T * (2 * number * cell.input_size)
+    context = ARCHITECTURES[cell.architecture].has_context
+    ends = L * D * (8 * number + 60 if context else 80 - 10 * number)
+    ends += T * (2 * number * cell.input_size)
     ends += T * cell.problem.target.outputs * (6 * number + 40)
-    optimizer = 170 * num_parameters(cell)  # Adam's operations, one by one, and its test of numbers
+    # Adam's operations, one by one, and its test of numbers; or all at once, and casts beside.
+    optimizer = (50 if kernels else 170) * num_parameters(cell)
     return float(B * (layers + ends) + optimizer)
+
+
+def _plain_bytes(cell: Cell) -> float:
+    """What a layer moves of a sequence by plain PyTorch: a residual stream and its norms, float32,
+    and their casts in bf16; what is wider, in the precision of the products, is written and read 6
+    to 7 times, with its gradient."""
+    number, half, stream = _number_bytes(cell), cell.precision == "bf16", cell.num_tokens
+    stream *= cell.model_size
+    kept = ARCHITECTURES[cell.architecture].layers.activations(cell) / cell.num_layers
+    return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + 36 * half)
+
+
+def _fused_bytes(cell: Cell) -> float | None:
+    """What a layer moves of a sequence by our kernels: of a narrow model five times its residual
+    stream, for each block, and the sums of its weights' gradients, which programs write; of a wider
+    one the operands of products, thrice, with norms, mixing and ReLU between them
+    (`core.kernels.cuda.layers`). None: they don't serve the cell."""
+    number, half, L, D = (
+        _number_bytes(cell), cell.precision == "bf16", cell.num_tokens, cell.model_size,
+    )  # fmt: skip
+    attends = cell.architecture == "transformer"
+    if cell.architecture not in ("transformer", "mlp") or cell.precision == "fp32":
+        return None
+    if attends and (cell.token_format != "shifted" or L > _LONGEST or cell.key_size > _WIDEST_KEY):
+        return None
+    HK, M = cell.num_heads * cell.key_size, cell.mlp_units
+    if D <= _NARROW and (half or not attends or D <= _NARROW // 2):
+        programs = 128 / cell.batch_size  # a sequence
+        own = 2 * D * M + 4 * D * HK * attends
+        return (1 + attends) * 5 * 4 * L * D + 2 * 4 * programs * own
+    block = number * D * (10 + half) + 4 * 4 * D  # a norm, and the sides of products of width D
+    return L * ((1 + attends) * block + number * (11 * M + 23 * HK * attends))

@@ -6,12 +6,17 @@ With it go warm-up and schedules of the rate, decoupled weight decay, and clippi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from metaphase.core import fast_paths
 from metaphase.core.architectures.parameters import Spec, buffer_size, views
 from metaphase.core.cell import Cell
+from metaphase.core.fast_paths import Asked
 from metaphase.core.kernels import cpu
 
 
@@ -97,17 +102,51 @@ def adam(
     Returns:
         finite_R, bool: whether all of a replica's weights and moments are finite.
     """
-    function = cpu.adam if cpu.serves(theta_RxP) else plain_adam
-    return function(
-        *(theta_RxP, moment1_RxP, moment2_RxP, grad_RxP),
-        step=step,
-        betas=betas,
-        rate_R=rate_R,
-        rate_P=rate_P,
-        epsilon_R=epsilon_R,
-        alive_R=alive_R,
-        decay_R=decay_R,
-    )
+    buffers = (theta_RxP, moment1_RxP, moment2_RxP, grad_RxP)
+    settings: dict[str, Any] = {
+        "step": step,
+        "betas": betas,
+        "rate_R": rate_R,
+        "rate_P": rate_P,
+        "epsilon_R": epsilon_R,
+        "alive_R": alive_R,
+        "decay_R": decay_R,
+    }
+    if cpu.serves(theta_RxP):
+        return cpu.adam(*buffers, **settings)
+    finite_R = _fused_adam(buffers, settings) if _may_fuse(theta_RxP.device) else None
+    return plain_adam(*buffers, **settings) if finite_R is None else finite_R
+
+
+def _may_fuse(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _fused_adam(buffers: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor | None:
+    """What the kernel returns; None where it doesn't run."""
+    name = fast_paths.named(fast_paths.ADAM, "fp32")
+
+    def fused(*buffers: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import adam as kernel
+
+        if not kernel.supports(buffers[0].device):
+            return None
+        return kernel.adam(*buffers, **settings)
+
+    def changed(step: Callable[..., Tensor | None]) -> Tensor:
+        """What a step makes of weights and moments like these."""
+        copies = [buffer.clone() for buffer in buffers]
+        step(*copies)
+        return torch.stack(copies[:3])
+
+    def tried() -> Tensor | None:
+        from metaphase.core.kernels.cuda import adam as kernel
+
+        return changed(fused) if kernel.supports(buffers[0].device) else None
+
+    plain = partial(plain_adam, **settings)
+    fast_paths.ask(Asked(name, tried, partial(changed, plain), (), 0))
+    return fast_paths.used(name, fused, buffers)
 
 
 def plain_adam(

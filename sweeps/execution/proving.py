@@ -26,7 +26,7 @@ from metaphase.sweeps.execution.software import installed
 
 SECONDS = 900.0  # that a process may take: kernels are compiled
 TRIES = 4  # processes, each of which may be poisoned by what it tries
-ALL = (fast_paths.ATTENTION, fast_paths.MLP, fast_paths.PROJECTION, fast_paths.CAPTURE)
+ALL = (*fast_paths.ON_PROOF, fast_paths.PROJECTION, fast_paths.CAPTURE)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
 
 Needs no GPU: tensors have a device, `meta`, and no numbers, so that the code takes the ways it
 takes on a GPU. Every operation counts what it reads and writes, views count nothing, and an
-operation that PyTorch runs as one kernel is one. Autocast is imitated as CUDA has it, and attention
+operation that PyTorch runs as one kernel is one; so is each of our own, of which --fused counts the
+launches, instead of launching them. Autocast is imitated as CUDA has it, and attention
 is the fused one that CUDA chooses. What a kernel reads twice, or finds in a cache, isn't known
 here. The inputs of the sequences are there before.
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -31,11 +34,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metaphase.core import fast_paths
-from metaphase.core.architectures import blocks, linear_attention, transformer
-from metaphase.core.architectures import mlp as no_context
+from metaphase.core.architectures import blocks
 from metaphase.core.cell import Cell
 from metaphase.core.tasks.sequences import Batch
-from metaphase.core.training import cost
+from metaphase.core.training import cost, optimizer
 from metaphase.core.training.stack import Stack
 from tests.benchmarks.throughput import PAPER
 
@@ -171,23 +173,55 @@ def _attention(
     return ops._scaled_dot_product_efficient_attention(q, k, v, attn_mask, True, 0.0, is_causal)[0]
 
 
-class _Fused(torch.autograd.Function):
-    """A kernel that moves its operands and results, and what they have gradients of, once."""
+class _Launches:
+    """A kernel that counts the tensors that it is given, instead of running. It reads or writes
+    each once, those of its parameters that `changed` names both."""
 
-    @staticmethod
-    def forward(ctx: Any, counter: Counted, name: str, rows: int, *tensors: Tensor) -> Tensor:
-        h = tensors[0]
-        y = h.new_empty(len(h), rows, h.shape[2])
-        counter.add(f"{name}, forward", [*tensors, y])
-        ctx.save_for_backward(*tensors)
-        ctx.counter, ctx.name = counter, name
-        return y
+    def __init__(self, counter: Counted, name: str, kernel: Any, changed: Sequence[str]) -> None:
+        self._counter, self._name, self._changed = counter, name, changed
+        self._parameters = kernel.arg_names
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        results = [torch.empty_like(t) for t in ctx.saved_tensors]
-        ctx.counter.add(f"{ctx.name}, backward", [*ctx.saved_tensors, *grads, *results])
-        return (None, None, None, *results)
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            moved = []
+            for name, value in [*zip(self._parameters, args, strict=False), *kwargs.items()]:
+                if isinstance(value, Tensor):
+                    moved += [value] * (1 + (name in self._changed))
+            self._counter.add(self._name, moved)
+
+        return launch
+
+
+def _kernels() -> list[tuple[ModuleType, dict[str, tuple[str, ...]]]]:
+    """The modules of kernels that a step launches, with what each of these changes in place."""
+    from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, rows
+
+    whole = {"_forward": (), "_backward": ()}
+    norms = {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}
+    mixes = {"_mix": (), "_mix_backward": ()}
+    step = {"_adam": ("theta", "moment1", "moment2")}
+    return [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes), (adam, step)]
+
+
+@contextlib.contextmanager
+def launching(cell: Cell, counter: Counted) -> Iterator[None]:
+    """Inside, our own kernels are used as where they have been found right and faster."""
+    with contextlib.ExitStack() as stack:
+        patch = lambda *a: stack.enter_context(mock.patch.object(*a))  # noqa: E731
+        stack.enter_context(mock.patch.dict(os.environ, METAPHASE_FUSED="1"))
+        patch(fast_paths, "_off", {})
+        patch(blocks, "_may_fuse", lambda device: True)
+        patch(optimizer, "_may_fuse", lambda device: True)
+        patch(blocks, "precision_on_cuda", lambda: cell.precision)
+        for module, kernels in _kernels():
+            patch(module, "check_on_device", lambda *tensors: None)
+            for name, changed in kernels.items():
+                label = module.__name__.rpartition(".")[2] + name
+                kernel = getattr(module, name)
+                patch(module, name, _Launches(counter, label, kernel, changed))
+        yield
+        if fast_paths.said():
+            raise RuntimeError(fast_paths.said())
 
 
 @dataclass
@@ -208,20 +242,10 @@ class Step:
 def pretending(cell: Cell, counter: Counted, fused: bool) -> Iterator[None]:
     """Inside, `meta` is computed on as CUDA is."""
     ways = CudasWays()
-
-    def attention(h, q, kv, out, shape):
-        rows = h.shape[1] // shape.tokens * -(-shape.tokens // shape.stride)
-        return _Fused.apply(counter, fast_paths.ATTENTION, rows, h.float(), q, kv, out)
-
-    def mlp(h, *weights):
-        return _Fused.apply(counter, fast_paths.MLP, h.shape[1], h.float(), *weights)
-
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "autocast", ways.autocast))
-        if fused and cell.model_size <= 64:
-            for module in (transformer, linear_attention, no_context):
-                stack.enter_context(mock.patch.object(module, "mlp", mlp))
-            stack.enter_context(mock.patch.object(transformer, "attention", attention))
+        if fused:
+            stack.enter_context(launching(cell, counter))
         stack.enter_context(ways)
         yield
     blocks._mask_QxL.cache_clear()
@@ -267,7 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             architecture=arguments.architecture,
         )
         step = count(cell, arguments.replicas, arguments.fused)
-        by_cost, held = cost.bytes_per_step(cell), step.counter.peak / step.replicas
+        by_cost = cost.bytes_per_step(cell, kernels=arguments.fused)
+        held = step.counter.peak / step.replicas
         print(
             f"{width:>6} {step.moved / 1e9:>9.2f} {by_cost / 1e9:>9.2f} {held / 1e9:>9.2f} "
             f"{sum(step.counter.calls.values()):>11}",

@@ -96,7 +96,7 @@ def steps(size: Size, precision: str = "bf16") -> None:
         for replicas in sorted({size.replicas, planned}):
             step, drawing = ours(replicas_of(cell, replicas), size.device, size.timer)
             rates.append(replicas / step)
-            moved = cost.bytes_per_step(cell) * replicas / step
+            moved = cost.bytes_per_step(cell, kernels=False) * replicas / step
             done = cost.flops_per_step(cell) * replicas / step
             print(
                 f"width {width:>4} {precision} R {replicas:>3}: {1e3 * step / replicas:9.3f} ms a "
@@ -130,8 +130,9 @@ def profile(size: Size) -> None:
 
 
 def fused(size: Size) -> None:
-    """The kernels that keep a sequence on the chip, on and off."""
-    for width in [w for w in size.widths if w <= 64]:
+    """The kernels that run on proof, on and off: of whole blocks up to width 64, of all layers
+    beyond."""
+    for width in size.widths:
         for asked in ("0", "1"):
             with mock.patch.dict(os.environ, METAPHASE_FUSED=asked):
                 step, _ = ours(
@@ -227,8 +228,8 @@ def lstm(size: Size) -> None:
 
 def tests(size: Size) -> None:
     """The tests of what runs on a GPU."""
-    files = ["tests/core/kernels/test_cuda.py", "tests/core/training/test_trainer.py",
-             "tests/core/test_rng.py", "tests/core/tasks", "tests/core/architectures"]  # fmt: skip
+    files = ["tests/core/kernels", "tests/core/training/test_trainer.py", "tests/core/test_rng.py",
+             "tests/core/tasks", "tests/core/architectures"]  # fmt: skip
     options = ["-q", "-p", "no:cacheprovider"]
     files = ["tests/core/test_devices.py", "-k", "cpu"] if size.toy else files
     subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=True)

@@ -1,6 +1,6 @@
 """The Triton kernels: are they right, how fast, and with which constants fastest. Needs a GPU.
 
-    python -m tests.benchmarks.kernels                        # widths 2 ... 64, batches 64 and 512
+    python -m tests.benchmarks.kernels                        # widths 2 ... 512, batches 64 and 512
     python -m tests.benchmarks.kernels --widths 16 --batches 512 --only attention
 
 Every kernel is first compared with its plain twin in float64 on fresh random inputs, its outputs
@@ -240,10 +240,12 @@ def attention_blocks(
 def mlp_blocks(
     width: int, batch: int, R: int, precision: str, rate: float, bandwidth: float, device
 ) -> Iterator[Row]:
-    from metaphase.core.kernels.cuda.mlp import Tiles, fused_mlp
+    from metaphase.core.kernels.cuda.mlp import Tiles, fused_mlp, supports
 
     M = MLP_RATIO * width
     h = torch.randn(R, batch * T, width, device=device).requires_grad_()
+    if not supports(h, precision):
+        return
     up, down = parameters(R, device, (width, M), (M, width))
     bias = (0.1 * torch.randn(R, 1, M, device=device)).requires_grad_()
     choices = [
@@ -265,14 +267,43 @@ def mlp_blocks(
     )
 
 
+def layers_blocks(
+    width: int, batch: int, R: int, precision: str, rate: float, bandwidth: float, device
+) -> Iterator[Row]:
+    """Attention and MLP as one function, which has no constants to choose from."""
+    from metaphase.core.kernels.cuda.layers import fused_layers, supports
+
+    shapes, HK, M = [AttentionShape(T, HEADS, KEY_SIZE), None], HEADS * KEY_SIZE, MLP_RATIO * width
+    h = torch.randn(R, batch * T, width, device=device).requires_grad_()
+    if not supports(h, shapes, precision):
+        return
+    sizes = ((width, HK), (width, 2 * HK), (HK, width), (width, M), (1, M), (M, width))
+    weights = parameters(R, device, *sizes)
+    tokens, number = R * batch * T, 2 if precision == "bf16" else 4
+    flops = 3 * tokens * (2 * width * (4 * HK + 2 * M) + 2 * T * HK)
+    moved = tokens * (number * (22 * width + 23 * HK + 11 * M) + 32 * width)
+    yield block(
+        f"layers, width {width}, batch {batch} x {R}",
+        lambda h, *rest: fused_layers(h, shapes, rest[:-1], precision),
+        lambda h, *weights: blocks.plain_layers(h, shapes, *weights),
+        [h, *weights],
+        ["no constants"],
+        precision,
+        1e3 * max(flops / rate, moved / bandwidth),
+    )
+
+
+BLOCKS = {"attention": attention_blocks, "mlp": mlp_blocks, "layers": layers_blocks}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints all times, then the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--widths", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
+    parser.add_argument("--widths", type=int, nargs="*", default=[2**k for k in range(1, 10)])
     parser.add_argument("--batches", type=int, nargs="*", default=[64, 512])
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--precision", choices=("bf16", "tf32"), default="bf16")
-    parser.add_argument("--only", choices=("projection", "attention", "mlp"))
+    parser.add_argument("--only", choices=("projection", *BLOCKS))
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("the kernels run on CUDA devices; none is here, so nothing was timed")
@@ -290,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.only in (None, "projection"):
             rows += projections(batch, precision, *limits, device)
         for width in arguments.widths:
-            for name, measure in (("attention", attention_blocks), ("mlp", mlp_blocks)):
+            for name, measure in BLOCKS.items():
                 if arguments.only in (None, name):
                     rows += measure(width, batch, arguments.replicas, precision, *limits, device)
                     torch.cuda.empty_cache()

@@ -296,8 +296,7 @@ def together(cells: Sequence[Cell], streams: int, device: torch.device, timer: T
 def print_limits(cells: Sequence[Cell], rate: float, bandwidth: float) -> None:
     """A row a width: what a step and replica can't be faster than, by operations and by bytes.
 
-    Bytes are those of blocks that write what their backward pass needs; ours that keep a sequence
-    on the chip (core.kernels) move fewer.
+    Bytes are those of our kernels where they serve a cell (`core.training.cost.bytes_per_step`).
     """
     print("{:>6} {:>12} {:>12} {:>10} {:>10} {:>14}".format(
         "width", "operations", "bytes", "ms by ops", "by bytes", "Figure 2, hours"

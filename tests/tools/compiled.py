@@ -29,14 +29,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import attention, mlp, projection
+from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
 # Of a program, at most (CUDA C++ programming guide, "Technical Specifications per Compute
 # Capability"): 64, 163, 99, 227, 227 and 99 KB.
 SHARED_BYTES = {75: 65_536, 80: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
+_ROTARY = AttentionShape(128, 2, 64, 1, True)
 _OPTIONS = ("num_warps", "num_stages")
 
 
@@ -160,6 +167,52 @@ def mlps(D: int, M: int, precision: mlp.Precision) -> Iterator[tuple[str, Iterat
     yield f"mlp D {D} M {M} {precision}", launches(mlp, ("_forward", "_backward"), call)
 
 
+def norms(D: int, precision: str) -> Iterator[tuple[str, Iterator]]:
+    h, dtype = torch.zeros(2, 300, D), torch.bfloat16 if precision == "bf16" else torch.float32
+
+    def call():
+        half = h.to(dtype)
+        for delta, d_sums, operand in ((None, None, False), (half, h, True)):
+            _, normed, inverse = rows.norm(h, delta, dtype)
+            rows.norm_backward(half, normed, inverse, d_sums, operand)
+
+    yield f"norm D {D} {precision}", launches(rows, ("_norm", "_norm_backward"), call)
+
+
+def activations(M: int, precision: str) -> Iterator[tuple[str, Iterator]]:
+    units = torch.zeros(2, 300, M, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    def call():
+        rows.activate_backward(units, rows.activate(units, torch.zeros(2, 1, M)))
+
+    yield f"units M {M} {precision}", launches(rows, ("_activate", "_activate_backward"), call)
+
+
+def mixes(shape: AttentionShape, precision: attention.Precision) -> Iterator[tuple[str, Iterator]]:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    qkv = torch.zeros(2, 3 * shape.tokens, 3 * shape.heads * shape.key_size, dtype=dtype)
+    if not mixing.supports(torch.device("cuda"), shape, precision):
+        return
+
+    def call():
+        mixing.mix_backward(mixing.mix(qkv, shape, precision), qkv, shape, precision)
+
+    name = f"mix L {shape.tokens} K {shape.key_size} {precision}"
+    yield name, launches(mixing, ("_mix", "_mix_backward"), call)
+
+
+def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
+    buffers, one = torch.zeros(4, 2, 4096), torch.zeros(2)
+
+    def call():
+        adam.adam(
+            *buffers, step=torch.tensor(0), betas=(0.9, 0.999), rate_R=one, rate_P=buffers[0, 0],
+            epsilon_R=one, alive_R=one == 0.0, decay_R=one if decays else None,
+        )  # fmt: skip
+
+    yield f"adam{', decays' * decays} fp32", launches(adam, ("_adam",), call)
+
+
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
@@ -170,10 +223,17 @@ def everything() -> Iterator[tuple[str, Iterator]]:
         for width in (16, 32, 64):  # of a tile: narrower models are padded to 16
             yield from attentions(width, paper, precision)
     yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
-    yield from attentions(64, AttentionShape(128, 2, 64, 1, True), "bf16")
+    yield from attentions(64, _ROTARY, "bf16")
+    for decays in (False, True):
+        yield from adams(decays)
     for precision in ("bf16", "tf32"):
         for width in (16, 32, 64):
             yield from mlps(width, 4 * width, precision)
+        for width in (16, 128, 256, 512):
+            yield from norms(width, precision)
+        yield from activations(1024, precision)
+        for shape in (paper, *(AttentionShape(64, 2, K) for K in (32, 64)), _ROTARY):
+            yield from mixes(shape, precision)
 
 
 def main(argv: list[str]) -> int:
@@ -189,7 +249,7 @@ def main(argv: list[str]) -> int:
     for gpu in arguments.gpus:
         has = Limits(gpu, SHARED_BYTES[gpu])
         with ExitStack() as stack:
-            for module in (attention, mlp, projection):
+            for module in (attention, mixing, mlp, projection):
                 stack.enter_context(mock.patch.object(module, "limits", return_value=has))
             if not projection.supports(torch.device("cuda")):
                 print(json.dumps({"gpu": gpu, "kernel": "none: plain PyTorch"}), flush=True)

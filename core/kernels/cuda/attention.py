@@ -97,7 +97,7 @@ class Tiles:
 
 
 @triton.jit
-def _rotated(
+def rotated(
     t, rotation, s, k, L, K, SIGN: tl.constexpr, PRECISION: tl.constexpr
 ):  # fmt: skip
     """Compute `core.architectures.blocks._rotate` of rows at the positions s; SIGN -1 rotates back.
@@ -164,8 +164,8 @@ def _forward_block(
         )
         query, key = dot(normed_m, w_q, PRECISION), dot(normed_n, w_k, PRECISION)
         if ROTARY:
-            query = _rotated(query, rotation, m, k, L, K, 1.0, PRECISION)
-            key = _rotated(key, rotation, n, k, L, K, 1.0, PRECISION)
+            query = rotated(query, rotation, m, k, L, K, 1.0, PRECISION)
+            key = rotated(key, rotation, n, k, L, K, 1.0, PRECISION)
         value = operand(dot(normed_n, w_v, PRECISION), PRECISION)
         scores = dot(query * scale, tl.trans(operand(key, PRECISION)), PRECISION)
         scores = tl.where(seen, scores, float("-inf"))
@@ -241,8 +241,8 @@ def _backward(
             )
             query, key = dot(normed, w_q, PRECISION), dot(normed, w_k, PRECISION)
             if ROTARY:
-                query = _rotated(query, rotation, s, k, L, K, 1.0, PRECISION)
-                key = _rotated(key, rotation, s, k, L, K, 1.0, PRECISION)
+                query = rotated(query, rotation, s, k, L, K, 1.0, PRECISION)
+                key = rotated(key, rotation, s, k, L, K, 1.0, PRECISION)
             query, key = operand(query * scale, PRECISION), operand(key, PRECISION)
             value = operand(dot(normed, w_v, PRECISION), PRECISION)
             scores = tl.where(seen, dot(query, tl.trans(key), PRECISION), float("-inf"))
@@ -269,8 +269,8 @@ def _backward(
             d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
             d_key = dot(tl.trans(d_scores), query, PRECISION) * _LN_2
             if ROTARY:
-                d_query = _rotated(d_query, rotation, s, k, L, K, -1.0, PRECISION)
-                d_key = _rotated(d_key, rotation, s, k, L, K, -1.0, PRECISION)
+                d_query = rotated(d_query, rotation, s, k, L, K, -1.0, PRECISION)
+                d_key = rotated(d_key, rotation, s, k, L, K, -1.0, PRECISION)
             d_query, d_key = operand(d_query, PRECISION), operand(d_key, PRECISION)
             d_normed += dot(d_query, tl.trans(w_q), PRECISION)
             d_normed += dot(d_key, tl.trans(w_k), PRECISION)

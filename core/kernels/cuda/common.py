@@ -22,10 +22,12 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def _bf16(x):
+def bf16(x):
+    """Round to bf16, to the nearest."""
     if INTERPRETED and x.dtype == tl.float32:  # the interpreter cuts, GPUs round to the nearest
         bits = x.to(tl.uint32, bitcast=True)
-        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000  # what is cut is 0
+        x = bits.to(tl.float32, bitcast=True)
     return x.to(tl.bfloat16)
 
 
@@ -34,7 +36,7 @@ def dot(a, b, PRECISION: tl.constexpr):
     """Compute the matrix product of a and b, summed in float32; PRECISION is one of the values of
     DOTS."""
     if PRECISION == "bf16":
-        a, b = _bf16(a), _bf16(b)
+        a, b = bf16(a), bf16(b)
         if INTERPRETED:  # the interpreter's products take bf16 for integers
             a, b = a.to(tl.float32), b.to(tl.float32)
         return tl.dot(a, b)
@@ -46,7 +48,15 @@ def dot(a, b, PRECISION: tl.constexpr):
 def operand(x, PRECISION: tl.constexpr):
     """Return the form in which a value that several products take is kept: in bf16 it takes half
     the registers."""
-    return _bf16(x) if PRECISION == "bf16" else x
+    return bf16(x) if PRECISION == "bf16" else x
+
+
+@triton.jit
+def store(at, value, inside):
+    """Store numbers in the type of what they are stored to, rounded to the nearest."""
+    if at.dtype.element_ty == tl.bfloat16:
+        value = bf16(value)
+    tl.store(at, value, mask=inside)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from metaphase.core.tasks import projected_images
 
 pytest.importorskip("triton")
 
-from metaphase.core.kernels.cuda import attention, common, mlp, projection
+from metaphase.core.kernels.cuda import attention, common, layers, mixing, mlp, projection
 from metaphase.core.kernels.cuda.projection import Tiles, image_table, project
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,11 +160,11 @@ def compare(fused, plain, tensors, precision):
     rounded = [t.detach().clone().requires_grad_() for t in tensors]
     with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
         theirs = values_and_gradients(plain, rounded, grad)
-    for name, a, b, c in zip(["y", "h", "1", "2", "3"], ours, expected, theirs, strict=False):
+    for number, (a, b, c) in enumerate(zip(ours, expected, theirs, strict=True)):
         bound = 1.3 * error(c, b) + 1e-2 if precision == "bf16" else 25 * TOLERANCE[precision]
         assert a.dtype == torch.float32
         # Where the shapes are ill-conditioned (a layer norm of two numbers), the twin errs too.
-        assert error(a, b) < max(bound, 2 * error(c, b)), (name, error(a, b), error(c, b))
+        assert error(a, b) < max(bound, 2 * error(c, b)), (number, error(a, b), error(c, b))
     again = values_and_gradients(fused, tensors, grad)
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
 
@@ -255,6 +255,7 @@ def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
     ("arguments", "count"),
     [
         (("table X 784 T 100 bf16", "mlp D 16", "--gpus", "90"), 5),
+        (("units M 1024 bf16", "mix L 64 K 32 bf16", "--gpus", "80"), 4),
         pytest.param(("--gpus", "75"), 1, id="none before sm_80"),
         pytest.param(("--gpus", "90"), None, marks=pytest.mark.slow),
         pytest.param(("--gpus", "80", "89", "100", "120"), None, marks=pytest.mark.slow),
@@ -272,24 +273,25 @@ def test_the_kernels_compile_and_fit(arguments, count):
         if "registers" in line:
             # Spilled a little, a loop of thousands of instructions doesn't notice.
             assert line["LDL"] + line["STL"] < 1000, line
-            assert line["HGMMA"] + line["HMMA"] > 0 or "fp32" in line["kernel"], line
+            plain = "fp32" in line["kernel"] or line["kernel"].startswith(("norm", "units"))
+            assert line["HGMMA"] + line["HMMA"] > 0 or plain, line
 
 
 @pytest.mark.parametrize(
-    ("capability", "shared", "attention_tf32", "mlp_tf32", "bf16"),
+    ("capability", "shared", "attention_tf32", "mlp_tf32", "bf16", "layers_tf32"),
     [
-        (75, 65_536, False, False, False),
-        (80, 166_912, False, True, True),
-        (89, 101_376, False, False, True),
-        (90, 232_448, True, True, True),
-        (120, 101_376, False, False, True),
+        (75, 65_536, False, False, False, False),
+        (80, 166_912, False, True, True, False),
+        (89, 101_376, False, False, True, False),
+        (90, 232_448, True, True, True, True),
+        (120, 101_376, False, False, True, False),
     ],
 )
 def test_the_devices_shared_memory_is_looked_up(
-    monkeypatch, capability, shared, attention_tf32, mlp_tf32, bf16
+    monkeypatch, capability, shared, attention_tf32, mlp_tf32, bf16, layers_tf32
 ):
     has = common.Limits(capability, shared)
-    for module in (attention, mlp, projection):
+    for module in (attention, layers, mixing, mlp, projection):
         monkeypatch.setattr(module, "limits", lambda device: has)
     shape, narrow, wide = AttentionShape(100, 8, 32), torch.zeros(1, 1, 16), torch.zeros(1, 1, 64)
     assert attention.supports(narrow, shape, "tf32") == attention_tf32
@@ -297,6 +299,10 @@ def test_the_devices_shared_memory_is_looked_up(
     assert attention.supports(narrow, shape, "bf16") == mlp.supports(wide, "bf16") == bf16
     assert projection.supports(torch.device("cuda")) == bf16
     assert not attention.supports(narrow, shape, "fp32")
+    assert layers.supports(wide, [shape, None], "tf32") == layers_tf32
+    assert layers.supports(wide, [shape, None], "bf16") == bf16
+    assert layers.supports(wide, [None, AttentionShape(64, 8, 32)], "tf32") == bf16
+    assert not layers.supports(wide, [None], "fp32")
 
 
 def test_the_blocks_run_the_fused_kernels_where_these_are_switched_on(monkeypatch):

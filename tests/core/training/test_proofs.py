@@ -8,12 +8,12 @@ import torch
 from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks
 from metaphase.core.tasks import projected_inputs
-from metaphase.core.training import captured, proofs
+from metaphase.core.training import captured, optimizer, proofs
 from tests.conftest import DEVICES, small_cell
 
 pytest.importorskip("triton")
 
-from metaphase.core.kernels.cuda import attention, mlp, projection
+from metaphase.core.kernels.cuda import adam, attention, layers, mlp, projection
 
 pytestmark = pytest.mark.skipif("cuda" in DEVICES, reason="a GPU is pretended")
 CELLS = [
@@ -23,6 +23,9 @@ CPU = torch.device("cpu")
 REAL = {
     "fused_attention": attention.fused_attention,
     "fused_mlp": mlp.fused_mlp,
+    "fused_layers": layers.fused_layers,
+    "fused_read_out": layers.fused_read_out,
+    "adam": adam.adam,
     "project": projection.project,
 }
 
@@ -39,9 +42,20 @@ def pretended(monkeypatch):
     monkeypatch.setattr(projected_inputs, "projection_kernel", lambda device: projection)
     monkeypatch.setattr(attention, "supports", lambda *arguments: True)
     monkeypatch.setattr(mlp, "supports", lambda *arguments: True)
+    monkeypatch.setattr(layers, "supports", lambda *arguments: True)
+    monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(optimizer.cpu, "serves", lambda t: False)
     fused_attention = lambda *t, twin: blocks.plain_attention(*t[:5])  # noqa: E731
     monkeypatch.setattr(attention, "fused_attention", fused_attention)
     monkeypatch.setattr(mlp, "fused_mlp", lambda *t, twin: blocks.plain_mlp(*t[:4]))
+
+    def fused_layers(h, shapes, weights, precision, twin):
+        return blocks.plain_layers(h, shapes, *weights)
+
+    monkeypatch.setattr(layers, "fused_layers", fused_layers)
+    read_out = lambda h, weight, *rest, twin: blocks.plain_read_out(h, weight)  # noqa: E731
+    monkeypatch.setattr(layers, "fused_read_out", read_out)
+    monkeypatch.setattr(adam, "adam", optimizer.plain_adam)
 
     def project(images, index, task, **settings):
         return torch.zeros(*index.shape, settings["size"])
@@ -56,8 +70,9 @@ def found(monkeypatch, cells=CELLS[:1]):
 
 
 def by_path(findings):
-    return {proof.name.partition(" L=")[0].partition(" D=")[0].partition(" X=")[0]: proof
-            for proof in findings.proofs}  # fmt: skip
+    paths = (*fast_paths.ON_PROOF, fast_paths.PROJECTION, fast_paths.CAPTURE)
+    return {path: proof for proof in findings.proofs
+            for path in paths if proof.name.startswith(path)}  # fmt: skip
 
 
 def test_what_is_right_and_faster_is_used(monkeypatch):
@@ -65,7 +80,9 @@ def test_what_is_right_and_faster_is_used(monkeypatch):
     assert not findings.poisoned
     assert findings.error == ""
     names = [proof.name for proof in findings.proofs]
-    assert len(names) == len(set(names)) == 2 + 2 + 1 + 1  # attention, MLPs, projections, capture
+    # Attention, MLPs, layers (MLPs, as attention reads each second token), read-outs, Adam,
+    # projections, captured steps.
+    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 1 + 1
     for proof in findings.proofs:
         if not proof.name.startswith(fast_paths.PROJECTION):
             assert proof.why == "", proof
@@ -78,7 +95,7 @@ def test_what_is_slower_is_not_used_and_nothing_is_said(monkeypatch, caplog):
     times = iter([2.0, 1.0] * 100)
     monkeypatch.setattr(proofs, "milliseconds", lambda call, device: next(times))
     told = by_path(found(monkeypatch))
-    for path in ("fused attention", "fused MLP", "captured steps"):
+    for path in (*fast_paths.ON_PROOF, "captured steps"):
         assert told[path].why.startswith(fast_paths.SLOWER)
         fast_paths.adopt({told[path].name: told[path].why})
         assert not fast_paths.is_on(told[path].name)
@@ -113,6 +130,18 @@ def test_what_is_wrong_is_not_used(monkeypatch, result, gradient):
     assert told["captured steps"].why == ""
 
 
+def test_a_wrong_step_of_adam_is_not_used(monkeypatch):
+    def step(theta, *rest, **settings):
+        finite = optimizer.plain_adam(theta, *rest, **settings)
+        theta.mul_(1.001)
+        return finite
+
+    monkeypatch.setattr(adam, "adam", step)
+    told = by_path(found(monkeypatch))
+    assert told["fused Adam"].why.startswith("it is off by ")
+    assert told["fused layers"].why == ""
+
+
 def test_what_cant_be_built_is_not_used(monkeypatch):
     def failing(*arguments, **settings):
         raise RuntimeError("Failed to find C compiler")
@@ -131,6 +160,9 @@ def test_the_kernels_themselves_are_right(monkeypatch):
     for module, name in (
         (attention, "fused_attention"),
         (mlp, "fused_mlp"),
+        (layers, "fused_layers"),
+        (layers, "fused_read_out"),
+        (adam, "adam"),
         (projection, "project"),
     ):
         monkeypatch.setattr(module, name, REAL[name])
@@ -203,6 +235,7 @@ def test_a_cell_that_cant_be_trained_is_no_fault_of_the_device(monkeypatch, erro
     others = {proof.name for proof in proofs.prove(CELLS[1:], CPU, "data").proofs}
     monkeypatch.setattr(proofs.PackTrainer, "train", train)
     monkeypatch.setattr(fast_paths, "_off", {})
+    monkeypatch.setattr(fast_paths, "_proven", set())
     findings = proofs.prove(CELLS, CPU, "data")
     assert not findings.poisoned
     assert findings.error == ""

@@ -1,7 +1,9 @@
 """A stack of LSTM layers (Hochreiter and Schmidhuber 1997; forget gates: Gers et al. 2000; the
 equations of torch.nn.LSTM), replica-stacked.
 
-`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`),
+`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`);
+on a GPU, where the layer is narrow and it has been found right and faster
+(`core.training.proofs`), by one that keeps the states on the chip (`core.kernels.cuda.lstm`);
 elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
 instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
@@ -13,14 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metaphase.core import fast_paths
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
+from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.operations import add_rows, product
+from metaphase.core.kernels.precision import precision_on_cuda
 
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
 # Zaremba and Sutskever 2015, section 5).
 FORGET_BIAS = 1.0
+
+_COMPARED = 32  # sequences on which the kernel is compared with its twin
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:
@@ -73,10 +80,38 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
         a_RxBxLx4D: what the input adds before the activations (o, i, f halved, then the content g).
         w_RxDx4D: recurrent weights, columns in the same order and halved too.
     """
+    if _may_fuse(a_RxBxLx4D.device):
+        fused = _fused_scan(a_RxBxLx4D, w_RxDx4D)
+        if fused is not None:
+            return fused
     if not cpu.serves(a_RxBxLx4D):
         return plain_scan(a_RxBxLx4D, w_RxDx4D)
     h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
     return h_RxBxLxD
+
+
+def scan_path(L: int, D: int, precision: str) -> str:
+    """The name (`core.fast_paths`) of the fused scan on a shape."""
+    return fast_paths.named(fast_paths.SCAN, precision, L=L, D=D)
+
+
+def _may_fuse(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _fused_scan(a: Tensor, w: Tensor) -> Tensor | None:
+    """What the kernel computes; None where it doesn't run."""
+    precision = precision_on_cuda()
+    name = scan_path(a.shape[2], w.shape[1], precision)
+
+    def fused(a: Tensor, w: Tensor) -> Tensor | None:
+        from metaphase.core.kernels.cuda import lstm as kernel
+
+        if not kernel.supports(a, precision):
+            return None
+        return kernel.fused_scan(a, w, precision, twin=Twin(name, plain_scan))
+
+    return fast_paths.attempt(name, fused, plain_scan, (a, w), _COMPARED)
 
 
 def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metaphase.core import fast_paths
-from metaphase.core.architectures import blocks
+from metaphase.core.architectures import blocks, lstm
 from metaphase.core.cell import Cell
 from metaphase.core.tasks.sequences import Batch
 from metaphase.core.training import cost, optimizer
@@ -195,12 +195,14 @@ class _Launches:
 def _kernels() -> list[tuple[ModuleType, dict[str, tuple[str, ...]]]]:
     """The modules of kernels that a step launches, with what each of these changes in place."""
     from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, rows
+    from metaphase.core.kernels.cuda import lstm as scan
 
     whole = {"_forward": (), "_backward": ()}
     norms = {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}
     mixes = {"_mix": (), "_mix_backward": ()}
     step = {"_adam": ("theta", "moment1", "moment2")}
-    return [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes), (adam, step)]
+    blockwise = [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes)]
+    return [*blockwise, (scan, whole), (adam, step)]
 
 
 @contextlib.contextmanager
@@ -210,9 +212,10 @@ def launching(cell: Cell, counter: Counted) -> Iterator[None]:
         patch = lambda *a: stack.enter_context(mock.patch.object(*a))  # noqa: E731
         stack.enter_context(mock.patch.dict(os.environ, METAPHASE_FUSED="1"))
         patch(fast_paths, "_off", {})
-        patch(blocks, "_may_fuse", lambda device: True)
         patch(optimizer, "_may_fuse", lambda device: True)
-        patch(blocks, "precision_on_cuda", lambda: cell.precision)
+        for architecture in (blocks, lstm):
+            patch(architecture, "_may_fuse", lambda device: True)
+            patch(architecture, "precision_on_cuda", lambda: cell.precision)
         for module, kernels in _kernels():
             patch(module, "check_on_device", lambda *tensors: None)
             for name, changed in kernels.items():

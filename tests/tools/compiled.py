@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows
+from metaphase.core.kernels.cuda import adam, attention, lstm, mixing, mlp, projection, rows
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
@@ -213,6 +213,19 @@ def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
     yield f"adam{', decays' * decays} fp32", launches(adam, ("_adam",), call)
 
 
+def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
+    a, w = torch.zeros(2, 3, 100, 4 * D), torch.zeros(2, D, 4 * D)
+    if not lstm.supports(a, precision):
+        return
+
+    def call():
+        context = _Context()
+        h = lstm._Scan.forward(context, a, w, precision, lstm.tiles_for(D), None)
+        lstm._Scan.backward(context, h)
+
+    yield f"lstm D {D} {precision}", launches(lstm, ("_forward", "_backward"), call)
+
+
 def everything() -> Iterator[tuple[str, Iterator]]:
     """What the presets' cells launch."""
     yield from projections(784, 100, "bf16")
@@ -231,6 +244,8 @@ def everything() -> Iterator[tuple[str, Iterator]]:
             yield from mlps(width, 4 * width, precision)
         for width in (16, 128, 256, 512):
             yield from norms(width, precision)
+        for width in (16, 32, 64, 128, 256):
+            yield from scans(width, precision)
         yield from activations(1024, precision)
         for shape in (paper, *(AttentionShape(64, 2, K) for K in (32, 64)), _ROTARY):
             yield from mixes(shape, precision)
@@ -249,7 +264,7 @@ def main(argv: list[str]) -> int:
     for gpu in arguments.gpus:
         has = Limits(gpu, SHARED_BYTES[gpu])
         with ExitStack() as stack:
-            for module in (attention, mixing, mlp, projection):
+            for module in (attention, lstm, mixing, mlp, projection):
                 stack.enter_context(mock.patch.object(module, "limits", return_value=has))
             if not projection.supports(torch.device("cuda")):
                 print(json.dumps({"gpu": gpu, "kernel": "none: plain PyTorch"}), flush=True)

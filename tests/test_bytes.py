@@ -100,10 +100,11 @@ def test_other_cells_are_counted_too(settings):
     assert counting.count(small_cell(**settings)).moved > 0
 
 
-def test_an_evaluation_stands_beside_a_captured_step():
-    cell = paper(64, "bf16", eval_sequences=1024)
+@pytest.mark.parametrize(("width", "fused"), [(64, False), (128, True)])
+def test_an_evaluation_stands_beside_a_captured_step(width, fused):
+    cell = paper(width, "bf16", eval_sequences=1024)
     counter = counting.Counted()
-    with counting.pretending(cell, counter, fused=False), torch.no_grad():
+    with counting.pretending(cell, counter, fused), torch.no_grad():
         stack = counting.Stack([cell], counting.META)
         shape = cell.batch_size, cell.sequence_length
         x = torch.empty(1, *shape, cell.input_size, dtype=torch.bfloat16, device="meta")

@@ -43,6 +43,8 @@ _TYPES = {
     torch.int32: "*i32",
     torch.bool: "*i1",
 }
+TENSOR_COLUMNS = 512  # of tensor memory that a program may take on sm_100
+MATRIX_UNITS = ("HMMA", "HGMMA", "UTCHMMA")  # instructions for them, up to sm_89, on 90, on 100
 _ROTARY = AttentionShape(128, 2, 64, 1, True)
 _OPTIONS = ("num_warps", "num_stages")
 
@@ -104,10 +106,9 @@ def compiled(kernel: Any, args: tuple, kwargs: dict[str, Any], gpu: int = 90) ->
             )
         )
     registers, stack = (int(n) for n in re.findall(r"(?:REG|STACK):(\d+)", usage)[:2])
-    count = {
-        name: len(re.findall(rf"\b{name}\b", code)) for name in ("HGMMA", "HMMA", "LDL", "STL")
-    }
-    return {"registers": registers, "stack": stack, "shared": made.metadata.shared, **count}
+    count = {name: len(re.findall(rf"\b{name}\b", code)) for name in (*MATRIX_UNITS, "LDL", "STL")}
+    takes = {"registers": registers, "stack": stack, "shared": made.metadata.shared}
+    return takes | {"columns": getattr(made.metadata, "tmem_size", 0)} | count
 
 
 class _Context:
@@ -275,7 +276,7 @@ def main(argv: list[str]) -> int:
                 for kernel, args, kwargs in recorded:
                     line = {"gpu": gpu, "kernel": f"{name}: {kernel.__name__}"}
                     line |= compiled(kernel, args, kwargs, gpu)
-                    fits = line["shared"] <= SHARED_BYTES[gpu]
+                    fits = line["shared"] <= SHARED_BYTES[gpu] and line["columns"] <= TENSOR_COLUMNS
                     unfit += not fits
                     line |= {"of": SHARED_BYTES[gpu], "fits": fits}
                     print(json.dumps(line), flush=True)

@@ -44,7 +44,8 @@ def supports(h: Tensor, shapes: Sequence[AttentionShape | None], precision: Prec
 
 
 class _Layers(torch.autograd.Function):
-    """Of each block the operands of its products are kept, in the order in which it makes them."""
+    """Of each block the operands of its products are kept, in the order in which it makes them, if
+    there will be a backward pass."""
 
     @staticmethod
     def forward(
@@ -53,6 +54,7 @@ class _Layers(torch.autograd.Function):
         shapes: Sequence[AttentionShape | None],
         precision: Precision,
         twin: Twin | None,
+        keeps: bool,
         *weights: Tensor,
     ) -> Tensor:
         ctx.shapes, ctx.precision, ctx.twin = shapes, precision, twin
@@ -72,7 +74,8 @@ class _Layers(torch.autograd.Function):
                 qkv = product(normed, into)
                 middle = [mixing.mix(qkv, shape, precision), qkv]
             delta = product(middle[0], last)
-            kept += [normed, inverse, into, last, *middle]
+            if keeps:
+                kept += [normed, inverse, into, last, *middle]
         ctx.save_for_backward(*kept)
         return sums if delta is None else sums + delta
 
@@ -88,7 +91,7 @@ class _Layers(torch.autograd.Function):
                 raise
             bf16 = ctx.precision == "bf16"
             d_h, *d_weights = ctx.twin.gradients(tensors, d_y, bf16, error)
-        return d_h, None, None, None, *d_weights
+        return d_h, None, None, None, None, *d_weights
 
     @staticmethod
     def _gradients(ctx: Any, d_y: Tensor, kept: Sequence[Tensor]) -> list[Tensor]:
@@ -140,7 +143,8 @@ def fused_layers(
             sums are float32.
         twin: what computes the gradients if a kernel can't; None: its error is raised.
     """
-    result: Tensor = _Layers.apply(h.float(), tuple(shapes), precision, twin, *weights)
+    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (h, *weights))
+    result: Tensor = _Layers.apply(h.float(), tuple(shapes), precision, twin, keeps, *weights)
     return result
 
 

@@ -77,6 +77,21 @@ def test_our_kernels_move_less(width, precision, at_most, now):
     assert ("rows_norm" in names) == ("mixing_mix_backward" in names) == (width > 64)
 
 
+@pytest.mark.parametrize(("width", "fused", "launches"), [(8, False, 328), (8, True, 22)])
+def test_a_layer_of_an_lstm_is_a_few_launches(width, fused, launches):
+    pytest.importorskip("triton")
+    settings = {"architecture": "lstm", "sequence_length": 10}
+    one, two = (
+        counting.count(paper(width, "tf32", **settings, num_layers=layers), fused=fused)
+        for layers in (1, 2)
+    )
+    assert sum(two.counter.calls.values()) - sum(one.counter.calls.values()) == launches
+    tokens, weights = 512 * 10 * width * 4, width * 4 * width * 4
+    if fused:  # in: what the input adds; out: gates, cell and hidden states; and back
+        assert one.counter.moved["lstm_forward"] == 10 * tokens + weights
+        assert one.counter.moved["lstm_backward"] == 10 * tokens + weights
+
+
 def test_what_a_kernel_changes_in_place_counts_twice():
     pytest.importorskip("triton")
     from metaphase.core.kernels.cuda import adam

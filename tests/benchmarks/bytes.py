@@ -194,15 +194,19 @@ class _Launches:
 
 def _kernels() -> list[tuple[ModuleType, dict[str, tuple[str, ...]]]]:
     """The modules of kernels that a step launches, with what each of these changes in place."""
-    from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, rows
+    from metaphase.core.kernels.cuda import adam, attention, lstm_cell, mixing, mlp, rows
     from metaphase.core.kernels.cuda import lstm as scan
 
-    whole = {"_forward": (), "_backward": ()}
-    norms = {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}
-    mixes = {"_mix": (), "_mix_backward": ()}
-    step = {"_adam": ("theta", "moment1", "moment2")}
-    blockwise = [(attention, whole), (mlp, whole), (rows, norms), (mixing, mixes)]
-    return [*blockwise, (scan, whole), (adam, step)]
+    whole: dict[str, tuple[str, ...]] = {"_forward": (), "_backward": ()}
+    return [
+        (attention, whole),
+        (mlp, whole),
+        (rows, {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}),
+        (mixing, {"_mix": (), "_mix_backward": ()}),
+        (scan, whole),
+        (lstm_cell, {"_step": (), "_step_backward": ("d_cell",)}),
+        (adam, {"_adam": ("theta", "moment1", "moment2")}),
+    ]
 
 
 @contextlib.contextmanager
@@ -217,7 +221,8 @@ def launching(cell: Cell, counter: Counted) -> Iterator[None]:
             patch(architecture, "_may_fuse", lambda device: True)
             patch(architecture, "precision_on_cuda", lambda: cell.precision)
         for module, kernels in _kernels():
-            patch(module, "check_on_device", lambda *tensors: None)
+            if hasattr(module, "check_on_device"):
+                patch(module, "check_on_device", lambda *tensors: None)
             for name, changed in kernels.items():
                 label = module.__name__.rpartition(".")[2] + name
                 kernel = getattr(module, name)

@@ -29,7 +29,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import adam, attention, lstm, mixing, mlp, projection, rows
+from metaphase.core.kernels.cuda import (
+    adam,
+    attention,
+    lstm,
+    lstm_cell,
+    mixing,
+    mlp,
+    projection,
+    rows,
+)
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
@@ -215,7 +224,7 @@ def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
 
 
 def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
-    a, w = torch.zeros(2, 3, 100, 4 * D), torch.zeros(2, D, 4 * D)
+    a, w = torch.zeros(2, 3, 2 if D > lstm.MAX_WIDTH else 100, 4 * D), torch.zeros(2, D, 4 * D)
     if not lstm.supports(a, precision):
         return
 
@@ -224,7 +233,16 @@ def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
         h = lstm._Scan.forward(context, a, w, precision, lstm.tiles_for(D), None)
         lstm._Scan.backward(context, h)
 
-    yield f"lstm D {D} {precision}", launches(lstm, ("_forward", "_backward"), call)
+    if D <= lstm.MAX_WIDTH:
+        yield f"lstm D {D} {precision}", launches(lstm, ("_forward", "_backward"), call)
+        return
+    with (
+        mock.patch.object(lstm, "check_on_device"),
+        mock.patch.object(lstm_cell, "check_on_device", create=True),
+    ):
+        found = launches(lstm_cell, ("_step", "_step_backward"), call)
+    # The first time and one of the others, and back.
+    yield f"lstm D {D} fp32", found
 
 
 def everything() -> Iterator[tuple[str, Iterator]]:
@@ -250,6 +268,7 @@ def everything() -> Iterator[tuple[str, Iterator]]:
         yield from activations(1024, precision)
         for shape in (paper, *(AttentionShape(64, 2, K) for K in (32, 64)), _ROTARY):
             yield from mixes(shape, precision)
+    yield from scans(512, "tf32")
 
 
 def main(argv: list[str]) -> int:

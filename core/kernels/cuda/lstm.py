@@ -1,5 +1,5 @@
-"""An LSTM layer's scan over time in one kernel each way. A block of sequences stays on one
-multiprocessor, its cell states in registers.
+"""An LSTM layer's scan over time, in one kernel each way where the layer is narrow enough. A block
+of sequences then stays on one multiprocessor, its cell states in registers.
 
 Step by step, in PyTorch, a layer of 100 tokens takes some 3,000 launches a training step, most of
 which compute less than a launch costs. Here a program has 16 sequences of a replica, the fewest
@@ -21,7 +21,8 @@ waits for the one before. Beyond D = 64 reading the weights is longer still: at 
 multiprocessor, 256 KB at D = 128 take 2.3 microseconds each time, 1 MB at D = 256 takes 9. One
 replica of 512 sequences has 32 programs, several fill the multiprocessors. None of these times has
 been measured. At widths above 256, each time's product is large by itself, and reading the weights
-for 16 sequences at a time would cost more than it saves.
+for 16 sequences at a time would cost more than it saves: there, the kernels of `lstm_cell` stand
+between the products.
 
 The twin is `core.architectures.lstm.plain_scan`.
 """
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -48,9 +50,17 @@ from metaphase.core.kernels.cuda.common import (
     padded,
     replica_rows,
 )
+from metaphase.core.kernels.cuda.lstm_cell import (
+    advanced,
+    advanced_backward,
+    load_gates,
+    scan,
+    scan_backward,
+    store_gates,
+)
 from metaphase.core.kernels.operations import product
 
-MAX_WIDTH = 256
+MAX_WIDTH = 256  # of layers whose scan is one kernel
 
 # The twin's products are float32 where the cell's are bf16, so these are made of three of tf32.
 _PRODUCTS: dict[str, Precision] = {"fp32": "fp32", "tf32": "tf32", "bf16": "tf32x3"}
@@ -79,39 +89,6 @@ def tiles_for(D: int) -> Tiles:
     if D <= 64:
         return Tiles(warps=4 if D <= 32 else 8)
     return Tiles(units=32, warps=8) if D <= 128 else Tiles(units=16, warps=16)
-
-
-@triton.jit
-def _tanh(x):
-    """Compute tanh to about 3e-7 of itself.
-
-    Near 0, where a difference of exponentials would lose digits, it is Taylor's polynomial, whose
-    next term is below 62/2835 0.2^8 = 6e-8 of x.
-    """
-    e = tl.exp(-2.0 * tl.abs(x))
-    far = (1.0 - e) / (1.0 + e)
-    far = tl.where(x < 0.0, -far, far)
-    square = x * x
-    near = x + x * square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0)))
-    return tl.where(tl.abs(x) < 0.2, near, far)
-
-
-@triton.jit
-def _load_gates(at, gate, inside):
-    """Load what stands in four blocks of columns, `gate` numbers apart."""
-    o = tl.load(at, mask=inside, other=0.0)
-    i = tl.load(at + gate, mask=inside, other=0.0)
-    f = tl.load(at + 2 * gate, mask=inside, other=0.0)
-    g = tl.load(at + 3 * gate, mask=inside, other=0.0)
-    return o, i, f, g
-
-
-@triton.jit
-def _store_gates(at, gate, inside, o, i, f, g):
-    tl.store(at, o, mask=inside)
-    tl.store(at + gate, i, mask=inside)
-    tl.store(at + 2 * gate, f, mask=inside)
-    tl.store(at + 3 * gate, g, mask=inside)
 
 
 @triton.jit
@@ -156,10 +133,10 @@ def _forward(
     w_at = w + r * w_row
     hidden = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
     cell = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
-    o, i, f, g = _load_gates(a + at_gates, D, inside)
+    o, i, f, g = load_gates(a + at_gates, D, inside)
     for s in range(L):
         # Of the next time; what comes after the last isn't read.
-        o_next, i_next, f_next, g_next = _load_gates(
+        o_next, i_next, f_next, g_next = load_gates(
             a + at_gates + (s + 1) * 4 * D, D, inside & (s + 1 < L)
         )
         if BLOCK_K < BLOCK_D:
@@ -170,13 +147,10 @@ def _forward(
                 o, i, f, g = _add_products(o, i, f, g, part, w_at, D, k, d, PRECISION)
         else:
             o, i, f, g = _add_products(o, i, f, g, hidden, w_at, D, d, d, PRECISION)
-        # Sigmoids of twice the halved arguments.
-        o, i, f, g = tl.sigmoid(2.0 * o), tl.sigmoid(2.0 * i), tl.sigmoid(2.0 * f), _tanh(g)
-        cell = i * g + f * cell
-        hidden = o * _tanh(cell)
+        o, i, f, g, hidden, cell = advanced(o, i, f, g, cell)
         tl.store(h + at + s * D, hidden, mask=inside)
         tl.store(c + at + s * D, cell, mask=inside)
-        _store_gates(gates + at_gates + s * 4 * D, D, inside, o, i, f, g)
+        store_gates(gates + at_gates + s * 4 * D, D, inside, o, i, f, g)
         if BLOCK_K < BLOCK_D:
             tl.debug_barrier()  # what threads stored is read by others
         o, i, f, g = o_next, i_next, f_next, g_next
@@ -194,25 +168,20 @@ def _backward(
     d_hidden = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
     d_cell = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
     cell = tl.load(c + at + (L - 1) * D, mask=inside, other=0.0)
-    o, i, f, g = _load_gates(gates + at_gates + (L - 1) * 4 * D, D, inside)
+    o, i, f, g = load_gates(gates + at_gates + (L - 1) * 4 * D, D, inside)
     d_output = tl.load(d_h + at + (L - 1) * D, mask=inside, other=0.0)
     for step in range(L):
         s = L - 1 - step
         earlier = inside & (s > 0)
         cell_before = tl.load(c + at + (s - 1) * D, mask=earlier, other=0.0)
-        o_before, i_before, f_before, g_before = _load_gates(
+        o_before, i_before, f_before, g_before = load_gates(
             gates + at_gates + (s - 1) * 4 * D, D, earlier
         )
         d_before = tl.load(d_h + at + (s - 1) * D, mask=earlier, other=0.0)
-        tanh = _tanh(cell)
-        d_hidden += d_output
-        d_cell += d_hidden * o * (1.0 - tanh * tanh)
-        # A sigmoid's derivative in its halved argument is 2 s (1 - s), the content's 1 - g^2.
-        d_o = d_hidden * tanh * (2.0 * o * (1.0 - o))
-        d_i = d_cell * g * (2.0 * i * (1.0 - i))
-        d_f = d_cell * cell_before * (2.0 * f * (1.0 - f))
-        d_g = d_cell * i * (1.0 - g * g)
-        _store_gates(d_a + at_gates + s * 4 * D, D, inside, d_o, d_i, d_f, d_g)
+        d_o, d_i, d_f, d_g, d_cell = advanced_backward(
+            d_hidden + d_output, d_cell, o, i, f, g, cell, cell_before
+        )
+        store_gates(d_a + at_gates + s * 4 * D, D, inside, d_o, d_i, d_f, d_g)
         if BLOCK_K < BLOCK_D:
             tl.debug_barrier()  # what threads stored is read by others
             d_hidden = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
@@ -227,16 +196,14 @@ def _backward(
             d_hidden = _add_transposed(d_hidden, d_i, w_at + D, D, d, d, D, PRECISION)
             d_hidden = _add_transposed(d_hidden, d_f, w_at + 2 * D, D, d, d, D, PRECISION)
             d_hidden = _add_transposed(d_hidden, d_g, w_at + 3 * D, D, d, d, D, PRECISION)
-        d_cell *= f
         cell, d_output = cell_before, d_before
         o, i, f, g = o_before, i_before, f_before, g_before
 
 
 def supports(a: Tensor, precision: str) -> bool:
-    """Return whether `fused_scan` serves layers of this width and precision on the device."""
-    narrow = a.shape[3] <= 4 * MAX_WIDTH
+    """Return whether `fused_scan` serves layers of this precision on the device."""
     on_device = limits(a.device).capability >= FIRST_CAPABILITY
-    return narrow and on_device and precision in ("bf16", "tf32")
+    return on_device and precision in ("bf16", "tf32")
 
 
 class _Scan(torch.autograd.Function):
@@ -253,10 +220,13 @@ class _Scan(torch.autograd.Function):
         # `a` itself is there for the twin, which starts from it.
         ctx.save_for_backward(w, h, c, gates, *([] if twin is None else [a]))
         ctx.precision, ctx.tiles, ctx.twin = precision, tiles, twin
-        with current(a.device):
-            _forward[(R * triton.cdiv(B, tiles.sequences),)](
-                h, c, gates, a, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
-            )
+        with current(a.device), torch.autocast(a.device.type, enabled=False):
+            if D > MAX_WIDTH:
+                scan(h, c, gates, a, w)
+            else:
+                _forward[(R * triton.cdiv(B, tiles.sequences),)](
+                    h, c, gates, a, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
+                )
         return h
 
     @staticmethod
@@ -277,14 +247,15 @@ def _gradients(
     d_h: Tensor, w: Tensor, h: Tensor, c: Tensor, gates: Tensor, precision: str, tiles: Tiles
 ) -> tuple[Tensor, ...]:
     R, B, L, D = h.shape
-    d_a = torch.empty_like(gates)
-    with current(h.device):
-        _backward[(R * triton.cdiv(B, tiles.sequences),)](
-            d_a, d_h.contiguous(), c, gates, w, B, L, D, w.stride(0),
-            **_constants(D, precision, tiles),
-        )  # fmt: skip
-    before = torch.nn.functional.pad(h[:, :, :-1], (0, 0, 1, 0)).view(R, B * L, D)
-    with torch.autocast(h.device.type, enabled=False):
+    d_a, d_h = torch.empty_like(gates), d_h.float().contiguous()
+    with current(h.device), torch.autocast(h.device.type, enabled=False):
+        if D > MAX_WIDTH:
+            scan_backward(d_a, d_h, c, gates, w)
+        else:
+            _backward[(R * triton.cdiv(B, tiles.sequences),)](
+                d_a, d_h, c, gates, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
+            )
+        before = F.pad(h[:, :, :-1], (0, 0, 1, 0)).view(R, B * L, D)
         return d_a, product(before.mT, d_a.view(R, B * L, 4 * D))
 
 

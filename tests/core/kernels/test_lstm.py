@@ -13,13 +13,14 @@ from tests.core.kernels import test_cuda as others
 
 pytest.importorskip("triton")
 
-from metaphase.core.kernels.cuda import common, lstm
+from metaphase.core.kernels.cuda import common, lstm, lstm_cell
 from metaphase.core.kernels.cuda.lstm import Tiles, fused_scan
 
 poison, seeded = others.poison, others.seeded
 DEVICE, error = others.DEVICE, others.error
 # By a cell's precision: products are float32 where it is bf16. The interpreter knows no tf32.
 TOLERANCE = {"fp32": 2e-6, "tf32": 5e-3, "bf16": 2e-6}
+WIDE = "a kernel a time"
 PRECISIONS = ["tf32", "bf16"] if DEVICE == "cuda" else ["fp32"]
 
 
@@ -33,14 +34,19 @@ def layer(R, B, L, D, scale=1.0):
     ("R", "B", "L", "D", "tiles"),
     [
         (1, 1, 1, 1, None),
-        (2, 19, 3, 5, None),
+        (2, 19, 2, 5, None),
         (1, 16, 2, 16, None),
-        (1, 17, 3, 33, Tiles(units=16)),  # read back in three parts
+        (1, 17, 2, 33, Tiles(units=16)),  # read back in three parts
         (2, 3, 2, 70, None),  # by itself in parts
         (1, 2, 3, 20, Tiles(sequences=32, units=32)),
+        (1, 1, 1, 1, WIDE),
+        (2, 5, 4, 70, WIDE),
     ],
 )
-def test_a_fused_scan_is_its_twin(R, B, L, D, tiles, precision):
+def test_a_fused_scan_is_its_twin(R, B, L, D, tiles, precision, monkeypatch):
+    if tiles is WIDE:
+        tiles = None
+        monkeypatch.setattr(lstm, "MAX_WIDTH", 0)
     tensors = layer(R, B, L, D)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     grad = torch.randn(R, B, L, D, device=DEVICE)
@@ -66,17 +72,19 @@ def test_gates_that_are_shut_or_nearly_still_are_right():
             assert off < 2e-6, (scale, off)
 
 
-def test_a_replica_is_the_same_among_others():
-    tensors = layer(2, 17, 3, 6)
+@pytest.mark.parametrize("max_width", [256, 0])
+def test_a_replica_is_the_same_among_others(max_width, monkeypatch):
+    monkeypatch.setattr(lstm, "MAX_WIDTH", max_width)
+    tensors = layer(2, 17, 2, 6)
     alone = [t[1:2].detach().requires_grad_() for t in tensors]
     y, together = (fused_scan(*t, "bf16") for t in (alone, tensors))
-    assert torch.equal(y[0], together[1])
+    # cuBLAS may choose another kernel for a product.
+    same = torch.equal if DEVICE == "cpu" else torch.allclose
+    assert same(y[0], together[1])
     ours = torch.autograd.grad(y.square().sum(), alone)
     theirs = torch.autograd.grad(together[1].square().sum(), tensors)
-    # cuBLAS may choose another kernel for the weights' gradients.
-    same = torch.equal if DEVICE == "cpu" else torch.allclose
-    assert torch.equal(ours[0][0], theirs[0][1])
-    assert same(ours[1][0], theirs[1][1])
+    for one, both in zip(ours, theirs, strict=True):
+        assert same(one[0], both[1])
 
 
 @pytest.fixture
@@ -99,8 +107,11 @@ def test_a_layer_runs_the_kernel_where_it_is_switched_on(used, monkeypatch):
     assert fast_paths.said() == ""
 
 
-@pytest.mark.parametrize("way", ["_forward", "_backward"])
+@pytest.mark.parametrize("way", ["_forward", "_backward", "_step", "_step_backward"])
 def test_a_kernel_that_fails_leaves_its_twin(used, monkeypatch, caplog, way):
+    wide = way.startswith("_step")
+    if wide:
+        monkeypatch.setattr(lstm, "MAX_WIDTH", 0)
     a, w = layer(1, 2, 2, 3)
     expected = others.values_and_gradients(plain_scan, [a, w], torch.ones(1, 2, 2, 3))
 
@@ -108,7 +119,7 @@ def test_a_kernel_that_fails_leaves_its_twin(used, monkeypatch, caplog, way):
         def __getitem__(self, grid):
             raise RuntimeError("PTXAS error")
 
-    monkeypatch.setattr(lstm, way, Failing())
+    monkeypatch.setattr(lstm_cell if wide else lstm, way, Failing())
     monkeypatch.setattr(architecture.cpu, "serves", lambda t: False)
     for _ in range(2):
         ours = others.values_and_gradients(architecture.scan, [a, w], torch.ones(1, 2, 2, 3))
@@ -123,10 +134,9 @@ def test_a_kernel_that_fails_leaves_its_twin(used, monkeypatch, caplog, way):
 @pytest.mark.parametrize(
     ("capability", "width", "precision", "served"),
     [
-        (80, 256, "tf32", True),
+        (80, 2048, "tf32", True),
         (120, 8, "bf16", True),
         (75, 8, "bf16", False),
-        (90, 257, "bf16", False),
         (90, 8, "fp32", False),
     ],
 )

@@ -2,14 +2,15 @@
 equations of torch.nn.LSTM), replica-stacked.
 
 `scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`);
-on a GPU, where the layer is narrow and it has been found right and faster
-(`core.training.proofs`), by one that keeps the states on the chip (`core.kernels.cuda.lstm`);
+on a GPU, where they have been found right and faster (`core.training.proofs`), by kernels that keep
+the states of narrow layers on the chip, or are a time's of wide ones (`core.kernels.cuda.lstm`);
 elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
 instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 from metaphase.core import fast_paths
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell
-from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.operations import add_rows, product
 from metaphase.core.kernels.precision import precision_on_cuda
@@ -26,8 +26,7 @@ from metaphase.core.kernels.precision import precision_on_cuda
 # Added to the forget gates' biases, so that layers remember when training starts (Jozefowicz,
 # Zaremba and Sutskever 2015, section 5).
 FORGET_BIAS = 1.0
-
-_COMPARED = 32  # sequences on which the kernel is compared with its twin
+_COMPARED = 32  # sequences on which kernels are compared with their twin
 
 
 def parameters(cell: Cell) -> dict[str, Spec]:
@@ -80,14 +79,21 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
         a_RxBxLx4D: what the input adds before the activations (o, i, f halved, then the content g).
         w_RxDx4D: recurrent weights, columns in the same order and halved too.
     """
-    if _may_fuse(a_RxBxLx4D.device):
-        fused = _fused_scan(a_RxBxLx4D, w_RxDx4D)
-        if fused is not None:
-            return fused
-    if not cpu.serves(a_RxBxLx4D):
-        return plain_scan(a_RxBxLx4D, w_RxDx4D)
-    h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
-    return h_RxBxLxD
+    if cpu.serves(a_RxBxLx4D):
+        h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
+        return h_RxBxLxD
+    fused = _fused_scan(a_RxBxLx4D, w_RxDx4D) if _may_fuse(a_RxBxLx4D.device) else None
+    return plain_scan(a_RxBxLx4D, w_RxDx4D) if fused is None else fused
+
+
+def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
+    """The definition of `scan`."""
+    wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
+    with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
+        a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
+        w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
+        h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
+        return h_RxLxDxB.permute(0, 3, 1, 2)
 
 
 def scan_path(L: int, D: int, precision: str) -> str:
@@ -99,29 +105,31 @@ def _may_fuse(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _fused_scan(a: Tensor, w: Tensor) -> Tensor | None:
-    """What the kernel computes; None where it doesn't run."""
-    precision = precision_on_cuda()
-    name = scan_path(a.shape[2], w.shape[1], precision)
+def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
+    """What the kernels compute; None where they don't run."""
+    D, precision = w_RxDx4D.shape[1], precision_on_cuda()
+    name = scan_path(a_RxBxLx4D.shape[2], D, precision)
 
-    def fused(a: Tensor, w: Tensor) -> Tensor | None:
+    def fused(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import lstm as kernel
 
-        if not kernel.supports(a, precision):
+        if not kernel.supports(a_RxBxLx4D):
             return None
-        return kernel.fused_scan(a, w, precision, twin=Twin(name, plain_scan))
+        return kernel.fused_scan(a_RxBxLx4D, w_RxDx4D, precision, rescue=rescue)
 
-    return fast_paths.attempt(name, fused, plain_scan, (a, w), _COMPARED)
+    def rescue(
+        error: Exception, d_h: Tensor, w: Tensor, h: Tensor, c: Tensor, gates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        fast_paths.failed(name, error)
+        times = c.permute(2, 0, 3, 1).unbind()
+        gates_of_times = gates.permute(2, 0, 3, 1).unflatten(2, (4, D)).unbind()
+        d_a_Rx4DxLxB, d_w_Rx4DxD = _Scan.gradients(
+            *(d_h.permute(0, 2, 3, 1), w.mT, h.permute(0, 2, 3, 1)),
+            *(times, gates_of_times, [c.tanh() for c in times]),
+        )
+        return d_a_Rx4DxLxB.permute(0, 3, 2, 1), d_w_Rx4DxD.mT
 
-
-def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
-    """The definition of `scan`."""
-    wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
-    with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
-        a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
-        w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
-        h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
-        return h_RxLxDxB.permute(0, 3, 1, 2)
+    return fast_paths.attempt(name, fused, plain_scan, (a_RxBxLx4D, w_RxDx4D), _COMPARED)
 
 
 class _Scan(torch.autograd.Function):
@@ -154,8 +162,22 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads_of_h: Tensor) -> tuple[Tensor, Tensor]:
         [grad_RxLxDxB] = grads_of_h
         w_Rx4DxD, h_RxLxDxB, *kept = ctx.saved_tensors
+        L = h_RxLxDxB.shape[1]
+        times = kept[:L], kept[L : 2 * L], kept[2 * L :]
+        return _Scan.gradients(grad_RxLxDxB, w_Rx4DxD, h_RxLxDxB, *times)
+
+    @staticmethod
+    def gradients(
+        grad_RxLxDxB: Tensor,
+        w_Rx4DxD: Tensor,
+        h_RxLxDxB: Tensor,
+        cs: Sequence[Tensor],
+        gates: Sequence[Tensor],
+        tanhs: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Those by a and w, from the cell states, gates (R x 4 x D x B) and tanh(c) of all
+        times."""
         R, L, D = h_RxLxDxB.shape[:3]
-        cs, gates, tanhs = kept[:L], kept[L : 2 * L], kept[2 * L :]
         w_RxDx4D = w_Rx4DxD.transpose(1, 2)
         grad_h = grad_c = torch.zeros_like(cs[0])
         grads: list[Tensor] = []  # of a, by time, from the last

@@ -299,7 +299,7 @@ def scans(
     from metaphase.core.kernels.cuda.lstm import Tiles, fused_scan, supports, tiles_for
 
     a = torch.randn(R, batch, T, 4 * width, device=device).requires_grad_()
-    if not supports(a, precision):
+    if not supports(a):
         return
     usual = tiles_for(width)
     choices = [

@@ -225,7 +225,7 @@ def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
 
 def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
     a, w = torch.zeros(2, 3, 2 if D > lstm.MAX_WIDTH else 100, 4 * D), torch.zeros(2, D, 4 * D)
-    if not lstm.supports(a, precision):
+    if not lstm.supports(a):
         return
 
     def call():
@@ -233,7 +233,7 @@ def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
         h = lstm._Scan.forward(context, a, w, precision, lstm.tiles_for(D), None)
         lstm._Scan.backward(context, h)
 
-    if D <= lstm.MAX_WIDTH:
+    if lstm.is_whole(D, precision):
         yield f"lstm D {D} {precision}", launches(lstm, ("_forward", "_backward"), call)
         return
     with (

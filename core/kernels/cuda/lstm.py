@@ -21,14 +21,15 @@ waits for the one before. Beyond D = 64 reading the weights is longer still: at 
 multiprocessor, 256 KB at D = 128 take 2.3 microseconds each time, 1 MB at D = 256 takes 9. One
 replica of 512 sequences has 32 programs, several fill the multiprocessors. None of these times has
 been measured. At widths above 256, each time's product is large by itself, and reading the weights
-for 16 sequences at a time would cost more than it saves: there, the kernels of `lstm_cell` stand
-between the products.
+for 16 sequences at a time would cost more than it saves: there, and in exact float32, the kernels
+of `lstm_cell` stand between the products.
 
 The twin is `core.architectures.lstm.plain_scan`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,6 @@ import triton.language as tl
 from torch import Tensor
 
 from metaphase.core.devices import current
-from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels.cuda.common import (
     DOTS,
     FIRST_CAPABILITY,
@@ -60,10 +60,12 @@ from metaphase.core.kernels.cuda.lstm_cell import (
 )
 from metaphase.core.kernels.operations import product
 
-MAX_WIDTH = 256  # of layers whose scan is one kernel
+MAX_WIDTH = 256  # of layers through whose times one kernel goes
 
 # The twin's products are float32 where the cell's are bf16, so these are made of three of tf32.
-_PRODUCTS: dict[str, Precision] = {"fp32": "fp32", "tf32": "tf32", "bf16": "tf32x3"}
+_PRODUCTS: dict[str, Precision] = {"tf32": "tf32", "bf16": "tf32x3"}
+
+Rescue = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -200,16 +202,22 @@ def _backward(
         o, i, f, g = o_before, i_before, f_before, g_before
 
 
-def supports(a: Tensor, precision: str) -> bool:
-    """Return whether `fused_scan` serves layers of this precision on the device."""
-    on_device = limits(a.device).capability >= FIRST_CAPABILITY
-    return on_device and precision in ("bf16", "tf32")
+def supports(a: Tensor) -> bool:
+    """Return whether `fused_scan` serves layers on the device."""
+    narrow = a.dtype in (torch.float32, torch.bfloat16)
+    return narrow and limits(a.device).capability >= FIRST_CAPABILITY
+
+
+def is_whole(D: int, precision: str) -> bool:
+    """Return whether one kernel goes through all times: not where layers are wide, nor where
+    products are exact, for which there are no matrix units."""
+    return D <= MAX_WIDTH and precision in _PRODUCTS
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, w: Tensor, precision: str, tiles: Tiles, twin: Twin | None
+        ctx: Any, a: Tensor, w: Tensor, precision: str, tiles: Tiles, rescue: Rescue | None
     ) -> Tensor:
         a, w = a.contiguous(), replica_rows(w)
         check_on_device(a, w)
@@ -217,46 +225,44 @@ class _Scan(torch.autograd.Function):
         D = columns // 4
         h = torch.empty(R, B, L, D, device=a.device)
         c, gates = torch.empty_like(h), torch.empty_like(a)
-        # `a` itself is there for the twin, which starts from it.
-        ctx.save_for_backward(w, h, c, gates, *([] if twin is None else [a]))
-        ctx.precision, ctx.tiles, ctx.twin = precision, tiles, twin
+        ctx.save_for_backward(w, h, c, gates)
+        ctx.precision, ctx.tiles, ctx.rescue = precision, tiles, rescue
         with current(a.device), torch.autocast(a.device.type, enabled=False):
-            if D > MAX_WIDTH:
-                scan(h, c, gates, a, w)
-            else:
+            if is_whole(D, precision):
                 _forward[(R * triton.cdiv(B, tiles.sequences),)](
                     h, c, gates, a, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
                 )
+            else:
+                scan(h, c, gates, a, w)
         return h
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_h] = grads
-        w, h, c, gates, *rest = ctx.saved_tensors
-        try:
-            results = _gradients(d_h, w, h, c, gates, ctx.precision, ctx.tiles)
-        except Exception as error:
-            if ctx.twin is None:
-                raise
-            bf16 = ctx.precision == "bf16"
-            results = ctx.twin.gradients((rest[0], w), d_h, bf16, error)
+        kept = ctx.saved_tensors
+        with current(d_h.device), torch.autocast(d_h.device.type, enabled=False):
+            try:
+                results = _gradients(d_h.contiguous(), *kept, ctx.precision, ctx.tiles)
+            except Exception as error:
+                if ctx.rescue is None:
+                    raise
+                results = ctx.rescue(error, d_h, *kept)
         return *results, None, None, None
 
 
 def _gradients(
     d_h: Tensor, w: Tensor, h: Tensor, c: Tensor, gates: Tensor, precision: str, tiles: Tiles
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor]:
     R, B, L, D = h.shape
-    d_a, d_h = torch.empty_like(gates), d_h.float().contiguous()
-    with current(h.device), torch.autocast(h.device.type, enabled=False):
-        if D > MAX_WIDTH:
-            scan_backward(d_a, d_h, c, gates, w)
-        else:
-            _backward[(R * triton.cdiv(B, tiles.sequences),)](
-                d_a, d_h, c, gates, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
-            )
-        before = F.pad(h[:, :, :-1], (0, 0, 1, 0)).view(R, B * L, D)
-        return d_a, product(before.mT, d_a.view(R, B * L, 4 * D))
+    d_a = torch.empty_like(gates)
+    if is_whole(D, precision):
+        _backward[(R * triton.cdiv(B, tiles.sequences),)](
+            d_a, d_h, c, gates, w, B, L, D, w.stride(0), **_constants(D, precision, tiles)
+        )
+    else:
+        scan_backward(d_a, d_h, c, gates, w)
+    before = F.pad(h[:, :, :-1], (0, 0, 1, 0)).view(R, B * L, D)
+    return d_a, product(before.mT, d_a.view(R, B * L, 4 * D))
 
 
 def _constants(D: int, precision: str, tiles: Tiles) -> dict[str, Any]:
@@ -271,7 +277,11 @@ def _constants(D: int, precision: str, tiles: Tiles) -> dict[str, Any]:
 
 
 def fused_scan(
-    a: Tensor, w: Tensor, precision: str, tiles: Tiles | None = None, twin: Twin | None = None
+    a: Tensor,
+    w: Tensor,
+    precision: str,
+    tiles: Tiles | None = None,
+    rescue: Rescue | None = None,
 ) -> Tensor:
     """Compute what `core.architectures.lstm.plain_scan` does, for tensors that `supports` takes.
 
@@ -279,8 +289,9 @@ def fused_scan(
         precision: the cell's. Products are of tf32 operands where it is tf32, else float32, as the
             twin's; all else is always float32.
         tiles: None chooses them by the width.
-        twin: what computes the gradients if the kernel can't; None: its error is raised.
+        rescue: what computes the gradients if a kernel can't, from its error, the gradient by h, w,
+            h, the cell states and the gates; None: the error is raised.
     """
     tiles = tiles_for(w.shape[1]) if tiles is None else tiles
-    result: Tensor = _Scan.apply(a.float(), w.float(), precision, tiles, twin)
+    result: Tensor = _Scan.apply(a.float(), w.float(), precision, tiles, rescue)
     return result

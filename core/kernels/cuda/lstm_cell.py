@@ -1,9 +1,10 @@
 """An LSTM's cell on a GPU: what one time computes, and a scan over time of one kernel a time beside
 the matrix product.
 
-The scan is for wide layers, whose products are large by themselves. In PyTorch a time is a dozen
-operations forward and twenty backward, which move some 170 D numbers a token; here it is a product
-and a kernel each way, which move 20 D and 19 D, and the weights' gradient takes 7 D.
+The scan is for wide layers, whose products are large by themselves, and for exact float32 ones. In
+PyTorch a time is a dozen operations forward and twenty backward, which move some 170 D numbers a
+token; here it is a product and a kernel each way, which move 20 D and 19 D, and the weights'
+gradient takes 7 D.
 
 The twin is `core.architectures.lstm.plain_scan`.
 """

@@ -34,14 +34,23 @@ def weights_of(shape, R, D, M):
     return others.replicas((R, D, HK), (R, D, 2 * HK), (R, HK, D))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+# Of kinds, L, H, K, D, M, R, B, and whether keys are rotated.
+LAYERS = [
+    ("AMA", 9, 2, 4, 12, 40, 1, 1, False),
+    ("MM", 40, 0, 0, 33, 70, 1, 1, False),
+    ("A", 70, 1, 8, 20, 40, 1, 1, True),
+    ("A", 1, 1, 2, 5, 0, 1, 1, False),
+]
+
+
 @pytest.mark.parametrize(
-    ("kinds", "L", "H", "K", "D", "M", "R", "B", "rotary"),
+    ("kinds", "L", "H", "K", "D", "M", "R", "B", "rotary", "precision"),
     [
-        ("AMA", 9, 2, 4, 12, 40, 1, 1, False),
-        ("MM", 40, 0, 0, 33, 70, 1, 1, False),
-        ("A", 70, 1, 8, 20, 40, 1, 1, True),
-        ("A", 1, 1, 2, 5, 0, 1, 1, False),
+        pytest.param(
+            kinds, *sizes, precision, marks=pytest.mark.slow if kinds == "AMA" and i == 0 else ()
+        )
+        for kinds, *sizes in LAYERS
+        for i, precision in enumerate(PRECISIONS)
     ],
 )
 def test_fused_layers_are_their_twin(kinds, L, H, K, D, M, R, B, rotary, precision):

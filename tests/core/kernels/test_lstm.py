@@ -9,6 +9,7 @@ import torch
 from metaphase.core import fast_paths
 from metaphase.core.architectures import lstm as architecture
 from metaphase.core.architectures.lstm import plain_scan
+from metaphase.core.training import proofs
 from tests.core.kernels import test_cuda as others
 
 pytest.importorskip("triton")
@@ -18,10 +19,10 @@ from metaphase.core.kernels.cuda.lstm import Tiles, fused_scan
 
 poison, seeded = others.poison, others.seeded
 DEVICE, error = others.DEVICE, others.error
-# By a cell's precision: products are float32 where it is bf16. The interpreter knows no tf32.
+# By a cell's precision: products are float32 where it is bf16. The interpreter knows no tf32. In
+# fp32 each time has a kernel of its own, as in wide layers.
 TOLERANCE = {"fp32": 2e-6, "tf32": 5e-3, "bf16": 2e-6}
-WIDE = "a kernel a time"
-PRECISIONS = ["tf32", "bf16"] if DEVICE == "cuda" else ["fp32"]
+PRECISIONS = ["tf32", "bf16", "fp32"] if DEVICE == "cuda" else ["bf16", "fp32"]
 
 
 def layer(R, B, L, D, scale=1.0):
@@ -36,17 +37,13 @@ def layer(R, B, L, D, scale=1.0):
         (1, 1, 1, 1, None),
         (2, 19, 2, 5, None),
         (1, 16, 2, 16, None),
-        (1, 17, 2, 33, Tiles(units=16)),  # read back in three parts
+        (1, 17, 2, 33, Tiles(units=16)),  # three parts are read back
         (2, 3, 2, 70, None),  # by itself in parts
         (1, 2, 3, 20, Tiles(sequences=32, units=32)),
-        (1, 1, 1, 1, WIDE),
-        (2, 5, 4, 70, WIDE),
     ],
 )
-def test_a_fused_scan_is_its_twin(R, B, L, D, tiles, precision, monkeypatch):
-    if tiles is WIDE:
-        tiles = None
-        monkeypatch.setattr(lstm, "MAX_WIDTH", 0)
+def test_a_fused_scan_is_its_twin(R, B, L, D, tiles, precision):
+    assert lstm.is_whole(D, precision) == (precision != "fp32")
     tensors = layer(R, B, L, D)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     grad = torch.randn(R, B, L, D, device=DEVICE)
@@ -59,25 +56,24 @@ def test_a_fused_scan_is_its_twin(R, B, L, D, tiles, precision, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of exp, in the interpreter
-def test_gates_that_are_shut_or_nearly_still_are_right():
+@pytest.mark.parametrize("scale", [1e-3, 60.0])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_gates_that_are_shut_or_nearly_still_are_right(precision, scale):
     """Where tanh and sigmoids end, and where tanh is its argument."""
-    for scale in (1e-3, 60.0):
-        a, w = layer(1, 16, 2, 4, scale)
-        exact = [t.detach().double().requires_grad_() for t in (a, w)]
-        grad = torch.ones(1, 16, 2, 4, device=DEVICE)
-        expected = others.values_and_gradients(plain_scan, exact, grad)
-        ours = others.values_and_gradients(lambda a, w: fused_scan(a, w, "bf16"), [a, w], grad)
-        for ours_one, exact_one in zip(ours, expected, strict=True):
-            off = (ours_one.double() - exact_one).norm() / exact_one.norm()
-            assert off < 2e-6, (scale, off)
+    a, w = layer(1, 16, 2, 4, scale)
+    exact = [t.detach().double().requires_grad_() for t in (a, w)]
+    grad = torch.ones(1, 16, 2, 4, device=DEVICE)
+    expected = others.values_and_gradients(plain_scan, exact, grad)
+    ours = others.values_and_gradients(lambda a, w: fused_scan(a, w, precision), [a, w], grad)
+    for one, exact_one in zip(ours, expected, strict=True):
+        assert (one.double() - exact_one).norm() / exact_one.norm() < 2e-6
 
 
-@pytest.mark.parametrize("max_width", [256, 0])
-def test_a_replica_is_the_same_among_others(max_width, monkeypatch):
-    monkeypatch.setattr(lstm, "MAX_WIDTH", max_width)
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_replica_is_the_same_among_others(precision):
     tensors = layer(2, 17, 2, 6)
     alone = [t[1:2].detach().requires_grad_() for t in tensors]
-    y, together = (fused_scan(*t, "bf16") for t in (alone, tensors))
+    y, together = (fused_scan(*t, precision) for t in (alone, tensors))
     # cuBLAS may choose another kernel for a product.
     same = torch.equal if DEVICE == "cpu" else torch.allclose
     assert same(y[0], together[1])
@@ -92,6 +88,7 @@ def used(monkeypatch):
     """The scan runs on proof or where it is asked for, as on a GPU."""
     monkeypatch.setattr(architecture, "_may_fuse", lambda device: True)
     monkeypatch.setattr(architecture, "precision_on_cuda", lambda: "bf16")
+    monkeypatch.setattr(architecture.cpu, "serves", lambda t: False)
     monkeypatch.setattr(fast_paths, "_off", {})
     monkeypatch.setattr(fast_paths, "_failed", set())
     monkeypatch.setenv("METAPHASE_FUSED", "1")
@@ -120,7 +117,6 @@ def test_a_kernel_that_fails_leaves_its_twin(used, monkeypatch, caplog, way):
             raise RuntimeError("PTXAS error")
 
     monkeypatch.setattr(lstm_cell if wide else lstm, way, Failing())
-    monkeypatch.setattr(architecture.cpu, "serves", lambda t: False)
     for _ in range(2):
         ours = others.values_and_gradients(architecture.scan, [a, w], torch.ones(1, 2, 2, 3))
         for one, exact in zip(ours, expected, strict=True):
@@ -132,14 +128,32 @@ def test_a_kernel_that_fails_leaves_its_twin(used, monkeypatch, caplog, way):
 
 
 @pytest.mark.parametrize(
-    ("capability", "width", "precision", "served"),
+    ("capability", "dtype", "served"),
     [
-        (80, 2048, "tf32", True),
-        (120, 8, "bf16", True),
-        (75, 8, "bf16", False),
-        (90, 8, "fp32", False),
+        (80, torch.float32, True),
+        (120, torch.bfloat16, True),
+        (75, torch.float32, False),
+        (90, torch.float64, False),
     ],
 )
-def test_what_is_served(monkeypatch, capability, width, precision, served):
+def test_what_is_served(monkeypatch, capability, dtype, served):
     monkeypatch.setattr(lstm, "limits", lambda device: common.Limits(capability, 65_536))
-    assert lstm.supports(torch.zeros(1, 1, 1, 4 * width), precision) == served
+    assert lstm.supports(torch.zeros(1, 1, 1, 8, dtype=dtype)) == served
+
+
+def test_wide_layers_have_a_kernel_a_time(monkeypatch):
+    assert lstm.is_whole(256, "tf32")
+    assert not lstm.is_whole(257, "tf32")
+    a, w = layer(1, 1, 2, 257)
+    monkeypatch.setattr(lstm, "_forward", None)
+    assert error(fused_scan(a, w, "bf16"), plain_scan(a.double(), w.double())) < 2e-6
+
+
+def test_it_is_compared_on_few_sequences(used):
+    """Of two replicas, in the order in which a model has them."""
+    asked = []
+    with fast_paths.judged_by(asked.append):
+        architecture.scan(torch.randn(3, 40, 1, 8), torch.randn(3, 2, 8))
+    [path] = asked
+    assert path.name == "fused LSTM L=1 D=2 bf16"
+    assert proofs._leaves(path.tensors, path.rows)[0].shape == (2, 32, 1, 8)

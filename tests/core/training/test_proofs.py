@@ -48,7 +48,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(layers, "supports", lambda *arguments: True)
     monkeypatch.setattr(scan, "supports", lambda *arguments: True)
     monkeypatch.setattr(lstm, "_may_fuse", lambda device: True)
-    monkeypatch.setattr(scan, "fused_scan", lambda a, w, *rest, twin: lstm.plain_scan(a, w))
+    monkeypatch.setattr(scan, "fused_scan", lambda a, w, *rest, rescue: lstm.plain_scan(a, w))
     monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
     monkeypatch.setattr(optimizer.cpu, "serves", lambda t: False)
     fused_attention = lambda *t, twin: blocks.plain_attention(*t[:5])  # noqa: E731
@@ -151,7 +151,7 @@ def test_a_wrong_step_of_adam_is_not_used(monkeypatch):
 def test_a_wrong_scan_is_not_used(monkeypatch):
     """Wrong by what it forgets in time, which the first token doesn't show."""
 
-    def fused_scan(a, w, *rest, twin):
+    def fused_scan(a, w, *rest, rescue):
         h = lstm.plain_scan(a, w)
         return torch.cat([h[:, :, :1], 1.1 * h[:, :, 1:]], dim=2)
 

@@ -74,7 +74,7 @@ def test_our_kernels_move_less(width, precision, at_most, now):
     names = set(step.counter.moved)
     assert "adam_adam" in names
     assert ("attention_forward" in names) == ("mlp_backward" in names) == (width <= 64)
-    assert ("rows_norm" in names) == ("mixing_mix_backward" in names) == (width > 64)
+    assert ("rows_activate" in names) == ("mixing_mix_backward" in names) == (width > 64)
 
 
 @pytest.mark.parametrize(("width", "fused", "launches"), [(8, False, 328), (8, True, 22)])

@@ -116,7 +116,8 @@ _BESIDE = 1.2  # activations with what stands beside them in the middle of a bac
 
 def _number_bytes(cell: Cell) -> int:
     """Bytes of a number that the backward pass needs, on a GPU."""
-    return 2 if cell.precision == "bf16" else 4
+    scans = cell.architecture == "lstm"  # whose states and gates are float32
+    return 2 if cell.precision == "bf16" and not scans else 4
 
 
 def _forward_bytes(cells: Sequence[Cell]) -> int:

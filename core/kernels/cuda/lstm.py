@@ -86,8 +86,8 @@ class Tiles:
 
 
 def tiles_for(D: int) -> Tiles:
-    """Return constants with which a program's numbers fit into its registers (at most 24 of a
-    thread's go to memory at D = 256 and none below, compiled for sm_90)."""
+    """Return constants with which a program's numbers fit into its registers: compiled for sm_80 to
+    sm_120, at most 40 of a thread's go through memory at D = 256, and 6 below."""
     if D <= 64:
         return Tiles(warps=4 if D <= 32 else 8)
     return Tiles(units=32, warps=8) if D <= 128 else Tiles(units=16, warps=16)
@@ -239,14 +239,15 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [d_h] = grads
-        kept = ctx.saved_tensors
+        w, h, c, gates = ctx.saved_tensors
         with current(d_h.device), torch.autocast(d_h.device.type, enabled=False):
             try:
-                results = _gradients(d_h.contiguous(), *kept, ctx.precision, ctx.tiles)
+                d_h = d_h.contiguous()
+                results = _gradients(d_h, w, h, c, gates, ctx.precision, ctx.tiles)
             except Exception as error:
                 if ctx.rescue is None:
                     raise
-                results = ctx.rescue(error, d_h, *kept)
+                results = ctx.rescue(error, d_h, w, h, c, gates)
         return *results, None, None, None
 
 

@@ -36,15 +36,22 @@ def tile_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
     return table.assign(seeds=table["seeds"].fillna(0).astype(int))
 
 
-def seed_table(classified: pd.DataFrame, split: str) -> pd.DataFrame:
+def seed_table(
+    classified: pd.DataFrame, split: str, table: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """What stands beside or in place of the mean: seeds that are more than `BIMODAL` apart, and
     those without a result at a grid point that has others, or has none.
+
+    Args:
+        classified: the cells of one condition.
+        split: of `core.schema`.
+        table: from `tile_table`, if it is at hand.
 
     Returns:
         A row a seed, from the lowest accuracy at the bottom of the tile to the top: model_size,
         num_tasks, seed, `accuracy`, `outcome` (`figures.outcomes`), left, right, bottom, top.
     """
-    table = tile_table(classified, split)
+    table = tile_table(classified, split) if table is None else table
     seeds = pd.DataFrame({"seed": np.sort(classified["seed"].unique())})
     found = classified[[*tiles.POINT, "seed"]].assign(
         value=classified[f"{split}_{schema.LAST}"].astype(float),
@@ -141,10 +148,10 @@ def map_height(table: pd.DataFrame, width: float) -> float:
 def figure(classified: pd.DataFrame, title: str = "") -> Figure:
     """Heat maps of the accuracy at the last positions on seen and on unseen tasks."""
     splits = (schema.SEEN, schema.UNSEEN)
-    seeds = {split: seed_table(classified, split) for split in splits}
-    table = tile_table(classified, schema.SEEN)
+    tables = {split: tile_table(classified, split) for split in splits}
+    seeds = {split: seed_table(classified, split, table) for split, table in tables.items()}
     columns = 2 if style.room() > 5 else 1
-    height = map_height(table, (style.room() - 1.4) / columns)
+    height = map_height(tables[schema.SEEN], (style.room() - 1.4) / columns)
     every = pd.concat(list(seeds.values()))
     notes = ["line on the scale: chance on new tasks"]
     if (every["accuracy"].notna()).any():
@@ -155,7 +162,7 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
         panels.rows_of(2, columns), height, title, notes, names, right=0.95, between=(0.3, 0.5)
     )
     for ax, split in zip(whole.axes, splits, strict=True):
-        draw(tile_table(classified, split), ax, seeds[split])
+        draw(tables[split], ax, seeds[split])
         ax.set_title(f"{split} tasks")
     whole.label_outer()
     add_scale(whole, style.level(classified, schema.UNSEEN))

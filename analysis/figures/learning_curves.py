@@ -41,7 +41,8 @@ def curve_table(curves: pd.DataFrame, classified: pd.DataFrame, split: str) -> p
     require_one_condition(classified)
     keys = ["model_size", "num_tasks", "seed"]
     done = classified.loc[classified["status"] == schema.DONE, ["cell_id", *keys]]
-    rows = curves[curves["split"] == split].merge(done, on="cell_id")
+    needed = ["cell_id", "position", "accuracy", "accuracy_se"]
+    rows = curves.loc[curves["split"] == split, needed].merge(done, on="cell_id")
     low, high = accuracy_interval(rows["accuracy"], rows["accuracy_se"])
     rows = rows.assign(examples_seen=rows["position"] - 1, low=low, high=high)
     keys.append("examples_seen")
@@ -78,7 +79,7 @@ def draw(
     """Learning curves of one model size: a colour a number of tasks, a line a seed.
 
     Args:
-        table: rows of `curve_table` with one model size.
+        table: rows of `curve_table` with one model size, in its order.
         ax: where to draw.
         colors: by number of tasks.
         bands: with intervals; else smoothed (`smoothing_window`), without.
@@ -87,9 +88,8 @@ def draw(
     ax.set_ylim(0, 1)
     positions = int(table["examples_seen"].max()) + 1 if len(table) else 1
     ax.set_xlim(-0.03 * positions, 1.03 * positions - 1)
-    wide = table.pivot(index=["num_tasks", "seed"], columns="examples_seen", values="accuracy")
-    x, lines_RxT = wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
-    of_line = [colors[float(tasks)] for tasks in wide.index.get_level_values("num_tasks")]
+    x, lines_RxT, tasks_R = _lines(table)
+    of_line = [colors[tasks] for tasks in tasks_R.tolist()]
     if bands:
         for _, rows in table.groupby(["num_tasks", "seed"]):
             color = colors[float(rows["num_tasks"].iloc[0])]
@@ -104,6 +104,18 @@ def draw(
     if chance is not None:
         style.draw_chance(ax, chance)
     return ax
+
+
+def _lines(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The T numbers of examples seen, the accuracies of the R runs there (NaN where there is none),
+    and the runs' numbers of tasks. A pivot of pandas takes many times as long."""
+    x_T, at = np.unique(table["examples_seen"].to_numpy(dtype=float), return_inverse=True)
+    runs = table[["num_tasks", "seed"]].to_numpy(dtype=float)
+    begins = np.ones(len(runs), dtype=bool)
+    begins[1:] = (runs[1:] != runs[:-1]).any(axis=1)
+    accuracy_RxT = np.full((begins.sum(), len(x_T)), np.nan)
+    accuracy_RxT[np.cumsum(begins) - 1, at] = table["accuracy"].to_numpy(dtype=float)
+    return x_T, accuracy_RxT, runs[begins, 0]
 
 
 def figure(
@@ -129,7 +141,7 @@ def figure(
     powers = labels.are_powers_of_two(num_tasks)
     few = len(num_tasks) <= MOST_BANDS
     tables = {split: curve_table(own, done, split) for split in splits}
-    known = {} if yardsticks is None else {
+    known = {} if yardsticks is None or yardsticks.empty else {
         split: yards.curves_table(yardsticks, done, split) for split in splits
     }  # fmt: skip
     known = {split: rows for split, rows in known.items() if len(rows)}

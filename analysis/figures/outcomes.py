@@ -98,8 +98,8 @@ def stack(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def colors(table: pd.DataFrame) -> np.ndarray:
     """The colour of each row's outcome, generalizing by its strength; shape (rows, 4)."""
-    faces = {**style.COLORS, **_FACES}
-    found = np.array([to_rgba(faces[name]) for name in table["outcome"]]).reshape(-1, 4)
+    faces = {name: to_rgba(color) for name, color in {**style.COLORS, **_FACES}.items()}
+    found = np.array([faces[name] for name in table["outcome"]]).reshape(-1, 4)
     graded = (table["outcome"] == GENERALIZING).to_numpy() & table["strength"].notna().to_numpy()
     found[graded] = style.GENERALIZING_MAP(table["strength"].to_numpy(dtype=float)[graded])
     return found

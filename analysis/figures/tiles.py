@@ -124,7 +124,7 @@ def corners_in_points(ax: Axes, tiles: pd.DataFrame) -> tuple[np.ndarray, ...]:
     """Left, bottom, right and top of tiles in points of the figure, as the axes stand now, whatever
     their scales; each of shape (tiles,)."""
     pixels = [
-        ax.transData.transform(tiles[[x, y]].to_numpy(dtype=float).reshape(-1, 2))
+        ax.transData.transform(np.stack([tiles[x], tiles[y]], axis=1).astype(float))
         for x, y in (("left", "bottom"), ("right", "top"))
     ]
     (left, bottom), (right, top) = (corner.T * 72 / ax.figure.dpi for corner in pixels)

@@ -17,7 +17,7 @@ from metaphase.core import schema
 
 def find(cells: pd.DataFrame, yardsticks: pd.DataFrame | None) -> Iterator[Answer]:
     """An answer if known algorithms were run on the cells' sequences."""
-    if yardsticks is None:
+    if yardsticks is None or yardsticks.empty:
         return
     table = yards.last_table(yardsticks, cells)
     if not table.empty:

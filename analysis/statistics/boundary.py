@@ -14,6 +14,8 @@ on the line's height at the middle of the sizes, over the same range; on the exp
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -65,7 +67,12 @@ def boundaries(
             reached = cells["phase"] >= phase
             if reached.all() or not reached.any():
                 continue
-            rows, law = _of_phase(cells, reached, sizes, confidence)
+            x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
+            outcomes = tuple(
+                tuple(tuple(n.tolist()) for n in counts(x[at], reached.to_numpy()[at]))
+                for at in (cells["model_size"].to_numpy() == size for size in sizes)
+            )
+            rows, law = _of_phase(tuple(sizes.tolist()), outcomes, confidence)
             for size, row in zip(sizes, rows, strict=True):
                 sizes_found.append((architecture, size, phase, *row))
             laws_found.append((architecture, phase, *law))
@@ -82,20 +89,24 @@ def boundaries(
     return by_size, by_phase
 
 
+@functools.lru_cache(maxsize=8)
 def _of_phase(
-    cells: pd.DataFrame, reached: pd.Series, sizes: np.ndarray, confidence: float
+    sizes: tuple[int, ...], outcomes_W: tuple[tuple[tuple[float, ...], ...], ...], confidence: float
 ) -> tuple[list[tuple[float, ...]], tuple[float, ...]]:
-    """The rows of one phase for both tables of `boundaries`."""
-    x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
-    first, last = x.min(), x.max()
+    """The rows of one phase for both tables of `boundaries`, once for a map and for the tables.
+
+    Args:
+        sizes: ascending.
+        outcomes_W: what `transitions.counts` gives of each size.
+    """
+    outcomes = [Outcomes(*map(np.array, at)) for at in outcomes_W]
+    first, last = min(at.x_K[0] for at in outcomes), max(at.x_K[-1] for at in outcomes)
     theta_T = joint_thresholds.thetas(first, last)
-    of_size = [cells["model_size"].to_numpy() == size for size in sizes]
-    outcomes = [Outcomes(*counts(x[at], reached.to_numpy()[at])) for at in of_size]
     log_WxTxS = np.stack(
         [over_asymptotes(joint_thresholds.log_likelihood(theta_T, at)) for at in outcomes]
     )
     log_constant = sum(thresholds.log_constant(yes_K, no_K) for _, yes_K, no_K in outcomes)
-    v_W = np.log2(sizes.astype(float))
+    v_W = np.log2(np.array(sizes, dtype=float))
     v_W = v_W - (v_W[0] + v_W[-1]) / 2
     weight_WxTxS, smooth = joint_thresholds.smooth(theta_T, v_W, log_WxTxS)
     weight_TxB, log_law, log_flat = _power_law(theta_T, v_W, log_WxTxS)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.statistics.intervals import CONFIDENCE
-from metaphase.analysis.statistics.phases import require_one_condition
+from metaphase.analysis.statistics.phases import POINT, require_one_condition
 from metaphase.analysis.statistics.transitions import usable_cells
 from metaphase.core import schema
 from metaphase.core.thresholds import quantiles
@@ -104,7 +104,12 @@ def collapse(order: pd.DataFrame) -> pd.DataFrame:
         sizes = points["model_size"].nunique()
         if sizes < 3 or points["num_tasks"].nunique() < FEWEST_TASKS:
             continue
-        quality_B = np.array([_quality(points, exponent) for exponent in _EXPONENTS])
+        size, tasks = (np.log2(points[axis].to_numpy(dtype=float)) for axis in POINT)
+        y, error = points["mean"].to_numpy(), points["error"].to_numpy()
+        quality_B = np.array([
+            _quality(size, tasks - exponent * (size - size.mean()), y, error)
+            for exponent in _EXPONENTS
+        ])  # fmt: skip
         if np.isnan(quality_B).all():
             continue
         best = int(np.nanargmin(quality_B))
@@ -204,12 +209,14 @@ def _crossings(x_K: np.ndarray, gain_NxK: np.ndarray) -> np.ndarray:
     return np.where(up_NxK.any(axis=1), place_N, np.nan)
 
 
-def _quality(points: pd.DataFrame, exponent: float) -> float:
+def _quality(size: np.ndarray, x: np.ndarray, y: np.ndarray, error: np.ndarray) -> float:
     """Houdayer & Hartmann's S with straight lines between a size's neighbouring points; NaN where
-    curves hardly overlap."""
-    size = np.log2(points["model_size"].to_numpy(dtype=float))
-    x = np.log2(points["num_tasks"].to_numpy(dtype=float)) - exponent * (size - size.mean())
-    y, error = points["mean"].to_numpy(), points["error"].to_numpy()
+    curves hardly overlap.
+
+    Args:
+        size: that tells curves apart, of each point, shape (points,) as are all.
+        x, y, error: the point's place after the shift, and its error along y.
+    """
     weight_sum, mean_sum = np.zeros(len(x)), np.zeros(len(x))
     for one in np.unique(size):
         own = np.flatnonzero(size == one)

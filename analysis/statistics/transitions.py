@@ -19,6 +19,10 @@ about the phase and are left out. How often all this is right: docs/statistics.m
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -139,16 +143,19 @@ def _table(usable: pd.DataFrame, row_axis: str, axis: str, confidence: float) ->
     require_one_condition(usable)
     rows: list[tuple[object, ...]] = []
     outcomes: dict[tuple[float, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
-    for (architecture, at), group in usable.groupby(["architecture", row_axis]):
-        x = np.log2(group[axis].to_numpy(dtype=float))
+    every_x = np.log2(usable[axis].to_numpy(dtype=float))
+    reached = {phase: (usable["phase"] >= phase).to_numpy() for phase in BEGINS}
+    groups: dict[Any, Any] = usable.groupby(["architecture", row_axis]).indices
+    for (architecture, at), of_row in sorted(groups.items()):
+        x = every_x[of_row]
         for phase in BEGINS:
-            x_K, yes_K, no_K = counts(x, (group["phase"] >= phase).to_numpy())
+            x_K, yes_K, no_K = counts(x, reached[phase][of_row])
             outcomes.setdefault(tuple(x_K.tolist()), []).append((len(rows), yes_K, no_K))
             rows.append((architecture, at, phase, x_K[0], x_K[-1], len(x)))
     found: dict[int, Fit] = {}
     for x, members in outcomes.items():
         numbers, yes_RxK, no_RxK = zip(*members, strict=True)
-        fits = fit(np.array(x), np.array(yes_RxK), np.array(no_RxK), confidence)
+        fits = _fits(x, _as_tuples(yes_RxK), _as_tuples(no_RxK), confidence)
         found.update(zip(numbers, fits, strict=True))
     told = [
         (
@@ -169,3 +176,18 @@ def _table(usable: pd.DataFrame, row_axis: str, axis: str, confidence: float) ->
     ]
     names = ("architecture", row_axis, "begins", "boundary", f"log2_{axis}", *COLUMNS[5:])
     return pd.DataFrame(told, columns=list(names))
+
+
+@functools.lru_cache(maxsize=32)
+def _fits(
+    x: tuple[float, ...],
+    yes: tuple[tuple[float, ...], ...],
+    no: tuple[tuple[float, ...], ...],
+    confidence: float,
+) -> tuple[Fit, ...]:
+    """`core.thresholds.fit`, once for tables and figures that ask of the same outcomes."""
+    return tuple(fit(np.array(x), np.array(yes), np.array(no), confidence))
+
+
+def _as_tuples(rows: Iterable[np.ndarray]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row.tolist()) for row in rows)

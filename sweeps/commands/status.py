@@ -8,6 +8,7 @@ the results.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter, defaultdict
@@ -138,7 +139,7 @@ def report(results: Results, rule: str | None = None) -> list[str]:
     from metaphase.sweeps.store.lease import describe
 
     late: dict[str, dict[str, Any] | None] = {}
-    surveyed = results.survey(lambda _, content: late.update(_late_rows(content)))
+    surveyed = results.survey(lambda name, content: late.update(_late_rows(name, content)))
     found = look(results, surveyed)
     sweep, states, finished, steps = found.sweep, found.states, found.finished, found.steps
 
@@ -222,16 +223,22 @@ def _search(results: Results, sweep: Sweep) -> list[str]:
     return lines
 
 
-def _late_rows(content: bytes) -> dict[str, dict[str, Any] | None]:
+def _late_rows(name: str, content: bytes) -> dict[str, dict[str, Any] | None]:
     """Of each cell in a file of the cells table, its row if it was not trained long enough to have
     a phase. Losses are compared as whole columns; only the few that are a guess' are looked at
     further."""
     import numpy as np
 
     from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
-    from metaphase.core.phases import ON_PLATEAU, UNTRAINED, on_plateau
+    from metaphase.core.phases import ON_PLATEAU, UNTRAINED, guess_loss_of, on_plateau
+    from metaphase.sweeps.store.completeness import sealed_facts
     from metaphase.sweeps.store.tables import UNREADABLE, decode
 
+    facts = sealed_facts("cells", name, content)
+    if facts is not None:
+        loss = math.nan if facts["train_loss"] is None else facts["train_loss"]
+        if not on_plateau(UNTRAINED, loss, guess_loss_of(facts)):
+            return {facts["cell_id"]: None}
     columns = ("cell_id", "status", "steps_trained", "wall_seconds", *ROW_COLUMNS)
     try:
         table = decode("cells", content, columns)

@@ -20,6 +20,8 @@ _SETTINGS = (
     *("unseen_datasets", "in_weights", "eval_every", "eval_growth", "steps_trained"),
     "sequence_length",
 )
+# What tells, almost always, that a cell left its plateau (`core.phases.on_plateau`).
+_LOSSES = ("train_loss", "guess_loss", "dataset", "num_classes", "chance")
 _POINTS = {"history": "step", "curves": "position"}
 
 
@@ -35,7 +37,7 @@ def facts_about(table: str, cell_id: str, rows: pa.Table) -> dict[str, Any] | No
         return None
     facts = {"table": table, "cell_id": cell_id}
     if table == "cells":
-        [row] = rows.select(["status", "numerics", *_SETTINGS]).to_pylist()
+        [row] = rows.select(["status", "numerics", *_SETTINGS, *_LOSSES]).to_pylist()
         return {**facts, **row}
     point = _POINTS[table]
     return {**facts, "shape": _shapes(rows.select(["cell_id", "split", point]), point)[cell_id]}

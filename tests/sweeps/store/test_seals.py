@@ -31,6 +31,7 @@ def test_seals_say_what_the_rows_say(results):
     told = {"table": "cells", "cell_id": CELL.cell_id, "status": schema.DONE}
     names = ("numerics", "unseen_datasets", "in_weights", "eval_every", "eval_growth")
     names += ("steps_trained", "sequence_length")
+    names += ("train_loss", "guess_loss", "dataset", "num_classes", "chance")
     assert facts["cells"] == told | {name: row[name] for name in names}
     history = pq.read_table(path_of(results, "history"))
     rows, last, points, splits = facts["history"]["shape"]

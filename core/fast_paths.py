@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CPU = "CPU kernels"
 ATTENTION, MLP, PROJECTION = "fused attention", "fused MLP", "fused projections"
 LAYERS, READ_OUT, ADAM = "fused layers", "fused read-out", "fused Adam"
-SCAN = "fused LSTM steps"
+SCAN = "fused LSTM"
 CAPTURE = "captured steps"
 # These run only where they have been found right, and faster than their twins, on the shapes at
 # hand (`core.training.proofs`), where METAPHASE_FUSED=1 asks for them, and never where it is 0.

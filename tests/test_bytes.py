@@ -77,6 +77,35 @@ def test_our_kernels_move_less(width, precision, at_most, now):
     assert ("rows_activate" in names) == ("mixing_mix_backward" in names) == (width > 64)
 
 
+@pytest.mark.parametrize(("width", "fused", "launches"), [(8, False, 148), (8, True, 22)])
+def test_a_layer_of_an_lstm_is_a_few_launches(width, fused, launches):
+    pytest.importorskip("triton")
+    settings = {"architecture": "lstm", "sequence_length": 4}
+    one, two = (
+        counting.count(paper(width, "tf32", **settings, num_layers=layers), fused=fused)
+        for layers in (1, 2)
+    )
+    assert sum(two.counter.calls.values()) - sum(one.counter.calls.values()) == launches
+    tokens, weights = 512 * 4 * width * 4, width * 4 * width * 4
+    if fused:  # in: what the input adds; out: gates, cell and hidden states; and back
+        assert one.counter.moved["lstm_forward"] == 10 * tokens + weights
+        assert one.counter.moved["lstm_backward"] == 10 * tokens + weights
+
+
+@pytest.mark.parametrize(
+    ("width", "precision", "fused"), [(8, "tf32", True), (300, "bf16", True), (32, "bf16", False)]
+)
+def test_an_lstm_moves_and_holds_what_it_is_planned_to(width, precision, fused):
+    pytest.importorskip("triton")
+    settings = {"architecture": "lstm", "sequence_length": 10, "num_layers": 2}
+    cell = paper(width, precision, **settings)
+    step = counting.count(cell, fused=fused)
+    assert cost.bytes_per_step(cell, kernels=fused) == pytest.approx(step.moved, rel=0.15)
+    if width == 300:  # where the ends count less
+        held = sum(cost._stack_bytes([cell], "cuda")) - 12 * cost.num_parameters(cell)
+        assert 0.95 < held / step.counter.peak < 1.9
+
+
 def test_what_a_kernel_changes_in_place_counts_twice():
     pytest.importorskip("triton")
     from metaphase.core.kernels.cuda import adam

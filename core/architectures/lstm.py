@@ -1,16 +1,16 @@
 """A stack of LSTM layers (Hochreiter and Schmidhuber 1997; forget gates: Gers et al. 2000; the
 equations of torch.nn.LSTM), replica-stacked.
 
-`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`),
-on a GPU by one for each step (`core.kernels.cuda.scan`) where that has been found right and faster,
+`scan` runs one layer over time: on a CPU, in float32, by a kernel of our own (`core.kernels.cpu`);
+on a GPU, where they have been found right and faster (`core.training.proofs`), by kernels that keep
+the states of narrow layers on the chip, or are a time's of wide ones (`core.kernels.cuda.lstm`);
 elsewhere as `plain_scan`, whose backward pass is our own: a step is then a dozen small operations
 instead of the fifty that autograd records, and all steps' weight gradients are one product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,18 +88,17 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
 
 def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
     """The definition of `scan`."""
-    return _scanned(_Scan.apply, a_RxBxLx4D, w_RxDx4D)
-
-
-def _scanned(
-    steps: Callable[[Tensor, Tensor], Tensor], a_RxBxLx4D: Tensor, w_RxDx4D: Tensor
-) -> Tensor:
-    """What the steps make of R x 4D x L x B and R x 4D x D, in the order of `scan`."""
     wide = torch.promote_types(a_RxBxLx4D.dtype, torch.float32)  # states are sums: not in bf16
     with torch.autocast(a_RxBxLx4D.device.type, enabled=False):
         a_Rx4DxLxB = a_RxBxLx4D.to(wide).permute(0, 3, 2, 1).contiguous()
         w_Rx4DxD = w_RxDx4D.to(wide).transpose(1, 2).contiguous()
-        return steps(a_Rx4DxLxB, w_Rx4DxD).permute(0, 3, 1, 2)
+        h_RxLxDxB: Tensor = _Scan.apply(a_Rx4DxLxB, w_Rx4DxD)
+        return h_RxLxDxB.permute(0, 3, 1, 2)
+
+
+def scan_path(L: int, D: int, precision: str) -> str:
+    """The name (`core.fast_paths`) of the fused scan on a shape."""
+    return fast_paths.named(fast_paths.SCAN, precision, L=L, D=D)
 
 
 def _may_fuse(device: torch.device) -> bool:
@@ -109,20 +108,26 @@ def _may_fuse(device: torch.device) -> bool:
 def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
     """What the kernels compute; None where they don't run."""
     D, precision = w_RxDx4D.shape[1], precision_on_cuda()
-    name = fast_paths.named(fast_paths.SCAN, precision, D=D, L=a_RxBxLx4D.shape[2])
+    name = scan_path(a_RxBxLx4D.shape[2], D, precision)
 
     def fused(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
-        from metaphase.core.kernels.cuda import scan as kernel
+        from metaphase.core.kernels.cuda import lstm as kernel
 
         if not kernel.supports(a_RxBxLx4D):
             return None
-        return _scanned(partial(kernel.fused_scan, rescue=rescue), a_RxBxLx4D, w_RxDx4D)
+        return kernel.fused_scan(a_RxBxLx4D, w_RxDx4D, precision, rescue=rescue)
 
     def rescue(
-        error: Exception, d_h: Tensor, w: Tensor, h: Tensor, cs: Sequence[Tensor], *gates: Tensor
+        error: Exception, d_h: Tensor, w: Tensor, h: Tensor, c: Tensor, gates: Tensor
     ) -> tuple[Tensor, Tensor]:
         fast_paths.failed(name, error)
-        return _Scan.gradients(d_h, w, h, cs, gates, [c.tanh() for c in cs])
+        times = c.permute(2, 0, 3, 1).unbind()
+        gates_of_times = gates.permute(2, 0, 3, 1).unflatten(2, (4, D)).unbind()
+        d_a_Rx4DxLxB, d_w_Rx4DxD = _Scan.gradients(
+            *(d_h.permute(0, 2, 3, 1), w.mT, h.permute(0, 2, 3, 1)),
+            *(times, gates_of_times, [c.tanh() for c in times]),
+        )
+        return d_a_Rx4DxLxB.permute(0, 3, 2, 1), d_w_Rx4DxD.mT
 
     return fast_paths.attempt(name, fused, plain_scan, (a_RxBxLx4D, w_RxDx4D), _COMPARED)
 

@@ -116,7 +116,8 @@ _BESIDE = 1.2  # activations with what stands beside them in the middle of a bac
 
 def _number_bytes(cell: Cell) -> int:
     """Bytes of a number that the backward pass needs, on a GPU."""
-    return 2 if cell.precision == "bf16" else 4
+    scans = cell.architecture == "lstm"  # whose states and gates are float32
+    return 2 if cell.precision == "bf16" and not scans else 4
 
 
 def _forward_bytes(cells: Sequence[Cell]) -> int:
@@ -129,6 +130,7 @@ def _forward_bytes(cells: Sequence[Cell]) -> int:
     return len(cells) * (round(block) + logits)
 
 
+_WHOLE_SCAN = 256  # widths of LSTM layers that scan over time in one kernel
 _LONGEST, _WIDEST_KEY, _NARROW = 128, 64, 64  # of `core.kernels.cuda`
 
 
@@ -162,6 +164,8 @@ def _plain_bytes(cell: Cell) -> float:
     to 7 times, with its gradient."""
     number, half, stream = _number_bytes(cell), cell.precision == "bf16", cell.num_tokens
     stream *= cell.model_size
+    if cell.architecture == "lstm":
+        return _lstm_bytes(cell, 202)
     kept = ARCHITECTURES[cell.architecture].layers.activations(cell) / cell.num_layers
     return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + 36 * half)
 
@@ -175,6 +179,8 @@ def _fused_bytes(cell: Cell) -> float | None:
         _number_bytes(cell), cell.precision == "bf16", cell.num_tokens, cell.model_size,
     )  # fmt: skip
     attends = cell.architecture == "transformer"
+    if cell.architecture == "lstm" and cell.precision != "fp32":
+        return _lstm_bytes(cell, 54 if D <= _WHOLE_SCAN else 76)
     if cell.architecture not in ("transformer", "mlp") or cell.precision == "fp32":
         return None
     if attends and (cell.token_format != "shifted" or L > _LONGEST or cell.key_size > _WIDEST_KEY):
@@ -186,3 +192,10 @@ def _fused_bytes(cell: Cell) -> float | None:
         return (1 + attends) * 5 * 4 * L * D + 2 * 4 * programs * own
     block = number * D * (10 + half) + 4 * 4 * D  # a norm, and the sides of products of width D
     return L * ((1 + attends) * block + number * (11 * M + 23 * HK * attends))
+
+
+def _lstm_bytes(cell: Cell, numbers: int) -> float:
+    """What an LSTM layer moves of a sequence, float32: this many times its width a token; and its
+    recurrent weights, which all sequences read together, at each time forward and backward."""
+    D = cell.model_size
+    return 4.0 * cell.num_tokens * D * (numbers + 8 * D / cell.batch_size)

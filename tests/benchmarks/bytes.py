@@ -194,20 +194,18 @@ class _Launches:
 
 def _kernels() -> list[tuple[ModuleType, dict[str, tuple[str, ...]]]]:
     """The modules of kernels that a step launches, with what each of these changes in place."""
-    from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, rows, scan
+    from metaphase.core.kernels.cuda import adam, attention, lstm_cell, mixing, mlp, rows
+    from metaphase.core.kernels.cuda import lstm as scan
 
-    whole = {"_forward": (), "_backward": ()}
-    norms = {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}
-    mixes = {"_mix": (), "_mix_backward": ()}
-    step = {"_adam": ("theta", "moment1", "moment2")}
-    cells = {"_cell": (), "_cell_backward": ()}
+    whole: dict[str, tuple[str, ...]] = {"_forward": (), "_backward": ()}
     return [
         (attention, whole),
         (mlp, whole),
-        (rows, norms),
-        (mixing, mixes),
-        (scan, cells),
-        (adam, step),
+        (rows, {"_norm": (), "_norm_backward": (), "_activate": (), "_activate_backward": ()}),
+        (mixing, {"_mix": (), "_mix_backward": ()}),
+        (scan, whole),
+        (lstm_cell, {"_step": (), "_step_backward": ("d_cell",)}),
+        (adam, {"_adam": ("theta", "moment1", "moment2")}),
     ]
 
 
@@ -218,12 +216,13 @@ def launching(cell: Cell, counter: Counted) -> Iterator[None]:
         patch = lambda *a: stack.enter_context(mock.patch.object(*a))  # noqa: E731
         stack.enter_context(mock.patch.dict(os.environ, METAPHASE_FUSED="1"))
         patch(fast_paths, "_off", {})
-        patch(blocks, "_may_fuse", lambda device: True)
-        for module in (lstm, optimizer):
-            patch(module, "_may_fuse", lambda device: True)
-        patch(blocks, "precision_on_cuda", lambda: cell.precision)
+        patch(optimizer, "_may_fuse", lambda device: True)
+        for architecture in (blocks, lstm):
+            patch(architecture, "_may_fuse", lambda device: True)
+            patch(architecture, "precision_on_cuda", lambda: cell.precision)
         for module, kernels in _kernels():
-            patch(module, "check_on_device", lambda *tensors: None)
+            if hasattr(module, "check_on_device"):
+                patch(module, "check_on_device", lambda *tensors: None)
             for name, changed in kernels.items():
                 label = module.__name__.rpartition(".")[2] + name
                 kernel = getattr(module, name)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaphase.core.architectures import blocks
+from metaphase.core.architectures import blocks, lstm
 from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.tasks import projected_images
 from tests.benchmarks.throughput import Timer, ceilings
@@ -293,7 +293,33 @@ def layers_blocks(
     )
 
 
-BLOCKS = {"attention": attention_blocks, "mlp": mlp_blocks, "layers": layers_blocks}
+def scans(
+    width: int, batch: int, R: int, precision: str, rate: float, bandwidth: float, device
+) -> Iterator[Row]:
+    from metaphase.core.kernels.cuda.lstm import Tiles, fused_scan, supports, tiles_for
+
+    a = torch.randn(R, batch, T, 4 * width, device=device).requires_grad_()
+    if not supports(a):
+        return
+    usual = tiles_for(width)
+    choices = [
+        usual,
+        *(Tiles(sequences, usual.units, usual.warps) for sequences in (32, 64)),
+        *(Tiles(16, usual.units, warps) for warps in (2, 4, 8, 16) if warps != usual.warps),
+        *(Tiles(16, units, usual.warps) for units in (16, 32, 64, 128) if units != usual.units),
+    ]
+    yield block(
+        f"LSTM, width {width}, batch {batch} x {R}",
+        lambda a, w, tiles: fused_scan(a, w, precision, tiles),
+        lstm.plain_scan,
+        [a, *parameters(R, device, (width, 4 * width))],
+        choices,
+        precision,
+        1e3 * max(6 * width * a.numel() / rate, 27 / 4 * 4 * a.numel() / bandwidth),
+    )
+
+
+BLOCKS = {"attention": attention_blocks, "mlp": mlp_blocks, "layers": layers_blocks, "lstm": scans}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from metaphase.core.kernels.attention_shape import AttentionShape
-from metaphase.core.kernels.cuda import adam, attention, mixing, mlp, projection, rows, scan
+from metaphase.core.kernels.cuda import (
+    adam,
+    attention,
+    lstm,
+    lstm_cell,
+    mixing,
+    mlp,
+    projection,
+    rows,
+)
 from metaphase.core.kernels.cuda.common import Limits
 from metaphase.core.tasks import projected_images
 
@@ -214,14 +223,26 @@ def adams(decays: bool) -> Iterator[tuple[str, Iterator]]:
     yield f"adam{', decays' * decays} fp32", launches(adam, ("_adam",), call)
 
 
-def scans() -> Iterator[tuple[str, Iterator]]:
-    a, w = torch.zeros(2, 4 * 32, 3, 16), torch.zeros(2, 4 * 32, 32)
+def scans(D: int, precision: lstm.Precision) -> Iterator[tuple[str, Iterator]]:
+    a, w = torch.zeros(2, 3, 2 if D > lstm.MAX_WIDTH else 100, 4 * D), torch.zeros(2, D, 4 * D)
+    if not lstm.supports(a):
+        return
 
     def call():
         context = _Context()
-        scan._Scan.backward(context, scan._Scan.forward(context, a, w, None))
+        h = lstm._Scan.forward(context, a, w, precision, lstm.tiles_for(D), None)
+        lstm._Scan.backward(context, h)
 
-    yield "scan fp32", launches(scan, ("_cell", "_cell_backward"), call)
+    if lstm.is_whole(D, precision):
+        yield f"lstm D {D} {precision}", launches(lstm, ("_forward", "_backward"), call)
+        return
+    with (
+        mock.patch.object(lstm, "check_on_device"),
+        mock.patch.object(lstm_cell, "check_on_device", create=True),
+    ):
+        found = launches(lstm_cell, ("_step", "_step_backward"), call)
+    # The first time and one of the others, and back.
+    yield f"lstm D {D} fp32", found
 
 
 def everything() -> Iterator[tuple[str, Iterator]]:
@@ -235,7 +256,6 @@ def everything() -> Iterator[tuple[str, Iterator]]:
             yield from attentions(width, paper, precision)
     yield from attentions(16, AttentionShape(100, 2, 32, 1, True), "tf32")
     yield from attentions(64, _ROTARY, "bf16")
-    yield from scans()
     for decays in (False, True):
         yield from adams(decays)
     for precision in ("bf16", "tf32"):
@@ -243,9 +263,12 @@ def everything() -> Iterator[tuple[str, Iterator]]:
             yield from mlps(width, 4 * width, precision)
         for width in (16, 128, 256, 512):
             yield from norms(width, precision)
+        for width in (16, 32, 64, 128, 256):
+            yield from scans(width, precision)
         yield from activations(1024, precision)
         for shape in (paper, *(AttentionShape(64, 2, K) for K in (32, 64)), _ROTARY):
             yield from mixes(shape, precision)
+    yield from scans(512, "tf32")
 
 
 def main(argv: list[str]) -> int:
@@ -261,7 +284,7 @@ def main(argv: list[str]) -> int:
     for gpu in arguments.gpus:
         has = Limits(gpu, SHARED_BYTES[gpu])
         with ExitStack() as stack:
-            for module in (attention, mixing, mlp, projection):
+            for module in (attention, lstm, mixing, mlp, projection):
                 stack.enter_context(mock.patch.object(module, "limits", return_value=has))
             if not projection.supports(torch.device("cuda")):
                 print(json.dumps({"gpu": gpu, "kernel": "none: plain PyTorch"}), flush=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metaphase.core import fast_paths
-from metaphase.core.architectures import blocks
+from metaphase.core.architectures import blocks, lstm
 from metaphase.core.tasks import projected_inputs
 from metaphase.core.training import captured, optimizer, proofs
 from tests.conftest import DEVICES, small_cell
@@ -14,17 +14,20 @@ from tests.conftest import DEVICES, small_cell
 pytest.importorskip("triton")
 
 from metaphase.core.kernels.cuda import adam, attention, layers, mlp, projection
+from metaphase.core.kernels.cuda import lstm as scan
 
 pytestmark = pytest.mark.skipif("cuda" in DEVICES, reason="a GPU is pretended")
 CELLS = [
     small_cell(model_size=size, batch_size=4, eval_sequences=4, num_layers=1) for size in (4, 6)
 ]
+LSTM = small_cell(model_size=4, batch_size=4, eval_sequences=4, num_layers=1, architecture="lstm")
 CPU = torch.device("cpu")
 REAL = {
     "fused_attention": attention.fused_attention,
     "fused_mlp": mlp.fused_mlp,
     "fused_layers": layers.fused_layers,
     "fused_read_out": layers.fused_read_out,
+    "fused_scan": scan.fused_scan,
     "adam": adam.adam,
     "project": projection.project,
 }
@@ -43,6 +46,9 @@ def pretended(monkeypatch):
     monkeypatch.setattr(attention, "supports", lambda *arguments: True)
     monkeypatch.setattr(mlp, "supports", lambda *arguments: True)
     monkeypatch.setattr(layers, "supports", lambda *arguments: True)
+    monkeypatch.setattr(scan, "supports", lambda *arguments: True)
+    monkeypatch.setattr(lstm, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(scan, "fused_scan", lambda a, w, *rest, rescue: lstm.plain_scan(a, w))
     monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
     monkeypatch.setattr(optimizer.cpu, "serves", lambda t: False)
     fused_attention = lambda *t, twin: blocks.plain_attention(*t[:5])  # noqa: E731
@@ -76,13 +82,13 @@ def by_path(findings):
 
 
 def test_what_is_right_and_faster_is_used(monkeypatch):
-    findings = proofs.prove(CELLS, CPU, "data")
+    findings = proofs.prove([*CELLS, LSTM], CPU, "data")
     assert not findings.poisoned
     assert findings.error == ""
     names = [proof.name for proof in findings.proofs]
     # Attention, MLPs, layers (MLPs, as attention reads each second token), read-outs, Adam,
-    # projections, captured steps.
-    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 1 + 1
+    # projections, the LSTM's layers, captured steps.
+    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 1 + 1 + 1
     for proof in findings.proofs:
         if not proof.name.startswith(fast_paths.PROJECTION):
             assert proof.why == "", proof
@@ -94,8 +100,8 @@ def test_what_is_right_and_faster_is_used(monkeypatch):
 def test_what_is_slower_is_not_used_and_nothing_is_said(monkeypatch, caplog):
     times = iter([2.0, 1.0] * 100)
     monkeypatch.setattr(proofs, "milliseconds", lambda call, device: next(times))
-    told = by_path(found(monkeypatch))
-    for path in {*fast_paths.ON_PROOF, fast_paths.CAPTURE} - {fast_paths.SCAN}:
+    told = by_path(found(monkeypatch, [*CELLS[:1], LSTM]))
+    for path in (*fast_paths.ON_PROOF, "captured steps"):
         assert told[path].why.startswith(fast_paths.SLOWER)
         fast_paths.adopt({told[path].name: told[path].why})
         assert not fast_paths.is_on(told[path].name)
@@ -142,6 +148,19 @@ def test_a_wrong_step_of_adam_is_not_used(monkeypatch):
     assert told["fused layers"].why == ""
 
 
+def test_a_wrong_scan_is_not_used(monkeypatch):
+    """Wrong by what it forgets in time, which the first token doesn't show."""
+
+    def fused_scan(a, w, *rest, rescue):
+        h = lstm.plain_scan(a, w)
+        return torch.cat([h[:, :, :1], 1.1 * h[:, :, 1:]], dim=2)
+
+    monkeypatch.setattr(scan, "fused_scan", fused_scan)
+    told = by_path(found(monkeypatch, [LSTM]))
+    assert told["fused LSTM"].why.startswith("it is off by ")
+    assert told["fused Adam"].why == ""
+
+
 def test_what_cant_be_built_is_not_used(monkeypatch):
     def failing(*arguments, **settings):
         raise RuntimeError("Failed to find C compiler")
@@ -162,12 +181,13 @@ def test_the_kernels_themselves_are_right(monkeypatch):
         (mlp, "fused_mlp"),
         (layers, "fused_layers"),
         (layers, "fused_read_out"),
+        (scan, "fused_scan"),
         (adam, "adam"),
         (projection, "project"),
     ):
         monkeypatch.setattr(module, name, REAL[name])
     monkeypatch.setattr(proofs, "STEPS", 1)
-    for proof in found(monkeypatch).proofs:
+    for proof in found(monkeypatch, [*CELLS[:1], LSTM]).proofs:
         assert proof.why == "", proof
 
 

@@ -172,6 +172,8 @@ class Fuzzer:
                 table = read(tree)
                 table = table[table["cell_id"].isin([cell.cell_id for cell in CELLS])]
                 table = table.drop(columns=[c for c in MAY_DIFFER if c in table])
+                if "own_settings" in table:  # null in files of earlier versions: there are none
+                    table["own_settings"] = table["own_settings"].fillna("")
                 found[name] = table.sort_values(KEYS[name], ignore_index=True)
             phases.classify(found["cells"])
         return found
@@ -473,7 +475,7 @@ class Changes:
 
     def checkpoint_changed(self) -> str:
         """Checkpoints of the right form whose content isn't: their checksums are right."""
-        path = self._file("*.ckpt")
+        path = self._file("checkpoints/*/*.ckpt")
         payload = path.read_bytes().partition(b"\n")[2]
         state = torch.load(io.BytesIO(payload), weights_only=True)
         key, how = self.chance.choice(sorted(state)), self.chance.randrange(6)

@@ -34,8 +34,15 @@ CAPTURE = "captured steps"
 ON_PROOF = (ATTENTION, MLP, LAYERS, READ_OUT, ADAM, SCAN)
 SLOWER = "slower than its twin"  # begins the reason why a path that is right isn't used
 
-_off: dict[str, str] = {}
-_failed: set[str] = set()  # of these, what has failed in this process
+
+class _Off(NamedTuple):
+    """Why a path is off, and whether it has failed in this process."""
+
+    why: str
+    failed: bool
+
+
+_off: dict[str, _Off] = {}
 _proven: set[str] = set()
 _judge: Callable[[Asked], None] | None = None
 
@@ -58,9 +65,8 @@ def switch_off(name: str, why: str, asked: bool = False) -> None:
     """Leaves a path to its twin from now on, for this reason, one line, which is logged unless
     somebody asked for it."""
     if name not in _off:
-        _off[name] = why
+        _off[name] = _Off(why, failed=not asked)
         if not asked:
-            _failed.add(name)
             logger.warning("%s", warning(name, why))
 
 
@@ -81,17 +87,17 @@ def adopt(verdicts: Mapping[str, str]) -> None:
 
 def failures() -> dict[str, str]:
     """{name: why} of what has failed in this process."""
-    return {name: _off[name] for name in _failed}
+    return {name: off.why for name, off in _off.items() if off.failed}
 
 
 def switched_off() -> dict[str, str]:
     """{name: why} of what is off in this process, for whatever reason."""
-    return dict(_off)
+    return {name: off.why for name, off in _off.items()}
 
 
 def said() -> str:
     """What is off in this process, for whatever reason, in one line; empty: nothing."""
-    return "; ".join(f"{name}: {why}" for name, why in sorted(_off.items()))
+    return "; ".join(f"{name}: {why}" for name, why in sorted(switched_off().items()))
 
 
 class Asked(NamedTuple):

@@ -37,7 +37,6 @@ QUICK = ("profile", "memory")
 )
 def test_a_part_runs_at_toy_size(name, capsys, monkeypatch):
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
     before = torch.backends.cuda.matmul.fp32_precision
     gpu_session._one_part(name, gpu_session.Size(toy=True))
     torch.backends.cuda.matmul.fp32_precision = before

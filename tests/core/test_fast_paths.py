@@ -38,7 +38,6 @@ ERRORS = {
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
     monkeypatch.setattr(fast_paths, "_proven", set())
 
 

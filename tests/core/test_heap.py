@@ -15,7 +15,7 @@ from metaphase.core.training.trainer import PackTrainer
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(10):
         torch.ones(16 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -24,7 +24,7 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize() // 2**20
 
 trainers = [PackTrainer([Cell(image_size=4, dataset="random")]) for _ in range(2)]
-torch.ones(16 * 2**20)
+page_faults()  # small blocks may take a part of what is free, so that more is taken once
 held = page_faults()
 del trainers[0]
 still_held = page_faults()
@@ -41,6 +41,6 @@ def test_a_trainer_keeps_what_is_freed_and_gives_it_back():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
     held, still_held, given_back, shrunk = map(int, done.stdout.split())
-    assert max(held, still_held) < 50
-    assert given_back > 100  # 5 times 64 MiB are 81,920 pages of 4 KiB, or 160 of 2 MiB
+    assert given_back > 200  # 10 times 64 MiB are 163,840 pages of 4 KiB, or 320 of 2 MiB
+    assert max(held, still_held) < 0.3 * given_back
     assert shrunk > 60

@@ -90,7 +90,6 @@ def used(monkeypatch):
     monkeypatch.setattr(architecture, "precision_on_cuda", lambda: "bf16")
     monkeypatch.setattr(architecture.cpu, "serves", lambda t: False)
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
     monkeypatch.setenv("METAPHASE_FUSED", "1")
 
 

@@ -38,7 +38,6 @@ def pretended(monkeypatch):
     """Kernels run as on a GPU, and are always the faster ones. They are their twins, which is what
     they should be; a test may put others in their place."""
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
     monkeypatch.setattr(fast_paths, "_proven", set())
     monkeypatch.delenv("METAPHASE_FUSED", raising=False)
     monkeypatch.setattr(blocks, "_may_fuse", lambda device: True)

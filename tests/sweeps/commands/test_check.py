@@ -79,7 +79,6 @@ def test_images_that_a_run_downloads_are_no_failure(capsys, tmp_path):
 
 def test_a_machine_without_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
     monkeypatch.setenv("CC", "/proc/missing")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build.library.cache_clear()

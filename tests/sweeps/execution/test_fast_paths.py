@@ -26,7 +26,6 @@ WHY = "RuntimeError: operation not permitted when stream is capturing"
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
     monkeypatch.setattr(fast_paths, "_off", {})
-    monkeypatch.setattr(fast_paths, "_failed", set())
 
 
 @pytest.fixture
@@ -46,12 +45,12 @@ def failing_capture(monkeypatch):
 @contextlib.contextmanager
 def another_process():
     """What is off in this process isn't in the one inside."""
-    off, failed = fast_paths._off, fast_paths._failed
-    fast_paths._off, fast_paths._failed = {}, set()
+    off = fast_paths._off
+    fast_paths._off = {}
     try:
         yield
     finally:
-        fast_paths._off, fast_paths._failed = off, failed
+        fast_paths._off = off
 
 
 def test_a_process_whose_capture_failed_is_left_with_checkpoints(tmp_path, failing_capture):

@@ -366,7 +366,10 @@ class Changes:
         """Rows twice, none, of nobody, of another cell, with values that can't be."""
         path = self._table()
         table = pq.read_table(path, partitioning=None)
-        rows, how = table.to_pylist(), self.chance.randrange(7)
+        try:
+            rows, how = table.to_pylist(), self.chance.randrange(7)
+        except UnicodeDecodeError:  # made so by another change
+            return f"{path} holds bytes that are no text"
         row = self.chance.choice(rows)
         if how == 0:
             rows.append(row)

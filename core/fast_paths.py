@@ -52,6 +52,11 @@ def named(path: str, precision: str, **sizes: object) -> str:
     return " ".join([path, *(f"{key}={value}" for key, value in sizes.items()), precision])
 
 
+def may_fuse(device: torch.device) -> bool:
+    """Whether there are fused kernels for a device at all."""
+    return device.type == "cuda"
+
+
 def is_on(name: str) -> bool:
     """Whether the path of this name is to be used."""
     path = _path(name)

@@ -53,7 +53,7 @@ class Block:
 
 def layers(h_RxBLxD: Tensor, blocks: Sequence[Block]) -> Tensor:
     """What the blocks make of h, one after the other."""
-    if _may_fuse(h_RxBLxD.device) and not _all_on_chip(h_RxBLxD, blocks):
+    if fast_paths.may_fuse(h_RxBLxD.device) and not _all_on_chip(h_RxBLxD, blocks):
         # Those whose outputs are computed at all tokens.
         whole = list(takewhile(lambda b: b.shape is None or b.shape.stride == 1, blocks))
         fused = _fused_layers(h_RxBLxD, whole)
@@ -82,7 +82,7 @@ def plain_layers(
 
 def read_out(h_RxIxD: Tensor, weight_RxDxO: Tensor) -> Tensor:
     """The product of norm(h) with a weight: R x I x O."""
-    if _may_fuse(h_RxIxD.device):
+    if fast_paths.may_fuse(h_RxIxD.device):
         fused = _fused_read_out(h_RxIxD, weight_RxDxO)
         if fused is not None:
             return fused
@@ -103,7 +103,7 @@ def attention(
 ) -> Tensor:
     """What `plain_attention` computes."""
     h = h_RxBLxD
-    if _may_fuse(h.device):
+    if fast_paths.may_fuse(h.device):
         fused = _fused_attention(h, q_RxDxHK, kv_RxDx2HK, out_RxHKxD, shape)
         if fused is not None:
             return fused
@@ -120,7 +120,7 @@ def attention(
 def mlp(h_RxBLxD: Tensor, up_RxDxM: Tensor, bias_Rx1xM: Tensor, down_RxMxD: Tensor) -> Tensor:
     """What `plain_mlp` computes."""
     weights = (up_RxDxM, bias_Rx1xM, down_RxMxD)
-    if _may_fuse(h_RxBLxD.device):
+    if fast_paths.may_fuse(h_RxBLxD.device):
         fused = _fused_mlp(h_RxBLxD, *weights)
         if fused is None:
             fused = _fused_layers(h_RxBLxD, [Block(weights)])
@@ -154,10 +154,6 @@ def layers_path(shapes: Sequence[AttentionShape | None], D: int, M: int, precisi
         sizes |= {"L": shape.tokens, "H": shape.heads, "K": shape.key_size}
         sizes["rotary"] = int(shape.rotary)
     return fast_paths.named(fast_paths.LAYERS, precision, **sizes)
-
-
-def _may_fuse(device: torch.device) -> bool:
-    return device.type == "cuda"
 
 
 def _fused_attention(

@@ -82,7 +82,7 @@ def scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
     if cpu.serves(a_RxBxLx4D):
         h_RxBxLxD: Tensor = cpu.LSTM.apply(a_RxBxLx4D, w_RxDx4D)
         return h_RxBxLxD
-    fused = _fused_scan(a_RxBxLx4D, w_RxDx4D) if _may_fuse(a_RxBxLx4D.device) else None
+    fused = _fused_scan(a_RxBxLx4D, w_RxDx4D) if fast_paths.may_fuse(a_RxBxLx4D.device) else None
     return plain_scan(a_RxBxLx4D, w_RxDx4D) if fused is None else fused
 
 
@@ -99,10 +99,6 @@ def plain_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor:
 def scan_path(L: int, D: int, precision: str) -> str:
     """The name (`core.fast_paths`) of the fused scan on a shape."""
     return fast_paths.named(fast_paths.SCAN, precision, L=L, D=D)
-
-
-def _may_fuse(device: torch.device) -> bool:
-    return device.type == "cuda"
 
 
 def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:

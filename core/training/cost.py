@@ -162,10 +162,10 @@ def _plain_bytes(cell: Cell) -> float:
     """What a layer moves of a sequence by plain PyTorch: a residual stream and its norms, float32,
     and their casts in bf16; what is wider, in the precision of the products, is written and read 6
     to 7 times, with its gradient."""
-    number, half, stream = _number_bytes(cell), cell.precision == "bf16", cell.num_tokens
-    stream *= cell.model_size
     if cell.architecture == "lstm":
         return _lstm_bytes(cell, 202)
+    number, half = _number_bytes(cell), cell.precision == "bf16"
+    stream = cell.num_tokens * cell.model_size
     kept = ARCHITECTURES[cell.architecture].layers.activations(cell) / cell.num_layers
     return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + 36 * half)
 

@@ -114,12 +114,8 @@ def adam(
     }
     if cpu.serves(theta_RxP):
         return cpu.adam(*buffers, **settings)
-    finite_R = _fused_adam(buffers, settings) if _may_fuse(theta_RxP.device) else None
+    finite_R = _fused_adam(buffers, settings) if fast_paths.may_fuse(theta_RxP.device) else None
     return plain_adam(*buffers, **settings) if finite_R is None else finite_R
-
-
-def _may_fuse(device: torch.device) -> bool:
-    return device.type == "cuda"
 
 
 def _fused_adam(buffers: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor | None:

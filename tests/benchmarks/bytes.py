@@ -37,7 +37,7 @@ from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks, lstm
 from metaphase.core.cell import Cell
 from metaphase.core.tasks.sequences import Batch
-from metaphase.core.training import cost, optimizer
+from metaphase.core.training import cost
 from metaphase.core.training.stack import Stack
 from tests.benchmarks.throughput import PAPER
 
@@ -216,9 +216,8 @@ def launching(cell: Cell, counter: Counted) -> Iterator[None]:
         patch = lambda *a: stack.enter_context(mock.patch.object(*a))  # noqa: E731
         stack.enter_context(mock.patch.dict(os.environ, METAPHASE_FUSED="1"))
         patch(fast_paths, "_off", {})
-        patch(optimizer, "_may_fuse", lambda device: True)
+        patch(fast_paths, "may_fuse", lambda device: True)
         for architecture in (blocks, lstm):
-            patch(architecture, "_may_fuse", lambda device: True)
             patch(architecture, "precision_on_cuda", lambda: cell.precision)
         for module, kernels in _kernels():
             if hasattr(module, "check_on_device"):

@@ -82,7 +82,7 @@ BLOCKS = {
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_kernel_that_fails_leaves_its_twin(name, launch, error, monkeypatch, caplog):
     kernel, block, plain, shapes = BLOCKS[name]
-    monkeypatch.setattr(blocks, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     monkeypatch.setattr(blocks, "precision_on_cuda", lambda: "tf32")
     monkeypatch.setenv("METAPHASE_FUSED", "1")
     if launch == "_backward":  # the forward pass has run

@@ -72,8 +72,7 @@ MAX_SEQUENCE, MAX_WIDTH = 128, 64  # tokens; width of the model, and of a key
 
 _TF32_SHARED = 209 * 1024  # bytes that the backward pass takes at L = 100 in tf32, compiled
 _EPSILON = tl.constexpr(operations.EPSILON)
-_LOG2_E = tl.constexpr(math.log2(math.e))
-_LN_2 = tl.constexpr(math.log(2.0))
+LN_2 = tl.constexpr(math.log(2.0))
 
 
 @dataclass(frozen=True)
@@ -266,8 +265,8 @@ def _backward(
             d_share = dot(d_mixed, tl.trans(value), PRECISION)
             d_scores = operand(share.to(tl.float32) * (d_share - along[:, None]), PRECISION)
             # scores = (query scale) key / ln 2: exponentials are of base 2
-            d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
-            d_key = dot(tl.trans(d_scores), query, PRECISION) * _LN_2
+            d_query = dot(d_scores, key, PRECISION) * (scale * LN_2)
+            d_key = dot(tl.trans(d_scores), query, PRECISION) * LN_2
             if ROTARY:
                 d_query = rotated(d_query, rotation, s, k, L, K, -1.0, PRECISION)
                 d_key = rotated(d_key, rotation, s, k, L, K, -1.0, PRECISION)
@@ -321,7 +320,7 @@ class _Attention(torch.autograd.Function):
         with current(h.device):
             _forward[(R * B,)](
                 y, h, q, kv, out, rotation,
-                *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+                *_sizes(shape, D, B), q.stride(0), kv.stride(0), out.stride(0), score_scale(shape),
                 **_constants(shape, D, precision),
                 BLOCK_M=min(block_l, tiles.queries), num_warps=tiles.warps_forward,
                 num_stages=tiles.stages,
@@ -354,7 +353,7 @@ class _Attention(torch.autograd.Function):
             _backward[(R * programs,)](
                 d_h, d_weights, d_y.contiguous(), h, q, kv, out, rotation,
                 *_sizes(shape, D, B), sequences,
-                q.stride(0), kv.stride(0), out.stride(0), _scale(shape),
+                q.stride(0), kv.stride(0), out.stride(0), score_scale(shape),
                 **_constants(shape, D, ctx.precision),
                 num_warps=tiles.warps_backward, num_stages=tiles.stages,
             )  # fmt: skip
@@ -366,7 +365,8 @@ def _sizes(shape: AttentionShape, D: int, B: int) -> tuple[int, ...]:
     return shape.tokens, D, shape.key_size, shape.heads, B
 
 
-def _scale(shape: AttentionShape) -> float:
+def score_scale(shape: AttentionShape) -> float:
+    """Return what products of queries and keys are times: 1 / (sqrt(K) ln 2)."""
     return shape.key_size**-0.5 * math.log2(math.e)
 
 

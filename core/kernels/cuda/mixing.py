@@ -16,7 +16,6 @@ The plain twin is `core.architectures.blocks.plain_attention`, of which this is 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from metaphase.core.devices import current
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
-from metaphase.core.kernels.cuda.attention import rotated
+from metaphase.core.kernels.cuda.attention import LN_2, rotated, score_scale
 from metaphase.core.kernels.cuda.common import (
     DOTS,
     FIRST_CAPABILITY,
@@ -45,8 +44,6 @@ MAX_SEQUENCE, MAX_KEY = 128, 64
 # to 64 numbers. Of up to 64 tokens it is at most half of that.
 _SHARED = {"bf16": (64 * 1024, 96 * 1024), "tf32": (184_320, 249_856)}
 _QUERIES = 64  # of a block of the forward pass
-_LOG2_E = math.log2(math.e)
-_LN_2 = tl.constexpr(math.log(2.0))
 
 
 @triton.jit
@@ -121,8 +118,8 @@ def _mix_backward(
     d_value = dot(tl.trans(operand(share, PRECISION)), grad, PRECISION)
     # scores = query key scale, scale = 1 / (sqrt(K) ln 2): exponentials are of base 2.
     d_scores = operand(d_scores, PRECISION)
-    d_query = dot(d_scores, key, PRECISION) * (scale * _LN_2)
-    d_key = dot(tl.trans(d_scores), query, PRECISION) * (scale * _LN_2)
+    d_query = dot(d_scores, key, PRECISION) * (scale * LN_2)
+    d_key = dot(tl.trans(d_scores), query, PRECISION) * (scale * LN_2)
     if ROTARY:
         d_query = rotated(d_query, rotation, s, k, L, K, -1.0, PRECISION)
         d_key = rotated(d_key, rotation, s, k, L, K, -1.0, PRECISION)
@@ -176,10 +173,7 @@ def mix_backward(
 
 def _arguments(shape: AttentionShape, device: torch.device) -> tuple[Any, ...]:
     rotation = rotation_table(shape, device).contiguous() if shape.rotary else None
-    return (
-        *(rotation, shape.tokens, shape.key_size, shape.heads),
-        shape.key_size**-0.5 * _LOG2_E,
-    )
+    return rotation, shape.tokens, shape.key_size, shape.heads, score_scale(shape)
 
 
 def _constants(shape: AttentionShape, precision: Precision) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_replica_is_the_same_by_itself():
 @pytest.fixture
 def pretended(monkeypatch):
     """As on a GPU, where the CPU has no kernel of its own."""
-    monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     monkeypatch.setattr(optimizer.cpu, "serves", lambda t: False)
     monkeypatch.setattr(fast_paths, "_off", {})
     monkeypatch.setattr(fast_paths, "_proven", set())

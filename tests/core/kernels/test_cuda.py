@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks
 from metaphase.core.kernels.attention_shape import AttentionShape
 from metaphase.core.tasks import projected_images
@@ -312,7 +313,7 @@ def test_the_blocks_run_the_fused_kernels_where_these_are_switched_on(monkeypatc
     heads = [torch.randn(R, *size, device=DEVICE) for size in ((D, HK), (D, 2 * HK), (HK, D))]
     units = [torch.randn(R, *size, device=DEVICE) for size in ((D, 16), (1, 16), (16, D))]
     plain = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)
-    monkeypatch.setattr(blocks, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     monkeypatch.setenv("METAPHASE_FUSED", "1")
     monkeypatch.setattr(blocks, "precision_on_cuda", lambda: "bf16")
     fused = blocks.attention(h, *heads, shape), blocks.mlp(h, *units)

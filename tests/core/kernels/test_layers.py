@@ -141,7 +141,7 @@ def test_units_are_their_twin(R, N, M, programs, dtype, monkeypatch):
 
 def used(monkeypatch, *names):
     """As on a GPU where these paths have been found right and faster, in bf16."""
-    monkeypatch.setattr(blocks, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     monkeypatch.setattr(blocks, "precision_on_cuda", lambda: "bf16")
     monkeypatch.setattr(fast_paths, "_off", {})
     monkeypatch.setattr(fast_paths, "_proven", set(names))
@@ -307,7 +307,7 @@ def test_a_pack_trains_as_its_cells_alone_and_as_without_kernels(precision, monk
     plain = trained(cells)
     used(monkeypatch)
     monkeypatch.setattr(blocks, "precision_on_cuda", lambda: precision)
-    monkeypatch.setattr(optimizer, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     # Not those of whole blocks, which all these cells are narrow enough for.
     monkeypatch.setattr(blocks, "_all_on_chip", lambda h, blocks: False)
     monkeypatch.setenv("METAPHASE_FUSED", "1")

@@ -86,7 +86,7 @@ def test_a_replica_is_the_same_among_others(precision):
 @pytest.fixture
 def used(monkeypatch):
     """The scan runs on proof or where it is asked for, as on a GPU."""
-    monkeypatch.setattr(architecture, "_may_fuse", lambda device: True)
+    monkeypatch.setattr(fast_paths, "may_fuse", lambda device: True)
     monkeypatch.setattr(architecture, "precision_on_cuda", lambda: "bf16")
     monkeypatch.setattr(architecture.cpu, "serves", lambda t: False)
     monkeypatch.setattr(fast_paths, "_off", {})

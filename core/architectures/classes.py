@@ -184,16 +184,37 @@ class ModuleLayers:
                     "which knows no dropout, no running statistics and no fused recurrent layers, "
                     f"and wants one output a token: {line}"
                 ) from error
-            changed = _versions(module) != before
-        name = f"{self._cls.__name__}.forward()"
-        result_RxBxLxD = _of_shape(result_RxBxLxD, tuple(h_RxBxLxD.shape), name)
-        if key not in self._worked and changed:
-            raise ConfigError(
-                f"architecture: {name} changes buffers, which all cells share; "
-                "needed: outputs that depend on weights and inputs alone"
-            )
+            name = f"{self._cls.__name__}.forward()"
+            result_RxBxLxD = _of_shape(result_RxBxLxD, tuple(h_RxBxLxD.shape), name)
+            if key not in self._worked:
+                changed = "buffers, which all cells share" * (_versions(module) != before)
+                changed = changed or self._changes_again(key, weights, h_RxBxLxD, result_RxBxLxD)
+                if changed:
+                    raise ConfigError(
+                        f"architecture: {name} changes {changed}; "
+                        "needed: outputs that depend on weights and inputs alone"
+                    )
         self._worked.add(key)
         return result_RxBxLxD[:, :, ::stride]
+
+    @torch.no_grad()
+    def _changes_again(
+        self, key: tuple, weights: dict[str, Tensor], h_RxBxLxD: Tensor, before_RxBxLxD: Tensor
+    ) -> str:
+        """What else than the module's first call changes when it is called once more; "" if
+        nothing. The first call may keep what it has computed, a mask for instance."""
+        module = self._made(key, 0)
+        before = _plain_attributes(module)
+        again_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
+        for name, value in _plain_attributes(module).items():
+            if before.get(name) != value:
+                return f"its attribute {name}, which no checkpoint keeps"
+        # On other devices sums may be in another order each time.
+        if h_RxBxLxD.device.type == "cpu" and not torch.allclose(
+            again_RxBxLxD, before_RxBxLxD, rtol=0, atol=0, equal_nan=True
+        ):
+            return "its outputs from call to call"
+        return ""
 
     def _stack(self, key: tuple) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         """The module as a function of stacked weights and inputs."""
@@ -231,6 +252,25 @@ def _of_shape(result: Any, due: tuple[int, ...], said: str) -> Tensor:
 def _versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """What tells whether a module's buffers have been changed or exchanged."""
     return {name: (id(b), b._version) for name, b in module.named_buffers()}
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, str]:
+    """The numbers, texts and containers of them that a module and its parts have as attributes."""
+    return {
+        ".".join(filter(None, (part, name))): repr(value)
+        for part, submodule in module.named_modules()
+        for name, value in vars(submodule).items()
+        if _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a text, or is made of nothing else."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
 def _flops(specs: dict[str, Spec], cell: Cell) -> int:

@@ -248,6 +248,17 @@ class Mine(nn.Module):
         ("self.head = nn.Parameter(self.one)", "h", "name of its parameter head is taken"),
         ("pass", "h", "outputs don't depend on the parameter layer.weight"),
         ("pass", "self.layer(h) * self.one.add_(1)", r"Mine.forward\(\) changes buffers"),
+        ("self.n = [0]", "(self.layer(h), self.n.append(1))[0]", "changes its attribute n, "),
+        (
+            "self.layer.n = 0",
+            "(self.layer(h), setattr(self.layer, 'n', self.layer.n + 1))[0]",
+            "changes its attribute layer.n, ",
+        ),
+        (
+            "self.all = iter(range(9))",
+            "self.layer(h) * next(self.all)",
+            "outputs from call to call",
+        ),
     ],
 )
 def test_a_module_that_fails_is_a_wrong_setting(tmp_path, init, outputs, message):
@@ -257,6 +268,13 @@ def test_a_module_that_fails_is_a_wrong_setting(tmp_path, init, outputs, message
     assert cell.share == 0.5  # as the annotation says, although its default is a whole number
     with pytest.raises(ConfigError, match=message):
         PackTrainer([cell]).train(1)
+
+
+def test_a_module_may_keep_what_its_first_call_computes(tmp_path):
+    outputs = "(self.__dict__.setdefault('length', h.shape[-2]), self.layer(h))[1]"
+    (tmp_path / "module.py").write_text(MODULE.format(init="pass", outputs=outputs))
+    name = plugins.load("architecture", "module.py:Mine", tmp_path)
+    PackTrainer([Cell(**SMALL, architecture=name, image_size=4, own=(("share", 0.5),))]).train(1)
 
 
 def test_a_module_s_weights_can_be_asked_for_while_another_thread_computes_with_it():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from metaphase.analysis.questions import (
+    along_setting,
     architectures,
     boundaries,
     generalization,
@@ -45,6 +46,7 @@ def find(
         *architectures.find(classified),
         *state_size.find(classified),
         *interventions.find(classified),
+        *along_setting.find(classified, history),
         *seeds.find(classified),
         *modes.find(classified),
         *boundaries.find(classified, confidence, rule),

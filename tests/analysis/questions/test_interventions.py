@@ -80,4 +80,4 @@ def test_interventions_are_drawn(tmp_path):
     assert [ax.get_xlabel() for ax in figure.axes] == ["batch size", "identity share"]
     assert "3 of 3" in answer.text
     images = report.render(str(path)).count("<img")
-    assert images == 1 + 4  # and the learning curves of each condition
+    assert images == 2 + 4  # along the batch size, too; and learning curves of each condition

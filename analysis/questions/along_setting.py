@@ -83,13 +83,13 @@ def seed_table(cells: pd.DataFrame, history: pd.DataFrame, names: list[str]) -> 
     last = last[last["split"].isin(_SPLITS)].dropna(subset=[schema.LAST])
     last = last[["cell_id", "split", schema.LAST]].rename(columns={schema.LAST: "accuracy"})
     done = cells[cells["status"] == schema.DONE]
-    usual = done.mode(dropna=False).iloc[0] if len(done) else None
+    usual = {k: done[k].mode(dropna=False).iloc[0] for k in settings.varying_settings(done)}
     found = []
     for name in names:
         for condition, group in settings.equal_groups(done, settings.GRID, besides=[name]):
             if group[name].nunique() < FEWEST_VALUES:
                 continue
-            told = {k: v for k, v in condition.items() if k in settings.GRID or v != usual[k]}
+            told = {k: v for k, v in condition.items() if k in settings.GRID or v != usual.get(k)}
             rows = group[["cell_id", "seed"]].assign(
                 setting=name, point=_point(told), value=group[name].astype(float),
                 level=phases.level_of_split(group, schema.UNSEEN),
@@ -205,7 +205,7 @@ def figure(rows: pd.DataFrame, title: str = "") -> Figure:
     )  # fmt: skip
     for ax, ((_, point), group) in zip(whole.axes, shown, strict=True):
         draw(group, ax)
-        ax.set_title(style.wrap(point, whole.width))
+        ax.set_title(style.wrap(str(point), whole.width))
     for row in whole.rows:
         for ax in row[1:]:
             ax.set_ylabel("")

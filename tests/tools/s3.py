@@ -9,6 +9,7 @@ import random
 import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,10 @@ def failing_s3(failing: float = 0.05, **how: Any) -> Iterator[FailingS3]:
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
+        # What moto holds belongs to the process and outlives its servers.
+        address = environment["AWS_ENDPOINT_URL_S3"]
+        reset = urllib.request.Request(f"{address}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         application.failing = failing
         for name, value in how.items():

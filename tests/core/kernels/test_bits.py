@@ -32,6 +32,7 @@ def test_random_cells_alone_equal_the_same_in_a_pack_bit_for_bit():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_300_random_cells_alone_equal_the_same_in_a_pack_bit_for_bit():
     seed = random.SystemRandom().randrange(10**9)
     assert [text for i in range(300) if (text := try_pair(seed + i))] == []

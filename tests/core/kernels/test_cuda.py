@@ -253,6 +253,7 @@ def test_the_fused_mlp_is_its_twin(N, D, M, R, programs, precision):
     )
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [

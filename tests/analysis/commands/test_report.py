@@ -19,8 +19,7 @@ from metaphase.sweeps.preset import load_preset
 from tests.tools.synthetic import BASE, make_results
 
 
-@pytest.fixture
-def sweep(tmp_path):
+def make_sweep(path):
     def truth(cell):
         if cell.num_tasks == 256 and cell.model_size == 16:
             return "missing"
@@ -28,10 +27,29 @@ def sweep(tmp_path):
             return "failed"
         return {1: "memorizing", 16: "identifying", 256: "generalizing"}[cell.num_tasks]
 
-    make_results(tmp_path / "s", (8, 16), (1, 16, 256), (0, 1), truth)
-    (tmp_path / "s" / "sweep.yaml").write_text(
-        "name: s\ndescription: a <script>alert(1)</script>\n"
-    )
+    make_results(path, (8, 16), (1, 16, 256), (0, 1), truth)
+    (path / "sweep.yaml").write_text("name: s\ndescription: a <script>alert(1)</script>\n")
+    return path
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return make_sweep(tmp_path / "s")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A sweep whose report is written; a page takes seconds."""
+    path = make_sweep(tmp_path_factory.mktemp("written") / "s")
+    assert cli.main(["report", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def one_cell(tmp_path):
+    make_results(tmp_path / "s", (8,), (1,), (0,))
+    settings = load_preset("quickstart", ["name=s"]).settings
+    (tmp_path / "s" / "sweep.yaml").write_text(preset.dump_settings(settings))
     return tmp_path / "s"
 
 
@@ -55,10 +73,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_page_with_all_figures_inside(sweep, capsys):
-    assert cli.main(["report", str(sweep)]) == 0
-    assert capsys.readouterr().out == f"wrote {sweep}/report.html\n"
-    text = (sweep / "report.html").read_text()
+def test_a_page_with_all_figures_inside(written):
+    text = (written / "report.html").read_text()
     page = Page(text)
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 4
@@ -76,11 +92,11 @@ def test_a_page_with_all_figures_inside(sweep, capsys):
     plain = html.unescape(text)
     assert "2^4 | M" in plain  # the text map
     assert "number of tasks where a phase begins" in plain
-    assert f"metaphase run {sweep}/sweep.yaml --root {sweep.parent}" in plain
+    assert f"metaphase run {written}/sweep.yaml --root {written.parent}" in plain
 
 
-def test_everything_is_escaped(sweep):
-    text = report.render(str(sweep))
+def test_everything_is_escaped(written):
+    text = (written / "report.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
@@ -98,14 +114,15 @@ def test_half_finished_without_settings_elsewhere(sweep, tmp_path, capsys, monke
     assert not (sweep / "report.html").exists()
 
 
-def test_out_may_be_a_folder_and_nothing_else_is_left(sweep, tmp_path, capsys):
+def test_out_may_be_a_folder_and_nothing_else_is_left(one_cell, tmp_path, capsys):
     (tmp_path / "out_old").mkdir()
-    assert report.main([str(sweep), "--out", str(tmp_path / "out_old")]) == 0
-    assert report.main([str(sweep), "--out", f"{tmp_path}/new/"]) == 0
+    assert report.main([str(one_cell), "--out", str(tmp_path / "out_old")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path}/out_old/report.html\n"
+    assert report.main([str(one_cell), "--out", f"{tmp_path}/new/"]) == 0
     for name in ("out_old", "new"):
         assert [p.name for p in (tmp_path / name).iterdir()] == ["report.html"]
     (tmp_path / "blocked" / "report.html").mkdir(parents=True)
-    assert report.main([str(sweep), "--out", f"{tmp_path}/blocked"]) == 1
+    assert report.main([str(one_cell), "--out", f"{tmp_path}/blocked"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert [p.name for p in (tmp_path / "blocked").iterdir()] == ["report.html"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["blocked", "new", "out_old", "s"]
@@ -116,29 +133,24 @@ def rerun_command(page):
 
 
 @pytest.mark.parametrize("place", ["{}/s/", "s/.", "renamed"])
-def test_the_rerun_command_runs(place, tmp_path, monkeypatch, capsys):
-    cells = make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
-    settings = load_preset("quickstart", ["name=s"]).settings
-    (tmp_path / "s" / "sweep.yaml").write_text(preset.dump_settings(settings))
+def test_the_rerun_command_runs(place, one_cell, tmp_path, monkeypatch, capsys):
     if place == "renamed":
-        (tmp_path / "s").rename(tmp_path / "renamed")
+        one_cell.rename(tmp_path / "renamed")
     monkeypatch.chdir(tmp_path)
     command = rerun_command(report.render(place.format(tmp_path)))
     assert cli.main([*command, "--dry-run"]) == 0
     where = tmp_path / ("renamed" if place == "renamed" else "s")
     assert f"results: {where}\n" in capsys.readouterr().out
-    assert len(cells) == 4
 
 
 @pytest.mark.parametrize("parameters", ["", "?scheme=http&endpoint_override={}&region=us-east-1"])
-def test_the_rerun_command_runs_from_a_bucket(parameters, s3, tmp_path, monkeypatch, capsys):
+def test_the_rerun_command_runs_from_a_bucket(
+    parameters, s3, one_cell, tmp_path, monkeypatch, capsys
+):
     client, address = s3
     if not parameters:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}")
-    make_results(tmp_path / "s", (8, 16), (1, 16), (0,))
-    settings = load_preset("quickstart", ["name=s"]).settings
-    (tmp_path / "s" / "sweep.yaml").write_text(preset.dump_settings(settings))
-    for path in (tmp_path / "s").rglob("*.*"):
+    for path in one_cell.rglob("*.*"):
         client.upload_file(str(path), "bucket", f"here/{path.relative_to(tmp_path)}")
     place = f"s3://bucket/here/s{parameters.format(address)}"
     assert cli.main(["report", place]) == 0
@@ -154,8 +166,8 @@ def test_no_result_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_equal_results_equal_page(sweep):
-    assert report.render(str(sweep)) == report.render(str(sweep))
+def test_equal_results_equal_page(written):
+    assert report.render(str(written)) == (written / "report.html").read_text()
 
 
 def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
@@ -181,5 +193,5 @@ def test_what_a_table_has_not_is_a_dash():
     ]  # fmt: skip
 
 
-def test_a_sweep_of_something_else_is_not(sweep):
-    assert "Beside the paper" not in report.render(str(sweep))
+def test_a_sweep_of_something_else_is_not(written):
+    assert "Beside the paper" not in (written / "report.html").read_text()

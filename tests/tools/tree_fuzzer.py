@@ -348,13 +348,14 @@ class Changes:
             odd = [{"a": 1}, [1, 2], b"\xff", None][self.chance.randrange(4)]
             table = table.append_column("extra", pa.array([odd] * rows))
         else:
-            texts = [str(v) for v in column.to_pylist()]
+            # "None" would be as good a text as any where a column has texts.
+            texts = [str(v) if v is not None else None for v in column.to_pylist()]
             new = {
                 4: lambda: pa.array([[v] for v in texts]),
                 5: lambda: pa.array([{"a": v} for v in texts]),
                 6: lambda: pa.array(texts),
                 7: lambda: pa.array(texts).dictionary_encode(),
-                8: lambda: pa.array([v.encode() + b"\xff" for v in texts]),
+                8: lambda: pa.array([f"{v}".encode() + b"\xff" for v in texts]),
                 9: lambda: pa.nulls(rows),
                 10: lambda: column.combine_chunks().dictionary_encode(),
                 11: lambda: pa.array([b"\xff\xfe" for _ in texts], pa.binary()).view(pa.string()),

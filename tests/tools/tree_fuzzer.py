@@ -52,6 +52,7 @@ from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store import checkpoints, lease, sweepfile
 from metaphase.sweeps.store.layout import TABLES
 from metaphase.sweeps.store.results import Results
+from metaphase.sweeps.store.tables import FILLED, RESULTS
 
 PRESET = """
 cell: {image_size: 2, num_classes: 3, sequence_length: 4, model_size: 4, num_heads: 1, key_size: 4,
@@ -297,7 +298,7 @@ class Changes:
         kind = self.chance.choice(self.kinds)
         try:
             what = kind()
-        except (OSError, pa.ArrowException, IndexError):  # an earlier one is in the way
+        except (OSError, pa.ArrowException, IndexError, UnicodeEncodeError):  # one is in the way
             return
         self.made.append((kind.__name__, str(what)))
 
@@ -337,6 +338,8 @@ class Changes:
         how = self.chance.randrange(12)
         column, at = table[name], table.column_names.index(name)
         rows = table.num_rows
+        if how == 9 and path.parent.name == "cells" and name not in (*FILLED["cells"], *RESULTS):
+            return f"{path} {name} may be null, as in files of earlier versions"
         if how == 0:
             table = table.drop_columns([name])
         elif how == 1:

@@ -70,7 +70,7 @@ from metaphase.core.kernels.cuda.common import (
 
 MAX_SEQUENCE, MAX_WIDTH = 128, 64  # tokens; width of the model, and of a key
 
-_TF32_SHARED = 209 * 1024  # bytes that the backward pass takes at L = 100 in tf32, compiled
+_MUCH_SHARED = 209 * 1024  # bytes that the backward pass takes at L = 100 in tf32, compiled
 _EPSILON = tl.constexpr(operations.EPSILON)
 LN_2 = tl.constexpr(math.log(2.0))
 
@@ -289,10 +289,10 @@ def supports(h: Tensor, shape: AttentionShape, precision: Precision) -> bool:
     """Return whether `fused_attention` fits on the chip and is worth it. In float32 without matrix
     units it would run, but from spilled registers."""
     L, width, has = shape.tokens, max(h.shape[2], shape.key_size), limits(h.device)
-    if L > MAX_SEQUENCE or width > MAX_WIDTH or has.capability < FIRST_CAPABILITY:
-        return False
-    tf32_fits = (L <= 64 or width <= 32) and has.shared >= _TF32_SHARED
-    return precision == "bf16" or (precision == "tf32" and tf32_fits)
+    possible = L <= MAX_SEQUENCE and width <= MAX_WIDTH and has.capability >= FIRST_CAPABILITY
+    short, much = L <= 64, has.shared >= _MUCH_SHARED
+    fits = {"bf16": short or much or shape.key_size <= 32, "tf32": much and (short or width <= 32)}
+    return possible and fits.get(precision, False)
 
 
 class _Attention(torch.autograd.Function):

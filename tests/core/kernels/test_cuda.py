@@ -281,17 +281,17 @@ def test_the_kernels_compile_and_fit(arguments, count):
 
 
 @pytest.mark.parametrize(
-    ("capability", "shared", "attention_tf32", "mlp_tf32", "bf16", "layers_tf32"),
+    ("capability", "shared", "attention_tf32", "mlp_tf32", "bf16", "layers_tf32", "wide_keys"),
     [
-        (75, 65_536, False, False, False, False),
-        (80, 166_912, False, True, True, False),
-        (89, 101_376, False, False, True, False),
-        (90, 232_448, True, True, True, True),
-        (120, 101_376, False, False, True, False),
+        (75, 65_536, False, False, False, False, False),
+        (80, 166_912, False, True, True, False, False),
+        (89, 101_376, False, False, True, False, False),
+        (90, 232_448, True, True, True, True, True),
+        (120, 101_376, False, False, True, False, False),
     ],
 )
 def test_the_devices_shared_memory_is_looked_up(
-    monkeypatch, capability, shared, attention_tf32, mlp_tf32, bf16, layers_tf32
+    monkeypatch, capability, shared, attention_tf32, mlp_tf32, bf16, layers_tf32, wide_keys
 ):
     has = common.Limits(capability, shared)
     for module in (attention, layers, mixing, mlp, projection):
@@ -300,6 +300,8 @@ def test_the_devices_shared_memory_is_looked_up(
     assert attention.supports(narrow, shape, "tf32") == attention_tf32
     assert mlp.supports(wide, "tf32") == mlp_tf32
     assert attention.supports(narrow, shape, "bf16") == mlp.supports(wide, "bf16") == bf16
+    assert attention.supports(wide, AttentionShape(128, 2, 64), "bf16") == wide_keys
+    assert attention.supports(wide, AttentionShape(64, 2, 64), "bf16") == bf16
     assert projection.supports(torch.device("cuda")) == bf16
     assert not attention.supports(narrow, shape, "fp32")
     assert layers.supports(wide, [shape, None], "tf32") == layers_tf32

@@ -31,7 +31,8 @@ still_held = page_faults()
 before = resident()
 trainers.clear()
 gc.collect()
-print(held, still_held, page_faults(), before - resident())
+shrunk = before - resident()  # a later block may stay where the one before it was
+print(held, still_held, page_faults(), shrunk)
 """
 
 
@@ -41,6 +42,6 @@ def test_a_trainer_keeps_what_is_freed_and_gives_it_back():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
     held, still_held, given_back, shrunk = map(int, done.stdout.split())
-    assert given_back > 200  # 10 times 64 MiB are 163,840 pages of 4 KiB, or 320 of 2 MiB
+    assert given_back > 30  # 64 MiB are 16,384 pages of 4 KiB, or 32 of 2 MiB
     assert max(held, still_held) < 0.3 * given_back
     assert shrunk > 60

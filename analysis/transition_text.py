@@ -47,14 +47,14 @@ def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
     return f"{about(row[f'log2_{axis}'], powers)} ({low} to {high})"
 
 
-def power_law(row: dict[Hashable, Any]) -> str:
+def power_law(row: dict[Hashable, Any], powers: bool = True) -> str:
     """A row of `boundary.boundaries`' power laws: "N = 2^8.2 (model size / 32)^-0.85 (-1.2 to
-    -0.5)"; where its middle is beyond the grid the exponent alone."""
+    -0.5)"; where its middle is beyond the grid the exponent alone. `powers`: as for `about`."""
     exponent = f"^{row['exponent']:z.2f} ({row['low']:z.2f} to {row['high']:z.2f})"
     if not np.isfinite(row["log2_num_tasks"]):
         return f"N ~ model size{exponent}"
     middle = labels.short_number(row["middle_size"])
-    return f"N = 2^{row['log2_num_tasks']:.1f} (model size / {middle}){exponent}"
+    return f"N = {about(row['log2_num_tasks'], powers)} (model size / {middle}){exponent}"
 
 
 def about(log2: float, powers: bool) -> str:

@@ -1,7 +1,8 @@
 """A sweep beside the paper's Figure 2: accuracy over model size and number of tasks.
 
 Our accuracies are those of the last tenth of the positions (`last`), means over the seeds that
-finished; the paper's are those of the last position.
+finished and left their plateau (`analysis.statistics.transitions.usable_cells`: a cell that wasn't
+trained long enough doesn't say that more tasks don't help); the paper's are those of the last position.
 
 Figure 2 gives two numbers a grid point, the last accuracies on seen and on unseen tasks, so the
 tests of `analysis.statistics.phases`, which need errors and the first position too, can't be
@@ -45,6 +46,7 @@ from metaphase.analysis.published import reference
 from metaphase.analysis.questions.generalization import T_INTERVAL
 from metaphase.analysis.statistics import phases
 from metaphase.analysis.statistics.intervals import t_half_width
+from metaphase.analysis.statistics.transitions import usable_cells
 from metaphase.core import schema
 from metaphase.core.phases import DELTA, GENERALIZING, UNTRAINED
 
@@ -63,13 +65,14 @@ def regime(seen: Any, unseen: Any, chance: Any, level: Any, delta: float) -> np.
 
 
 def has_points_in_common(cells: pd.DataFrame) -> bool:
-    """Whether these are transformers, finished at several of the paper's numbers of tasks.
+    """Whether these are transformers, trained long enough at several of the paper's numbers of
+    tasks.
 
     Args:
         cells: of one condition.
     """
     keys = ["model_size", "num_tasks"]
-    ours = cells[(cells["architecture"] == ARCHITECTURE) & (cells["status"] == schema.DONE)]
+    ours = _usable(cells[cells["architecture"] == ARCHITECTURE])
     common = ours[keys].drop_duplicates().merge(reference.load_figure2()[keys].drop_duplicates())
     return bool((common.groupby("model_size").size() > 1).any())
 
@@ -91,12 +94,13 @@ def compare_points(cells: pd.DataFrame, delta: float = DELTA) -> pd.DataFrame:
     """
     phases.require_one_condition(cells)
     keys = ["model_size", "num_tasks"]
-    done = cells[cells["status"] == schema.DONE].groupby(keys)
+    usable = _usable(cells)
+    done = usable.groupby(keys)
     ours = pd.DataFrame(
         {s: done[f"{s}_{schema.LAST}"].mean() for s in (schema.SEEN, schema.UNSEEN)}
         | {
             "chance": done["chance"].mean(),
-            "level": phases.new_task_level(cells).groupby([cells[key] for key in keys]).mean(),
+            "level": phases.new_task_level(usable).groupby([usable[key] for key in keys]).mean(),
             "seeds": done.size(),
         }
     )
@@ -208,7 +212,7 @@ def seed_errors(cells: pd.DataFrame, points: pd.DataFrame, delta: float = DELTA)
         model_size, `measure`, `seeds` (with results at all points of the size), `half_width` in
         octaves (NaN: fewer than 2 seeds, or one whose place is outside the grid).
     """
-    done = cells[cells["status"] == schema.DONE]
+    done = _usable(cells)
     rows = []
     for size, group in points.groupby("model_size"):
         tasks = np.sort(group["num_tasks"].to_numpy())
@@ -227,6 +231,13 @@ def seed_errors(cells: pd.DataFrame, points: pd.DataFrame, delta: float = DELTA)
                 half = float(t_half_width(at.std(ddof=1), len(at)))
             rows.append((size, measure, len(at), half))
     return pd.DataFrame(rows, columns=["model_size", "measure", "seeds", "half_width"])
+
+
+def _usable(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells that finished and left their plateau."""
+    if "phase" not in cells:
+        cells = phases.classify(cells)
+    return usable_cells(cells)
 
 
 def _bounds(at: float, smallest: float, largest: float) -> tuple[float, float]:
@@ -252,6 +263,9 @@ def describe(
         f"{labels.title(cells, condition or {})} beside {SOURCE}",
         f"{len(points)} grid points in common, of the paper's {len(reference.load_figure2()) // 2}",
     ]
+    late = int((cells["status"] == schema.DONE).sum()) - len(_usable(cells))
+    if late:
+        lines.append(f"left out: {late} cells that were not trained long enough to have a phase")
     differing = _differing_settings(cells)
     if differing:
         text = f"settings, the paper's in brackets: {differing}"

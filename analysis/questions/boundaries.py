@@ -3,8 +3,8 @@
 Three answers: `transitions-by-delta`, how transitions move with the least effect that counts;
 `boundary`, all model sizes at once by the joint models of `analysis.statistics.boundary`, with the
 power law N*(size); `transitions-along-size`, the thresholds along model size at each number of
-tasks. Asked where there are three or more numbers of tasks, the latter two of three or more model
-sizes.
+tasks. The first two are asked where there are three or more numbers of tasks, the latter two where
+there are three or more model sizes.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ FEWEST = 3  # numbers of tasks
 def find(
     classified: pd.DataFrame, confidence: float = OF_CELLS, rule: Rule | None = None
 ) -> Iterator[Answer]:
-    """The answers for each condition with enough numbers of tasks.
+    """The answers for each condition with enough numbers of tasks or model sizes.
 
     Args:
         classified: from `analysis.statistics.phases.classify`, all conditions.
         confidence, rule: that the cells were classified with.
     """
     for condition, cells in phases.split_conditions(classified):
-        if transitions.usable_cells(cells)["num_tasks"].nunique() < FEWEST:
-            continue
         end, title = labels.file_suffix(condition), labels.title(classified, condition)
-        moved = transitions.by_delta(cells, of_cells=confidence, rule=rule)
-        yield Answer(f"transitions-by-delta{end}", describe_deltas(moved, title), moved)
-        by_size, laws = boundary.boundaries(cells)
-        if len(laws):
-            yield Answer(f"boundary{end}", describe_laws(laws, title), by_size)
-            yield Answer(f"power-law{end}", "", laws)
+        tasks = transitions.usable_cells(cells)["num_tasks"]
+        if tasks.nunique() >= FEWEST:
+            moved = transitions.by_delta(cells, of_cells=confidence, rule=rule)
+            yield Answer(f"transitions-by-delta{end}", describe_deltas(moved, title), moved)
+            by_size, laws = boundary.boundaries(cells)
+            if len(laws):
+                powers = labels.are_powers_of_two(tasks.unique())
+                yield Answer(f"boundary{end}", describe_laws(laws, title, powers), by_size)
+                yield Answer(f"power-law{end}", "", laws)
         along = transitions.along_model_size(cells)
         if along["clear"].any() and np.isfinite(along["log2_model_size"]).any():
             yield Answer(f"transitions-along-size{end}", "", along)
@@ -65,14 +66,18 @@ def describe_deltas(moved: pd.DataFrame, title: str) -> str:
     return "\n".join(told) if len(told) > 2 else ""
 
 
-def describe_laws(laws: pd.DataFrame, title: str) -> str:
-    """A line a phase: the power law with its interval, and whether the boundary moves at all."""
+def describe_laws(laws: pd.DataFrame, title: str, powers: bool = True) -> str:
+    """A line a phase: the power law with its interval, and whether the boundary moves at all.
+
+    Args:
+        powers: numbers of tasks are powers of two.
+    """
     told = [
         f"{title}: where phases begin, by all model sizes at once ({CONFIDENCE:.0%} intervals of "
         "exponents)"
     ]
     for row in laws.to_dict("records"):
-        law = transition_text.power_law(row) if row["clear"] else "no clear power law"
+        law = transition_text.power_law(row, powers) if row["clear"] else "no clear power law"
         told.append(
             f"  {row['begins']}: {law}; Bayes factor of a move {row['moves']:.2g}, of a power law "
             f"against any smooth boundary {row['bayes_factor']:.2g}"

@@ -19,6 +19,9 @@ from metaphase.analysis import labels
 from metaphase.analysis.questions.answer import Answer
 from metaphase.analysis.statistics import order_parameter, phases
 from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis.transition_text import about
+
+WORST_COLLAPSE = 4.0  # quality: points are off the common curve by twice their error
 
 
 def find(classified: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
@@ -33,7 +36,8 @@ def find(classified: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
         crossings = order_parameter.budget_crossings(cells, history)
         if table.empty:
             continue
-        text = describe(peaks, falls, crossings, title)
+        powers = labels.are_powers_of_two(cells["num_tasks"].unique())
+        text = describe(peaks, falls, crossings, title, powers)
         yield Answer(f"order-parameter{end}", text, table)
         for name, found in (
             ("variance-peak", peaks), ("collapse", falls), ("budget-crossings", crossings)
@@ -42,30 +46,59 @@ def find(classified: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
                 yield Answer(f"{name}{end}", "", found)
 
 
-def describe(peaks: pd.DataFrame, falls: pd.DataFrame, crossings: pd.DataFrame, title: str) -> str:
-    """A line a model size: the variance's peak, and where more training begins to help."""
-    told = [f"{title}: accuracy on unseen tasks over seeds ({CONFIDENCE:.0%} bootstrap intervals)"]
+def describe(
+    peaks: pd.DataFrame,
+    falls: pd.DataFrame,
+    crossings: pd.DataFrame,
+    title: str,
+    powers: bool = True,
+) -> str:
+    """A line a model size: the variance's peak, and where more training begins to help.
+
+    Args:
+        powers: numbers of tasks are powers of two.
+    """
+    told = [f"{title}: accuracy on unseen tasks over seeds ({CONFIDENCE:.0%} intervals)"]
     for row in peaks.to_dict("records"):
         if not np.isfinite(row["low"]):
             continue  # too few seeds to say so
         size = f"  model size {labels.power_of_two(row['model_size'])}: "
-        text = f"varies most at 2^{row['log2_num_tasks']:.1f}{_interval(row)}"
+        text = f"varies most at {_place(row, powers)}"
         last = crossings[crossings["model_size"] == row["model_size"]]
         if len(last) and np.isfinite(last["log2_num_tasks"].iloc[0]):
             one = last.iloc[0]
             text += (
                 f", training beyond {one['step']:g} steps helps from "
-                f"2^{one['log2_num_tasks']:.1f}{_interval(one)}"
+                f"{_place(one, powers)}"
             )
         told.append(size + text)
-    for row in falls.to_dict("records"):
-        told.append(
-            f"  curves of {row['sizes']} sizes fall together best at N ~ size ^ "
-            f"{row['exponent']:.1f}: quality {row['quality']:.2g} (1: within errors), "
-            f"unshifted {row['unshifted']:.2g}"
-        )
+    told += [f"  {_fall(row)}" for row in falls.to_dict("records")]
     return "\n".join(told) if len(told) > 1 else ""
 
 
-def _interval(row: Mapping[Hashable, Any]) -> str:
-    return f" (2^{row['low']:.1f} to 2^{row['high']:.1f})" if np.isfinite(row["low"]) else ""
+def _fall(row: Mapping[Hashable, Any]) -> str:
+    """The collapse of all sizes' curves in words."""
+    best = f"quality at best {row['quality']:.2g} (1: within errors)"
+    if row["quality"] > WORST_COLLAPSE:
+        return f"curves of {row['sizes']} sizes fall together at no exponent: {best}"
+    if np.isinf(row["low"]) and np.isinf(row["high"]):
+        return f"curves of {row['sizes']} sizes tell no exponent at which they fall together: {best}"
+    ends = [f"{end:.1f}" for end in (row["low"], row["high"])]
+    between = f"{ends[0]} to {ends[1]}"
+    if np.isinf(row["low"]) or np.isinf(row["high"]):
+        between = f"below {ends[1]}" if np.isinf(row["low"]) else f"above {ends[0]}"
+    return (
+        f"curves of {row['sizes']} sizes fall together best at N ~ size ^ {row['exponent']:.1f} "
+        f"({between}): {best}, unshifted {row['unshifted']:.2g}"
+    )
+
+
+def _place(row: Mapping[Hashable, Any], powers: bool) -> str:
+    """A number of tasks with its interval: "2^7.3 (2^6.1 to 2^8.0)", "2^7.3 (above 2^6.1)"."""
+    at, low, high = (row[name] for name in ("log2_num_tasks", "low", "high"))
+    text = about(at, powers)
+    if np.isfinite(low) and np.isfinite(high):
+        return f"{text} ({about(low, powers)} to {about(high, powers)})"
+    if np.isfinite(low):
+        return f"{text} (above {about(low, powers)})"
+    return f"{text} (below {about(high, powers)})" if np.isfinite(high) else text

@@ -3,14 +3,19 @@ physics reads off such curves.
 
 - The variance over seeds peaks where seeds disagree most. Its place has an interval from the
   bootstrap over seeds (Efron 1979, Annals of Statistics 7:1), which draws the same seeds at all
-  numbers of tasks, as a seed is the same tasks everywhere.
+  numbers of tasks, as a seed is the same tasks everywhere. Samples that hold a single seed have no
+  variance and are left out.
 - Curves of several model sizes may be one curve, m = f(log2 N - b log2 size). b is where the
   quality of the collapse, Houdayer & Hartmann's S (2004, Physical Review B 70:014418), is best: the
   mean squared distance of points from the line through their neighbours of the other sizes, in
   units of its error. S near 1: one curve within errors; far above: several.
 - Where curves of two training budgets cross, more training begins to help on new tasks: below it
   makes them worse (Raventos et al. 2023, arXiv 2306.15063). It is read off the loss, which moves
-  also where accuracy stays at chance.
+  also where accuracy stays at chance. Its interval holds the places where a t test over seeds
+  can't tell the gain from 0: from the last place where training surely hurts to the first one after
+  it where it surely helps.
+
+How often these intervals hold the truth: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -18,16 +23,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from metaphase.analysis.statistics.intervals import CONFIDENCE
+from metaphase.analysis.statistics.intervals import CONFIDENCE, t_half_width
 from metaphase.analysis.statistics.phases import POINT, require_one_condition
 from metaphase.analysis.statistics.transitions import usable_cells
 from metaphase.core import schema
-from metaphase.core.thresholds import quantiles
+from metaphase.core.thresholds import ABOVE, BELOW, INSIDE, quantiles
 
 FEWEST_SEEDS = 3  # for an interval by the bootstrap
 FEWEST_TASKS = 3
 _RESAMPLES = 999
-_EXPONENTS = np.linspace(-3, 3, 61)
+_EXPONENTS = np.linspace(-3, 3, 61)  # that are tried
+_BETWEEN = 32  # places that are looked at between two numbers of tasks
 _LEAST_OVERLAP = 0.5  # share of the points that have neighbours of other sizes on both sides
 
 
@@ -79,7 +85,9 @@ def variance_peaks(classified: pd.DataFrame, confidence: float = CONFIDENCE) -> 
         peak = int(variance_K.argmax())
         low = high = np.nan
         if len(value_SxK) >= FEWEST_SEEDS:
-            samples_NxSxK = value_SxK[_resamples(len(value_SxK))]
+            drawn_NxS = _resamples(len(value_SxK))
+            several_N = (drawn_NxS != drawn_NxS[:, :1]).any(axis=1)
+            samples_NxSxK = value_SxK[drawn_NxS[several_N]]
             peaks_N = samples_NxSxK.var(axis=1).argmax(axis=1)
             low, _, high = quantiles(x_K, np.bincount(peaks_N, minlength=len(x_K)), confidence)
             low, high = max(low, x_K[0]), min(high, x_K[-1])
@@ -96,8 +104,8 @@ def collapse(order: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each architecture with three model sizes or more: `exponent`, `low` and `high`
-        (where S is within 1 of its least), `quality` (S there), `unshifted` (S at exponent 0),
-        `sizes`.
+        (where S is within 1 of its least; -inf, inf where that goes on to the last exponent that
+        is tried, -3 or 3), `quality` (S there), `unshifted` (S at exponent 0), `sizes`.
     """
     rows = []
     for architecture, points in order.groupby("architecture"):
@@ -114,9 +122,10 @@ def collapse(order: pd.DataFrame) -> pd.DataFrame:
             continue
         best = int(np.nanargmin(quality_B))
         near = _EXPONENTS[quality_B <= quality_B[best] + 1]
+        low = near[0] if near[0] > _EXPONENTS[0] else -np.inf
+        high = near[-1] if near[-1] < _EXPONENTS[-1] else np.inf
         unshifted = quality_B[len(_EXPONENTS) // 2]
-        rows.append((architecture, _EXPONENTS[best], near[0], near[-1], quality_B[best],
-                     unshifted, sizes))  # fmt: skip
+        rows.append((architecture, _EXPONENTS[best], low, high, quality_B[best], unshifted, sizes))
     columns = ["architecture", "exponent", "low", "high", "quality", "unshifted", "sizes"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -134,10 +143,12 @@ def budget_crossings(
         history: as from `analysis.load.load_history`.
 
     Returns:
-        A row for each (architecture, model_size), `step` and `later` step: `log2_num_tasks` where
-        the mean over seeds of loss(step) - loss(later) on unseen tasks last changes from below 0 to
-        above (NaN if it never does), `low` and `high` (bootstrap over seeds; NaN with fewer than
-        `FEWEST_SEEDS`), `crossed` (the share of bootstrap samples that cross), `seeds`.
+        A row for each (architecture, model_size), `step` and `later` step: `log2_num_tasks` from
+        which on the mean over seeds of loss(step) - loss(later) on unseen tasks stays above 0
+        (straight lines between numbers of tasks; NaN where `censored` isn't `INSIDE`), its t
+        interval `low` and `high` (-inf, inf where open; NaN with one seed), `censored` (of
+        `core.thresholds`: `BELOW` where the gain is above 0 everywhere, `ABOVE` where it isn't at
+        the largest number), `seeds`.
     """
     require_one_condition(cells)
     used = usable_cells(cells)[["cell_id", "architecture", "model_size", "num_tasks", "seed"]]
@@ -154,17 +165,13 @@ def budget_crossings(
             if gain.shape[0] < 1 or gain.shape[1] < FEWEST_TASKS:
                 continue
             of_K = x_K[there_K]
-            [place] = _crossings(of_K, gain.mean(axis=0)[None])
-            low = high = crossed = np.nan
-            if len(gain) >= FEWEST_SEEDS:
-                places_N = _crossings(of_K, _resampled_means(gain))
-                crossed = float(np.isfinite(places_N).mean())
-                if crossed:
-                    found_N = places_N[np.isfinite(places_N)]
-                    low, _, high = quantiles(found_N, np.ones(len(found_N)), confidence)
-            rows.append((*key, step, steps[-1], place, low, high, crossed, len(gain)))
+            place = _last_crossing(of_K, gain.mean(axis=0))
+            side = INSIDE if np.isfinite(place) else BELOW if place < 0 else ABOVE
+            low, high = _crossing_interval(of_K, gain, place, confidence)
+            inside = place if side == INSIDE else np.nan
+            rows.append((*key, step, steps[-1], inside, low, high, side, len(gain)))
     columns = ["architecture", "model_size", "step", "later", "log2_num_tasks", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "crossed", "seeds"])
+    return pd.DataFrame(rows, columns=[*columns, "censored", "seeds"])
 
 
 def _cube(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,22 +198,33 @@ def _resamples(seeds: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, seeds, (_RESAMPLES, seeds))
 
 
-def _resampled_means(value_SxK: np.ndarray) -> np.ndarray:
-    """Means over the seeds of each bootstrap sample, shape (`_RESAMPLES`, K)."""
-    seeds = len(value_SxK)
-    drawn_NxS = (_resamples(seeds)[:, :, None] == np.arange(seeds)).mean(axis=1)
-    return drawn_NxS @ value_SxK
+def _last_crossing(x_K: np.ndarray, gain_K: np.ndarray) -> float:
+    """From where on the line through the points stays above 0; -inf: always, inf: not at last."""
+    below = np.flatnonzero(gain_K < 0)
+    if not len(below):
+        return -np.inf
+    k = below[-1]
+    if k == len(x_K) - 1:
+        return np.inf
+    left, right = gain_K[k], gain_K[k + 1]
+    return float(x_K[k] + (x_K[k + 1] - x_K[k]) * left / (left - right))
 
 
-def _crossings(x_K: np.ndarray, gain_NxK: np.ndarray) -> np.ndarray:
-    """Where lines through the points of each sample last cross 0 upwards; NaN where they don't."""
-    up_NxK = (gain_NxK[:, :-1] < 0) & (gain_NxK[:, 1:] >= 0)
-    k_N = up_NxK.shape[1] - 1 - up_NxK[:, ::-1].argmax(axis=1)
-    every_N = np.arange(len(gain_NxK))
-    left_N, right_N = gain_NxK[every_N, k_N], gain_NxK[every_N, k_N + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        place_N = x_K[k_N] + (x_K[k_N + 1] - x_K[k_N]) * left_N / (left_N - right_N)
-    return np.where(up_NxK.any(axis=1), place_N, np.nan)
+def _crossing_interval(
+    x_K: np.ndarray, gain_SxK: np.ndarray, place: float, confidence: float
+) -> tuple[float, float]:
+    """The last place where the gain is surely below 0, and the first one after it (and after
+    `place`) where it is surely above: by t tests over seeds of the lines through their points."""
+    if len(gain_SxK) < 2:
+        return np.nan, np.nan
+    at_F = np.interp(np.arange((len(x_K) - 1) * _BETWEEN + 1) / _BETWEEN, np.arange(len(x_K)), x_K)
+    gain_SxF = np.stack([np.interp(at_F, x_K, gain_K) for gain_K in gain_SxK])
+    mean_F = gain_SxF.mean(axis=0)
+    half_F = t_half_width(gain_SxF.std(axis=0, ddof=1), len(gain_SxK), confidence)
+    hurts, helps = at_F[mean_F + half_F < 0], at_F[mean_F - half_F > 0]
+    low = hurts[-1] if len(hurts) else -np.inf
+    helps = helps[helps >= max(low, place)]
+    return float(low), float(helps[0]) if len(helps) else np.inf
 
 
 def _quality(size: np.ndarray, x: np.ndarray, y: np.ndarray, error: np.ndarray) -> float:

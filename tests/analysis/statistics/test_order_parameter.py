@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metaphase.analysis.questions.order import describe
 from metaphase.analysis.statistics.order_parameter import (
     budget_crossings,
     collapse,
@@ -13,6 +14,7 @@ from metaphase.analysis.statistics.order_parameter import (
     variance_peaks,
 )
 from metaphase.core.phases import PHASES
+from metaphase.core.thresholds import ABOVE, BELOW, INSIDE
 
 
 def cells(exponent=1.0, sizes=(8, 16, 32), seeds=8, noise=0.01):
@@ -81,7 +83,60 @@ def test_more_training_helps_from_the_crossing_on():
     assert set(found["step"]) == {100, 200}
     assert (found["later"] == 400).all()
     assert found["log2_num_tasks"].to_numpy() == pytest.approx(6.3, abs=1e-6)
-    assert (found["crossed"] == 1).all()
+    assert (found["censored"] == INSIDE).all()
     always = rows[0].assign(step=800, loss=0.5)
     none = budget_crossings(frame, pd.concat([rows[0], always]))
     assert none["log2_num_tasks"].isna().all()
+    assert (none["censored"] == BELOW).all()
+
+
+def crossing(gain_SxK):
+    """The only row of `budget_crossings` for one model size, of the gains of seeds at 2^0, 2^1, ..."""
+    seeds, tasks = np.shape(gain_SxK)
+    frame = cells(sizes=(8,), seeds=seeds)
+    frame = frame[frame["num_tasks"] < 2**tasks]
+    gain = [gain_SxK[s][int(np.log2(n))] for s, n in zip(frame["seed"], frame["num_tasks"])]
+    early = pd.DataFrame({"cell_id": frame["cell_id"], "step": 1, "split": "unseen", "loss": 2.0})
+    history = pd.concat([early, early.assign(step=2, loss=2.0 - np.array(gain))])
+    [row] = budget_crossings(frame, history).to_dict("records")
+    return row
+
+
+def test_training_that_hurts_with_many_tasks_doesnt_help_from_anywhere_on():
+    row = crossing(np.array([[-1, -1, 1, -1, -1, -1, -1]] * 3) * 1.0)
+    assert row["censored"] == ABOVE
+    assert np.isnan(row["log2_num_tasks"])
+    assert (row["low"], row["high"]) == (6, np.inf)
+
+
+def test_a_crossing_that_seeds_dont_tell_is_open():
+    seeds = np.array([-0.3, -0.1, 0.1, 0.3])
+    row = crossing(np.linspace(-1, 0.1, 9) + seeds[:, None])
+    assert row["log2_num_tasks"] == pytest.approx(8 / 1.1)
+    half = 3.182446 * seeds.std(ddof=1) / 2  # t of 3 degrees of freedom
+    assert row["low"] == pytest.approx((1 - half) * 8 / 1.1, abs=1 / 16)
+    assert row["high"] == np.inf  # the last gain is within its error of 0
+    one = crossing(np.linspace(-1, 1, 9)[None])
+    assert np.isnan([one["low"], one["high"]]).all()
+    assert one["log2_num_tasks"] == pytest.approx(4)
+
+
+def test_samples_of_one_seed_have_no_peak():
+    """Three equal seeds have no variance anywhere, so their peak would be the smallest number."""
+    found = variance_peaks(cells(seeds=3, noise=1e-4))
+    assert (found["low"] > 2).all()
+
+
+def test_no_exponent_is_told_beyond_those_that_are_tried():
+    found = collapse(order_table(cells(-3.5))).iloc[0]
+    assert found["low"] == -np.inf
+    assert np.isfinite(found["high"])
+    flat = cells().assign(unseen_last=0.1)
+    assert np.isinf(collapse(order_table(flat)).iloc[0][["low", "high"]].astype(float)).all()
+    text = describe(*(pd.DataFrame(columns=["model_size"]),) * 3, "t")
+    assert text == ""
+    empty = pd.DataFrame(columns=["model_size", "low"])
+    assert "tell no exponent" in describe(empty, collapse(order_table(flat)), empty, "t")
+    table = order_table(cells())
+    worse = collapse(table.assign(mean=table["mean"] * np.log2(table["model_size"])))
+    assert "at no exponent" in describe(empty, worse, empty, "t")

@@ -21,6 +21,7 @@ from metaphase.analysis.commands import exports, options, output
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, training_phases, transitions, untrained
+from metaphase.core import schema
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, positive, sweep_parser
@@ -106,10 +107,12 @@ def _as_of(
     then = training_phases.as_of(cells, history, step)
     if then.empty:
         raise load.ResultsError(f"{path}: no finished cell was evaluated at step {step} or before")
-    left_out = len(cells) - len(then)
+    failed = int((cells["status"] == schema.FAILED).sum())
+    left_out = len(cells) - len(then) - failed
     print(
         f"as of step {step}: {len(then)} cells at their last evaluation until then"
         + f", {left_out} not evaluated yet" * (left_out > 0)
+        + f", {failed} that failed left out" * (failed > 0)
     )
     return then, history, curves.iloc[:0]
 

@@ -91,7 +91,7 @@ def _beside(
             side: transition_marks.table(paired.generalizing(found))
             for side, found in zip(SIDES, boundaries, strict=True)
         }
-        chance = float(groups[0]["unseen_level"].mean())
+        chance = [float(group["unseen_level"].mean()) for group in groups]
         return sides.figure(points, dict(zip(SIDES, names, strict=True)), marks, chance, title)
 
     return Comparison(
@@ -134,9 +134,13 @@ def describe(
     for split in paired.SPLITS:
         mean = points[f"{split}_difference"].mean()
         clear = int(((points[f"{split}_low"] > 0) | (points[f"{split}_high"] < 0)).sum())
-        lines.append(
-            f"  {split}: mean {mean:+.3f}; interval without 0 at {clear} of {len(points)} points"
+        known = int(points[f"{split}_low"].notna().sum())
+        told = (
+            f"interval without 0 at {clear} of {known} points with 2 seeds or more"
+            if known
+            else "no intervals, as no point has 2 seeds in common"
         )
+        lines.append(f"  {split}: mean {mean:+.3f}; {told}")
     order = points[f"{schema.UNSEEN}_difference"].abs().sort_values(ascending=False).index
     for row in points.loc[order[:_MOST_LINES]].to_dict("records"):
         where = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -130,11 +130,14 @@ def _draw_values(ax: Axes, known: pd.DataFrame, cmap: Colormap, norm: Normalize)
         )  # fmt: skip
 
 
-def add_scale(whole: panels.Panels, chance: float, beside: Sequence[Axes] | None = None) -> None:
-    """The colour bar of `draw` beside panels (None: all), a line at chance on it."""
+def add_scale(
+    whole: panels.Panels, chance: Iterable[float], beside: Sequence[Axes] | None = None
+) -> None:
+    """The colour bar of `draw` beside panels (None: all), lines at levels of chance on it."""
     scale = ScalarMappable(Normalize(0, 1), style.ACCURACY_MAP)
     bar = whole.colorbar(scale, "accuracy", beside)
-    bar.ax.axhline(chance, color="white", lw=style.scale())
+    for level in chance:
+        bar.ax.axhline(level, color="white", lw=style.scale())
 
 
 def map_height(table: pd.DataFrame, width: float) -> float:
@@ -165,6 +168,6 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
         draw(tables[split], ax, seeds[split])
         ax.set_title(f"{split} tasks")
     whole.label_outer()
-    add_scale(whole, style.level(classified, schema.UNSEEN))
+    add_scale(whole, [style.level(classified, schema.UNSEEN)])
     whole.legend(handles)
     return whole.figure

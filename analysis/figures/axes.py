@@ -121,9 +121,10 @@ def log2_ticks(ax: Axes, which: str, values: Iterable[float], powers: bool = Fal
     else:
         texts = [labels.short_number(value) for value in ordered]
         decades = [i for i in everything if 10 ** round(np.log10(ordered[i])) == ordered[i]]
-        preferred = [everything, decades, *(everything[::step] for step in (2, 3, 4))]
-        if labels.are_powers_of_two(ordered):
-            preferred.remove(decades)
+        preferred = [everything, *(everything[::step] for step in (2, 3, 4))]
+        spanned = np.log(ordered[decades[-1]] / ordered[decades[0]]) if decades else 0.0
+        if spanned > 0.6 * np.log(ordered[-1] / ordered[0]):  # else most of the axis has none
+            preferred.insert(1, decades)
     preferred.insert(0, everything)
     _set(ax, which, np.log2(ordered), texts, preferred)
 

@@ -21,8 +21,8 @@ CAPTIONS = {
     "the seeds where they are far apart.",
     "improvement": "What examples bring: the accuracy at the last tenth of the positions above the "
     "level of unseen tasks, which naming the commonest label so far reaches; the improvement "
-    "within the sequence on seen tasks; and how much better seen tasks are than unseen ones. A "
-    "phase is told where these exceed δ. A symbol a seed, with its interval.",
+    "within the sequence on seen tasks; and how much better seen tasks are than unseen ones. "
+    "Phases by accuracy are told where these exceed δ. A symbol a seed, with its interval.",
     "learning_curves": "Accuracy against examples seen, a line a seed. Lines with symbols, if any: "
     "known learning algorithms, fitted to the same examples.",
 }

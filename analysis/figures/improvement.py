@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from metaphase.analysis import labels
 from metaphase.analysis.figures import axes, panels, style, tiles
@@ -151,6 +152,7 @@ def figure(
     for ax in whole.axes:
         ax.set_ylim(min(low, -0.1) - 0.03, max(high, 0.2) + 0.03)
         ax.set_ylabel("difference of\naccuracies")
+        ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     whole.label_outer()
     look: dict[str, Any] = {"lw": style.scale(), "mew": 0}
     handles: list[Any] = [Line2D([], [], **look_of, **look) for look_of in _LOOKS.values()]

@@ -148,7 +148,8 @@ def figure(
     columns = panels.facets(len(sizes), _NARROWEST)
     blocks = [sizes[at : at + columns[0]] for at in range(0, len(sizes), columns[0])]
     shown = yardstick_lines.shown(list(known.values()))
-    names = [f"{labels.power_of_two(n)} tasks" for n in num_tasks] if few else []
+    number = labels.power_of_two if powers else labels.number
+    names = [f"{number(n)} tasks" for n in num_tasks] if few else []
     rows_of_panels = len(blocks) * len(splits)
     height = 1.7 if len(sizes) == 1 else 1.05 if rows_of_panels < 7 else 0.75
     whole = panels.Panels(

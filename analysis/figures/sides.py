@@ -3,7 +3,7 @@ published values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def figure(
     points: pd.DataFrame,
     sides: Mapping[str, str],
     marks: Mapping[str, pd.DataFrame],
-    chance: float,
+    chance: Iterable[float],
     title: str = "",
     what: str = "generalizing begins",
 ) -> Figure:
@@ -74,7 +74,7 @@ def figure(
             if known, the ends `<split>_low`, `<split>_high` of its interval.
         sides: what the two sides are called, by the end of their column's name.
         marks: by side, where generalizing begins (`figures.transition_marks.table`).
-        chance: marked on the scale.
+        chance: levels of the sides, marked on the scale.
         title: above all.
         what: the marks show.
     """
@@ -86,7 +86,8 @@ def figure(
         order = [(split, side) for side in shown for split in SPLITS]
     columns = 3 if style.room() >= 5 else 2
     most = limit(points)
-    notes = ["line on the scale: chance"]
+    levels = sorted({round(level, 6) for level in chance})
+    notes = ["line on the scale: chance" if len(levels) == 1 else "lines on the scale: chance"]
     if f"{schema.SEEN}_{LOW}" in points and points[f"{schema.SEEN}_{LOW}"].notna().any():
         notes.append("dots: differences whose 95% interval, paired by seed, leaves out 0")
     width = (style.room() - 1.7) / columns
@@ -94,7 +95,7 @@ def figure(
     whole = panels.Panels(
         panels.rows_of(6, columns),
         accuracy.map_height(tile_table(points, f"{schema.SEEN}_{first}"), width),
-        title, notes, names, right=0.95, between=(0.14, 0.4),
+        title, notes, names, right=0.95, between=(0.14, 0.4), below=0.42 if columns == 3 else 0.56,
     )  # fmt: skip
     looks = {first: ("black", "white"), second: ("#c2185b", "white")}
     for (split, side), ax in zip(order, whole.axes, strict=True):
@@ -108,8 +109,10 @@ def figure(
                 table = tile_table(points, f"{split}_{first}")
                 transition_marks.draw(ax, table, marks[of], color, halo)
     whole.label_outer()
+    for ax in whole.rows[-1]:
+        ax.set_xlabel(style.wrap(ax.get_xlabel(), whole.width))
     bar_rows = (whole.rows[0], whole.rows[1]) if columns == 3 else (whole.rows[0], whole.rows[2])
-    accuracy.add_scale(whole, chance, bar_rows[0])
+    accuracy.add_scale(whole, levels, bar_rows[0])
     scale = ScalarMappable(Normalize(-most, most), style.DIFFERENCE_MAP)
     whole.colorbar(scale, "difference", bar_rows[1])
     unit = style.scale()

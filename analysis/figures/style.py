@@ -160,9 +160,16 @@ def level(classified: pd.DataFrame, split: str) -> float:
     return float(phases.level_of_split(classified, split).mean())
 
 
-def draw_chance(ax: Axes, chance: float) -> None:
-    """A dotted line at the accuracy without looking at inputs, from `level`."""
-    ax.axhline(chance, color="#555555", lw=0.8 * scale(), ls=":", label="chance")
+def draw_chance(ax: Axes, chance: float | pd.Series) -> None:
+    """A dotted line at the accuracy without looking at inputs, from `level`; where it differs
+    along x, by the places on x."""
+    look: dict[str, Any] = {"color": "#555555", "lw": 0.8 * scale(), "ls": ":", "label": "chance"}
+    if isinstance(chance, float):
+        ax.axhline(chance, **look)
+    elif chance.nunique() == 1:
+        ax.axhline(chance.iloc[0], **look)
+    else:
+        ax.plot(chance.index, chance, **look)
 
 
 def phase_patch(phase: str, alpha: float | None = None) -> Patch:

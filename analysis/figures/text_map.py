@@ -76,9 +76,10 @@ def marks(points: pd.DataFrame) -> dict[tuple[int, int], str]:
         elif finished and row["no_phase"] >= finished:
             mark = NO_PHASE
         elif finished:
-            split = row["agreement"] < 1 or row["unfinished"] + row["no_phase"] > 0
+            split = row["agreement"] < 1 or row["no_phase"] > 0
             undecided = row["decided_share"] < 0.5
-            mark = labels.LETTERS[row["phase"]] + (SPLIT if split else UNDECIDED * undecided)
+            beside = SPLIT if split else UNFINISHED if row["unfinished"] else UNDECIDED * undecided
+            mark = labels.LETTERS[row["phase"]] + beside
         found[row["model_size"], row["num_tasks"]] = mark
     return found
 

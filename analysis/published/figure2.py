@@ -2,7 +2,8 @@
 
 Our accuracies are those of the last tenth of the positions (`last`), means over the seeds that
 finished and left their plateau (`analysis.statistics.transitions.usable_cells`: a cell that wasn't
-trained long enough doesn't say that more tasks don't help); the paper's are those of the last position.
+trained long enough doesn't say that more tasks don't help); the paper's are those of the last
+position.
 
 Figure 2 gives two numbers a grid point, the last accuracies on seen and on unseen tasks, so the
 tests of `analysis.statistics.phases`, which need errors and the first position too, can't be

@@ -39,5 +39,6 @@ def figure(points: pd.DataFrame, shifts: pd.DataFrame, title: str = "") -> Figur
     names = {"paper": "paper", "ours": "ours"}
     return sides.figure(
         points, names, {side: marks(shifts, side) for side in names},
-        points["level_paper"].iloc[0], f"{title} beside {SOURCE}", "half of the rise",
+        points[["level_paper", "level_ours"]].mean(),
+        f"{title} beside {SOURCE}", "half of the rise",
     )  # fmt: skip

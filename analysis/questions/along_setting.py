@@ -157,7 +157,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
 
     unit, values = style.scale(), np.sort(rows["value"].unique())
     logarithmic = bool(values[0] > 0 and values[-1] > _WIDE * values[0])
-    style.draw_chance(ax, rows["level"].mean())
+    style.draw_chance(ax, rows.groupby("value")["level"].mean())
     means = summarize(rows)
     for split, look in _looks().items():
         own, mean = rows[rows["split"] == split], means[means["split"] == split]

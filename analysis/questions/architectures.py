@@ -88,5 +88,5 @@ def figure(classified: pd.DataFrame, title: str = "") -> Figure:
                 ax.tick_params(labelleft=False)
             if split == schema.SEEN:
                 ax.set_xlabel("")
-    accuracy.add_scale(whole, style.level(classified, schema.UNSEEN))
+    accuracy.add_scale(whole, [style.level(classified, schema.UNSEEN)])
     return whole.figure

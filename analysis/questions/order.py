@@ -67,10 +67,7 @@ def describe(
         last = crossings[crossings["model_size"] == row["model_size"]]
         if len(last) and np.isfinite(last["log2_num_tasks"].iloc[0]):
             one = last.iloc[0]
-            text += (
-                f", training beyond {one['step']:g} steps helps from "
-                f"{_place(one, powers)}"
-            )
+            text += f", training beyond {one['step']:g} steps helps from {_place(one, powers)}"
         told.append(size + text)
     told += [f"  {_fall(row)}" for row in falls.to_dict("records")]
     return "\n".join(told) if len(told) > 1 else ""
@@ -82,7 +79,7 @@ def _fall(row: Mapping[Hashable, Any]) -> str:
     if row["quality"] > WORST_COLLAPSE:
         return f"curves of {row['sizes']} sizes fall together at no exponent: {best}"
     if np.isinf(row["low"]) and np.isinf(row["high"]):
-        return f"curves of {row['sizes']} sizes tell no exponent at which they fall together: {best}"
+        return f"curves of {row['sizes']} sizes fall together at any exponent: {best}"
     ends = [f"{end:.1f}" for end in (row["low"], row["high"])]
     between = f"{ends[0]} to {ends[1]}"
     if np.isinf(row["low"]) or np.isinf(row["high"]):

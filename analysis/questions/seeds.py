@@ -95,7 +95,7 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     unit = min(right - left for left, right in edges.values())
     place = np.log2(rows["num_tasks"].astype(float))
     shift = rows["seed"].map(style.seed_shifts(rows["seed"], 0.28 * unit))
-    colors = list(rows["phase"].map({**style.COLORS, NO_PHASE: "white"}))
+    colors = [_color(phase) for phase in rows["phase"]]
     ax.scatter(place + shift, rows["accuracy"], c=colors, **_dot())
     median = rows.groupby("num_tasks")["accuracy"].median()
     x = np.log2(median.index.to_numpy(dtype=float))
@@ -103,6 +103,12 @@ def draw(rows: pd.DataFrame, ax: Axes) -> Axes:
     axes.tasks_axis(ax, "x", rows["num_tasks"])
     ax.set_ylim(0, 1)
     return ax
+
+
+def _color(phase: str) -> str:
+    from metaphase.analysis.figures import style
+
+    return "white" if phase == NO_PHASE else style.COLORS[phase]
 
 
 def _dot() -> dict[str, Any]:
@@ -120,7 +126,8 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
     from metaphase.analysis.figures import panels, style
 
     sizes = sorted(table["model_size"].unique())
-    phases_there = [phase for phase in reversed(PHASES) if (table["phase"] == phase).any()]
+    known = (*reversed(PHASES), NO_PHASE)
+    phases_there = [phase for phase in known if (table["phase"] == phase).any()]
     names = [*phases_there, "median", "chance"]
     split = bool(table["split"].any())
     whole = panels.Panels(
@@ -135,7 +142,7 @@ def figure(table: pd.DataFrame, title: str = "") -> Figure:
     whole.label_outer()
     unit = style.scale()
     handles: list[Any] = [
-        Line2D([], [], color=style.COLORS[phase], ls="", marker="o", ms=3.4 * unit, mec="#444444",
+        Line2D([], [], color=_color(phase), ls="", marker="o", ms=3.4 * unit, mec="#444444",
                mew=0.35 * unit)
         for phase in phases_there
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from metaphase.analysis.statistics.phases import POINT, require_one_condition
 from metaphase.core import schema
 from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.phases import GENERALIZING, PHASES
+from metaphase.core.thresholds import UNCLEAR
 
 SPLITS = (schema.SEEN, schema.UNSEEN)
 
@@ -30,7 +31,7 @@ def compare_points(
         seen and unseen `<split>_first`, `<split>_second` (means), `<split>_difference` (second
         minus first) and the ends `<split>_low`, `<split>_high` of its interval, Student's t of the
         differences of equal seeds (NaN: fewer than 2); and `phases_first`, `phases_second`: how
-        many seeds are in each phase, "2 generalizing, 1 identifying".
+        many seeds are in each phase, "2 generalizing, 1 no phase".
 
     Raises:
         ResultsError: no cell in common, or cells that differ in more than the grid's axes.
@@ -69,7 +70,8 @@ def compare_points(
 
 def _counts(names: pd.Series) -> str:
     counts = names.value_counts()
-    return ", ".join(f"{counts[name]} {name}" for name in reversed(PHASES) if name in counts)
+    order = (*reversed(PHASES), NO_PHASE)
+    return ", ".join(f"{counts[name]} {name}" for name in order if name in counts)
 
 
 def compare_transitions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -85,15 +87,18 @@ def compare_transitions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFra
     Returns:
         A row for each model size, phase (`begins`) and `boundary` that either has: `<side>`,
         `<side>_low`, `<side>_high` (log2 number of tasks; NaN where a side has no such boundary
-        inside its grid, or none that is clear), `<side>_censored`, `shift` (second minus first,
-        octaves), `low`, `high`.
+        inside its grid, or none that is clear; ends -inf, inf where open), `<side>_censored` (of
+        `core.thresholds`; `UNCLEAR` where nothing is claimed, null where a side has no such
+        boundary), `shift` (second minus first, octaves), `low`, `high`.
     """
     keys = ["model_size", "begins", "boundary"]
     names = {"log2_num_tasks": "", "low": "_low", "high": "_high", "censored": "_censored"}
     sides = []
     for side, found in (("first", first), ("second", second)):
         clear = found["clear"].astype(bool)
-        kept = found.assign(log2_num_tasks=found["log2_num_tasks"].where(clear))[[*keys, *names]]
+        places = ["log2_num_tasks", "low", "high"]
+        said = found[places].where(clear).assign(censored=found["censored"].where(clear, UNCLEAR))
+        kept = found[keys].join(said)[[*keys, *names]]
         kept = kept.rename(columns={k: side + end for k, end in names.items()})
         sides.append(kept)
     table = sides[0].merge(sides[1], on=keys, how="outer").sort_values(keys, ignore_index=True)

@@ -4,8 +4,8 @@
 
 13 numbers of tasks. Seeds' accuracies rise from 0.1 to 0.8 around a place of each seed's own, whose
 normal deviates have 0.8 octaves, so that the variance is largest at their mean place, 2^6.3; their
-gains from more training go through 0 at 2^6.3 (*inside*), 2^11.8 (*near the end*) or beyond the grid,
-at 2^13, with a deviation of a seed's own at all numbers of tasks and one of each cell's.
+gains from more training go through 0 at 2^6.3 (*inside*), 2^11.8 (*near the end*) or beyond the
+grid, at 2^13, with a deviation of a seed's own at all numbers of tasks and one of each cell's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def peaks(repetitions: int) -> pd.DataFrame:
     for seeds in SEEDS:
         values_NxSxK = (_accuracies(rng, seeds) for rng in _generators(repetitions))
         found = variance_peaks(_cells(values_NxSxK, seeds))
-        held = ((found["low"] <= PLACE) & (PLACE <= found["high"])).mean()
+        held = ((found["low"] <= PLACE) & (found["high"] >= PLACE)).mean()
         error = (found["log2_num_tasks"] - PLACE).abs().median()
         rows.append((seeds, held, f"{(found['high'] - found['low']).median():.1f}", f"{error:.2f}"))
     names = ["seeds", "nominal 95%", "median width, octaves", "median error, octaves"]

@@ -171,6 +171,24 @@ def test_a_coarse_half_finished_grid_uses_the_points_in_common(tmp_path):
     assert shifts.loc[(512, "half"), "largest"] == 8
 
 
+def test_cells_not_trained_long_enough_say_nothing_of_transitions(tmp_path, capsys):
+    """The largest numbers of tasks, still on their plateau, are no failures to generalize."""
+    path = write_reference(tmp_path / "s", sizes=(64,), keep=lambda size, k: k <= 18)
+    whole = figure2.compare_transitions(figure2.compare_points(load_cells(path)))
+    cells = load_cells(path)
+    late = cells["num_tasks"] >= 2**16
+    cells.loc[late, ["seen_first", "seen_last", "unseen_first", "unseen_last"]] = 0.1
+    cells.loc[late, "train_loss"] = np.log(10)
+    points = figure2.compare_points(cells)
+    assert points["num_tasks"].max() == 2**15
+    onset = figure2.compare_transitions(points).query("measure == 'onset'").iloc[0]
+    assert onset["ours"] == pytest.approx(whole.query("measure == 'onset'").iloc[0]["ours"])
+    errors = figure2.seed_errors(cells, points)
+    assert (errors["seeds"] > 0).all()
+    text = figure2.describe(cells, points, figure2.compare_transitions(points))
+    assert f"left out: {late.sum()} cells that were not trained long enough" in text
+
+
 def test_nothing_in_common(tmp_path, capsys):
     make_results(tmp_path / "s", (6,), (3, 5))
     with pytest.raises(ResultsError, match="no grid point in common"):

@@ -86,3 +86,13 @@ def test_failed_cells_and_words_are_no_values(tmp_path):
     truth = lambda cell: "failed" if cell.zipf_exponent > 0.5 else "memorizing"  # noqa: E731
     make_results(tmp_path / "t", (8,), (64,), (0,), truth, settings=kinds)
     assert "along_settings" not in find(tmp_path / "t")
+
+
+def test_chance_follows_the_setting(tmp_path):
+    """With 2, 5 and 10 classes guessing is right in 0.5, 0.2 and 0.1."""
+    kinds = [{"num_classes": c} for c in (2, 5, 10)]
+    make_results(tmp_path / "s", (8,), (64,), (0, 1), lambda c: "untrained", settings=kinds)
+    figure = draw(find(tmp_path / "s")["along_settings"])
+    [line] = [line for line in figure.axes[0].lines if line.get_label() == "chance"]
+    assert list(line.get_xdata()) == [2, 5, 10]
+    assert line.get_ydata() == pytest.approx([0.5, 0.2, 0.1], abs=0.02)

@@ -91,11 +91,12 @@ def test_more_training_helps_from_the_crossing_on():
 
 
 def crossing(gain_SxK):
-    """The only row of `budget_crossings` for one model size, of the gains of seeds at 2^0, 2^1, ..."""
+    """The row of `budget_crossings` for one model size, of the gains of seeds at 2^0, 2^1, ..."""
     seeds, tasks = np.shape(gain_SxK)
     frame = cells(sizes=(8,), seeds=seeds)
     frame = frame[frame["num_tasks"] < 2**tasks]
-    gain = [gain_SxK[s][int(np.log2(n))] for s, n in zip(frame["seed"], frame["num_tasks"])]
+    of_cell = zip(frame["seed"], frame["num_tasks"], strict=True)
+    gain = [gain_SxK[s][int(np.log2(n))] for s, n in of_cell]
     early = pd.DataFrame({"cell_id": frame["cell_id"], "step": 1, "split": "unseen", "loss": 2.0})
     history = pd.concat([early, early.assign(step=2, loss=2.0 - np.array(gain))])
     [row] = budget_crossings(frame, history).to_dict("records")
@@ -136,7 +137,7 @@ def test_no_exponent_is_told_beyond_those_that_are_tried():
     text = describe(*(pd.DataFrame(columns=["model_size"]),) * 3, "t")
     assert text == ""
     empty = pd.DataFrame(columns=["model_size", "low"])
-    assert "tell no exponent" in describe(empty, collapse(order_table(flat)), empty, "t")
+    assert "at any exponent" in describe(empty, collapse(order_table(flat)), empty, "t")
     table = order_table(cells())
     worse = collapse(table.assign(mean=table["mean"] * np.log2(table["model_size"])))
     assert "at no exponent" in describe(empty, worse, empty, "t")

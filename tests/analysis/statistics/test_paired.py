@@ -11,6 +11,7 @@ from metaphase.analysis.load import ResultsError, load_cells
 from metaphase.analysis.statistics import paired
 from metaphase.analysis.statistics.phases import classify
 from metaphase.analysis.statistics.transitions import estimate_transitions
+from metaphase.core.thresholds import UNCLEAR
 from tests.tools.synthetic import make_results
 
 TASKS = [4**k for k in range(7)]
@@ -64,6 +65,29 @@ def test_transitions_stand_side_by_side(sweeps):
     assert max(beside) < 4  # octaves, two gaps of the grid
     alone = table[table["model_size"] == 32]
     assert alone["first"].isna().all()
+
+
+def test_seeds_without_a_phase_are_counted(sweeps):
+    a, b = (classify(load_cells(path)) for path in sweeps)
+    a.loc[a["seed"] == 1, "phase"] = None
+    points = paired.compare_points(a, b).set_index(["model_size", "num_tasks"])
+    assert points.loc[(8, 256), "phases_first"] == "1 generalizing, 1 no phase"
+
+
+def test_nothing_is_claimed_of_a_transition_that_is_unclear(sweeps):
+    found = [estimate_transitions(classify(load_cells(path))) for path in sweeps]
+    found[0]["clear"] = False
+    table = paired.compare_transitions(*found)
+    rows = table[table["model_size"] == 8]
+    assert rows[["first", "first_low", "first_high", "shift"]].isna().all(axis=None)
+    assert (rows["first_censored"] == UNCLEAR).all()
+    assert rows["second_censored"].isin(["", "above", "below"]).all()
+
+
+def test_one_seed_in_common_tells_no_intervals(sweeps, tmp_path, capsys):
+    make_results(tmp_path / "c", (8,), TASKS, (3,), after(5))
+    compare.main([str(sweeps[1]), str(tmp_path / "c"), "--out", str(tmp_path / "out")])
+    assert "no intervals, as no point has 2 seeds in common" in capsys.readouterr().out
 
 
 def test_the_command_writes_both_sides(sweeps, capsys):

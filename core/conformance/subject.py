@@ -15,6 +15,7 @@ from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.plugins import REGISTRIES
 from metaphase.core.tasks import TASK_FAMILIES
 from metaphase.core.tasks.sequences import Sequences, open_sequences
+from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 
 STEPS = 6  # that checks train for
@@ -161,7 +162,10 @@ def continues_exactly(subject: Subject, to_rounding: bool = False) -> None:
     whole = train(subject.trainer(cell))
     half = subject.trainer(cell)
     half.advance()
-    rest = train(subject.trainer(cell, states=half.states()))
+    states = half.states()
+    for of_cell, state in zip(half.cells, states, strict=True):
+        check_state(of_cell, state)  # which every stored checkpoint has to pass
+    rest = train(subject.trainer(cell, states=states))
     require(
         same(theta_of(whole, cell), theta_of(rest, cell), to_rounding),
         "Training that goes on from a checkpoint isn't training that was never stopped. Keep "

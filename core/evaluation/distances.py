@@ -23,7 +23,7 @@ from metaphase.core.predictors import GENERALIZING, MEMORIZING
 from metaphase.core.problem import Classes, Reals
 from metaphase.core.schema import with_standard_errors
 
-RELATIVE = "relative_distance"
+RELATIVE, OFF_LINE = "relative_distance", "off_line"
 _OF_BOTH = ("distance_difference", "distance_between", RELATIVE)
 _BOTH = {MEMORIZING, GENERALIZING}
 # M and G aren't told apart where the 95% interval of w, as wide as it would be without bounds, is
@@ -31,6 +31,13 @@ _BOTH = {MEMORIZING, GENERALIZING}
 _NORMAL_95 = 1.959964
 _NEWTON_STEPS = 50  # at most; 5 to 8 are needed
 _NEWTON_ERROR = 1e-9
+
+
+def tells_of_predictors(column: str) -> bool:
+    """Whether a column of a history is one that only cells with predictors have; null where it
+    can't be told."""
+    name = column.removesuffix("_se")
+    return name in (RELATIVE, OFF_LINE) or name.startswith(("distance_", "loss_"))
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,14 @@ def distances(target: Classes | Reals, outputs_ExTxN: Tensor, predicted: Predict
     if not predicted.of.keys() >= _BOTH:
         return Distances(value_E, plain)
     if not points.keys() >= _BOTH:
-        plain |= dict.fromkeys((*with_standard_errors(_OF_BOTH), "off_line"))
+        plain |= dict.fromkeys((*with_standard_errors(_OF_BOTH), OFF_LINE))
     else:
         m, g = points[MEMORIZING], points[GENERALIZING]
         value_E["distance_difference"] = (
             value_E[f"distance_{MEMORIZING}"] - value_E[f"distance_{GENERALIZING}"]
         )
         value_E["distance_between"] = m.to(g).mean(dim=1)
-        plain[RELATIVE], plain[f"{RELATIVE}_se"], plain["off_line"] = nearest(model, m, g)
+        plain[RELATIVE], plain[f"{RELATIVE}_se"], plain[OFF_LINE] = nearest(model, m, g)
     return Distances(value_E, plain)
 
 

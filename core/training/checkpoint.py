@@ -17,6 +17,7 @@ from torch import Tensor
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, PER_REPLICA, Cell
 from metaphase.core.evaluation import METRICS
+from metaphase.core.evaluation.distances import tells_of_predictors
 from metaphase.core.training.stack import Stack
 
 
@@ -59,22 +60,29 @@ def _kind(value: Any) -> str:
 
 
 def _check_history(cell: Cell, history: Any, step: int) -> None:
-    """Checks that the history has each split once for every evaluation up to the step."""
+    """Checks that the history has each split once for every evaluation up to the step, with all
+    columns of its metrics and, beside them, nothing but what predictors tell."""
     evaluated = cell.eval_steps[: bisect_right(cell.eval_steps, step)]
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
         raise ValueError("its history is not a list of rows")
     further = schema.with_standard_errors(tuple(METRICS[name].column for name in cell.metrics))
-    columns = (*schema.HISTORY_COLUMNS, *further)
-    numbers = [name for name in columns if name not in ("cell_id", "split")]
+    columns = {*schema.HISTORY_COLUMNS, *further}
     for row in history:
-        if row.get("cell_id") != cell.cell_id or set(row) != set(columns):
+        told = row.keys() - columns
+        if (
+            row.get("cell_id") != cell.cell_id
+            or not columns <= row.keys()
+            or not all(isinstance(name, str) and tells_of_predictors(name) for name in told)
+        ):
             raise ValueError("its history has rows that are none of this cell's")
-        if any(type(row[name]) not in (int, float) for name in numbers):
+        numbers = [row[name] for name in columns - {"cell_id", "split"}]
+        numbers += [row[name] for name in told if row[name] is not None]
+        if any(type(value) not in (int, float) for value in numbers):
             raise ValueError("its history has what is no number")
-    told = [(row["step"], row["split"]) for row in history]
+    found = [(row["step"], row["split"]) for row in history]
     due = [(at, split) for at in evaluated for split in cell.splits]
-    last_is_due = step == cell.steps and told == [place for place in due if place[0] != step]
-    if told != due and not last_is_due:  # which a restored pack makes
+    last_is_due = step == cell.steps and found == [place for place in due if place[0] != step]
+    if found != due and not last_is_due:  # which a restored pack makes
         raise ValueError(f"its history doesn't reach from the start to step {step}")
 
 

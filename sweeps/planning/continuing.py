@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from metaphase.core.cell import Cell
+from metaphase.sweeps.store.models import DamagedModelError
 from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ def adopt_models(results: Results, cells: Iterable[Cell], say: Callable[..., Non
     """Gives cells that are to be trained the checkpoints that kept models are for them, unless they
     have later ones, and says how many go on so, and how many can't.
 
-    A model that can't be used is logged and removed: its successor is trained from the start.
+    A model that can't be used is told, and its successor is trained from the start; the file is
+    removed if it is damaged, and stays if it is somebody's.
     """
     by_id = {cell.cell_id: cell for cell in cells}
     checkpoints = results.checkpoints.steps()
@@ -63,10 +65,13 @@ def adopt_models(results: Results, cells: Iterable[Cell], say: Callable[..., Non
                 state = results.models.read(origin.cell_id, step)[1]
             except FileNotFoundError:
                 continue
-            except ValueError as error:
+            except DamagedModelError as error:
                 results.models.discard(origin.cell_id, step)
                 logger.warning("%s: a kept model is removed: %s", results, error)
                 say(f"{results}: the model of cell {origin.cell_id} is damaged; it is removed")
+                continue
+            except ValueError as error:
+                say(f"{results}: the model of cell {origin.cell_id} can't be gone on from: {error}")
                 continue
             if cell != origin:
                 from metaphase.core.trained import continued

@@ -36,7 +36,8 @@ class Workers:
     normal_seconds: float = 1.3e-9
 
     def seconds(self, cells: Sequence[Cell], from_step: int = 0) -> float:
-        """Estimated seconds to train a pack of these cells to their end."""
+        """Estimated seconds to train a pack of these cells to their end; of those that are there
+        and lack their last evaluation alone, a step's."""
         from metaphase.core.training import cost
 
         step = 0.0
@@ -50,7 +51,7 @@ class Workers:
         streams = len({stream_key(cell) for cell in cells})
         step += streams * cost.input_flops(cells[0]) / self.flops
         step += cost.normals_per_step(cells, self.device) * self.normal_seconds
-        return (cells[0].steps - from_step) * step
+        return max(cells[0].steps - from_step, 1) * step
 
     def hold(self, cells: Sequence[Cell]) -> bool:
         """Whether a worker's memory is enough for a pack of these cells."""

@@ -27,6 +27,10 @@ _NAME = re.compile(r"([0-9a-f]{16})/([0-9]{1,10})\.safetensors")
 _TENSORS = ("theta", "moment1", "moment2")  # of a state; all else of it is JSON
 
 
+class DamagedModelError(ValueError):
+    """A kept model's file isn't what was written."""
+
+
 class Models:
     """The kept models of one sweep's cells."""
 
@@ -51,7 +55,8 @@ class Models:
 
         Raises:
             FileNotFoundError: none is kept.
-            ValueError: the file is damaged, or of another cell, step or version; in one line.
+            DamagedModelError: the file isn't what was written; in one line.
+            ValueError: the model is of another cell, step or version; in one line.
         """
         from safetensors.torch import load
 
@@ -65,12 +70,15 @@ class Models:
             tensors = load(data)
             if said.pop("checksum") != _checksum(said, tensors):
                 raise ValueError("torn: its checksum doesn't match")
+        except Exception as error:  # whatever it is: the file isn't what was written
+            raise DamagedModelError(one_line(error)) from None
+        try:
             cell = Cell.from_dict(json.loads(said["settings"]))
             state = {**json.loads(said["state"]), **rows_of(cell, tensors)}
             if (cell.cell_id, state["step"]) != (cell_id, step):
                 raise ValueError("it belongs to another cell, step or version")
             check_state(cell, state)
-        except Exception as error:  # whatever it is: the file isn't what was written
+        except Exception as error:  # whatever it is: it was written for something else
             raise ValueError(one_line(error)) from None
         return cell, state
 

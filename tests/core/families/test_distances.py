@@ -9,6 +9,7 @@ from metaphase.core.cell import Cell
 from metaphase.core.evaluation.distances import by_position, distances
 from metaphase.core.evaluation.predictions import Predicted
 from metaphase.core.problem import Classes, Reals
+from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 
 E, T, C = 40, 3, 4
@@ -119,6 +120,12 @@ URNS = {
     **{"task_family": "balls_and_urns", "symbols": 3, "sequence_length": 5},
     "token_format": "shifted",
 }
+CHAINS = {
+    **{"task_family": "markov_chains", "states": 3, "sequence_length": 5},
+    "token_format": "shifted",
+}
+ITEMS = {"task_family": "noisy_items", "sequence_length": 4}
+FAMILIES = {"regression": REGRESSION, "urns": URNS, "chains": CHAINS, "items": ITEMS}
 
 
 def cells(settings, *tasks):
@@ -127,6 +134,27 @@ def cells(settings, *tasks):
         **{"eval_sequences": 16, "learning_rate": 0.01, "warmup_steps": 0},
     }
     return [Cell.from_dict({**settings, **small, "num_tasks": n}) for n in tasks]
+
+
+@pytest.mark.parametrize("settings", FAMILIES.values(), ids=FAMILIES)
+def test_a_checkpoint_with_what_predictors_tell_is_one_to_go_on_from(settings):
+    """Also where M isn't told (2^21 tasks) or coincides with G, so that columns are null."""
+    tasks = (2, 2**21) if settings is not ITEMS else (2, 300)
+    trainer = PackTrainer(cells(settings, *tasks))
+    trainer.advance()
+    untold = []
+    for cell, state in zip(trainer.cells, trainer.states(), strict=True):
+        check_state(cell, state)
+        row = state["history"][0]
+        untold += [value is None for value in row.values()]
+        for name, wrong in (("distance_memorizing", "0.1"), ("loss_generalizing", b"1")):
+            rows = [{**row, name: wrong}, *state["history"][1:]]
+            with pytest.raises(ValueError, match="what is no number"):
+                check_state(cell, {**state, "history": rows})
+        rows = [{**row, "colour": 1.0}, *state["history"][1:]]
+        with pytest.raises(ValueError, match="none of this cell's"):
+            check_state(cell, {**state, "history": rows})
+    assert any(untold) == (settings is not ITEMS)
 
 
 def finished(*of, **more):

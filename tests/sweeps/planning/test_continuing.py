@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 
+from metaphase.core.cell import Cell
+from metaphase.core.training import checkpoint
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.worker import PackTrial
 from metaphase.sweeps.planning.continuing import adopt_models, continued_steps
-from metaphase.sweeps.planning.packs import Pack
+from metaphase.sweeps.planning.packs import Pack, plan
+from metaphase.sweeps.planning.workers import cpu_workers
 from metaphase.sweeps.store.results import Results
 from tests.conftest import small_cell
 from tests.sweeps.execution.test_worker import assert_same, run
@@ -74,6 +77,61 @@ def test_a_longer_cell_equals_one_that_was_never_stopped(tmp_path, steps_trained
     assert steps_trained[0] == (17, steps_trained[0][1])
     assert len(parts.models.steps()) == 9
     assert_same(only(parts, cells(30)), whole)
+
+
+FAMILIES = {
+    "regression": {"task_family": "linear_regression", "dimension": 2},
+    "urns": {"task_family": "balls_and_urns", "symbols": 3, "token_format": "shifted"},
+    "chains": {"task_family": "markov_chains", "states": 3, "token_format": "shifted"},
+    "items": {"task_family": "noisy_items"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cells_with_predictors_go_on_too(tmp_path, family, steps_trained, capsys):
+    def longer(steps):
+        settings = {"eval_every": 3, "eval_sequences": 8, "batch_size": 8, "model_size": 8}
+        settings |= {"num_layers": 1, "num_heads": 1, "sequence_length": 4, "num_tasks": 4}
+        return [Cell.from_dict({**settings, **FAMILIES[family], "steps": steps})]
+
+    whole = train(tmp_path / "whole", longer(9))
+    results = train(tmp_path / "parts", longer(4))
+    model = results.models.load(longer(4)[0].cell_id)
+    assert model.cell == longer(4)[0]
+    steps_trained.clear()
+    capsys.readouterr()
+    parts = train(tmp_path / "parts", longer(9))
+    assert capsys.readouterr().out == "1 cells go on from kept models.\n"
+    assert steps_trained[0][0] == 4
+    assert len(parts.models.steps()) == 2
+    assert_same(only(parts, longer(9)), whole)
+
+
+def test_a_sound_model_that_cant_be_gone_on_from_stays(tmp_path, monkeypatch, capsys):
+    """Whatever a later version refuses is still somebody's model."""
+    [cell, *_] = cells(8)
+    shorter = dataclasses.replace(cell, steps=4)
+    results = train(tmp_path, [shorter])
+
+    def refuse(cell, state):
+        raise ValueError("it is of numerics 9")
+
+    monkeypatch.setattr(checkpoint, "check_state", refuse)
+    adopt_models(results, [cell])
+    assert "can't be gone on from: it is of numerics 9" in capsys.readouterr().out
+    assert results.models.steps() == {shorter.cell_id: [4]}
+
+
+def test_cells_at_their_last_step_are_planned(tmp_path):
+    """Their models were kept, and the run ended before their results were written."""
+    there, half = cells(8), cells(8, num_tasks=3)
+    results = train(tmp_path, there)
+    results.reopen({cell.cell_id for cell in there})
+    steps = continued_steps(results, there)
+    assert set(steps.values()) == {8}
+    for some in (there, there[:1], [*there, *half]):
+        packs = plan(some, cpu_workers(2, 8e9), steps)
+        assert sorted(c.cell_id for p in packs for c in p.cells) == sorted(c.cell_id for c in some)
 
 
 def test_a_schedule_that_depends_on_steps_is_trained_from_the_start(tmp_path, capsys):

@@ -56,7 +56,7 @@ def declare(said: Mapping[str, Any]) -> None:
             for key, value in dict(said["own"]).items()
         }
         check_own(own)
-        values = {key: said[key] for key in _FACTS[kind]}
+        values = {key: said[key] for key in _FACTS[kind] if key in said}  # later ones may lack
         REGISTRIES[kind][name] = _DECLARED[kind](name, own, values)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"plug_ins: what is said of {name} can't be: {as_line(error)}") from None
@@ -82,17 +82,22 @@ def _declared_family(name: str, own: dict, said: dict) -> Family:
 
 
 def _declared_architecture(name: str, own: dict, said: dict) -> Architecture:
-    context = said["has_context"] is not False
+    context = said.get("has_context") is not False
     uses = _texts(said["settings"])
     return Architecture(name, uses, has_context=context, own=own, make=_not_loaded(name))
 
 
 def _declared_dataset(name: str, own: dict, said: dict) -> DatasetInfo:
-    counts = said.pop("heldout_counts")
+    counts, downloaded = said.pop("heldout_counts"), said.pop("downloaded", False)
+    if type(downloaded) is not bool:
+        raise ValueError(f"{downloaded!r} is neither true nor false")
     for value in (*(v for v in said.values() if v is not None), *counts):
         if type(value) is not int or value < 1:
             raise ValueError(f"{value!r} is not a number of something")
-    return DatasetInfo(**said, heldout_counts=tuple(counts), own=own, load=_not_loaded(name))
+    return DatasetInfo(
+        **said, heldout_counts=tuple(counts), downloaded=downloaded, own=own,
+        load=_not_loaded(name),
+    )  # fmt: skip
 
 
 def _declared_metric(name: str, own: dict, said: dict) -> Metric:

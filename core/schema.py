@@ -6,6 +6,8 @@ columns are listed in results/README.md.
 
 from __future__ import annotations
 
+import re
+
 # Splits (design: "Splits"). Meta-test on another base dataset is the split `unseen/<dataset>`.
 TRAIN = "train"  # seen tasks, training images
 SEEN = "seen"  # seen tasks, held-out images
@@ -23,10 +25,20 @@ LAST = "last"  # mean accuracy over the last tenth of the positions
 IMPROVEMENT = "improvement"  # last - first within the same sequence
 STATISTICS = (FIRST, LAST, IMPROVEMENT)
 
+# Of a split, where the task family has predictors.
+RELATIVE = "relative_distance"  # where the model is between M, at 0, and G, at 1
+OFF_LINE = "off_line"  # how far it is from the line through both
+
 
 def with_standard_errors(names: tuple[str, ...]) -> tuple[str, ...]:
     """("first",) -> ("first", "first_se"): each statistic's column and that of its error."""
     return tuple(column for name in names for column in (name, f"{name}_se"))
+
+
+def tells_of_predictors(column: str) -> bool:
+    """Whether a column, of a history or with its split before it, is one that only cells with
+    predictors have (`core.evaluation.distances`): a number, null where it can't be told."""
+    return re.search(rf"(^|_)(distance_|loss_|{RELATIVE}|{OFF_LINE})", column) is not None
 
 
 def statistics_columns(splits: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,9 +21,8 @@ from torch import Tensor
 from metaphase.core.evaluation.predictions import Predicted
 from metaphase.core.predictors import GENERALIZING, MEMORIZING
 from metaphase.core.problem import Classes, Reals
-from metaphase.core.schema import with_standard_errors
+from metaphase.core.schema import OFF_LINE, RELATIVE, with_standard_errors
 
-RELATIVE, OFF_LINE = "relative_distance", "off_line"
 _OF_BOTH = ("distance_difference", "distance_between", RELATIVE)
 _BOTH = {MEMORIZING, GENERALIZING}
 # M and G aren't told apart where the 95% interval of w, as wide as it would be without bounds, is
@@ -31,13 +30,6 @@ _BOTH = {MEMORIZING, GENERALIZING}
 _NORMAL_95 = 1.959964
 _NEWTON_STEPS = 50  # at most; 5 to 8 are needed
 _NEWTON_ERROR = 1e-9
-
-
-def tells_of_predictors(column: str) -> bool:
-    """Whether a column of a history is one that only cells with predictors have; null where it
-    can't be told."""
-    name = column.removesuffix("_se")
-    return name in (RELATIVE, OFF_LINE) or name.startswith(("distance_", "loss_"))
 
 
 @dataclass(frozen=True)

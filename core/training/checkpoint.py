@@ -17,7 +17,6 @@ from torch import Tensor
 from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, PER_REPLICA, Cell
 from metaphase.core.evaluation import METRICS
-from metaphase.core.evaluation.distances import tells_of_predictors
 from metaphase.core.training.stack import Stack
 
 
@@ -72,7 +71,7 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
         if (
             row.get("cell_id") != cell.cell_id
             or not columns <= row.keys()
-            or not all(isinstance(name, str) and tells_of_predictors(name) for name in told)
+            or not all(isinstance(name, str) and schema.tells_of_predictors(name) for name in told)
         ):
             raise ValueError("its history has rows that are none of this cell's")
         numbers = [row[name] for name in columns - {"cell_id", "split"}]

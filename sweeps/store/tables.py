@@ -116,16 +116,22 @@ def merged_name(cell_ids: Iterable[str]) -> str:
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
-    """Rows of a table with these columns, and behind them those of plug-ins: their settings, and
-    metrics."""
+    """Rows of a table with these columns, and behind them those of plug-ins: their settings,
+    metrics, and what predictors tell. Of the last a file has all columns, null or not, so that
+    readers who take the columns of the first file miss none."""
     more: dict[str, pa.DataType] = {}
+    untold: set[str] = set()
     for row in rows:
         for name in row.keys() - set(columns.names) - more.keys():
-            if row[name] is None:  # of no type: a column that isn't there is read as null
+            if row[name] is None:
+                untold.add(name)
                 continue
             more[name] = _TYPES[
                 {bool: "bool", int: "int", float: "float"}.get(type(row[name]), "text")
             ]
+    # Others are of no type: a column that isn't there is read as null.
+    for name in filter(schema.tells_of_predictors, untold - more.keys()):
+        more[name] = _TYPES["float"]
     fields = [pa.field(name, kind) for name, kind in sorted(more.items())]
     return pa.Table.from_pylist(list(rows), schema=pa.schema([*columns, *fields]))
 

@@ -1,5 +1,6 @@
 """Sweeps with plug-ins: how presets name them, how results trees keep them, who runs their code."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from metaphase.analysis import phase_plot
-from metaphase.core import plugins
+from metaphase.core import plugin_facts, plugins
 from metaphase.core.cell import ConfigError
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps import cli, plug_ins
@@ -116,7 +117,7 @@ def test_code_is_not_read_from_a_bucket():
 
 READER = """
 import sys
-from metaphase.core import plugins
+from metaphase.core import plugin_facts, plugins
 def refuse(*a, **k): raise SystemExit("code of a plug-in was run")
 plugins.load_source = plugins.load = plugins.entry_point = refuse
 from metaphase.sweeps import cli
@@ -221,6 +222,46 @@ def test_an_axis_may_have_a_value_that_isn_t_said():
     whole, left_out = concatenate(tables)
     assert not left_out
     assert tuple(whole["bound"].to_pylist()) == values
+
+
+def test_a_file_has_all_columns_of_predictors_where_they_are_null_too():
+    """pandas and DuckDB take the columns of a folder's first file."""
+    names = ("unseen_relative_distance", "seen_distance_memorizing_se", "unseen/digits_off_line")
+    null = to_table([{"cell_id": "a", **dict.fromkeys(names), "bound": None}], CELLS)
+    told = to_table([{"cell_id": "b", **dict.fromkeys(names, 0.5), "my_loss_kind": "l2"}], CELLS)
+    assert "bound" not in null.column_names
+    assert told.schema.field("my_loss_kind").type == "string"
+    for name in names:
+        assert null.schema.field(name) == told.schema.field(name)
+    named = to_table([{"my_loss_kind": None}, {"my_loss_kind": "l2"}], CELLS)
+    assert named["my_loss_kind"].to_pylist() == [None, "l2"]
+
+
+SQUARES = """
+from metaphase.core.datasets import DatasetInfo
+
+class Squares:
+    def info(self):
+        return DatasetInfo(image_size=8, channels=1, num_classes=3, num_train=60, num_heldout=30)
+    def load(self, train, root): ...
+"""
+
+
+@pytest.mark.parametrize("lacking", [(), ("downloaded",)])
+def test_what_is_said_of_each_kind_makes_it_known_again(lacking):
+    """Also where an earlier version didn't say all of it."""
+    name = plugins.load_source("dataset", "squares.py", "Squares", SQUARES.encode())
+    said = plugin_facts.facts(plugins.find("dataset", name))
+    before = plugins.REGISTRIES["dataset"].pop(name)
+    del plugins.known["dataset", name]
+    plugin_facts.declare({key: value for key, value in said.items() if key not in lacking})
+    again = plugins.REGISTRIES["dataset"][name]
+    assert dataclasses.replace(again, load=None) == dataclasses.replace(before, load=None)
+    for wrong in ({"downloaded": 1}, {"num_train": True}, {"image_size": 0}):
+        del plugins.REGISTRIES["dataset"][name]
+        with pytest.raises(ConfigError, match="what is said of squares"):
+            plugin_facts.declare({**said, **wrong})
+        plugins.REGISTRIES["dataset"][name] = again
 
 
 @pytest.mark.parametrize("version", ["", '    version = "1"\n'])

@@ -195,6 +195,7 @@ class CellSettings:
         least=0.0,
         greatest=float("inf"),
         exclusive=(True, True),
+        float32=True,
     )
     mup_base_width: int = setting(
         0,
@@ -241,7 +242,13 @@ class CellSettings:
         exclusive=(False, True),
     )
     adam_epsilon: float = setting(
-        1e-8, "Adam's epsilon", REPLICA, least=0.0, greatest=float("inf"), exclusive=(True, True)
+        1e-8,
+        "Adam's epsilon",
+        REPLICA,
+        least=0.0,
+        greatest=float("inf"),
+        exclusive=(True, True),
+        float32=True,
     )
     weight_decay: float = setting(
         0.0,
@@ -250,6 +257,7 @@ class CellSettings:
         least=0,
         greatest=float("inf"),
         exclusive=(False, True),
+        float32=True,
         neutral=0.0,
     )
     gradient_clip: float = setting(
@@ -259,6 +267,7 @@ class CellSettings:
         least=0,
         greatest=float("inf"),
         exclusive=(False, True),
+        float32=True,
         neutral=0.0,
     )
     precision: Precision = setting("fp32", "of matrix products; weights and sums stay float32", RUN)

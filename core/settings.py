@@ -24,6 +24,7 @@ REPLICA: Role = "replica"  # replicas of a stacked model may differ in it: it ch
 MODEL: Role = "model"  # of the model: cells that differ in it can be given the same batches
 RUN: Role = "run"  # of the training and its evaluations: the same for all cells of a pack
 
+FLOAT32 = (2.0**-126, (2.0 - 2.0**-23) * 2.0**127)  # its smallest normal number, its largest
 NONE: Any = object()  # no such value is declared
 
 _SAID = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -61,6 +62,8 @@ class Setting:
             pack apart.
         least, greatest: bounds of a number; None: there is none.
         exclusive: whether the least and the greatest value are themselves not allowed.
+        float32: whether it is a number that is computed with in float32, where what is smaller than
+            its smallest normal number is none, and what is larger than its largest is infinite.
         choices: the texts that are allowed; (): any. A registry of plug-ins (`core.plugins`) grows
             as they are loaded.
         item: what a list names, such as "dataset".
@@ -82,6 +85,7 @@ class Setting:
     least: float | None = None
     greatest: float | None = None
     exclusive: tuple[bool, bool] = (False, False)
+    float32: bool = False
     choices: Collection[str] = ()
     item: str = ""
     unused: Any = NONE
@@ -187,6 +191,11 @@ class Setting:
             finite = ", finite" if value == float("inf") else ""
             raise ConfigError(
                 f"{self.name}: {value} is out of range; allowed: {self._range(greatest)}{finite}"
+            )
+        if self.float32 and value != 0 and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
+            raise ConfigError(
+                f"{self.name}: {value} is out of range; allowed: {self._range(greatest)}, "
+                f"within float32's {FLOAT32[0]:.3g} to {FLOAT32[1]:.3g}"
             )
 
 

@@ -139,7 +139,7 @@ def report(results: Results, rule: str | None = None) -> list[str]:
     from metaphase.sweeps.store.lease import describe
 
     late: dict[str, dict[str, Any] | None] = {}
-    surveyed = results.survey(lambda name, content: late.update(_late_rows(name, content)))
+    surveyed = results.survey(lambda *file: late.update(_late_rows(*file)))
     found = look(results, surveyed)
     sweep, states, finished, steps = found.sweep, found.states, found.finished, found.steps
 
@@ -223,18 +223,16 @@ def _search(results: Results, sweep: Sweep) -> list[str]:
     return lines
 
 
-def _late_rows(name: str, content: bytes) -> dict[str, dict[str, Any] | None]:
-    """Of each cell in a file of the cells table, its row if it was not trained long enough to have
-    a phase. Losses are compared as whole columns; only the few that are a guess' are looked at
-    further."""
+def _late_rows(content: bytes, facts: Mapping[str, Any] | None) -> dict[str, dict[str, Any] | None]:
+    """Of each cell in a file of the cells table, of which its seal says these facts, its row if it
+    was not trained long enough to have a phase. Losses are compared as whole columns; only the few
+    that are a guess' are looked at further."""
     import numpy as np
 
     from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
     from metaphase.core.phases import ON_PLATEAU, UNTRAINED, guess_loss_of, on_plateau
-    from metaphase.sweeps.store.completeness import sealed_facts
     from metaphase.sweeps.store.tables import UNREADABLE, decode
 
-    facts = sealed_facts("cells", name, content)
     if facts is not None:
         loss = math.nan if facts["train_loss"] is None else facts["train_loss"]
         if not on_plateau(UNTRAINED, loss, guess_loss_of(facts)):

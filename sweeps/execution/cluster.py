@@ -22,6 +22,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps import places
 from metaphase.sweeps.store.folders import check_is_file, shown
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,16 @@ def find_cluster() -> str | None:
     if named == "local":
         return None
     if named:
+        if _has_credentials(named):
+            raise ConfigError(
+                "RAY_ADDRESS: an address with credentials in it would be shown and logged; "
+                "allowed: HOST:PORT, ray://HOST:PORT, local"
+            )
         why = _nobody_listens(named, ANSWER_SECONDS) or _why_not(named)
         if why:
             raise ConfigError(
-                f"RAY_ADDRESS: no Ray that can be used is at {named}: {why}; start it there, or "
-                "unset RAY_ADDRESS to have one started here"
+                f"RAY_ADDRESS: no Ray that can be used is at {shown(named)}: {why}; start it "
+                "there, or unset RAY_ADDRESS to have one started here"
             )
         return named
     os.environ.pop("RAY_ADDRESS", None)  # empty: as if it weren't set
@@ -87,6 +93,15 @@ def find_cluster() -> str | None:
             os.environ.pop("RAY_AUTH_MODE", None)
         print(f"Ray at {address} (so says {note}) is not used: {why}", file=sys.stderr, flush=True)
     return None
+
+
+def _has_credentials(address: str) -> bool:
+    """Whether an address has a user or a parameter named like a secret, as none of Ray's has."""
+    try:
+        places.refuse_credentials([address])
+    except ConfigError:
+        return True
+    return "@" in address
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:

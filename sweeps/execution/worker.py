@@ -25,6 +25,7 @@ from ray._private import state as ray_state
 from metaphase.core import fast_paths, plugins
 from metaphase.core.cell import ConfigError
 from metaphase.core.devices import training_device
+from metaphase.sweeps.execution.logfile import LogFile
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.software import difference, installed
 from metaphase.sweeps.store.folders import check_is_file, one_line
@@ -142,7 +143,5 @@ def _log_to(path: os.PathLike) -> None:
             os.unlink(path)
         if os.path.exists(path):
             check_is_file(os.fspath(path))
-        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger("metaphase").addHandler(handler)
+        logging.getLogger("metaphase").addHandler(LogFile(path, delay=True))
         logging.getLogger("metaphase").setLevel(logging.INFO)

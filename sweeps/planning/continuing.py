@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.sweeps.store.models import DamagedModelError
 from metaphase.sweeps.store.results import Results
 
@@ -26,7 +26,10 @@ def origins(results: Results, cells: Iterable[Cell]) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for cell in cells:
         for step in (step for step in steps if step <= cell.steps):
-            shorter = replace(cell, steps=step)
+            try:
+                shorter = replace(cell, steps=step)
+            except ConfigError:  # a name is what anybody gave a file: no such cell was trained
+                continue
             if step in kept.get(shorter.cell_id, ()):
                 found[cell.cell_id] = shorter
                 break

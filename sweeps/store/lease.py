@@ -42,6 +42,7 @@ RENEW_SECONDS = 10.0  # between renewals
 EXPIRE_SECONDS = 60.0  # after the last renewal a lease is over
 SETTLE_SECONDS = 2.0  # where two may claim at once, between writing a lease and believing it
 CLOCK_SECONDS = 600.0  # by which a clock may be ahead, and its lease still be one
+ALIVE = "alive"  # in the place of a process's birth: all that is known is that it lives
 LOCK_SECONDS = 10.0  # that another process may hold the lock on a file system
 # That a driver waits after taking over a lease in an object store that nobody released. The workers
 # of the one before notice meanwhile (twice sweeps.execution.pack_run.REMOTE_CLAIM_SECONDS), so that
@@ -182,14 +183,19 @@ def is_live(lease: dict[str, Any]) -> bool:
     """Returns whether the driver of this lease (`Claim.lease`) is to be taken for alive. What no
     driver writes, such as an end in a year's time, is no sign of life."""
     left = _number(lease, "expires") - time.time()
-    if not 0 <= left <= EXPIRE_SECONDS + CLOCK_SECONDS:
+    likely = left <= EXPIRE_SECONDS + CLOCK_SECONDS
+    if left < 0:
         return False
     if lease.get("machine") != _machine():
-        return True
-    if lease.get("pid") == os.getpid() and lease.get("driver") not in _held:
+        return likely
+    pid, born = lease.get("pid"), lease.get("born")
+    if pid == os.getpid() and lease.get("driver") not in _held:
         return False  # of a run whose storage failed at the end
-    born = lease.get("born")
-    return bool(born) and born == _born(lease.get("pid", 0))
+    found = _born(pid) if pid else ""
+    if not born or not found:
+        return False
+    # A process that is proven to live wrote what it did before the clock was set back.
+    return likely if ALIVE in (born, found) else born == found
 
 
 def describe(lease: dict[str, Any]) -> str:
@@ -274,20 +280,18 @@ def _machine() -> str:
 
 def _born(pid: int) -> str:
     """Returns when a living process began, as the kernel counts, or an empty text if it doesn't
-    live. So a pid that is used again isn't taken for the same process."""
+    live. So a pid that is used again isn't taken for the same process. ALIVE where there is no
+    /proc, or it hides other users' processes (its option hidepid)."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *rest = file.read().rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]
-    except FileNotFoundError:
-        if os.path.exists("/proc/self/stat"):
-            return ""
     except OSError:
-        return ""
-    try:  # no /proc: all that can be known is whether it lives
+        pass
+    try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""
-    except OSError:
+    except OSError:  # another user's
         pass
-    return "alive"
+    return ALIVE

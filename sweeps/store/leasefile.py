@@ -10,8 +10,8 @@ from metaphase.sweeps.store.folders import shown
 
 LONGEST = 10_000  # bytes of the file
 # Seconds from now after which no lease ends and since when none begins: a driver's is for a minute,
-# and its clock may be wrong by some. What says more says nothing, or it would block for good.
-AHEAD_SECONDS = 3600.0
+# and its clock may have been ahead by hours. What says more says nothing: it could block for good.
+AHEAD_SECONDS = 86_400.0
 
 
 def parse_lease(data: bytes) -> dict[str, Any] | None:
@@ -36,7 +36,7 @@ def parse_lease(data: bytes) -> dict[str, Any] | None:
 
 
 def _seconds(value: Any) -> float:
-    """Returns a time in seconds since 1970, or 0 if it isn't one from then until shortly after
+    """Returns a time in seconds since 1970, or 0 if it isn't one from then until a day after
     now."""
     if type(value) not in (int, float) or not 0 <= value <= time.time() + AHEAD_SECONDS:
         return 0.0

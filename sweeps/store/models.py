@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metaphase.core.trained import TrainedModel
 
 FOLDER = "models"
-_NAME = re.compile(r"([0-9a-f]{16})/([0-9]{1,10})\.safetensors")
+_NAME = re.compile(r"([0-9a-f]{16})/([1-9][0-9]{0,9})\.safetensors")
 _TENSORS = ("theta", "moment1", "moment2")  # of a state; all else of it is JSON
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import errno
 import os
 import urllib.parse
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from metaphase.core.cell import ConfigError
+from metaphase.sweeps.store.client_settings import check_endpoint, check_environment, check_region
 from metaphase.sweeps.store.files import Changed, Info, Refused, StorageError, Version
 from metaphase.sweeps.store.folders import shown
 
@@ -39,7 +41,8 @@ class ObjectFiles:
         self._obs = obstore
         self.conditional = True  # as far as is known
         try:
-            self._store, inside = _open_store(root)
+            with _panics_told():
+                self._store, inside = _open_store(root)
         except (obstore.exceptions.BaseError, ValueError, OSError) as error:
             raise ConfigError(_said(error)) from None
         self._base = f"{inside}/{sweep}".lstrip("/")
@@ -139,7 +142,8 @@ class ObjectFiles:
     def _telling(self) -> Iterator[None]:
         kinds = self._obs.exceptions
         try:
-            yield
+            with _panics_told():
+                yield
         except kinds.AlreadyExistsError as error:
             raise FileExistsError(_said(error)) from None
         except kinds.PreconditionError:
@@ -154,12 +158,26 @@ class ObjectFiles:
             raise StorageError(_said(error)) from None
 
 
+@contextlib.contextmanager
+def _panics_told() -> Iterator[None]:
+    """A panic of the client, which is no Exception, is raised as a StorageError that isn't tried
+    again. What the panic says may hold any setting; the client has printed it already."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # each such client has a class of its own
+            raise
+        text = "the store's client broke off; look at the settings that it takes, such as AWS_..."
+        raise StorageError(errno.EINVAL, text) from None
+
+
 def _open_store(root: str) -> tuple[Any, str]:
     """(store, path in its bucket) of a URI as pyarrow takes it: `scheme`, `endpoint_override` and
     `region` may follow a question mark."""
     from obstore.store import from_url
 
     parts = urllib.parse.urlsplit(root)
+    check_environment(parts.scheme)
     inside = urllib.parse.unquote(parts.path).strip("/")
     options = dict(urllib.parse.parse_qsl(parts.query))
     client: Any = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
@@ -195,6 +213,7 @@ def _s3_settings(bucket: str, options: dict[str, str]) -> tuple[Any, Any]:
     if endpoint:
         scheme = options.get("scheme", "https")
         config["endpoint"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
+        check_endpoint("endpoint_override", config["endpoint"])
     else:
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         config["endpoint"] = next((environment[n] for n in names if environment.get(n)), "")
@@ -221,6 +240,7 @@ def _s3_settings(bucket: str, options: dict[str, str]) -> tuple[Any, Any]:
         with contextlib.suppress(OSError, pa.ArrowException):  # then it is the client's default
             region = pafs.resolve_s3_region(bucket)
     if region:
+        check_region("the region in the URI, the environment or AWS's files", region)
         config["region"] = region
     return {key: value for key, value in config.items() if value}, provider
 

@@ -90,13 +90,13 @@ class Results(Storage):
         return self.survey()[0]
 
     def survey(
-        self, look: Callable[[str, bytes], None] | None = None
+        self, look: Callable[[bytes, dict[str, Any] | None], None] | None = None
     ) -> tuple[dict[str, str], dict[str, int]]:
         """What `finished` returns, and {cell_id: numerics} of those that are trained.
 
         Args:
-            look: called with the name and the content of each file of the cells table that can be
-                read, merged ones first, so that all is fetched once.
+            look: called with the content of each file of the cells table and what its seal says
+                (`completeness.sealed_facts`), merged ones first, so that all is fetched once.
 
         Raises:
             ConfigError: something in the tree is where it can't be (`layout.check_layout`).
@@ -108,10 +108,13 @@ class Results(Storage):
             numerics: dict[str, int] = {}
             try:
                 for name, content in zip(names, self.tables.fetch("cells", names), strict=True):
-                    for cell_id, (said, revision) in self._statuses(name, content).items():
+                    if isinstance(content, OSError):
+                        raise content
+                    facts = sealed_facts("cells", name, content)
+                    for cell_id, (said, revision) in self._statuses(name, content, facts).items():
                         status[cell_id], numerics[cell_id] = said, revision
-                    if look is not None and isinstance(content, bytes):
-                        look(name, content)
+                    if look is not None:
+                        look(content, facts)
                 break
             except FileNotFoundError:  # merged with others since it was listed: look again
                 if attempt == LOOKS - 1:
@@ -119,15 +122,11 @@ class Results(Storage):
         trained = {id_: n for id_, n in numerics.items() if status[id_] != schema.FAILED}
         return status, trained
 
-    def _statuses(self, name: str, content: bytes | OSError) -> dict[str, tuple[str, int]]:
-        """{cell_id: (status, numerics)} of a file of the cells table; what can't be is left out.
-
-        Raises:
-            OSError: the content is one.
-        """
-        if isinstance(content, OSError):
-            raise content
-        facts = sealed_facts("cells", name, content)
+    def _statuses(
+        self, name: str, content: bytes, facts: dict[str, Any] | None
+    ) -> dict[str, tuple[str, int]]:
+        """{cell_id: (status, numerics)} of a file of the cells table, of which its seal says these
+        facts; what can't be is left out."""
         if facts is not None:
             return {facts["cell_id"]: (facts["status"], facts["numerics"] or 1)}
         try:
@@ -149,9 +148,11 @@ class Results(Storage):
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
         name = f"{cell_id}.parquet"
         try:
-            said, _ = self._statuses(name, self.get(f"cells/{name}")).get(cell_id, (None, 0))
+            content = self.get(f"cells/{name}")
         except FileNotFoundError:
             return False
+        found = self._statuses(name, content, sealed_facts("cells", name, content))
+        said, _ = found.get(cell_id, (None, 0))
         return said in (schema.DONE, schema.DIVERGED)
 
     def read_rows(

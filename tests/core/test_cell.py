@@ -33,6 +33,11 @@ from metaphase.core.settings import MODEL, NONE, REPLICA, RUN, STREAM, names_of,
         ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan is out of range"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0 is out of range"),
+        ({"learning_rate": 1e-46}, "allowed: above 0.0, within float32's 1.18e-38 to 3.4e.38"),
+        ({"learning_rate": 1e39}, "learning_rate: 1e.39 is out of range"),
+        ({"adam_epsilon": 1e-50}, "adam_epsilon: 1e-50 is out of range"),
+        ({"weight_decay": 1e39}, "weight_decay: 1e.39 is out of range"),
+        ({"gradient_clip": 1e-46}, "gradient_clip: 1e-46 is out of range; allowed: 0 or more, "),
         ({"learning_rate": None}, "learning_rate: None is not a number"),
         ({"grayscale": 1}, "grayscale: 1 is not true or false"),
         ({"model_size": 30, "num_heads": 4}, "num_heads: 4 heads don't divide model_size 30"),
@@ -80,6 +85,12 @@ def test_impossible_settings_get_one_line_with_key_value_and_what_is_allowed(set
     with pytest.raises(ConfigError, match=message) as error:
         Cell.from_dict(settings)
     assert "\n" not in str(error.value)
+
+
+def test_what_float32_holds_is_taken():
+    for value in (0.0, 2.0**-126, 3.4028234663852886e38):
+        Cell(gradient_clip=value, weight_decay=value)
+    Cell(learning_rate=3e38, adam_epsilon=2.0**-126)
 
 
 def test_what_follows_from_other_settings_is_resolved():

@@ -11,6 +11,7 @@ from metaphase.core import schema
 from metaphase.sweeps import cli
 from metaphase.sweeps.commands import status
 from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.store import seals
 from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import read_sweep, write_settings
@@ -91,7 +92,7 @@ def test_cells_that_never_left_their_plateau_are_counted_with_what_more_steps_co
     assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
 
 
-def test_each_file_of_cells_is_fetched_once(tmp_path, monkeypatch):
+def test_each_file_of_cells_is_fetched_and_digested_once(tmp_path, monkeypatch):
     made = Results(str(tmp_path / "root"), "sweep")
     sweep = parse_preset(TEXT, default_name="sweep")
     write_settings(made, sweep.settings)
@@ -102,8 +103,12 @@ def test_each_file_of_cells_is_fetched_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         made.tables, "fetch", lambda table, names: fetched.extend(names) or fetch(table, names)
     )
+    digested = []
+    facts_of = seals.facts_of
+    monkeypatch.setattr(seals, "facts_of", lambda data: digested.append(data) or facts_of(data))
     assert "done" in status.report(made)[2]
     assert sorted(fetched) == sorted(f"{cell.cell_id}.parquet" for cell in sweep.cells[:4])
+    assert len(digested) == 4
 
 
 def test_a_merged_tree_of_before_has_cells_on_their_plateau(capsys):

@@ -137,6 +137,17 @@ def test_an_address_that_the_user_names_must_be_good(noted, dumb, monkeypatch, c
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["ray://u:CANARY@127.0.0.1:9", "CANARY@127.0.0.1:9", "ray://127.0.0.1:9?token=CANARY"],
+)
+def test_credentials_in_an_address_are_refused_unseen(address, monkeypatch, caplog):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: .*; allowed: HOST:PORT, ") as error:
+        cluster.find_cluster()
+    assert "CANARY" not in str(error.value) + caplog.text
+
+
 def test_an_empty_address_is_none(noted, monkeypatch, capsys):
     for address in ("", " ", "local"):
         monkeypatch.setenv("RAY_ADDRESS", address)

@@ -149,6 +149,18 @@ def test_what_differs_in_more_than_steps_or_is_shorter_does_not_go_on(tmp_path):
     assert continued_steps(results, cells(3)) == {}
 
 
+def test_files_with_names_of_no_models_are_left_out(tmp_path, monkeypatch):
+    results = train(tmp_path, cells(4))
+    kept = {cell.cell_id: [4] for cell in cells(4)}
+    for cell_id in kept:
+        for step in ("0", "00", "04", "00000004"):
+            (results.local_path / "models" / cell_id / f"{step}.safetensors").write_bytes(b"")
+    assert results.models.steps() == kept
+    assert set(continued_steps(results, cells(8)).values()) == {4}
+    monkeypatch.setattr(results.models, "steps", lambda: {"f" * 16: [0]})  # no cell has so few
+    assert continued_steps(results, cells(8)) == {}
+
+
 def test_a_damaged_model_costs_its_training_and_no_number(tmp_path, steps_trained, capsys):
     [cell, *_] = cells(8)
     shorter = dataclasses.replace(cell, steps=4)

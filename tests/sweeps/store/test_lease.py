@@ -133,6 +133,52 @@ def test_a_dead_process_of_this_machine_expires_at_once(tmp_path):
     acquire(results).release()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="pids are compared by /proc")
+def test_a_clock_that_is_set_back_ends_no_living_drivers_lease(tmp_path):
+    """By hours: only the process of this machine that is proven to live has such a lease."""
+    results = Results(str(tmp_path), "sweep")
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        details = {"machine": leases._machine(), "pid": process.pid, "since": time.time() + 3000}
+        born = leases._born(process.pid)
+        claim(results, "x", expires=time.time() + 6 * 3600, born=born, **details)
+        held = results.claim.lease()
+        assert held is not None
+        assert is_live(held)
+        with pytest.raises(ConfigError, match=f"by process {process.pid} on "):
+            acquire(results)
+        assert not is_live({**held, "machine": "m"})
+        assert not is_live({**held, "born": "1"})
+        assert not is_live({**held, "born": leases.ALIVE})
+        assert not is_live({**held, "expires": time.time() - 1})
+    finally:
+        process.kill()
+        process.wait()
+    assert not is_live(held)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])  # hidepid=2, hidepid=1
+def test_a_process_that_proc_hides_lives(monkeypatch, error):
+    """Another user's, on a machine whose /proc shows each user's own alone."""
+
+    def hidden(path):
+        raise error(path)
+
+    def kill(pid, number):
+        raise {1: PermissionError, 2: ProcessLookupError}[pid]
+
+    lease = {"driver": "x", "machine": leases._machine(), "pid": 1, "born": "7"}
+    lease["expires"] = time.time() + 60
+    monkeypatch.setattr(leases, "_machine", lambda: lease["machine"])
+    monkeypatch.setattr(leases, "open", hidden, raising=False)
+    monkeypatch.setattr(os, "kill", kill)
+    assert is_live(lease)
+    assert not is_live({**lease, "pid": 2})
+    assert not is_live({**lease, "pid": 0})
+    assert not is_live({**lease, "born": ""})
+    assert not is_live({**lease, "expires": time.time() + 3600})  # it may be another process
+
+
 @pytest.mark.parametrize("where", ["path", "store"])
 def test_of_those_that_start_together_one_gets_it(tmp_path, where):
     """`python -m tests.tools.lease_races` does it a thousand times."""

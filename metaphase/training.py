@@ -201,14 +201,17 @@ def run(
         sweep._sweep, results, retry_failed=retry_failed, other_numerics=other_numerics, say=say,
         seeking=seeking,
     )  # fmt: skip
-    if over := work.nothing_to_do():
+    over = work.nothing_to_do()
+    if device is not None or not over:
+        from metaphase.sweeps.execution import local  # PyTorch takes seconds
+
+        local.usable_device(device)
+    if over:
         work.store_settings()
         say(f"Nothing to do: {over}.")
         return SweepResults(str(results))
 
     def train(results: Results, missing: Sequence[Cell], **more: Any) -> Outcome:
-        from metaphase.sweeps.execution import local
-
         to_do = f"{len(missing)} of {len(sweep.cells)} cells to train"
         if seeking is not None:
             again = f"{len(missing)} cells again, and " if missing else ""

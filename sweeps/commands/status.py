@@ -209,7 +209,7 @@ def _search(results: Results, found: State) -> list[str]:
     if not rounds:
         return []
     last = next(one for one in reversed(rounds) if one.octaves or one is rounds[0])
-    proposed = sum(len(one.octaves) for one in rounds)
+    proposed = len({cell_id for one in rounds for cell_id in one.octaves})
     reason = rounds[-1].reason
     said = f"{num_rounds(rounds)} rounds, {proposed} cells proposed"
     lines = [

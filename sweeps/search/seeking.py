@@ -152,7 +152,9 @@ class Seeking:
         found = self.proposal(known, hours, max(1, workers) * CELLS_A_WORKER)
         said = [self._said(standing) for standing in found.standings]
         cells = [self.cells[choice.cell] for choice in found.choices]
-        octaves = {self.cells[c.cell].cell_id: round(c.octaves, 3) for c in found.choices}
+        octaves = {  # 0 is of cells that are trained again
+            self.cells[c.cell].cell_id: max(0.001, round(c.octaves, 3)) for c in found.choices
+        }
         new = Round(octaves, said, found.reason)
         if cells or not rounds or rounds[-1] != new:
             write_rounds(results, [*rounds, new])

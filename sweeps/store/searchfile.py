@@ -24,7 +24,7 @@ class Round:
 
     Attributes:
         octaves: {cell_id: what it was expected to take off intervals} of the cells proposed, best
-            first.
+            first; 0 of those that were trained again because a command said so.
         standings: where each phase was known to begin, one a row of the grid: `phase`, `row` in
             words, `low`, `middle` and `high` on log2 of the number of tasks (None where open, or
             beyond the grid), `width` in octaves, `done`.

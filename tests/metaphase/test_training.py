@@ -251,7 +251,7 @@ def test_a_search_trains_what_tells_and_the_grid_later(tmp_path, capsys):
     assert searched.settings["search"] == {"budget": 0.5}
     assert len(mp.run(searched, tmp_path / "a").cells) == 3
     out = capsys.readouterr().out
-    assert "sweep: a search among 6 cells to train" in out
+    assert "sweep: a search among 6 cells\n" in out
     assert "the budget is spent; generalizing begins at 2^: model_size 8" in out
     mp.run(searched, tmp_path / "a")
     assert capsys.readouterr().out == "Nothing to do: the budget is spent.\n"

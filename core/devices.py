@@ -24,6 +24,8 @@ def training_device(name: str | torch.device | None = None) -> torch.device:
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not isinstance(name, (str, torch.device)):  # a number is one to PyTorch: a GPU
+        raise ConfigError(f"device: {name!r} is no device; {ALLOWED}")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -201,16 +201,22 @@ def run(
         sweep._sweep, results, retry_failed=retry_failed, other_numerics=other_numerics, say=say,
         seeking=seeking,
     )  # fmt: skip
-    if over := work.nothing_to_do():
+    over = work.nothing_to_do()
+    if device is not None or not over:
+        from metaphase.sweeps.execution import local  # PyTorch takes seconds
+
+        local.usable_device(device)
+    if over:
         work.store_settings()
         say(f"Nothing to do: {over}.")
         return SweepResults(str(results))
 
     def train(results: Results, missing: Sequence[Cell], **more: Any) -> Outcome:
-        from metaphase.sweeps.execution import local
-
-        to_do = f"{len(missing)} of" if seeking is None else "a search among"
-        say(f"{sweep.name}: {to_do} {len(sweep.cells)} cells to train")
+        to_do = f"{len(missing)} of {len(sweep.cells)} cells to train"
+        if seeking is not None:
+            again = f"{len(missing)} cells again, and " if missing else ""
+            to_do = f"{again}a search among {len(sweep.cells)} cells"
+        say(f"{sweep.name}: {to_do}")
         limit = float("inf") if time_limit is None else time_limit
         return local.train(
             results, missing, data_root=data, device=device, started=started, shown=progress,

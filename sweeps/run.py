@@ -197,7 +197,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         if seeking is None:
             show_plan(sweep, results, run.missing, arguments.pack_size)
         else:
-            show_search(sweep, results, seeking)
+            show_search(sweep, results, seeking, run.again)
         return 0
     if over := run.nothing_to_do():
         run.store_settings()
@@ -207,7 +207,10 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     def train(results: Results, missing: list[Cell], **options: Any) -> Outcome:
         log = _log_file(results)
         of = f"{len(sweep.cells)} cells"
-        to_do = f"{len(missing)} of {of} to train" if seeking is None else f"a search among {of}"
+        to_do = f"{len(missing)} of {of} to train"
+        if seeking is not None:
+            again = f"{len(missing)} cells again, and " if missing else ""
+            to_do = f"{again}a search among {of}"
         print(f"{sweep.name}: {to_do}; log: {log}", flush=True)
         from metaphase.sweeps.execution.pack_run import EVALUATIONS  # PyTorch takes seconds
 
@@ -292,8 +295,9 @@ def _conclude(run: SweepRun) -> int:
     if run.seeking is not None:
         print(
             f"{len(sweep.cells) - missing} of {len(sweep.cells)} cells are trained, "
-            f"{run.seeking.share_of_operations(status):.0%} of the grid's operations; "
-            "--no-boundary trains the others"
+            f"{run.seeking.share_of_operations(status):.0%} of the grid's operations"
+            + "; --no-boundary trains the others"
+            * (missing > 0)
         )
         missing = 0
     if missing:

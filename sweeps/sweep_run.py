@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from metaphase.core import schema
 from metaphase.core.cell import NUMERICS, Cell
 from metaphase.sweeps.planning import missing as lacks
 from metaphase.sweeps.planning.continuing import adopt_models
@@ -29,6 +30,8 @@ class SweepRun:
     Attributes:
         sweep, results: what is trained, and where its results are.
         missing: the cells that will be trained, as far as can be seen without the lease.
+        again: those of them that were trained before, which a search trains before it seeks: forced
+            ones, and failed ones.
         status: {cell_id: status} of the finished cells.
 
     Args:
@@ -68,6 +71,7 @@ class SweepRun:
         gone = {cell.cell_id for cell in self._forced}
         kept = {id_: said for id_, said in self.status.items() if id_ not in gone}
         self.missing = lacks.missing_cells(sweep, results, kept, retry_failed)
+        self.again = self._again(self.missing, kept)
         left = {c.cell_id: numerics[c.cell_id] for c in others if c.cell_id in kept}
         lacks.tell_numerics(results, left, self.missing, other_numerics == "refuse", say)
 
@@ -75,7 +79,7 @@ class SweepRun:
         """Why nothing is to be trained; empty where something is."""
         if not self.missing:
             return f"all {len(self.sweep.cells)} cells of {self.sweep.name} are finished"
-        if self.seeking is None or self._forced:
+        if self.seeking is None or self.again:
             return ""
         return self.seeking.is_over(self.results)
 
@@ -95,27 +99,33 @@ class SweepRun:
 
         Args:
             executor: called as `executor(results, cells, lease=, total=, before=)`, as
-                `sweeps.execution.local.train` is; with `propose=` and no cells for a search.
+                `sweeps.execution.local.train` is; for a search with `propose=`, and no cells but
+                those that are trained again.
 
         Raises:
             ConfigError: another driver runs the sweep, or nothing can be written there.
             OSError: the storage fails.
         """
         sweep, results = self.sweep, self.results
-        lease = acquire(results)
+        lease = acquire(results, seeks=self.seeking is not None)
         try:
+            results.check_writable()
+            # Again, now that it is ours: another driver may have finished it, or merged its files.
+            lost = bool(self._damaged)
+            found = lacks.survey(results, sweep.cells)[0] if lost else results.finished()
+            gone = {cell.cell_id for cell in self._forced}
+            finished = earlier.by_cell_id(found, sweep.cells).items()
+            self.status = {id_: said for id_, said in finished if id_ not in gone}
+            missing = lacks.missing_cells(sweep, results, self.status, self._retry_failed)
+            self.again = self._again(missing, self.status)
+            if self.seeking is not None and self.again:
+                self.seeking.begin_with(results, self.again)  # before what is stored of them goes
             if self._forced:
                 results.remove_results(earlier.every_id(self._forced))
                 self._say(
                     f"Removed what was stored of {len(self._forced)} cells, to train them anew."
                 )
-            # Again, now that it is ours: another driver may have finished it, or merged its files.
-            lost = bool(self._damaged)
-            found = lacks.survey(results, sweep.cells)[0] if lost else results.finished()
-            self.status = earlier.by_cell_id(found, sweep.cells)
-            missing = lacks.missing_cells(sweep, results, self.status, self._retry_failed)
             before = self._before(missing)
-            results.check_writable()
             clear_way(results, missing)
             missing_ids = {cell.cell_id for cell in missing}
             ids = earlier.every_id(missing) if results.tables.names("cells") else missing_ids
@@ -126,13 +136,18 @@ class SweepRun:
             options: dict[str, Any] = {"lease": lease, "total": len(sweep.cells), "before": before}
             if self.seeking is not None:
                 options["propose"] = functools.partial(self.seeking.next_round, results)
-                missing = []
+                missing = self.again
             outcome = executor(results, missing, **options)
             self.status = earlier.by_cell_id(results.finished(), sweep.cells)
         finally:
             lease.release()  # which sees whether it still is ours
         outcome.lost = lease.lost
         return outcome
+
+    def _again(self, missing: Collection[Cell], status: dict[str, str]) -> list[Cell]:
+        forced = {cell.cell_id for cell in self._forced}
+        failed = {id_ for id_, said in status.items() if said == schema.FAILED}
+        return [cell for cell in missing if cell.cell_id in forced | failed]
 
     def _before(self, missing: Collection[Cell]) -> dict[str, str]:
         """{the identity under which it is stored: status} of the grid's finished cells."""

@@ -74,11 +74,12 @@ class State:
     lease: dict[str, Any] | None
 
     def seconds_left(self) -> float | None:
-        """Estimate of the time to the end; None if nobody runs it, nothing is known yet, or the
-        code of a cell's plug-in isn't loaded."""
+        """Estimate of the time to the end; None if nobody runs it, boundaries are sought, which
+        nobody knows the end of, nothing is known yet, or the code of a cell's plug-in isn't
+        loaded."""
         from metaphase.core.cell import ConfigError
 
-        if self.lease is None:
+        if self.lease is None or self.lease.get("seeks"):
             return None
         since = self.lease["since"]
         try:
@@ -145,7 +146,7 @@ def report(results: Results, rule: str | None = None) -> list[str]:
 
     lines = [f"{sweep.name}: {sweep.description}".rstrip(": "), ""]
     lines += _table(sweep.cells, states)
-    lines += _search(results, sweep)
+    lines += _search(results, found)
     waiting = sum(states[c.cell_id] == MISSING and c.cell_id in steps for c in sweep.cells)
     if waiting:
         lines.append(f"{waiting} of the missing cells continue from checkpoints.")
@@ -198,26 +199,39 @@ def _phases(rows: Sequence[Mapping[str, Any]], rule: str) -> str:
     return f"Phases of the {len(rows)} done cells by {rule}: {', '.join(told)}."
 
 
-def _search(results: Results, sweep: Sweep) -> list[str]:
-    """Of a sweep that seeks boundaries: where phases begin as far as the last round knew, and the
-    cells that it chose, with what each was to take off its row's intervals."""
-    from metaphase.sweeps.store.searchfile import interval, read_rounds
+def _search(results: Results, found: State) -> list[str]:
+    """Of a sweep that seeks boundaries: how far it is, or why it ended; where phases begin as far
+    as the last round knew, and the cells that it chose, with what each was to take off its row's
+    intervals. Once no cell of the grid is missing, all of them tell that better."""
+    from metaphase.sweeps.store.searchfile import ANYWHERE, interval, num_rounds, read_rounds
 
     rounds = read_rounds(results)
     if not rounds:
         return []
     last = next(one for one in reversed(rounds) if one.octaves or one is rounds[0])
-    proposed = sum(len(one.octaves) for one in rounds)
-    lines = ["", f"Seeks boundaries: {len(rounds)} rounds, {proposed} cells proposed."]
+    proposed = len({cell_id for one in rounds for cell_id in one.octaves})
+    reason = rounds[-1].reason
+    said = f"{num_rounds(rounds)} rounds, {proposed} cells proposed"
+    lines = [
+        "",
+        f"Sought boundaries: {said}; {reason}." if reason else f"Seeks boundaries: {said}.",
+    ]
+    if MISSING not in found.states.values() and RUNNING not in found.states.values():
+        return lines
+    lines.append("As of its last round:")
     for at in rounds[-1].standings:
         width = f"{at['width']:.1f} octaves" + (", done" if at["done"] else "")
-        lines.append(f"  {at['phase']} begins, {at['row']}: 2^ {interval(at)} ({width})")
-    cells = {cell.cell_id: cell for cell in sweep.cells}
+        where = interval(at)
+        where = where if where == ANYWHERE else f"2^ {where}"
+        lines.append(f"  {at['phase']} begins, {at['row']}: {where} ({width})")
+    cells = {cell.cell_id: cell for cell in found.sweep.cells}
+    trains = "trained" if last.octaves.keys() <= found.finished.keys() else "trains"
     for cell_id, octaves in list(last.octaves.items())[:MOST_PROPOSED]:
         cell = cells.get(cell_id)
-        where = ", ".join(f"{key} {getattr(cell, key, None)}" for key in sweep.axes)
-        said = where if cell else f"{cell_id}, which isn't in the grid any more"
-        lines.append(f"  the last round trains {said}: {octaves:.2f} octaves less, it expects")
+        where = ", ".join(f"{key} {getattr(cell, key, None)}" for key in found.sweep.axes)
+        where = where if cell else f"{cell_id}, which isn't in the grid any more"
+        why = f"to take {octaves:.2f} octaves off" if octaves else "again, as it was told to"
+        lines.append(f"  it {trains} {where}: {why}")
     if len(last.octaves) > MOST_PROPOSED:
         lines.append(f"  ... and {len(last.octaves) - MOST_PROPOSED} more")
     return lines

@@ -9,9 +9,13 @@ mirrored again. `metaphase run --track NAME` does the same beside the training.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from metaphase.core.process import as_command
@@ -49,7 +53,7 @@ def run(path: str, to: str, out: str, until_closed: bool) -> None:
     made = mirror.Mirror(results, to, mirror.folder_of(results, to, Path(out)))
     if until_closed:
         os.nice(mirror.LAZINESS)
-        mirror.follow(made, _closed)
+        mirror.follow(made, _closed(mirror.ALONE_SECONDS))
         return
     if not results.exists("cells") or not has_settings(results):
         read_sweep(results)  # says why there is none
@@ -63,10 +67,24 @@ def run(path: str, to: str, out: str, until_closed: bool) -> None:
         raise ConfigError(f"{to} refused {left} cells; why is said above")
 
 
-def _closed(seconds: float) -> bool:
-    """Waits; whether standard input is closed, as it is when the process at its other end ends."""
-    ready, _, _ = select.select([0], [], [], seconds)
-    return bool(ready) and not os.read(0, 4096)
+def _closed(alone: float) -> Callable[[float], bool]:
+    """What waits for so many seconds at most, and says whether standard input is closed, as it is
+    when the process at its other end ends. So many seconds `alone` after that, this process ends,
+    whatever hangs in it, and with it what a tracker has started."""
+    closed = threading.Event()
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            while os.read(0, 4096):
+                pass
+        closed.set()
+        time.sleep(alone)
+        if os.getpgrp() == os.getpid():  # as `mirrored` starts it; else others are in the group
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="closed", daemon=True).start()
+    return closed.wait
 
 
 def _parser() -> Parser:

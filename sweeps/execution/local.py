@@ -82,11 +82,7 @@ def train(
         KeyboardInterrupt: somebody interrupted; there are checkpoints of what was trained.
     """
     started = time.monotonic() if started is None else started
-    if torch.get_default_dtype() != torch.float32:
-        raise ConfigError(
-            f"torch.get_default_dtype() is {torch.get_default_dtype()}; allowed: torch.float32"
-        )
-    chosen = training_device(device)
+    chosen = usable_device(device)
     workers = _workers(chosen)
     found = _prove(cells, data_root, chosen, shown)
     rounds = Rounds(
@@ -124,6 +120,19 @@ def train(
         torch.set_num_threads(threads_of_torch)
     rounds.outcome.wall_seconds = time.monotonic() - started
     return rounds.outcome
+
+
+def usable_device(name: str | None) -> torch.device:
+    """The device of this name, if this process can train on it.
+
+    Raises:
+        ConfigError: it can't; one line.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch.get_default_dtype() is {torch.get_default_dtype()}; allowed: torch.float32"
+        )
+    return training_device(name)
 
 
 def _workers(device: torch.device) -> Workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metaphase.core.cell import Cell, grouped, stack_key
@@ -54,10 +55,18 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
         print(precision)
 
 
-def show_search(sweep: Sweep, results: Results, seeking: Seeking) -> None:
-    """Prints what a search would train first, and what it expects to need until it ends."""
+def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequence[Cell]) -> None:
+    """Prints what a search would train first, and what it expects to need until it ends.
+
+    Args:
+        again: the cells that are trained again before.
+    """
     workers = local_workers()
-    start, needed, operations = seeking.expected(results, workers.count)
+
+    def hours(cells: Sequence[Cell]) -> float:
+        return sum(workers.seconds(pack.cells) for pack in plan(cells, workers)) / 3600
+
+    start, needed, operations = seeking.expected(results, workers.count, hours)
     print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
     row = "{:>12} {:>10} {:>6} {:>6}  {}".format
     print(row("architecture", "model_size", "cells", "first", "of these, numbers of tasks"))
@@ -70,14 +79,17 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking) -> None:
     most = f"{search.budget:g} hours of workers" if search.kind == "hours" else (
         f"{search.budget:.0%} of the grid's {search.kind}"
     )  # fmt: skip
+    if again:
+        print(f"\n{len(again)} cells are trained again first")
     print(
         f"\na search for where {' and '.join(search.phases)} begins, to "
         f"{search.target_octaves:g} octaves at 95% in each row, with at most {most}; it begins "
         f"with {len(start)} cells, as for {workers.count} x {workers.device}"
     )
+    told = ", by estimated hours" if search.kind == "hours" else ""
     print(
         f"about {needed} of {len(sweep.cells)} cells and {operations:.0%} of the grid's operations "
-        "if phases begin where they are thought to now"
+        f"if phases begin where they are thought to now{told}"
     )
 
 

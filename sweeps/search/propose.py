@@ -30,6 +30,7 @@ CONFIDENCE = 0.95
 MOST_OF_A_ROW = 4  # cells of one row in a batch: more of them are better chosen by what these tell
 LEAST_BITS = 0.003  # a cell that tells less tells nothing
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
+ALL = "all cells are trained"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Standing:
         low, middle, high: posterior quantiles of theta on log2 of the number of tasks, at
             `CONFIDENCE`; as the grid can say them (`core.thresholds.cut`).
         width: octaves of the interval inside the grid.
-        done: whether that is narrow enough, or the row has no cell left.
+        done: whether that is narrow enough.
     """
 
     phase: int
@@ -139,7 +140,12 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
                 if row is not None:
                     rows.setdefault(standing.row, []).append(row)
     choices = _choose(space, known.finished_C, rows, most)
-    reason = "" if choices else TARGET if all(s.done for s in standings) else NOTHING
+    if choices:
+        reason = ""
+    elif all(standing.done for standing in standings):
+        reason = TARGET
+    else:
+        reason = ALL if known.finished_C.all() else NOTHING
     return Proposal(choices, sorted(standings, key=lambda s: (s.phase, s.row)), reason)
 
 
@@ -174,10 +180,9 @@ def _look_at(
     found: list[tuple[Standing, _Row | None]] = []
     for row, weight_TxM in zip(rows_W.tolist(), weight_WxTxM, strict=True):
         x_K, cells_K = space.points[row]
-        left = any((~known.finished_C[cells]).any() for cells in cells_K)
         ends = quantiles(theta_T, weight_TxM.sum(axis=1), CONFIDENCE)
         enough = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
-        standing = _standing(phase, row, x_K, ends, enough, left)
+        standing = _standing(phase, row, x_K, ends, enough)
         if standing.done:
             found.append((standing, None))
             continue
@@ -196,15 +201,13 @@ def _gap(x_K: np.ndarray, place: float) -> float:
 
 
 def _standing(
-    phase: int, row: int, x_K: np.ndarray, ends: tuple[float, float, float], enough: float,
-    left: bool,
-) -> Standing:  # fmt: skip
-    """Where a row stands. `ends`: quantiles of theta; `enough`: octaves; `left`: any cells."""
+    phase: int, row: int, x_K: np.ndarray, ends: tuple[float, float, float], enough: float
+) -> Standing:
+    """Where a row stands. `ends`: quantiles of theta; `enough`: octaves."""
     first, last = float(x_K[0]), float(x_K[-1])
     low, middle, high = ends
     width = max(0.0, min(high, last) - max(low, first))
-    done = width <= enough or not left
-    return Standing(phase, row, *cut(low, middle, high, first, last), width, done)
+    return Standing(phase, row, *cut(low, middle, high, first, last), width, width <= enough)
 
 
 def _worth(x_K: np.ndarray, known_K: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -11,7 +11,7 @@ the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from metaphase.sweeps.search.space import Known, Space
 from metaphase.sweeps.search_settings import Search
 from metaphase.sweeps.store.earlier import by_cell_id, every_id
 from metaphase.sweeps.store.results import Results
-from metaphase.sweeps.store.searchfile import Round, interval, read_rounds, write_rounds
+from metaphase.sweeps.store.searchfile import Round, interval, num_rounds, read_rounds, write_rounds
 
 FEWEST_POINTS = 3  # numbers of tasks in a row, without which there is nothing to seek
 CELLS_A_WORKER = 4  # in a round: so that packs are worth training, and rounds are several
@@ -117,7 +117,8 @@ class Seeking:
                 if self.spent(done_C, hours) > self.search.budget + 1e-9:
                     break
             within.append(choice)
-        return Proposal(within, found.standings, found.reason if not found.choices else SPENT)
+        reason = "" if within else SPENT if found.choices else found.reason
+        return Proposal(within, found.standings, reason)
 
     def under_way(self, results: Results, finished_C: np.ndarray) -> list[Cell]:
         """The cells of the last round that aren't finished."""
@@ -129,6 +130,17 @@ class Seeking:
             if cell.cell_id in proposed and not finished
         ]
 
+    def begin_with(self, results: Results, cells: Collection[Cell]) -> None:
+        """Stores a round of cells that are trained again whatever they tell, beside what is under
+        way, so that a run that is stopped meanwhile goes on with them."""
+        known, hours = self.known(results)
+        rounds = read_rounds(results)
+        octaves = {cell.cell_id: 0.0 for cell in cells}
+        for cell in self.under_way(results, known.finished_C):
+            octaves[cell.cell_id] = rounds[-1].octaves[cell.cell_id]
+        said = [self._said(standing) for standing in self.proposal(known, hours, 1).standings]
+        write_rounds(results, [*rounds, Round(octaves, said)])
+
     def next_round(self, results: Results, workers: int) -> tuple[list[Cell], str]:
         """The cells to train next, none at the end, and a line that says where things stand. A new
         round is stored."""
@@ -136,16 +148,19 @@ class Seeking:
         left, rounds = self.under_way(results, known.finished_C), read_rounds(results)
         if left:
             said = rounds[-1].standings
-            return left, f"round {len(rounds)}: {len(left)} cells; {self.told(said)}"
+            return left, f"round {num_rounds(rounds)}: {len(left)} cells; {self.told(said)}"
         found = self.proposal(known, hours, max(1, workers) * CELLS_A_WORKER)
         said = [self._said(standing) for standing in found.standings]
         cells = [self.cells[choice.cell] for choice in found.choices]
-        octaves = {self.cells[c.cell].cell_id: round(c.octaves, 3) for c in found.choices}
-        if cells or not rounds or rounds[-1] != Round(octaves, said):
-            write_rounds(results, [*rounds, Round(octaves, said)])
+        octaves = {  # 0 is of cells that are trained again
+            self.cells[c.cell].cell_id: max(0.001, round(c.octaves, 3)) for c in found.choices
+        }
+        new = Round(octaves, said, found.reason)
+        if cells or not rounds or rounds[-1] != new:
+            write_rounds(results, [*rounds, new])
         if not cells:
             return [], f"{found.reason}; {self.told(said)}"
-        return cells, f"round {len(rounds) + 1}: {len(cells)} cells; {self.told(said)}"
+        return cells, f"round {num_rounds(rounds) + 1}: {len(cells)} cells; {self.told(said)}"
 
     def is_over(self, results: Results) -> str:
         """Why there is nothing to train; empty where there is."""
@@ -155,10 +170,16 @@ class Seeking:
         found = self.proposal(known, hours, 1)
         return "" if found.choices else found.reason
 
-    def expected(self, results: Results, workers: int) -> tuple[list[Cell], int, float]:
+    def expected(
+        self, results: Results, workers: int, estimate: Callable[[Sequence[Cell]], float]
+    ) -> tuple[list[Cell], int, float]:
         """The cells that the next round trains; and how many cells, and which share of the grid's
         operations, it needs until it ends, if phases begin in each row where they are thought to
-        now. What is finished counts."""
+        now. What is finished counts.
+
+        Args:
+            estimate: hours of workers that the training of cells takes.
+        """
         known, hours = self.known(results)
         left = self.under_way(results, known.finished_C)
         most = max(1, workers) * CELLS_A_WORKER
@@ -170,6 +191,8 @@ class Seeking:
         start = [self.cells[i] for i in batch]
         while batch:
             known.finished_C[batch] = True
+            if self.search.kind == "hours":
+                hours += estimate([self.cells[i] for i in batch])
             for p in range(len(self.search.phases)):
                 theta = [begin[p, int(self.space.row_C[i])] for i in batch]
                 known.reached_PxC[p, batch] = self.space.x_C[batch] > theta

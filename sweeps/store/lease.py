@@ -62,8 +62,8 @@ class Lease:
         stopping: whether the workers are to stop.
     """
 
-    def __init__(self, results: Storage):
-        self.results = results
+    def __init__(self, results: Storage, seeks: bool = False):
+        self.results, self._seeks = results, seeks
         self.driver = uuid.uuid4().hex
         self.ready_at = 0.0
         self.lost = False
@@ -128,6 +128,7 @@ class Lease:
             "born": _born(os.getpid()),
             "since": self._since,
             "expires": time.time() + EXPIRE_SECONDS,
+            "seeks": self._seeks,
         }
         self.results.claim.take(self.driver, replaces, stop=self.stopping, retry=retry, **details)
 
@@ -163,13 +164,16 @@ class Lease:
         logger.error("%s was taken over: %s", self.results, why)
 
 
-def acquire(results: Storage) -> Lease:
+def acquire(results: Storage, seeks: bool = False) -> Lease:
     """Makes the sweep ours.
+
+    Args:
+        seeks: whether boundaries are sought, not all cells trained, for others to know.
 
     Raises:
         ConfigError: it is another driver's, in one line: whose, since when, until when.
     """
-    lease = Lease(results)
+    lease = Lease(results, seeks)
     _held.add(lease.driver)  # before another thread can see it
     try:
         lease._acquire()

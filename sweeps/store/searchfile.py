@@ -15,6 +15,7 @@ from metaphase.sweeps.store.storage import Storage
 logger = logging.getLogger(__name__)
 
 NAME = "search.json"
+ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,16 @@ class Round:
 
     Attributes:
         octaves: {cell_id: what it was expected to take off intervals} of the cells proposed, best
-            first.
+            first; 0 of those that were trained again because a command said so.
         standings: where each phase was known to begin, one a row of the grid: `phase`, `row` in
             words, `low`, `middle` and `high` on log2 of the number of tasks (None where open, or
             beyond the grid), `width` in octaves, `done`.
+        reason: why no cells are proposed, which is the end of the search; empty where some are.
     """
 
     octaves: dict[str, float]
     standings: list[dict[str, Any]] = field(default_factory=list)
+    reason: str = ""
 
 
 def read_rounds(storage: Storage) -> list[Round]:
@@ -38,8 +41,14 @@ def read_rounds(storage: Storage) -> list[Round]:
     next round is then proposed by the results alone."""
     try:
         said = json.loads(storage.get(NAME))
-        return [Round({str(k): float(v) for k, v in one["octaves"].items()}, one["standings"])
-                for one in said["rounds"]]  # fmt: skip
+        return [
+            Round(
+                {str(k): float(v) for k, v in one["octaves"].items()},
+                one["standings"],
+                str(one.get("reason", "")),  # which earlier versions didn't store
+            )
+            for one in said["rounds"]
+        ]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -53,11 +62,16 @@ def write_rounds(storage: Storage, rounds: list[Round]) -> None:
     storage.put(NAME, text.encode(), durable=True)
 
 
+def num_rounds(rounds: list[Round]) -> int:
+    """How many of them have cells: the others were ends."""
+    return sum(bool(one.octaves) for one in rounds)
+
+
 def interval(standing: dict[str, Any]) -> str:
-    """In words, on log2 of the number of tasks."""
+    """In words, as exponents of the number of tasks."""
     low, high = standing["low"], standing["high"]
     if low is None and high is None:
-        return "anywhere"
+        return ANYWHERE
     if low is None or high is None:
         return f"above {low:.1f}" if high is None else f"below {high:.1f}"
     return f"{low:.1f} to {high:.1f}"

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from metaphase.core import schema
 from metaphase.core.cell import ABSENT, SETTINGS
+from metaphase.core.settings import NONE, Setting
 from metaphase.core.tasks import PROJECTED_IMAGES
 from metaphase.sweeps.store.tables import FILLED, KEYS, RESULTS, SCHEMAS, STATUSES, is_own
 
@@ -142,6 +143,10 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
             if pa.types.is_floating(rows[name].type):
                 nan = pc.fill_null(pc.is_nan(rows[name]), False)
                 yield f"{name} is not a number", pc.and_(done, nan)
+    for name in (name for name in rows.column_names if name in SETTINGS):
+        outside = list(_out_of_bounds(SETTINGS[name], rows[name]))
+        if outside:
+            yield f"{name} is out of range", pc.fill_null(functools.reduce(pc.or_, outside), False)
     for name in rows.column_names:
         low, high = _range(name)
         if low is not None:
@@ -155,6 +160,20 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
             numbered = rows.select(keys).append_column("row", pa.array(range(rows.num_rows)))
             again = numbered.join(twice, keys, join_type="inner")["row"]
             yield "a row of it is there twice", pc.is_in(numbered["row"], again.combine_chunks())
+
+
+def _out_of_bounds(setting: Setting, column: pa.ChunkedArray) -> Iterable[pa.ChunkedArray]:
+    """Which values are beyond each bound that the setting has, and aren't what a cell has that
+    doesn't use or doesn't know it."""
+    others = [value for value in (setting.unused, setting.absent) if value is not NONE]
+    above, below = setting.exclusive
+    for bound, beyond in (
+        (setting.least, pc.less_equal if above else pc.less),
+        (setting.greatest, pc.greater_equal if below else pc.greater),
+    ):
+        if bound is not None:
+            bad = beyond(column, bound)
+            yield functools.reduce(pc.and_, (pc.not_equal(column, v) for v in others), bad)
 
 
 def _range(name: str) -> tuple[float, float] | tuple[None, None]:

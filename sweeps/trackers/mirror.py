@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ LEDGER = "mirrored.json"
 AT_ONCE = 50  # cells whose rows are read together
 EVERY_SECONDS = 5.0  # between looks at the results
 LATE_SECONDS = 20.0  # that mirrors may take when training is over
+ALONE_SECONDS = 60.0  # after which a mirror ends itself that nobody has ended
 LAZINESS = 15  # niceness
 
 
@@ -169,12 +171,12 @@ def _log(name: str, results: Results) -> Any:
 
 
 def _ended(child: subprocess.Popen[bytes], latest: float) -> bool:
-    """Whether a mirror ends in time; if not, it is killed."""
+    """Whether a mirror ends in time; if not, it is killed, and with it what its tracker started."""
     try:
         child.wait(max(0.0, latest - time.monotonic()))
         return True
     except subprocess.TimeoutExpired:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         return False
 

@@ -92,6 +92,31 @@ def test_a_file_whose_types_dont_fit_is_named_and_skipped(sweep):
         assert len(load.load_cells(sweep)) == 11
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("num_tasks", 0, False),
+        ("num_tasks", 2**62, False),
+        ("num_tasks", 2**32, True),
+        ("model_size", -5, False),
+        ("seed", 2**40, False),
+        ("learning_rate", 0.0, False),
+        ("learning_rate", float("inf"), False),
+        ("adam_beta1", 1.0, False),
+        ("num_heads", 0, True),  # of an architecture without heads
+        ("image_size", 0, True),  # of a family without images
+    ],
+)
+def test_a_cell_with_a_setting_out_of_its_bounds_is_named_and_skipped(sweep, name, value, fits):
+    bad = files(sweep)[4]
+    rewrite(bad, **{name: value})
+    if fits:
+        assert len(load.load_cells(sweep)) == 12
+        return
+    with pytest.warns(load.ResultsWarning, match=f"{bad.name}: {name} is out of range"):
+        assert len(load.load_cells(sweep)) == 11
+
+
 def test_files_in_the_making_are_not_read(sweep):
     for name in (".half.parquet", "_half.parquet", "half.parquet.tmp"):
         (sweep / "cells" / name).write_bytes(b"half")

@@ -26,6 +26,12 @@ def test_what_is_no_device_of_ours_is_refused(name, capsys):
     assert "allowed: cpu, cuda" in error
 
 
+@pytest.mark.parametrize("name", [5, True, 0.0, ["cpu"]])
+def test_what_is_no_name_is_no_device(name):
+    with pytest.raises(ConfigError, match="is no device; allowed: cpu, cuda"):
+        devices.training_device(name)
+
+
 @needs_no_gpu
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_gpu_that_isnt_there(name, capsys):

@@ -128,6 +128,18 @@ def test_what_is_wrong_is_one_line(make, why, monkeypatch, tmp_path):
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("device", ["", "CPU", 5])
+def test_a_device_that_is_none_is_refused_before_anything_is_begun(device, tmp_path):
+    with pytest.raises(ConfigError, match=r"device: .* is no device; allowed"):
+        mp.run(SWEEP, tmp_path, device=device, progress=False)
+    assert not any(tmp_path.iterdir())
+    results = Results(str(tmp_path), SWEEP.name)
+    for cell in SWEEP.cells:
+        results.write_failure(cell, "no")
+    with pytest.raises(ConfigError, match=r"device: .* is no device; allowed"):
+        mp.run(SWEEP, tmp_path, device=device, progress=False)
+
+
 def state_of_the_process():
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
@@ -239,7 +251,7 @@ def test_a_search_trains_what_tells_and_the_grid_later(tmp_path, capsys):
     assert searched.settings["search"] == {"budget": 0.5}
     assert len(mp.run(searched, tmp_path / "a").cells) == 3
     out = capsys.readouterr().out
-    assert "sweep: a search among 6 cells to train" in out
+    assert "sweep: a search among 6 cells\n" in out
     assert "the budget is spent; generalizing begins at 2^: model_size 8" in out
     mp.run(searched, tmp_path / "a")
     assert capsys.readouterr().out == "Nothing to do: the budget is spent.\n"

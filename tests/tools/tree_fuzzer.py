@@ -515,7 +515,7 @@ class Changes:
     def lease_changed(self) -> str:
         far = time.time() + 1e9
         odd = [None, "x", [], {}, True, -1, 1e999, 10**400, float("nan"), far, "\x1b[31m\n", "²"]
-        keys = ("driver", "host", "machine", "pid", "born", "since", "expires", "stop")
+        keys = ("driver", "host", "machine", "pid", "born", "since", "expires", "stop", "seeks")
         text = self.chance.choice(
             [
                 "[" * 100_000,

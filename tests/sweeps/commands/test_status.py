@@ -117,6 +117,17 @@ def test_a_merged_tree_of_before_has_cells_on_their_plateau(capsys):
     assert "4 of the done cells never left their plateau in 1,000 steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("seeks", [False, True])
+def test_nobody_knows_when_a_search_ends(results, seeks):
+    lease = acquire(results, seeks=seeks)
+    results.write_result(row(read_sweep(results).cells[3]), history(), [])
+    left = status.look(results).seconds_left()
+    said = "\n".join(status.report(results))
+    lease.release()
+    assert (left is None) == seeks
+    assert (" left." in said) != seeks
+
+
 def test_the_time_left_follows_the_work(results):
     cells = read_sweep(results).cells[:2]
     ids = [cell.cell_id for cell in cells]

@@ -42,17 +42,17 @@ def truth(cell):
 WIDE = Search(budget=0.9)
 
 
-def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=False):
+def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=False, **options):
     """Trains what is proposed, as an executor does, but writes made-up results; stops after so many
     cells. Returns the rounds that it was given."""
     results = Results(str(root), sweep.name)
     given = []
 
     def executor(results, cells, *, lease, total, before, propose):
-        assert cells == []
         left = stop_after
         while True:
-            proposed, said = propose(2)
+            proposed, said = (cells, "") if cells else propose(2)
+            cells = []
             given.append([cell.cell_id for cell in proposed])
             for cell in reversed(proposed) if shuffle else proposed:
                 if left == 0:
@@ -65,7 +65,7 @@ def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=False):
     seeking = Seeking(search, sweep.cells, sweep.axes)
     for table in ("cells", "history", "curves"):
         (results.local_path / table).mkdir(parents=True, exist_ok=True)
-    outcome = SweepRun(sweep, results, seeking=seeking).train(executor)
+    outcome = SweepRun(sweep, results, seeking=seeking, **options).train(executor)
     return given, outcome
 
 
@@ -126,6 +126,39 @@ def test_cells_of_other_numerics_are_renewed_in_a_search_that_is_over(undisturbe
     assert run_with("renew").nothing_to_do() == ""
 
 
+def test_forced_cells_of_a_search_that_is_over_are_trained_again(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    results = Results(str(tmp_path), SWEEP.name)
+    finished = set(results.finished())
+    forced = [cell for cell in SWEEP.cells if cell.cell_id in finished][:3]
+    ids = [cell.cell_id for cell in forced]
+    given, _ = train(tmp_path, stop_after=1, forced=forced)
+    assert given == [ids]
+    assert len(results.finished()) == len(finished) - 2
+    given, _ = train(tmp_path)  # as the line says that continues, which lacks --force
+    assert given == [ids[1:], []]
+    assert set(results.finished()) == finished
+
+
+@pytest.mark.parametrize("stop_after", [None, 0])
+def test_failed_cells_of_a_search_that_is_over_are_tried_again(undisturbed, tmp_path, stop_after):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    results = Results(str(tmp_path), SWEEP.name)
+    finished = set(results.finished())
+    failed = [cell for cell in SWEEP.cells if cell.cell_id in finished][:2]
+    results.remove_results({cell.cell_id for cell in failed})
+    for cell in failed:
+        results.write_failure(cell, "RuntimeError: no")
+    seeking = Seeking(Search(budget=0.01), SWEEP.cells, SWEEP.axes)
+    run = SweepRun(SWEEP, results, seeking=seeking, retry_failed=True)
+    assert run.nothing_to_do() == ""
+    assert SweepRun(SWEEP, results, seeking=seeking).nothing_to_do() == TARGET
+    train(tmp_path, seeking.search, retry_failed=True, stop_after=stop_after)
+    train(tmp_path, seeking.search)
+    assert set(results.finished()) == finished
+    assert set(results.finished().values()) == {"done"}
+
+
 @pytest.mark.parametrize("kind", ["cells", "operations"])
 def test_a_budget_is_kept(tmp_path, kind):
     search = Search(budget=0.15, kind=kind)
@@ -164,23 +197,46 @@ def test_what_a_grid_has_trained_counts(undisturbed, tmp_path):
 def test_what_it_expects_to_need_is_near_what_it_needs(undisturbed, tmp_path):
     root, given, _ = undisturbed
     seeking = Seeking(Search(budget=0.9), SWEEP.cells, SWEEP.axes)
-    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 2)
+    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 2, len)
     assert [cell.cell_id for cell in start] == given[0]
     assert not (tmp_path / "sweep" / NAME).exists()
     assert 0.4 < needed / sum(map(len, given)) < 2.5
     assert 0 < operations < 1
     # at the end nothing is left
-    assert seeking.expected(Results(str(root), "sweep"), 2)[0] == []
+    assert seeking.expected(Results(str(root), "sweep"), 2, len)[0] == []
+    # a cell takes an hour of this estimate, and a round is 8 cells
+    brief = Seeking(Search(budget=3, kind="hours"), SWEEP.cells, SWEEP.axes)
+    assert brief.expected(Results(str(tmp_path), "sweep"), 2, len)[1] == 8
 
 
-def test_status_says_what_was_proposed_and_why(undisturbed):
+def test_status_says_what_was_proposed_and_why_it_ended(undisturbed, tmp_path):
     root, given, _ = undisturbed
     results = Results(str(root), "sweep")
     write_settings(results, SWEEP.settings)
     text = "\n".join(report(results))
-    assert f"{sum(map(len, given))} cells proposed" in text
-    assert "generalizing begins, model_size 8: 2^ " in text
-    assert "octaves less, it expects" in text
+    proposed = f"{len(given) - 1} rounds, {sum(map(len, given))} cells proposed"  # and an end
+    assert f"Sought boundaries: {proposed}; {TARGET}." in text
+    assert "As of its last round:\n  generalizing begins, model_size 4: 2^ above 8.0" in text
+    assert "  it trained model_size" in text
+    # trained as a grid meanwhile, it has nothing of the search's intervals
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    results = Results(str(tmp_path), "sweep")
+    for cell in SWEEP.cells:
+        write_cell(results.local_path, cell, truth(cell), n=128)
+    text = "\n".join(report(results))
+    assert f"Sought boundaries: {proposed}; {TARGET}." in text
+    assert "begins, model_size" not in text
+    assert "  it trained" not in text
+
+
+def test_status_says_what_is_under_way(tmp_path):
+    train(tmp_path, stop_after=3)
+    results = Results(str(tmp_path), "sweep")
+    write_settings(results, SWEEP.settings)
+    text = "\n".join(report(results))
+    assert "Seeks boundaries: 1 rounds, 8 cells proposed." in text
+    assert "  generalizing begins, model_size 8: anywhere (8.0 octaves)" in text
+    assert "  it trains model_size" in text
 
 
 def test_a_row_is_what_differs_in_neither_tasks_nor_seed():
@@ -261,9 +317,21 @@ def test_a_grid_finished_later_is_as_if_it_had_been_one(tmp_path, monkeypatch, c
     assert "4 of 8 cells are trained" in said
     assert "generalizing begins at 2^: model_size 4" in said
     assert json.loads((tmp_path / "results/tiny" / NAME).read_text())["rounds"]
-    assert run.main([*command, "--boundary", "--budget", "0.5"]) == 0
+    search = [*command, "--boundary", "--budget", "0.5"]
+    assert run.main(search) == 0
     assert "Nothing to do: the budget is spent." in capsys.readouterr().out
+    forced = [*search, "--force", next(iter(Results("results", "tiny").finished()))]
+    assert run.main([*forced, "--dry-run"]) == 0
+    assert "1 cells are trained again first" in capsys.readouterr().out
+    assert run.main(forced) == 0
+    said = capsys.readouterr().out
+    assert "tiny: 1 cells again, and a search among 8 cells" in said
+    assert "4 of 8 cells are trained" in said
+    assert "--no-boundary trains the others" in said
     assert run.main(command) == 0
+    capsys.readouterr()
+    assert run.main(search) == 0
+    assert "--no-boundary" not in capsys.readouterr().out
     assert run.main([*command, "--root", "whole"]) == 0
     assert_same(Results("results", "tiny"), Results("whole", "tiny"))
     assert run.main([*command, "--budget", "0.5"]) == 1

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import select
 import struct
 import subprocess
 import sys
@@ -207,7 +208,8 @@ def test_a_tracker_that_hangs_or_dies_costs_a_line(results, tmp_path, monkeypatc
     for code in ("import time; time.sleep(600)", "raise SystemExit(3)"):
         monkeypatch.setattr(
             mirror, "_start", lambda name, results, code=code: subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
         )  # fmt: skip
         began = time.monotonic()
@@ -218,6 +220,45 @@ def test_a_tracker_that_hangs_or_dies_costs_a_line(results, tmp_path, monkeypatc
     assert (
         err == f"tensorboard is late; metaphase track {results} --to tensorboard mirrors the rest\n"
     )
+
+
+HANGS = """
+import subprocess, sys, time
+from metaphase.sweeps.commands import track
+from metaphase.sweeps.trackers import backends, mirror
+
+class Hangs:
+    def __init__(self, folder):
+        subprocess.Popen(["sleep", "60"])
+    def write(self, run):
+        print("writes", flush=True)
+        time.sleep(600)
+
+backends.TRACKERS["tensorboard"] = (Hangs, "json")
+mirror.ALONE_SECONDS = float(sys.argv[2])
+track.run(sys.argv[1], "tensorboard", "out", True)
+"""
+
+
+@pytest.mark.parametrize("driver", ["ends", "is killed"])
+def test_nothing_of_a_tracker_that_hangs_lives_on(results, monkeypatch, driver):
+    alone = 600 if driver == "ends" else 0.5
+    child = subprocess.Popen(
+        [sys.executable, "-c", HANGS, str(results), str(alone)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == b"writes\n"
+    monkeypatch.setattr(mirror, "LATE_SECONDS", 0.5)
+    monkeypatch.setattr(mirror, "_start", lambda name, results: child)
+    if driver == "ends":
+        with mirror.mirrored(["tensorboard"], results):
+            pass
+    else:
+        child.stdin.close()
+    ended, _, _ = select.select([child.stdout], [], [], 30)  # once nobody holds its output
+    assert ended
+    child.wait(30)
+    child.stdout.close()
 
 
 @pytest.mark.slow

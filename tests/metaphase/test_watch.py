@@ -13,6 +13,7 @@ import time
 import pytest
 
 from metaphase import following
+from metaphase.analysis.figures import text_map
 from metaphase.analysis.serving.snapshot import MISSING
 from metaphase.core import schema
 from metaphase.following import Follower
@@ -108,20 +109,21 @@ def test_pauses_are_no_longer_than_what_is_seen_may_be_old():
     assert following.pause(60.0, 40.0) == 60.0
 
 
-def test_a_search_says_what_it_may_train(results):
+def test_of_a_search_small_letters_are_what_is_expected(results, capsys):
     growing.grow(results, random.Random(0), 0.0, cells=20)
     follower = Follower(str(results))
     [condition] = follower.look().snapshot.conditions
     assert condition.expected is None
     (results.local_path / "search.json").write_text("{}")
     [condition] = follower.look().snapshot.conditions
-    points = set(
-        zip(condition.expected["model_size"], condition.expected["num_tasks"], strict=True)
-    )
+    expected = condition.expected[["model_size", "num_tasks"]]
+    points = set(expected.itertuples(index=False, name=None))
     finished = results.finished()
     trained = {(c.model_size, c.num_tasks) for c in growing.sweep().cells if c.cell_id in finished}
     assert points == {(c.model_size, c.num_tasks) for c in growing.sweep().cells} - trained
-    assert points
+    assert (condition.expected["share"] >= text_map.LIKELY).any()
+    assert cli.main(["watch", str(results), "--once"]) == 0
+    assert " expected, not trained" in capsys.readouterr().out
 
 
 def wait_for(what, seconds=30):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from metaphase.core import schema
-from metaphase.core.cell import ConfigError
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.sweeps import places
 from metaphase.sweeps.store import folders, searchfile, sweepfile, tables
 from metaphase.sweeps.store.storage import Storage
@@ -123,6 +123,11 @@ def load_grid(path: Path) -> pd.DataFrame | None:
     except (ConfigError, OSError) as error:
         _warn_skipped(f"{path}/{searchfile.NAME}", "is left out", folders.one_line(error))
         return None
+    return grid_rows(cells)
+
+
+def grid_rows(cells: Iterable[Cell]) -> pd.DataFrame:
+    """A row for each cell, with its settings as the cells table has them."""
     rows = [{k: schema.to_column(v) for k, v in cell.to_dict().items()} for cell in cells]
     return pd.DataFrame(rows)
 

@@ -20,6 +20,7 @@ from metaphase.analysis.serving.tree import Gone, Look, open_tree
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.sweeps import places
 from metaphase.sweeps.commands import status
+from metaphase.sweeps.store import searchfile
 from metaphase.sweeps.store.folders import one_line, shown
 from metaphase.sweeps.store.lease import describe
 from metaphase.sweeps.store.results import Results
@@ -28,6 +29,7 @@ from metaphase.sweeps.store.sweepfile import has_settings
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0  # between looks
+LONGEST_PAUSE = 10.0  # seconds, after looks that take long, if looks needn't be rarer anyway
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,18 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._grid: Grid | None = None
+        self._importing: threading.Thread | None = None
 
-    def look(self, estimate: bool = True) -> View:
+    def look(self, patient: bool = True) -> View:
         """Looks once. Nothing that a tree or its storage may do raises an error.
 
         Args:
-            estimate: whether the time left is estimated, for which PyTorch is imported once, which
-                takes seconds.
+            patient: whether the import of what estimates the time left is waited for, which takes
+                seconds, once; otherwise it goes on beside further looks, which do without.
         """
         try:
             found = self.tree.look()
-            grid = self._look_at_grid(found, estimate)
+            grid = self._look_at_grid(found, patient)
             if found.changed or grid != self._grid or self.view.line or not self.view.snapshot:
                 notes = list(self.tree.notes.values())
                 snapshot = take(self.path, found.cells, found.history, grid, notes)
@@ -99,9 +102,8 @@ class Follower:
         def follow() -> None:
             while not self._stop.is_set():
                 began = time.monotonic()
-                seen(self.look(estimate=self.view.snapshot is not None))  # the map comes first
-                taken = time.monotonic() - began
-                self._stop.wait(max(every, 2 * taken))  # at most a third of a core
+                seen(self.look(patient=False))
+                self._stop.wait(pause(every, time.monotonic() - began))
 
         self._thread = threading.Thread(target=follow, name="follow", daemon=True)
         self._thread.start()
@@ -115,7 +117,15 @@ class Follower:
         if (snapshot, line) != (before.snapshot, before.line):
             self.view = View(snapshot, line, before.version + 1)
 
-    def _look_at_grid(self, found: Look, estimate: bool) -> Grid:
+    def _can_estimate(self) -> bool:
+        """Whether what estimates the time left is imported. A thread of its own does that, once
+        there is something to see."""
+        if self._importing is None and self.view.snapshot is not None:
+            self._importing = threading.Thread(target=_import_estimator, name="import", daemon=True)
+            self._importing.start()
+        return self._importing is not None and not self._importing.is_alive()
+
+    def _look_at_grid(self, found: Look, patient: bool) -> Grid:
         """What the preset and the lease say, given the tables.
 
         Raises:
@@ -140,7 +150,7 @@ class Follower:
             if state.states[cell.cell_id] in (status.RUNNING, status.MISSING)
         }
         lease, left = state.lease, None
-        if lease is not None and unfinished and estimate:
+        if lease is not None and unfinished and (patient or self._can_estimate()):
             left = state.seconds_left()
         running = [cell for cell, said in unfinished.items() if said == IN_TRAINING]
         return Grid(
@@ -150,7 +160,18 @@ class Follower:
             describe(lease).partition(";")[0] if lease is not None else None,
             left,
             _packs(running, steps),
+            state.sweep.cells if self._results.exists(searchfile.NAME) else (),
         )
+
+
+def pause(every: float, taken: float) -> float:
+    """Seconds to wait after a look that took so long: it shall take a third of a core at most,
+    but what is seen shall not grow older than `LONGEST_PAUSE` for that."""
+    return max(every, min(2 * taken, LONGEST_PAUSE))
+
+
+def _import_estimator() -> None:
+    from metaphase.core.training import cost  # noqa: F401 - PyTorch, for `planning.workers`
 
 
 def _packs(running: list[Cell], steps: dict[str, int]) -> tuple[str, ...]:

@@ -60,8 +60,7 @@ def text_map(points: pd.DataFrame, expected: pd.DataFrame | None = None) -> list
     `expected` of points that a search didn't train (`analysis.statistics.untrained.expected`)."""
     found = marks(points)
     if expected is not None:
-        for row in expected[expected["share"] >= LIKELY].to_dict("records"):
-            found[row["model_size"], row["num_tasks"]] = labels.LETTERS[row["phase"]].lower()
+        found |= expected_marks(expected)
         points = pd.concat([points[phases.POINT], expected[phases.POINT]])
     return lines(found, points["model_size"], points["num_tasks"])
 
@@ -82,6 +81,15 @@ def marks(points: pd.DataFrame) -> dict[tuple[int, int], str]:
             mark = labels.LETTERS[row["phase"]] + beside
         found[row["model_size"], row["num_tasks"]] = mark
     return found
+
+
+def expected_marks(expected: pd.DataFrame) -> dict[tuple[int, int], str]:
+    """{(model size, number of tasks): a small letter} of what is probable enough, from
+    `analysis.statistics.untrained.expected`."""
+    return {
+        (row["model_size"], row["num_tasks"]): labels.LETTERS[row["phase"]].lower()
+        for row in expected[expected["share"] >= LIKELY].to_dict("records")
+    }
 
 
 def lines(

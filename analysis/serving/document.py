@@ -33,10 +33,11 @@ def overview(found: Snapshot) -> dict[str, Any]:
     Returns:
         `name`, `description`, `path`, `at` (seconds since 1970), `notes`, `running` (None: nobody
         runs it), `choices` (settings by which a condition is chosen), `conditions` (settings,
-        transitions, edges of tiles), `cells` (a list a column; `condition` is a number of
-        `conditions`, `outcome` one of `OUTCOMES`), `measures` (columns of cells that maps can
-        show), `evaluations` (those of cell i at places first[i] to first[i + 1]), `settings`
-        (`common`, and `varying`, a list each), and `rerun`, to which a cell_id is appended.
+        transitions, what is expected of untrained points, edges of tiles), `cells` (a list a
+        column; `condition` is a number of `conditions`, `outcome` one of `OUTCOMES`), `measures`
+        (columns of cells that maps can show), `evaluations` (those of cell i at places first[i] to
+        first[i + 1]), `settings` (`common`, and `varying`, a list each), and `rerun`, to which a
+        cell_id is appended.
     """
     cells = found.cells.reset_index(drop=True)
     place = {cell_id: i for i, cell_id in enumerate(cells["cell_id"])}
@@ -183,7 +184,18 @@ def _condition(one: Condition) -> dict[str, Any]:
         for row in one.transitions.to_dict("records")
     ]
     settings = {name: _text(value) for name, value in one.settings.items()}
-    return {"words": words, "settings": settings, "transitions": marks, **edges}
+    expected = []
+    if one.expected is not None:
+        of = one.expected
+        columns = of["model_size"], of["num_tasks"], of["phase"], numbers(of["share"])
+        expected = [[int(n), int(k), str(p), s] for n, k, p, s in zip(*columns, strict=True)]
+    return {
+        "words": words,
+        "settings": settings,
+        "transitions": marks,
+        "expected": expected,
+        **edges,
+    }
 
 
 def _evaluations(rows: pd.DataFrame, place: dict[str, int], cells: int) -> dict[str, Any]:

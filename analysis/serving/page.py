@@ -20,14 +20,47 @@ from typing import Any
 
 import numpy as np
 
-from metaphase.analysis.figures import style
+from metaphase.analysis.figures import outcomes, style
 from metaphase.analysis.serving.document import OUTCOMES
+from metaphase.analysis.serving.snapshot import IN_TRAINING
 
-SCRIPTS = ("data.js", "map.js", "detail.js", "main.js")  # in the order in which they build up
+SCRIPTS = (
+    "data.js",
+    "looks.js",
+    "map.js",
+    "detail.js",
+    "main.js",
+)  # in the order in which they build up
 LIBRARY = ("bokeh.min.js", "bokeh-api.min.js")
 # In the dark, what is better is lighter.
 _DARK = {"untrained": "#45454d", "memorizing": "#d79a2b", "identifying": "#4a93cc"}
 _DARK_GENERALIZING = ("#7f5fb8", "#a284dd", "#c7aefc", "#ece2ff")
+# Of outcomes that are no phase, as `analysis.figures.outcomes` draws them: a symbol where tiles
+# have room for it, lines in all of them, and the face under them.
+SYMBOLS = {
+    outcomes.COINCIDE: "=",
+    outcomes.NO_PHASE: "•",
+    outcomes.PLATEAU: "–",
+    outcomes.DIVERGED: "△",
+    outcomes.FAILED: "✕",
+    IN_TRAINING: "~",
+}
+PATTERNS = {
+    outcomes.COINCIDE: "|",
+    outcomes.NO_PHASE: ".",
+    outcomes.PLATEAU: "-",
+    outcomes.DIVERGED: "\\",
+    outcomes.FAILED: "x",
+}
+_FACES = {
+    outcomes.COINCIDE: ("#ffffff", "#1d1d22"),  # light, dark
+    outcomes.NO_PHASE: ("#ffffff", "#1d1d22"),
+    outcomes.PLATEAU: ("#d3dbd3", "#2c3830"),
+    outcomes.DIVERGED: ("#f8dcdc", "#3b1d22"),
+    outcomes.FAILED: ("#eaa9a9", "#652631"),
+    IN_TRAINING: ("#f6e3f3", "#37223a"),
+}
+_INKS = {"light": ("#555555", style.RED), "dark": ("#a9a9b4", "#ff8a94")}  # usual, of what broke
 
 
 def html(
@@ -44,7 +77,13 @@ def html(
     """
     import jinja2
 
-    config = {"served": list(served), "outcomes": OUTCOMES, "themes": _themes()}
+    config = {
+        "served": list(served),
+        "outcomes": OUTCOMES,
+        "symbols": SYMBOLS,
+        "patterns": PATTERNS,
+        "themes": _themes(),
+    }
     data = {"config": pack(config)}
     if documents:
         data |= {"documents": pack(list(documents)), "details": pack(list(details))}
@@ -110,15 +149,26 @@ def _library(name: str) -> str:
 
 
 def _themes() -> dict[str, Any]:
-    """The colours of both themes: of outcomes, of generalizing by strength, of measures."""
+    """The colours of both themes: of outcomes and of patterns over them, of generalizing by
+    strength, of measures."""
     from matplotlib.colors import to_hex
 
     shades = [to_hex(style.GENERALIZING_MAP(x)) for x in np.linspace(0, 1, 16)]
     scale = [to_hex(style.ACCURACY_MAP(x)) for x in np.linspace(0, 1, 64)]
-    light = {"outcomes": dict(style.COLORS), "generalizing": shades, "scale": scale}
-    dark = {
+    light: dict[str, Any] = {
+        "outcomes": dict(style.COLORS),
+        "generalizing": shades,
+        "scale": scale,
+    }
+    dark: dict[str, Any] = {
         "outcomes": {**_DARK, "generalizing": _DARK_GENERALIZING[1]},
         "generalizing": list(_DARK_GENERALIZING),
         "scale": scale,
     }
+    for place, (name, theme) in enumerate((("light", light), ("dark", dark))):
+        theme["outcomes"] |= {outcome: faces[place] for outcome, faces in _FACES.items()}
+        usual, broken = _INKS[name]
+        theme["inks"] = dict.fromkeys(PATTERNS, usual) | dict.fromkeys(
+            (outcomes.DIVERGED, outcomes.FAILED), broken
+        )
     return {"light": light, "dark": dark}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from metaphase.analysis.load import concatenate
-from metaphase.analysis.statistics import phases, training_phases
+from metaphase.analysis.load import concatenate, grid_rows
+from metaphase.analysis.statistics import phases, training_phases, untrained
 from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.analysis.statistics.transitions import estimate_transitions
 from metaphase.core import schema
@@ -37,6 +37,7 @@ class Grid:
         by: who runs it, in words; None: nobody.
         seconds_left: estimate of the time to the end; None: unknown.
         packs: lines, one for each pack in training.
+        search: all cells that a search (docs/search.md) may train; empty: it is no search.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Grid:
     by: str | None = None
     seconds_left: float | None = None
     packs: Sequence[str] = ()
+    search: Sequence[Cell] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,13 @@ class Condition:
         settings: what is particular to it.
         cells: its rows.
         transitions: from `analysis.statistics.transitions.estimate_transitions`.
+        expected: of a search, from `analysis.statistics.untrained.expected`.
     """
 
     settings: dict[str, object]
     cells: pd.DataFrame
     transitions: pd.DataFrame
+    expected: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +114,22 @@ def take(
     known = set(finished["cell_id"])
     left = {cell: status for cell, status in grid.unfinished.items() if cell.cell_id not in known}
     cells = phases.classify(_with_unfinished(finished, left), delta, confidence, rule=rule)
+    space = grid_rows(grid.search) if grid.search else None
     conditions = [
-        Condition(settings, group, estimate_transitions(group))
+        _condition(settings, group, space)
         for settings, group in (phases.split_conditions(cells) if len(cells) else ())
     ]
     every = training_phases.evaluations(_as_trained(cells), history)
     evaluations = phases.classify(every, delta, confidence, rule=rule)
     return Snapshot(path, grid, cells, evaluations, conditions, list(notes), time.time())
+
+
+def _condition(
+    settings: dict[str, object], cells: pd.DataFrame, space: pd.DataFrame | None
+) -> Condition:
+    finished = cells[~_unfinished(cells)]
+    expected = untrained.expected(finished, space, settings) if len(finished) else None
+    return Condition(settings, cells, estimate_transitions(cells), expected)
 
 
 def choices(conditions: Sequence[Condition]) -> list[str]:
@@ -158,9 +171,13 @@ def _with_unfinished(finished: pd.DataFrame, left: Mapping[Cell, str]) -> pd.Dat
     return pd.concat([finished, added], ignore_index=True)
 
 
+def _unfinished(cells: pd.DataFrame) -> pd.Series:
+    return cells["status"].isin((IN_TRAINING, MISSING))
+
+
 def _as_trained(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells as if each had finished, where it is known what a guess reaches on them."""
-    unfinished = cells["status"].isin((IN_TRAINING, MISSING))
+    unfinished = _unfinished(cells)
     if not unfinished.any():
         return cells
     kind = [name for name in _KIND if name in cells]

@@ -8,7 +8,7 @@ from metaphase.core.cell import ConfigError
 from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps import places
-from metaphase.sweeps.store import earlier, folders, sweepfile
+from metaphase.sweeps.store import earlier, folders, searchfile, sweepfile
 from metaphase.sweeps.store.storage import Storage
 
 FILE = "interactive.html"
@@ -41,8 +41,9 @@ def _grid(path: str, finished: set[str]) -> tuple[snapshot.Grid, list[str]]:
         if not sweepfile.has_settings(storage):
             return snapshot.Grid(name), []
         sweep = sweepfile.read_sweep(storage)
+        search = sweep.cells if storage.exists(searchfile.NAME) else ()
     except (ConfigError, OSError) as error:
         return snapshot.Grid(name), [folders.one_line(error)]
     known = earlier.by_cell_id(dict.fromkeys(finished), sweep.cells)
     left = {cell: snapshot.MISSING for cell in sweep.cells if cell.cell_id not in known}
-    return snapshot.Grid(sweep.name, sweep.description, left), []
+    return snapshot.Grid(sweep.name, sweep.description, left, search=search), []

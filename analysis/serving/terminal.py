@@ -105,6 +105,8 @@ def _condition(found: Snapshot, condition: Condition, width: int) -> Iterator[Te
     running = cells[cells["status"] == IN_TRAINING]
     for point in zip(running["model_size"], running["num_tasks"], strict=True):
         marks.setdefault(point, TRAINING)
+    if condition.expected is not None:
+        marks = text_map.expected_marks(condition.expected) | marks
     yield from _map(marks, cells, width)
     for line in transition_text.lines(condition.transitions) if len(condition.transitions) else ():
         yield _text(line)

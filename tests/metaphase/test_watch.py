@@ -7,14 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from metaphase import following
+from metaphase.analysis.figures import text_map
 from metaphase.analysis.serving.snapshot import MISSING
 from metaphase.core import schema
 from metaphase.following import Follower
 from metaphase.sweeps import cli
+from metaphase.sweeps.commands.status import State
+from metaphase.sweeps.store.lease import acquire
 from metaphase.sweeps.store.results import Results
 from tests.tools import growing
 from tests.tools.s3 import BUCKET, failing_s3
@@ -76,6 +81,56 @@ def test_cells_in_training_have_the_phase_so_far(results):
     assert rows["phase"].iloc[-1] == "generalizing"
     status = snapshot.cells.set_index("cell_id")["status"]
     assert status[cell.cell_id] == MISSING  # nobody runs it
+
+
+def test_looks_go_on_while_what_estimates_the_time_left_is_imported(results, monkeypatch):
+    imported = threading.Event()
+    monkeypatch.setattr(following, "_import_estimator", imported.wait)
+    monkeypatch.setattr(State, "seconds_left", lambda self: 7.0)
+    growing.grow(results, random.Random(0), 0.0, cells=3)
+    lease = acquire(results)
+    follower, views = Follower(str(results)), []
+    follower.start(views.append, every=0.05)
+    try:
+        wait_for(lambda: len(views) > 4)
+        assert views[-1].snapshot.grid.seconds_left is None
+        imported.set()
+        wait_for(lambda: views[-1].snapshot.grid.seconds_left == 7.0)
+    finally:
+        follower.stop()
+        imported.set()
+        lease.release()
+
+
+def test_pauses_are_no_longer_than_what_is_seen_may_be_old():
+    assert following.pause(2.0, 0.1) == 2.0
+    assert following.pause(2.0, 3.0) == 6.0
+    assert following.pause(2.0, 40.0) == following.LONGEST_PAUSE
+    assert following.pause(60.0, 40.0) == 60.0
+
+
+def test_of_a_search_small_letters_are_what_is_expected(results, capsys):
+    growing.grow(results, random.Random(0), 0.0, cells=20)
+    follower = Follower(str(results))
+    [condition] = follower.look().snapshot.conditions
+    assert condition.expected is None
+    (results.local_path / "search.json").write_text("{}")
+    [condition] = follower.look().snapshot.conditions
+    expected = condition.expected[["model_size", "num_tasks"]]
+    points = set(expected.itertuples(index=False, name=None))
+    finished = results.finished()
+    trained = {(c.model_size, c.num_tasks) for c in growing.sweep().cells if c.cell_id in finished}
+    assert points == {(c.model_size, c.num_tasks) for c in growing.sweep().cells} - trained
+    assert (condition.expected["share"] >= text_map.LIKELY).any()
+    assert cli.main(["watch", str(results), "--once"]) == 0
+    assert " expected, not trained" in capsys.readouterr().out
+
+
+def wait_for(what, seconds=30):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_preset_that_is_damaged_and_a_storage_that_fails_are_lines(results, monkeypatch):

@@ -29,6 +29,7 @@ class Sweep {
       if (!tiles.has(key)) tiles.set(key, []);
       tiles.get(key).push(i);
     });
+    this.expected = found.conditions.map(({ expected }) => new Map(expected.map(([size, tasks, phase, share]) => [size + " " + tasks, { phase, share }])));
     this.steps = [...new Set(found.evaluations.step)].sort((a, b) => a - b);
   }
 
@@ -68,6 +69,12 @@ class Sweep {
       value: measure && evaluations[measure] ? evaluations[measure][number] : null,
       step: evaluations.step[number], sofar: !done,
     };
+  }
+
+  // What is expected of a tile, {phase, share}, where a search has trained nothing; undefined elsewhere.
+  expectedAt(number, key, step) {
+    const found = step === null ? this.expected[number].get(key) : undefined;
+    return found && this.tiles[number].get(key).every((i) => this.document.cells.status[i] === "no result yet" && this.evaluation(i, Infinity) < 0) ? found : undefined;
   }
 
   name(i) {

@@ -30,13 +30,15 @@ class Lines {
       xs: lines.map((line) => line.x), ys: lines.map((line) => line.y),
       color: lines.map((line) => splitColor(line.split)), dash: lines.map((line) => SPLIT_DASHES[line.split] || "dotdash"),
     };
+    this.points.data = alone(lines);
     const all = (name) => lines.flatMap((line) => line[name]).filter((value) => value !== null);
     const [x, y] = [all("x"), all("y")];
     this.box.hidden = x.length === 0 || y.length === 0;
     if (this.box.hidden) return; // of cells that failed, or have only begun
     const end = (values, pick) => values.reduce((a, b) => pick(a, b), values[0]);
     const [left, right] = [end(x, Math.min), end(x, Math.max)];
-    Object.assign(this.figure.x_range, { start: left, end: right > left ? right : left + 1 });
+    const beside = right > left ? 0 : 1;
+    Object.assign(this.figure.x_range, { start: left - beside, end: right + beside });
     const low = Math.min(0, end(y, Math.min)), high = end(y, Math.max);
     Object.assign(this.figure.y_range, { start: low, end: high <= 1 && low >= 0 ? 1 : high * 1.05 || 1 });
     const of = lines.map((line) => `${line.name} ${shown(line.y[line.y.length - 1])}`).slice(0, 12).join(", ");
@@ -56,6 +58,8 @@ class Lines {
       xs: { field: "xs" }, ys: { field: "ys" }, line_color: { field: "color" }, line_dash: { field: "dash" },
       line_width: 2, line_alpha: 0.9, source: this.source,
     });
+    this.points = new Bokeh.ColumnDataSource({ data: alone([]) });
+    this.figure.scatter({ x: { field: "x" }, y: { field: "y" }, color: { field: "color" }, size: 7, source: this.points });
     for (const axis of [this.figure.below[0], this.figure.left[0]]) {
       Object.assign(axis, {
         axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: null,
@@ -68,6 +72,19 @@ class Lines {
     this.holder.replaceChildren();
     await Bokeh.Plotting.show(this.figure, this.holder);
   }
+}
+
+// The points of lines that have no neighbour, so that no line would show them.
+function alone(lines) {
+  const found = { x: [], y: [], color: [] };
+  for (const { x, y, split } of lines) {
+    const there = (k) => (y[k] ?? null) !== null;
+    y.forEach((value, k) => {
+      if (!there(k) || there(k - 1) || there(k + 1)) return;
+      found.x.push(x[k]); found.y.push(value); found.color.push(splitColor(split));
+    });
+  }
+  return found;
 }
 
 class Detail {

@@ -17,7 +17,7 @@ class Panel {
     this.head = element("div");
     this.choices = element("div", { class: "choices" });
     this.legend = element("ul", { class: "legend", "aria-label": "Legend" });
-    this.readout = element("p", { class: "readout", text: "Click a tile, or use the arrow keys and Enter." });
+    this.readout = element("p", { class: "readout" });
     this.mapBox = element("div", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "phase map" });
     this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud));
     this.detail = new Detail(source, () => { choose(this, null); this.mapBox.focus(); });
@@ -44,6 +44,8 @@ class Panel {
     this.drawLegend(measure);
     this.drawTransitions();
     this.fillTable();
+    if (this.map.cursor) this.read(this.map.at(), false);
+    else this.readout.textContent = "Click a tile, or use the arrow keys and Enter.";
     if (this.detail.key !== null) await this.open(this.detail.key);
   }
 
@@ -106,31 +108,41 @@ class Panel {
       if (border) box.style.borderStyle = "dotted";
       return element("li", {}, box, text);
     };
-    const theme = THEMES[dark() ? "dark" : "light"];
     if (measure !== null) {
       const [low, high] = valueRange(this.sweep, measure);
       const name = this.sweep.document.measures.find((one) => one.key === measure).name;
-      const bar = swatch(`linear-gradient(to right, ${theme.scale.filter((_, k) => k % 7 === 0).join(", ")})`, `${name}: ${shown(low, 2)} to ${shown(high, 2)}, mean of the seeds`);
+      const bar = swatch(`linear-gradient(to right, ${theme().scale.filter((_, k) => k % 7 === 0).join(", ")})`, `${name}: ${shown(low, 2)} to ${shown(high, 2)}, mean of the seeds`);
       this.legend.replaceChildren(bar, swatch(outcomeColor("", null), "no value yet", true));
       return;
     }
-    const cells = this.sweep.document.cells;
-    const there = new Set();
+    const there = new Set(), expected = new Set();
     let undecided = false, sofar = false;
-    for (const members of this.sweep.tiles[this.condition].values()) {
-      for (const i of members) {
+    for (const [key, members] of this.sweep.tiles[this.condition]) {
+      const one = this.sweep.expectedAt(this.condition, key, state.step);
+      if (one) expected.add(one.phase);
+      for (const i of one ? [] : members) {
         const now = this.sweep.at(i, state.step, null);
         there.add(OUTCOMES[now.outcome]);
         undecided = undecided || !now.decided;
         sofar = sofar || (now.sofar && now.step !== null);
       }
     }
+    const marks = this.map.words.data.text; // those that are drawn
+    const beside = (mark) => marks.some((text) => text.length === 2 && text[1] === mark);
     const items = OUTCOMES.filter((name) => there.has(name)).map((name) => {
-      if (name !== "generalizing") return swatch(outcomeColor(name, null), [LETTERS[name] || SYMBOLS[name], name].filter(Boolean).join(" "), !(name in LETTERS));
-      const better = dark() ? "lighter" : "darker";
-      return swatch(`linear-gradient(to right, ${theme.generalizing.join(", ")})`, `G generalizing, ${better}: better`);
+      const color = outcomeColor(name, null), symbol = this.map.lettered && (LETTERS[name] || SYMBOLS[name]);
+      const text = [symbol, name].filter(Boolean).join(" ");
+      if (name === "generalizing") return swatch(`linear-gradient(to right, ${theme().generalizing.join(", ")})`, `${text}, ${dark() ? "lighter" : "darker"}: better`);
+      if (name in PATTERNS) return swatch(lines(PATTERNS[name], theme().inks[name], color), text);
+      return swatch(color, text, name === "no result yet");
     });
-    if (undecided) items.push(swatch("repeating-linear-gradient(135deg, var(--soft) 0 2px, var(--panel) 2px 6px)", "? undecided"));
+    if (undecided) items.push(swatch(lines("/", "var(--soft)", "var(--panel)"), `undecided${beside("?") ? " (? most seeds)" : ""}`));
+    if (beside("*")) items.push(element("li", { text: "* seeds disagree" }));
+    if (beside(SYMBOLS.failed)) items.push(element("li", { text: `${SYMBOLS.failed} beside a letter: other seeds diverged or failed` }));
+    for (const name of CAPABILITY.filter((phase) => expected.has(phase)).reverse()) {
+      const small = this.map.lettered ? ` (${LETTERS[name].toLowerCase()}: ${100 * LIKELY}% and more)` : "";
+      items.push(swatch(lines("/", "var(--panel)", expectedColor({ phase: name, share: 1 })), `${expectedName(name)}, not trained${small}`));
+    }
     if (sofar) items.push(swatch("var(--panel)", "pale: in training, phase so far", true));
     if (state.step === null && this.sweep.document.conditions[this.condition].transitions.some((row) => row.at !== null)) {
       items.push(element("li", { text: "◆ generalizing begins, ● identifying begins, with 95% intervals" }));
@@ -153,6 +165,8 @@ class Panel {
   tell(key) {
     const members = this.sweep.tiles[this.condition].get(key);
     if (!members) return "nothing here";
+    const expected = this.sweep.expectedAt(this.condition, key, this.state.step);
+    if (expected) return `${expectedName(expected.phase)}, ${Math.round(100 * expected.share)}%, not trained`;
     const counts = new Map();
     for (const i of members) {
       const name = OUTCOMES[this.sweep.at(i, this.state.step, null).outcome];
@@ -304,6 +318,8 @@ async function main() {
   const config = await unpack("config");
   OUTCOMES = config.outcomes;
   THEMES = config.themes;
+  SYMBOLS = config.symbols;
+  PATTERNS = config.patterns;
   applyTheme();
   Bokeh.set_log_level("error");
   const source = new Source(config);

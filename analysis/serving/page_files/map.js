@@ -1,49 +1,6 @@
 // A map: tiles over number of tasks and model size, drawn by Bokeh; a cursor for keys and pointers.
 
-const LETTERS = { generalizing: "G", identifying: "I", memorizing: "M", untrained: "U" };
-const SYMBOLS = { "not trained long enough": "–", diverged: "△", failed: "✕" };
 const MOST_LETTERS = 100; // tiles that get letters
-const CAPABILITY = ["untrained", "memorizing", "identifying", "generalizing"];
-
-function mix(stops, share) {
-  const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
-  const low = Math.floor(at), high = Math.min(low + 1, stops.length - 1);
-  const part = (color, k) => parseInt(color.slice(1 + 2 * k, 3 + 2 * k), 16);
-  const channel = (k) => Math.round(part(stops[low], k) * (1 - at + low) + part(stops[high], k) * (at - low));
-  return "#" + [0, 1, 2].map((k) => channel(k).toString(16).padStart(2, "0")).join("");
-}
-
-function ink(color) {
-  const [r, g, b] = [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
-  return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111111" : "#ffffff";
-}
-
-// The colour of an outcome, by its name.
-function outcomeColor(name, strength) {
-  const theme = THEMES[dark() ? "dark" : "light"];
-  if (name === "generalizing" && strength !== null) return mix(theme.generalizing, strength);
-  return theme.outcomes[name] || (dark() ? "#1d1d22" : "#ffffff");
-}
-
-// The phase of most seeds that have one; of phases that tie the least capable, as in text maps.
-function majority(seeds) {
-  const counts = new Map();
-  for (const seed of seeds) {
-    const name = OUTCOMES[seed.outcome];
-    if (CAPABILITY.includes(name)) counts.set(name, (counts.get(name) || 0) + 1);
-  }
-  return CAPABILITY.filter((name) => counts.has(name))
-    .reduce((best, name) => (best === null || counts.get(name) > counts.get(best) ? name : best), null);
-}
-
-function letter(seeds) {
-  const names = seeds.map((seed) => OUTCOMES[seed.outcome]);
-  const most = majority(seeds);
-  if (most === null) return new Set(names).size === 1 ? SYMBOLS[names[0]] || "" : "";
-  const split = new Set(names).size > 1;
-  const undecided = seeds.filter((seed) => !seed.decided).length * 2 > seeds.length;
-  return LETTERS[most] + (split ? "*" : undecided ? "?" : "");
-}
 
 class PhaseMap {
   // chosen(key): a tile was clicked; moved(key): the cursor is on it.
@@ -85,7 +42,14 @@ class PhaseMap {
     const source = (names) => new Bokeh.ColumnDataSource({ data: Object.fromEntries(names.map((n) => [n, []])) });
     const field = (name) => ({ field: name });
     this.bands = source(["left", "right", "bottom", "top", "color", "alpha"]);
-    this.hatched = ["#111111", "#ffffff"].map((color) => [color, source(["left", "right", "bottom", "top"])]);
+    const hatch = (pattern, color, alpha, scale = 12, weight = 1) => [source(["left", "right", "bottom", "top"]), {
+      hatch_pattern: pattern, hatch_color: color, hatch_alpha: alpha, hatch_scale: scale, hatch_weight: weight,
+    }];
+    this.hatched = new Map([
+      ...["#111111", "#ffffff"].map((color) => [color, hatch("/", color, 0.55)]), // undecided, over what is light and dark
+      ...Object.entries(PATTERNS).map(([name, pattern]) => [name, hatch(pattern, theme().inks[name], 0.9, pattern === "x" ? 9 : 7)]),
+      ["expected", hatch("/", panelColor(), 1, 10, 2)],
+    ]);
     this.frames = source(["left", "right", "bottom", "top"]);
     this.marks = source(["at", "y", "low", "high", "color", "shape"]);
     this.words = source(["x", "y", "text", "color", "back"]);
@@ -96,11 +60,8 @@ class PhaseMap {
       ...sides, source: this.bands, fill_color: field("color"), fill_alpha: field("alpha"),
       line_color: null,
     });
-    for (const [color, bands] of this.hatched) { // one pattern for all: one each would take a minute
-      figure.quad({
-        ...sides, source: bands, fill_color: null, line_color: null, hatch_pattern: "/", hatch_color: color,
-        hatch_alpha: 0.55, hatch_scale: 12, hatch_weight: 1,
-      });
+    for (const [bands, look] of this.hatched.values()) { // one pattern for all: one each would take a minute
+      figure.quad({ ...sides, source: bands, fill_color: null, line_color: null, ...look });
     }
     figure.quad({
       ...sides, source: this.frames, fill_color: null,
@@ -127,8 +88,14 @@ class PhaseMap {
       line_color: style.getPropertyValue("--focus").trim(),
     });
     for (const [axis, edges, label] of [[figure.below[0], x, "number of tasks"], [figure.left[0], y, "model size"]]) {
-      const every = Math.ceil(edges.length / (axis === figure.below[0] ? Math.max(4, this.holder.clientWidth / 48) : 16));
-      const ticks = edges.map(([value], i) => [Math.log2(value), power(value), i]).filter((tick) => tick[2] % every === 0);
+      const across = axis === figure.below[0];
+      const scale = (across ? this.holder.clientWidth - 70 : height - 60) / (edges[edges.length - 1][2] - edges[0][1]);
+      let last = -Infinity; // of the labels, in pixels
+      const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
+        if (at * scale - last < (across ? 44 : 16)) return false;
+        last = at * scale;
+        return true;
+      });
       axis.ticker = new Bokeh.FixedTicker({ ticks: ticks.map((tick) => tick[0]) });
       axis.major_label_overrides = new Map(ticks.map((tick) => [tick[0], tick[1]]));
       Object.assign(axis, {
@@ -153,12 +120,11 @@ class PhaseMap {
   fill(state) {
     const { sweep, number } = this;
     const { step, measure } = state;
-    const theme = THEMES[dark() ? "dark" : "light"];
     const sides = () => ({ left: [], right: [], bottom: [], top: [] });
-    const bands = { ...sides(), color: [], alpha: [] }, hatched = new Map(this.hatched.map(([color]) => [color, sides()]));
+    const bands = { ...sides(), color: [], alpha: [] }, hatched = new Map([...this.hatched.keys()].map((name) => [name, sides()]));
     const frames = sides();
     const words = { x: [], y: [], text: [], color: [], back: [] };
-    const lettered = this.x.length * this.y.length <= MOST_LETTERS && this.holder.clientWidth / this.x.length > 24;
+    const lettered = this.lettered = this.x.length * this.y.length <= MOST_LETTERS && this.holder.clientWidth / this.x.length > 24;
     let [low, high] = measure === null ? [0, 1] : valueRange(sweep, measure);
     const tiles = sweep.tiles[number];
     for (const [size, bottom, top] of this.y) {
@@ -170,29 +136,41 @@ class PhaseMap {
         if (measure !== null) {
           const known = seeds.filter((seed) => seed.value !== null);
           const mean = known.reduce((sum, seed) => sum + seed.value, 0) / known.length;
-          const color = known.length ? mix(theme.scale, (mean - low) / (high - low || 1)) : outcomeColor("", null);
+          const color = known.length ? mix(theme().scale, (mean - low) / (high - low || 1)) : outcomeColor("", null);
           band(bands, left, right, bottom, top);
           bands.color.push(color);
           bands.alpha.push(known.some((seed) => seed.sofar) ? 0.55 : 1);
           word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, lettered && this.holder.clientWidth / this.x.length > 44);
           continue;
         }
+        const expected = sweep.expectedAt(number, size + " " + tasks, step);
+        if (expected) {
+          const color = expectedColor(expected);
+          band(bands, left, right, bottom, top);
+          bands.color.push(color);
+          bands.alpha.push(1);
+          band(hatched.get("expected"), left, right, bottom, top);
+          word(words, left, right, bottom, top, expected.share >= LIKELY ? LETTERS[expected.phase].toLowerCase() : "", color, lettered);
+          continue;
+        }
         seeds = seeds.sort((a, b) => a.outcome - b.outcome || (b.strength || 0) - (a.strength || 0));
         const share = (top - bottom) / seeds.length;
         seeds.forEach((seed, k) => {
-          const color = outcomeColor(OUTCOMES[seed.outcome], seed.strength);
+          const name = OUTCOMES[seed.outcome], color = outcomeColor(name, seed.strength);
           const place = [left, right, bottom + k * share, bottom + (k + 1) * share];
           band(bands, ...place);
           bands.color.push(color);
           bands.alpha.push(seed.sofar ? 0.55 : 1);
+          if (name in PATTERNS) band(hatched.get(name), ...place);
           if (!seed.decided) band(hatched.get(ink(color)), ...place);
         });
-        const middle = seeds[seeds.length >> 1];
+        const known = seeds.filter((seed) => !UNFINISHED.includes(OUTCOMES[seed.outcome]));
+        const middle = (known.length ? known : seeds)[known.length >> 1];
         word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), lettered);
       }
     }
     this.bands.data = bands;
-    for (const [color, source] of this.hatched) source.data = hatched.get(color);
+    for (const [name, [source]] of this.hatched) source.data = hatched.get(name);
     this.frames.data = frames;
     this.words.data = words;
     this.marks.data = step === null && measure === null ? this.transitions() : { at: [], y: [], low: [], high: [], color: [], shape: [] };

@@ -29,6 +29,7 @@ from metaphase.core import phases, plugin_code, predictor_phases, schema
 from metaphase.core.phases import CONFIDENCE, DELTA, ON_PLATEAU, PHASES
 from metaphase.core.predictor_phases import COINCIDE
 from metaphase.core.settings import ConfigError, as_line
+from metaphase.core.taken_names import is_column
 
 Columns = Any  # Mapping[str, array], or a DataFrame
 Rule = Callable[[Columns, float, float], Columns]
@@ -147,7 +148,7 @@ def checked(
     for name, values in found.items():
         if values.shape != (count,):
             raise ConfigError(f"{said}: {name} has the shape {values.shape}; needed: ({count},)")
-    if taken := sorted({*schema.CELL_RESULT_COLUMNS, "cell_id", "sweep"} & {*found}):
+    if taken := sorted(name for name in found if name in cells and is_column(name)):
         raise ConfigError(f"{said}: {taken[0]} is a column of the results already")
     phase = [None if p is None or p != p else str(p) for p in found["phase"].tolist()]
     if odd := sorted({p for p in phase if p not in (None, *PHASES)}):

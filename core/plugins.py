@@ -11,11 +11,12 @@ can be made known alone (`declare`), for who only reads results.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,6 +36,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
+from metaphase.core.taken_names import check_metric, check_own, check_predictors
 from metaphase.core.tasks import TASK_FAMILIES, Family, family_of
 
 if TYPE_CHECKING:
@@ -317,19 +319,6 @@ def _register(
     return name
 
 
-def check_own(own: Iterable[str]) -> None:
-    """Raises ConfigError if a setting's name is taken: by a setting of all cells, a column of
-    results or a Python word."""
-    from metaphase.core import schema
-    from metaphase.core.cell import Cell
-
-    taken = {f.name for f in fields(Cell)} | set(schema.CELL_RESULT_COLUMNS)
-    taken |= {"cell_id", "sweep", "split", "step", "position", "name", "base", "grid", "cell"}
-    for name in own:
-        if name in taken or hasattr(Cell, name) or name.startswith("_"):
-            raise ConfigError(f"the name of its setting {name} is taken")
-
-
 def _is_module(cls: type) -> bool:
     from torch import nn
 
@@ -369,6 +358,10 @@ def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
     from metaphase.core.cell import ABSENT
 
     _uses(cls, ABSENT)
+    names: list[Any] = []
+    with contextlib.suppress(Exception):  # which settings other than its defaults may need
+        names = list(cls().predictors())
+    check_predictors(names)
     return family_of(name, cls, own)
 
 
@@ -382,11 +375,8 @@ def _uses(cls: type, allowed: Iterable[str]) -> tuple[str, ...]:
 
 
 def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
-    from metaphase.core import schema
-
     column = cls.__name__.lower()
-    if column in (*schema.HISTORY_COLUMNS, *schema.CELL_RESULT_COLUMNS, "accuracy", "position"):
-        raise ConfigError(f"{METRIC}: {name}: the column {column} is taken; rename the class")
+    check_metric(name, column)
     return Metric(column, lambda: cls, own)
 
 

@@ -6,6 +6,8 @@ columns are listed in results/README.md.
 
 from __future__ import annotations
 
+import re
+
 # Splits (design: "Splits"). Meta-test on another base dataset is the split `unseen/<dataset>`.
 TRAIN = "train"  # seen tasks, training images
 SEEN = "seen"  # seen tasks, held-out images
@@ -29,11 +31,22 @@ def with_standard_errors(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(column for name in names for column in (name, f"{name}_se"))
 
 
-def statistics_columns(splits: tuple[str, ...]) -> tuple[str, ...]:
-    """The cells table's columns of statistics of these splits."""
-    columns = with_standard_errors(STATISTICS)
+def behind(splits: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """What the cells table calls columns of the history table: they stand behind a split's name."""
     return tuple(f"{split}_{column}" for split in splits for column in columns)
 
+
+def statistics_columns(splits: tuple[str, ...]) -> tuple[str, ...]:
+    """The cells table's columns of statistics of these splits."""
+    return behind(splits, with_standard_errors(STATISTICS))
+
+
+# Columns of cells that were compared with their family's predictors (core.evaluation.distances), as
+# the history table has them and behind a split's name.
+OF_PREDICTORS = re.compile(
+    rf"(({'|'.join((*SPLITS, *RELABELLED))})_)?"
+    r"(distance_\w+|loss_\w+|relative_distance\w*|off_line\w*)"
+)
 
 # status column of the cells table
 DONE = "done"  # trained for all its steps
@@ -72,7 +85,7 @@ YARDSTICK_COLUMNS = (
 )
 
 RELABELLED_COLUMNS = (
-    *(f"{split}_loss" for split in RELABELLED),
+    *behind(RELABELLED, ("loss",)),
     *statistics_columns(RELABELLED),
 )
 # Columns of the cells table beside every field of `core.cell.Cell`.
@@ -88,7 +101,7 @@ CELL_RESULT_COLUMNS = (
     "unseen_level",
     "guess_loss",
     "n",
-    *(f"{split}_loss" for split in SPLITS),
+    *behind(SPLITS, ("loss",)),
     *statistics_columns(SPLITS),
     *RELABELLED_COLUMNS,
     "wall_seconds",

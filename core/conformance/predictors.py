@@ -11,7 +11,7 @@ from metaphase.core import schema
 from metaphase.core.cell import ConfigError
 from metaphase.core.conformance.subject import Broken, Subject, require, same
 from metaphase.core.evaluation.predictions import Predictions
-from metaphase.core.predictors import GENERALIZING, MEMORIZING, Predictor
+from metaphase.core.predictors import GENERALIZING, MEMORIZING
 from metaphase.core.problem import Classes
 from metaphase.core.tasks.sequences import Batch
 
@@ -25,16 +25,7 @@ def predictors_have_shapes(subject: Subject) -> None:
     predictions = _predictions(subject)
     if predictions is None:
         return
-    for name, predictor in predictions.predictors.items():
-        require(
-            isinstance(name, str) and name.isidentifier() and name == name.lower(),
-            f"A predictor's name, {name!r}, becomes part of columns: use letters, digits and _.",
-        )
-        require(
-            isinstance(predictor, Predictor),
-            f"The predictor {name} is a {type(predictor).__name__}; make it a FromContext, "
-            "FromTask or FromTasks of metaphase.core.predictors.",
-        )
+    for name in predictions.predictors:
         said = _said(predictions, name, schema.SEEN)
         require(
             said.dtype == torch.float64,
@@ -95,10 +86,7 @@ def _predictions(subject: Subject, count: int = _COUNT) -> Predictions | None:
     if not subject.draws_itself:
         return None
     sequences = subject.sequences(subject.cell(num_tasks=_TASKS))
-    predictions = Predictions.of(sequences, count)
-    if predictions is not None and not hasattr(predictions.sequences.family, "parameters"):
-        raise Broken("A family with predictors() needs parameters(task), what tells tasks apart.")
-    return predictions
+    return Predictions.of(sequences, count)
 
 
 def _changed_later(batch: Batch) -> Batch:

@@ -17,14 +17,13 @@ from torch.nn.parameter import UninitializedParameter
 from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import is_of_a_device
 from metaphase.core.settings import as_line
 
 # Packs may be trained in several threads. Making and calling modules uses what a process has once:
 # PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
 _one_thread = threading.RLock()
 
-# In what PyTorch says when a device fails, or is full, which is no module's fault.
-_OF_DEVICES = ("memory", "CUDA", "CUBLAS", "CUDNN")
 _TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
 
 
@@ -176,7 +175,7 @@ class ModuleLayers:
             try:
                 result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-                if key in self._worked or any(word in str(error) for word in _OF_DEVICES):
+                if key in self._worked or is_of_a_device(error):
                     raise
                 line = as_line(error)
                 raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metaphase.core.devices import is_of_a_device
 from metaphase.core.evaluation.posterior import TASKS_AT_ONCE, posterior_means
 from metaphase.core.predictors import FromContext, FromTask, FromTasks, Predictor
 from metaphase.core.problem import Classes
@@ -79,7 +80,7 @@ class Predictions:
             task_B = self.sequences.evaluation_tasks(split, sequence_B)[stream]
             targets.append(y)
             for name, predictor in self.predictors.items():
-                said = self._predict(predictor, stream, task_B, x, y)
+                said = self._said(name, predictor, stream, task_B, x, y)
                 of_name = parts[name]
                 if said is None or of_name is None:
                     parts[name] = None
@@ -106,6 +107,16 @@ class Predictions:
             if isinstance(predictor, FromTasks)
         ]
         return max(1, min([_SEQUENCES_AT_ONCE, *(_MOST_STATISTICS // max(n, 1) for n in counts)]))
+
+    def _said(self, name: str, predictor: Predictor, *of: Any) -> Tensor | None:
+        """As `_predict`; ConfigError where the predictor's code fails."""
+        try:
+            return self._predict(predictor, *of)
+        except Exception as error:
+            if isinstance(error, ConfigError) or is_of_a_device(error):
+                raise
+            named = f"task_family: the predictor {name} of {self.sequences.cell.task_family}"
+            raise ConfigError(f"{named} fails: {as_line(error)}") from error
 
     def _predict(
         self, predictor: Predictor, stream: int, task_B: Tensor, x: Tensor, y: Tensor

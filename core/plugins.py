@@ -95,6 +95,11 @@ class PlugIn:
         return self.name.partition(":")[0]
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether its code is known, not only what is said of it."""
+        return self.source is not None or bool(self.entry_point)
+
+    @property
     def class_name(self) -> str:
         """The name of its class."""
         return self.name.partition(":")[2].partition("@")[0]

@@ -7,6 +7,7 @@ import pytest
 from metaphase.core import conformance, plugins
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.evaluation import METRICS
+from metaphase.core.phase_rules import RULE, RULES
 from metaphase.core.tasks import TASK_FAMILIES
 from tests import ROOT
 from tests.docs import write_plug_ins
@@ -24,6 +25,7 @@ BROKEN = ROOT / "tests" / "core" / "conformance" / "broken.py"
             (plugins.DATASET, ["digits"]),
             (ARCHITECTURE, [n for n in ARCHITECTURES if "@" not in n]),
             (plugins.METRIC, [n for n in METRICS if "@" not in n]),
+            (RULE, list(RULES)),
         )
         for name in names
         for check in conformance.checks(kind)

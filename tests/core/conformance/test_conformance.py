@@ -109,6 +109,7 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (FAMILY, "LooksAtTheAnswer", "predictors_do_not_look_ahead", "would see the answer"),
         (FAMILY, "NotOne", "predictors_have_shapes", "probabilities of classes"),
         (FAMILY, "Confused", "predictors_tell_m_from_g", "which should be best there"),
+        (FAMILY, "LacksATerm", "memorizing_errs_on_no_side", "Is a term of the task alone lacking"),
         (ARCHITECTURE, "IgnoresStride", "parameters_have_shapes", "outputs at positions 0, stride"),
         (ARCHITECTURE, "LooksAhead", "it_is_causal", "a prediction would see its answer"),
         (ARCHITECTURE, "LooksAheadModule", "it_is_causal", "a prediction would see its answer"),
@@ -128,3 +129,8 @@ def test_what_is_broken_is_caught(kind, name, check, sentence):
     loaded = plugins.load(kind, f"{BROKEN}:{name}")
     with pytest.raises(conformance.Broken, match=sentence):
         conformance.run(check, kind, loaded)
+
+
+def test_rounding_is_no_look_ahead():
+    loaded = plugins.load(FAMILY, f"{BROKEN}:LacksATerm")
+    conformance.run("predictors_do_not_look_ahead", FAMILY, loaded)

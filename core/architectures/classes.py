@@ -82,7 +82,9 @@ class ClassLayers:
         """Outputs at the positions 0, stride, 2 stride ..."""
         result: Tensor = self._of(cell).apply(p, h_RxBxLxD, cell, stride)
         R, B, L, D = h_RxBxLxD.shape
-        return _of_shape(result, (R, B, -(-L // stride), D), f"{self._cls.__name__}.apply()")
+        due = (R, B, -(-L // stride), D)
+        where = ", outputs at positions 0, stride, 2 stride ..."
+        return _of_shape(result, due, f"{self._cls.__name__}.apply()", where)
 
     def state_size(self, cell: Cell) -> int:
         """Scalars carried from a whole sequence."""
@@ -240,11 +242,11 @@ class ModuleLayers:
         return _activations(self.parameters(cell), cell)
 
 
-def _of_shape(result: Any, due: tuple[int, ...], said: str) -> Tensor:
+def _of_shape(result: Any, due: tuple[int, ...], said: str, where: str = "") -> Tensor:
     """What a class gives, if it is a tensor of this shape."""
     if not isinstance(result, Tensor) or tuple(result.shape) != due:
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ConfigError(f"architecture: {said} gives {got}; needed: {due}")
+        raise ConfigError(f"architecture: {said} gives {got}; needed: {due}{where}")
     return result
 
 

@@ -67,7 +67,7 @@ def nothing_is_read_back(subject: Subject) -> None:
 
 def it_reaches_the_tables(subject: Subject) -> None:
     """Evaluations have its column, and its error's."""
-    trainer = train(subject.trainer(subject.cell()))
+    trainer = train(subject.trainer(subject.cell(seed=0), subject.cell(seed=1)))
     row, column = trainer.results()[0][0], subject.entry.column
     for split in schema.SPLITS:
         require(
@@ -81,7 +81,7 @@ def _evaluated(subject: Subject) -> tuple[Tensor, Batch]:
     try:
         trainer = subject.trainer(subject.cell(seed=0), subject.cell(seed=1))
     except ConfigError as error:
-        raise Broken(f"{error}; values() gives a number for each replica and sequence.") from None
+        raise Broken(str(error)) from None
     trainer.train(2)
     batch = trainer.sampler.evaluation_batch(schema.SEEN, torch.arange(4))
     [stack] = trainer.stacks

@@ -160,7 +160,10 @@ class Further:
         if isinstance(value_RxB, Tensor) and shape == due and not value_RxB.is_complex():
             return value_RxB
         kind = type(value_RxB).__name__ if shape is None else f"{value_RxB.dtype} {shape}"
-        raise ConfigError(f"{self._named('values()', name)} gives {kind}; needed: {due}, real ones")
+        raise ConfigError(
+            f"{self._named('values()', name)} gives {kind}; needed: {due}, a real number for each "
+            "replica and sequence"
+        )
 
 
 def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:

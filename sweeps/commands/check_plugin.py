@@ -75,20 +75,26 @@ def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> No
         known = found == phase_rules.RULE or plug_in in plugins.REGISTRIES[found]
         name = plug_in if known else plugins.load(found, plug_in)
         print(f"{found}: {name}")
+        said: dict[str, list[str]] = {}  # which checks ended with a sentence
         for check in conformance.checks(found):
+            words = check.replace("_", " ")
             try:
                 conformance.run(check, found, name, settings, data_root)
-            except (conformance.Broken, ConfigError) as error:
-                broken += 1
-                print(f"  broken  {check.replace('_', ' ')}\n          {error}", flush=True)
             except Exception as error:
-                broken += 1
-                said = as_line(error)
-                print(f"  fails   {check.replace('_', ' ')}\n          {said}", flush=True)
+                ours = isinstance(error, (conformance.Broken, ConfigError))
+                sentence = str(error) if ours else as_line(error)
+                said.setdefault(sentence, []).append(words)
+                if len(said[sentence]) == 1:
+                    what = "broken" if ours else "fails "
+                    print(f"  {what}  {words}\n          {sentence}", flush=True)
             else:
-                print(f"  kept    {check.replace('_', ' ')}", flush=True)
+                print(f"  kept    {words}", flush=True)
+        for first, *others in said.values():
+            if others:
+                print(f"  untried {', '.join(others)}: as {first}", flush=True)
+        broken += len(said)
     if broken:
-        raise ConfigError(f"{plug_in} breaks {broken} promises")
+        raise ConfigError(f"{plug_in} breaks {broken} promise{'s' * (broken > 1)}")
 
 
 if __name__ == "__main__":

@@ -349,7 +349,7 @@ def test_layers_that_fail_are_refused_before_training(tmp_path, more, parameters
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("return outputs.mean()", r"gives torch.float32 \(\); needed: \(1, 16\), real ones"),
+        ("return outputs.mean()", r"gives torch.float32 \(\); needed: \(1, 16\), a real number"),
         ("return 3", r"gives int; needed: \(1, 16\)"),
         ("return outputs[..., 0, 0] * 1j", "gives torch.complex64"),
         ("return 1 / 0", "fails: ZeroDivisionError: division by zero"),

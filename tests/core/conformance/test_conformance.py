@@ -121,7 +121,12 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (ARCHITECTURE, "Counts", "a_checkpoint_continues_exactly", "Keep nothing between steps"),
         (ARCHITECTURE, "NoState", "the_state_is_counted", "how many scalars"),
         (plugins.METRIC, "WholeBatch", "sequences_do_not_mix", "others of its batch"),
-        (plugins.METRIC, "OnePosition", "values_are_one_a_sequence", "a number for each replica"),
+        (
+            plugins.METRIC,
+            "OnePosition",
+            "values_are_one_a_sequence",
+            "a real number for each replica",
+        ),
         (plugins.METRIC, "InPlace", "nothing_is_changed", "no operations in place"),
     ],
 )

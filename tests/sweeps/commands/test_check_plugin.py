@@ -45,7 +45,7 @@ def test_a_rule_that_compares_cells_is_caught(tmp_path, capsys):
     assert check_plugin.main([f"{tmp_path}/odd.py:backwards"]) == 1
     printed = capsys.readouterr()
     assert "depends on the others in the table" in printed.out
-    assert printed.err.endswith("breaks 1 promises\n")
+    assert printed.err.endswith("breaks 1 promise\n")
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,25 @@ def test_what_can_t_be_checked_is_said_in_a_line(tmp_path, capsys, arguments, me
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert re.search(message, said)
+
+
+def test_a_sentence_is_said_once(tmp_path, capsys):
+    (tmp_path / "odd.py").write_text(
+        "from torch import nn\n"
+        "class Recurrent(nn.Module):\n"
+        "    def __init__(self, width: int, tokens: int):\n"
+        "        super().__init__()\n"
+        "        self.of = nn.GRU(width, width, batch_first=True)\n"
+        "    def forward(self, h):\n"
+        "        return h + self.of(h)[0]\n"
+    )
+    squares = write_plug_ins(tmp_path)["squares.py"]
+    for name, sentence in (
+        (f"{tmp_path}/odd.py:Recurrent", "can't be stacked"),
+        (f"{squares}:Squares", "No such file"),
+    ):
+        assert check_plugin.main([name, "--data-root", str(tmp_path / "data")]) == 1
+        printed = capsys.readouterr()
+        assert printed.out.count(sentence) == 1
+        assert printed.out.count("  untried ") == 1
+        assert printed.err.endswith("breaks 1 promise\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 
@@ -23,9 +22,6 @@ Path = str | os.PathLike[str]
 
 HALF_TRAINED = "checkpoints"  # folder of what unfinished cells have
 LOOKS = 3  # times a folder is listed anew because a listed file is gone
-
-# Columns that cells have which were compared with predictors; numbers, whatever a file says.
-_OF_PREDICTORS = re.compile(r"(^|_)(distance_\w+|relative_distance\w*|off_line|loss_\w+)$")
 
 CELL_COLUMNS = (
     "cell_id",
@@ -230,7 +226,7 @@ def concatenate(table: str, parts: list[pa.Table]) -> pd.DataFrame:
         names = ", ".join(map(folders.shown, left_out))
         _warn_skipped(f"columns of {table}", "are left out", f"types differ: {names}")
     frame = whole.to_pandas()
-    for name in filter(_OF_PREDICTORS.search, map(str, frame)):
+    for name in filter(schema.OF_PREDICTORS.fullmatch, map(str, frame)):
         if not pd.api.types.is_numeric_dtype(frame[name]):  # nulls alone, or what isn't ours
             frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
     if "cell_id" not in frame:

@@ -224,7 +224,8 @@ def own_settings(cell: Cell) -> dict[str, Setting]:
     """The settings that the plug-ins of a cell bring, by name.
 
     Raises:
-        ConfigError: two of them bring one of the same name, or two metrics one column.
+        ConfigError: two of them bring one of the same name, two metrics one column, or a setting is
+            called as a metric's column is.
     """
     family = TASK_FAMILIES[cell.task_family]
     datasets = (cell.dataset, *cell.unseen_datasets) if "dataset" in family.settings else ()
@@ -240,6 +241,10 @@ def own_settings(cell: Cell) -> dict[str, Setting]:
             if name in found and found[name] != declared:
                 raise ConfigError(f"{name}: two plug-ins have a setting of this name")
             found[name] = declared
+    of_metrics = schema.with_standard_errors(tuple(columns))
+    of_cells = schema.behind((*schema.SPLITS, *schema.RELABELLED), of_metrics)
+    for name in sorted(found.keys() & {*of_cells}):
+        raise ConfigError(f"{name}: a plug-in's setting and a metric's column have this name")
     return found
 
 

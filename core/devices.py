@@ -72,6 +72,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+# In what PyTorch says when a device fails, or is full, which is no plug-in's fault.
+_OF_DEVICES = ("memory", "CUDA", "CUBLAS", "CUDNN")
+
+
+def is_of_a_device(error: BaseException) -> bool:
+    """Whether an error may be a device's, rather than that of the code that it came from."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _OF_DEVICES)
+    )
+
+
 def _check_gpu(device: torch.device) -> None:
     """Raises ConfigError if PyTorch can't compute on this GPU."""
     if torch.version.cuda is None and torch.version.hip is None:

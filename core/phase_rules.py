@@ -1,5 +1,5 @@
 """Rules that say what phase a trained cell is in: two that come with the program, chosen by name,
-and a user's own, `./file.py:Name`.
+and a user's own, `./file.py:Name` or an installed package's.
 
 A rule is a function of (cells, delta, confidence). `cells` has columns by name, a value a cell: a
 pandas DataFrame of the cells table, or a dict of NumPy arrays. It returns a mapping (a dict or a
@@ -29,10 +29,12 @@ from metaphase.core import phases, plugin_code, predictor_phases, schema
 from metaphase.core.phases import CONFIDENCE, DELTA, ON_PLATEAU, PHASES
 from metaphase.core.predictor_phases import COINCIDE
 from metaphase.core.settings import ConfigError, as_line
+from metaphase.core.taken_names import is_column
 
 Columns = Any  # Mapping[str, array], or a DataFrame
 Rule = Callable[[Columns, float, float], Columns]
 
+RULE = "rule"  # the kind, beside those of core.plugins
 ACCURACY, PREDICTORS = "accuracy", "predictors"
 NO_PHASE = "no phase by the rule"  # of a cell that finished
 # What is read of a cell's row.
@@ -95,10 +97,11 @@ RULES: dict[str, Rule] = {ACCURACY: by_accuracy, PREDICTORS: by_predictors}
 
 
 def load(reference: str, folder: str | Path = ".") -> Rule:
-    """The rule of this name, or of a user's file, whose code is run.
+    """The rule of this name, or of a user's file or an installed package, whose code is run.
 
     Args:
-        reference: of `RULES`, or `FILE.py:NAME`.
+        reference: of `RULES`, `FILE.py:NAME`, or the name of an entry point, which is called
+            `rule.<name>` in its package.
         folder: where a file's path starts.
 
     Raises:
@@ -106,15 +109,31 @@ def load(reference: str, folder: str | Path = ".") -> Rule:
     """
     if reference in RULES:
         return RULES[reference]
-    match = plugin_code.REFERENCE.fullmatch(reference)
+    match, said = plugin_code.REFERENCE.fullmatch(reference), f"{RULE}: {reference}"
     if match is None:
-        allowed = ", ".join((*RULES, "FILE.py:NAME"))
-        raise ConfigError(f"rule: {reference!r} is not one of {allowed}")
-    path, said = Path(folder) / Path(match["path"]).expanduser(), f"rule: {reference}"
-    module = plugin_code.run(said, plugin_code.read("rule", path), str(path))
-    found = getattr(module, match["name"], None)
-    if found is None:
-        raise ConfigError(f"{said}: the file has no {match['name']}")
+        installed = plugin_code.of_entry_point(RULE, reference)
+        if installed is None:
+            allowed = ", ".join((*RULES, "FILE.py:NAME"))
+            raise ConfigError(f"{RULE}: {reference!r} is not one of {allowed}")
+        found = installed[0]
+    else:
+        path = Path(folder) / Path(match["path"]).expanduser()
+        module = plugin_code.run(said, plugin_code.read(RULE, path), str(path))
+        found = getattr(module, match["name"], None)
+        if found is None:
+            raise ConfigError(f"{said}: the file has no {match['name']}")
+    return of_callable(found, said)
+
+
+def of_callable(found: Any, said: str) -> Rule:
+    """A user's function or class as a rule, whose answers are checked.
+
+    Args:
+        said: what messages begin with.
+
+    Raises:
+        ConfigError: it is neither, or can't be made; one line.
+    """
     if isinstance(found, type):
         try:
             found = found()
@@ -147,7 +166,7 @@ def checked(
     for name, values in found.items():
         if values.shape != (count,):
             raise ConfigError(f"{said}: {name} has the shape {values.shape}; needed: ({count},)")
-    if taken := sorted({*schema.CELL_RESULT_COLUMNS, "cell_id", "sweep"} & {*found}):
+    if taken := sorted(name for name in found if name in cells and is_column(name)):
         raise ConfigError(f"{said}: {taken[0]} is a column of the results already")
     phase = [None if p is None or p != p else str(p) for p in found["phase"].tolist()]
     if odd := sorted({p for p in phase if p not in (None, *PHASES)}):

@@ -1,16 +1,20 @@
-"""Code in files that a user names, `./file.py:Name`: what such a name is, and how a file is read
-and run."""
+"""Code that a user names, by a file, `./file.py:Name`, or an installed package's entry point: what
+such a name is, and how it is read and run."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import re
 import sys
 import types
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 from metaphase.core.settings import ConfigError, as_line
 
+ENTRY_POINTS = "metaphase.plugins"  # their group; they are called <kind>.<name>
 MAX_BYTES = 1_000_000  # of a file
 REFERENCE = re.compile(r"(?P<path>.*\.py):(?P<name>[A-Za-z_]\w*)", re.DOTALL)
 
@@ -58,3 +62,20 @@ def run(said: str, source: bytes, path: str) -> types.ModuleType:
             del sys.modules[module_name]
             raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
     return module
+
+
+def of_entry_point(kind: str, name: str) -> tuple[Any, EntryPoint] | None:
+    """What an installed package's entry point stands for, and the entry point; None if there is
+    none.
+
+    Raises:
+        ConfigError: it can't be imported; one line.
+    """
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name == f"{kind}.{name}":
+            try:
+                return entry.load(), entry
+            except (Exception, SystemExit) as error:
+                said = f"{kind}: {name} (of {entry.value}) can't be imported"
+                raise ConfigError(f"{said}: {as_line(error)}") from None
+    return None

@@ -20,10 +20,10 @@ from metaphase.core.plugins import (
     ROLES,
     TASK_FAMILY,
     PlugIn,
-    check_own,
     known,
 )
 from metaphase.core.settings import ConfigError, as_line, plain_setting, setting_from_plain
+from metaphase.core.taken_names import check_metric, check_own
 from metaphase.core.tasks import Family
 
 
@@ -101,7 +101,9 @@ def _declared_dataset(name: str, own: dict, said: dict) -> DatasetInfo:
 
 
 def _declared_metric(name: str, own: dict, said: dict) -> Metric:
-    return Metric(str(said["column"]), _not_loaded(name), own)
+    column = str(said["column"])
+    check_metric(name, column)
+    return Metric(column, _not_loaded(name), own)
 
 
 # Attributes of a registry's entries that are known without code.

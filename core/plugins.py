@@ -11,11 +11,11 @@ can be made known alone (`declare`), for who only reads results.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,6 +35,7 @@ from metaphase.core.settings import (
     plug_in_settings,
     settings_of_call,
 )
+from metaphase.core.taken_names import check_metric, check_own, check_predictors
 from metaphase.core.tasks import TASK_FAMILIES, Family, family_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ TASK_FAMILY, DATASET, ARCHITECTURE, METRIC = KINDS = (
     "architecture",
     "metrics",
 )
-ENTRY_POINTS = "metaphase.plugins"
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     TASK_FAMILY: TASK_FAMILIES,
@@ -93,12 +93,21 @@ class PlugIn:
         return self.name.partition(":")[0]
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether its code is known, not only what is said of it."""
+        return self.source is not None or bool(self.entry_point)
+
+    @property
     def class_name(self) -> str:
         """The name of its class."""
         return self.name.partition(":")[2].partition("@")[0]
 
 
 known: dict[tuple[str, str], PlugIn] = {}  # loaded or declared, by kind and name
+
+
+class _OfNoKind(ConfigError):
+    """What a file has under a name is no plug-in of a kind, though it may be one of another."""
 
 
 def is_reference(word: Any) -> bool:
@@ -136,7 +145,7 @@ def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
     """What a name or a file's class is: kinds by the registries, or by the methods it has.
 
     Raises:
-        ConfigError: the file can't be imported.
+        ConfigError: the file can't be imported, or has a plug-in that can't be used.
     """
     named = [kind for kind in KINDS if reference in REGISTRIES[kind]]
     match = REFERENCE.fullmatch(reference)
@@ -146,9 +155,8 @@ def kinds_of(reference: str, folder: str | Path = ".") -> list[str]:
     for kind in KINDS:
         try:
             load(kind, reference, folder)
-        except ConfigError as error:
-            if "lacks" not in str(error):
-                raise
+        except _OfNoKind:
+            pass
         else:
             found.append(kind)
     return found
@@ -252,18 +260,14 @@ def load_again(plug_ins: Iterable[PlugIn]) -> None:
 
 def entry_point(kind: str, name: str) -> str | None:
     """As `load`, of an installed package's entry point `<kind>.<name>`; None if there is none."""
-    wanted = f"{kind}.{name}"
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if entry.name != wanted:
-            continue
-        said = f"{kind}: {name} (of {entry.value})"
-        try:
-            cls = entry.load()
-        except (Exception, SystemExit) as error:
-            raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
-        version = _version(said, cls) or (entry.dist.version if entry.dist else "0")
-        return _register(said, kind, f"{entry.module}:{cls.__name__}@{version}", cls, None, name)
-    return None
+    found = plugin_code.of_entry_point(kind, name)
+    if found is None:
+        return None
+    cls, entry = found
+    said = f"{kind}: {name} (of {entry.value})"
+    version = _version(said, cls) or (entry.dist.version if entry.dist else "0")
+    called = f"{entry.module}:{getattr(cls, '__name__', name)}@{version}"
+    return _register(said, kind, called, cls, None, name)
 
 
 def _version(said: str, cls: Any) -> str:
@@ -279,8 +283,6 @@ def _register(
     said: str, kind: str, name: str, cls: Any, source: bytes | None, entry_point: str = "",
     path: str = "",
 ) -> str:  # fmt: skip
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"{said}: {name!r} can't name a plug-in; use letters, digits and . _ -")
     before = known.get((kind, name))
     if before is not None and before.source == source and before.entry_point == entry_point:
         return name
@@ -289,13 +291,15 @@ def _register(
             f"{said}: {name} is {before.path} too, and they differ; give one another version"
         )
     if not isinstance(cls, type):
-        raise ConfigError(f"{said} is not a class")
+        raise _OfNoKind(f"{said} is not a class")
     is_module = kind == ARCHITECTURE and _is_module(cls)
     lacking = [m for m in _METHODS[kind] if not callable(getattr(cls, m, None))]
     if kind == DATASET and not _is_torchvision(cls) and not callable(getattr(cls, "load", None)):
         lacking.append("load")
     if lacking and not is_module:
-        raise ConfigError(f"{said} lacks {', '.join(lacking)}")
+        raise _OfNoKind(f"{said} lacks {', '.join(lacking)}")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{said}: {name!r} can't name a plug-in; use letters, digits and . _ -")
     try:
         if is_module:
             own = settings_of_call(cls, MODEL, skip=2)  # the width, the number of tokens
@@ -315,19 +319,6 @@ def _register(
     REGISTRIES[kind][name] = entry
     known[kind, name] = PlugIn(kind, name, own, source, entry_point, path)
     return name
-
-
-def check_own(own: Iterable[str]) -> None:
-    """Raises ConfigError if a setting's name is taken: by a setting of all cells, a column of
-    results or a Python word."""
-    from metaphase.core import schema
-    from metaphase.core.cell import Cell
-
-    taken = {f.name for f in fields(Cell)} | set(schema.CELL_RESULT_COLUMNS)
-    taken |= {"cell_id", "sweep", "split", "step", "position", "name", "base", "grid", "cell"}
-    for name in own:
-        if name in taken or hasattr(Cell, name) or name.startswith("_"):
-            raise ConfigError(f"the name of its setting {name} is taken")
 
 
 def _is_module(cls: type) -> bool:
@@ -369,6 +360,10 @@ def _family(name: str, cls: type, own: Mapping[str, Setting]) -> Family:
     from metaphase.core.cell import ABSENT
 
     _uses(cls, ABSENT)
+    names: list[Any] = []
+    with contextlib.suppress(Exception):  # which settings other than its defaults may need
+        names = list(cls().predictors())
+    check_predictors(names)
     return family_of(name, cls, own)
 
 
@@ -382,11 +377,8 @@ def _uses(cls: type, allowed: Iterable[str]) -> tuple[str, ...]:
 
 
 def _metric(name: str, cls: type, own: Mapping[str, Setting]) -> Metric:
-    from metaphase.core import schema
-
     column = cls.__name__.lower()
-    if column in (*schema.HISTORY_COLUMNS, *schema.CELL_RESULT_COLUMNS, "accuracy", "position"):
-        raise ConfigError(f"{METRIC}: {name}: the column {column} is taken; rename the class")
+    check_metric(name, column)
     return Metric(column, lambda: cls, own)
 
 

@@ -35,17 +35,22 @@ def with_standard_errors(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(column for name in names for column in (name, f"{name}_se"))
 
 
-def tells_of_predictors(column: str) -> bool:
-    """Whether a column, of a history or with its split before it, is one that only cells with
-    predictors have (`core.evaluation.distances`): a number, null where it can't be told."""
-    return re.search(rf"(^|_)(distance_|loss_|{RELATIVE}|{OFF_LINE})", column) is not None
+def behind(splits: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """What the cells table calls columns of the history table: they stand behind a split's name."""
+    return tuple(f"{split}_{column}" for split in splits for column in columns)
 
 
 def statistics_columns(splits: tuple[str, ...]) -> tuple[str, ...]:
     """The cells table's columns of statistics of these splits."""
-    columns = with_standard_errors(STATISTICS)
-    return tuple(f"{split}_{column}" for split in splits for column in columns)
+    return behind(splits, with_standard_errors(STATISTICS))
 
+
+# Columns of cells that were compared with their family's predictors (core.evaluation.distances), as
+# the history table has them and behind a split's name: numbers, null where they can't be told.
+OF_PREDICTORS = re.compile(
+    rf"(({'|'.join((*SPLITS, *RELABELLED))})_)?"
+    rf"(distance_\w+|loss_\w+|{RELATIVE}\w*|{OFF_LINE}\w*)"
+)
 
 # status column of the cells table
 DONE = "done"  # trained for all its steps
@@ -84,7 +89,7 @@ YARDSTICK_COLUMNS = (
 )
 
 RELABELLED_COLUMNS = (
-    *(f"{split}_loss" for split in RELABELLED),
+    *behind(RELABELLED, ("loss",)),
     *statistics_columns(RELABELLED),
 )
 # Columns of the cells table beside every field of `core.cell.Cell`.
@@ -100,7 +105,7 @@ CELL_RESULT_COLUMNS = (
     "unseen_level",
     "guess_loss",
     "n",
-    *(f"{split}_loss" for split in SPLITS),
+    *behind(SPLITS, ("loss",)),
     *statistics_columns(SPLITS),
     *RELABELLED_COLUMNS,
     "wall_seconds",

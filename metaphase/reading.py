@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.transitions import estimate_transitions
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
-from metaphase.core.phase_rules import RULES, Rule, checked
+from metaphase.core.phase_rules import RULES, Rule, of_callable
 from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import DELTA
@@ -35,22 +35,23 @@ if TYPE_CHECKING:
     from metaphase.training import Sweep
 
 
-def load(path: str | os.PathLike[str]) -> SweepResults:
+def load(path: str | os.PathLike[str], rule: str | Rule | None = None) -> SweepResults:
     """The results of a sweep, finished or not.
 
         results = mp.load("results/quickstart")
 
     Args:
         path: the sweep's folder, `<root>/<sweep>`, or its URI.
+        rule: that says cells' phases, as `classify` takes it.
 
     Raises:
         ResultsError: there is no sweep; one line.
-        ConfigError: a URI that can't be used.
+        ConfigError: a URI or a rule that can't be used.
     """
     place = places.checked_sweep(os.fspath(path))
     if not has_settings(Results.at(place)):
         tables.load_cells(place)  # says what is wrong with the place, or that all is well
-    return SweepResults(place)
+    return SweepResults(place, rule)
 
 
 def classify(
@@ -66,9 +67,10 @@ def classify(
         mp.classify(results.cells, rule="accuracy")
 
     Args:
-        rule: "accuracy", "predictors", a file's `"./mine.py:rule"`, or a function of (cells, delta,
-            confidence) that returns `phase` and `decided` (docs/extending.md). None: by predictors
-            where cells were compared with them, else by accuracy.
+        rule: "accuracy", "predictors", a file's `"./mine.py:rule"`, the name of an installed
+            package's, or a function of (cells, delta, confidence) that returns `phase` and
+            `decided` (docs/extending.md). None: by predictors where cells were compared with them,
+            else by accuracy.
 
     Raises:
         ConfigError: the rule can't be had, fails, or says what is no phase, or a number is out of
@@ -78,14 +80,20 @@ def classify(
     lacking = [name for name in ("status", *RESULTS) if name not in cells]
     if lacking:
         raise ResultsError(f"cells: the table lacks the columns {', '.join(lacking)}")
+    return phases.classify(cells, delta, confidence, rule=_rule(rule))
+
+
+def _rule(rule: str | Rule | None) -> Rule | None:
     if isinstance(rule, str):
-        rule = load_rule(rule)
-    elif rule is not None and rule not in RULES.values():
-        rule = partial(checked, rule, f"rule: {getattr(rule, '__name__', type(rule).__name__)}")
-    return phases.classify(cells, delta, confidence, rule=rule)
+        return load_rule(rule)
+    if rule is None or rule in RULES.values():
+        return rule
+    return of_callable(rule, f"rule: {getattr(rule, '__name__', type(rule).__name__)}")
 
 
-def transitions(cells: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
+def transitions(
+    cells: pd.DataFrame, confidence: float = CONFIDENCE, rule: str | Rule | None = None
+) -> pd.DataFrame:
     """Where, in the number of tasks, identifying and generalizing begin and end, a set of rows for
     each model size, and for each condition if there are several (architectures, say).
 
@@ -94,6 +102,7 @@ def transitions(cells: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataF
     Args:
         cells: a row a cell; classified ones keep their phases, others get them from `classify`.
         confidence: of the transitions' intervals.
+        rule: that says the phases of all cells, as `classify` takes it.
 
     Returns:
         The settings that tell conditions apart, then the columns of
@@ -102,7 +111,8 @@ def transitions(cells: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataF
     Raises:
         ResultsError: there are no cells.
     """
-    classified = cells if "phase" in cells else classify(cells)
+    keep = "phase" in cells and rule is None
+    classified = cells if keep else classify(cells, rule=rule)
     if classified.empty:
         raise ResultsError("there are no cells to estimate transitions from")
     return of_conditions(
@@ -119,12 +129,16 @@ class SweepResults:
     What it computes from tables, `metaphase plot` computes in the same way. Tables that can't be
     read, or hold nothing yet, raise ResultsError with one line.
 
+    Args:
+        rule: that says cells' phases, as `classify` takes it.
+
     Attributes:
         path: the sweep's folder or URI.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rule: str | Rule | None = None) -> None:
         self.path = path if "://" in path else os.path.abspath(path)
+        self._rule = _rule(rule)
 
     def __repr__(self) -> str:
         return f"<SweepResults {self.path}>"
@@ -153,8 +167,8 @@ class SweepResults:
 
     @cached_property
     def phases(self) -> pd.DataFrame:
-        """The cells with their phases: `classify(self.cells)`."""
-        return classify(self.cells)
+        """The cells with their phases: `classify(self.cells)`, by the rule of `load`."""
+        return classify(self.cells, rule=self._rule)
 
     @cached_property
     def transitions(self) -> pd.DataFrame:
@@ -209,18 +223,24 @@ class SweepResults:
 
     # --- figures ---
 
-    def text_map(self, **settings: Any) -> str:
+    def text_map(self, *, rule: str | Rule | None = None, **settings: Any) -> str:
         """The phase map in letters, with where phases begin, as `metaphase plot` prints it.
 
         Args:
+            rule: as `classify` takes it; None: the one that `load` was given.
             settings: that choose the cells of one condition, such as architecture="lstm".
         """
-        cells = self._condition(settings)
+        cells = self._condition(settings, rule)
         expected = self._expected(cells, settings)
         return text_map.describe(cells, estimate_transitions(cells), settings, expected)
 
     def phase_map(
-        self, ax: Axes | None = None, *, legend: bool = False, **settings: Any
+        self,
+        ax: Axes | None = None,
+        *,
+        legend: bool = False,
+        rule: str | Rule | None = None,
+        **settings: Any,
     ) -> Axes | Figure:
         """The phase of every cell, over model size and number of tasks.
 
@@ -231,6 +251,7 @@ class SweepResults:
             ax: where to draw, with matplotlib's settings as they are; None: a figure of its own, in
                 the style of `metaphase plot`.
             legend: whether axes that are given get a legend, to their right.
+            rule: as for `text_map`.
             settings: that choose the cells of one condition.
 
         Returns:
@@ -241,7 +262,7 @@ class SweepResults:
         """
         from metaphase.analysis.figures import outcomes, panels, phase_map, style, transition_marks
 
-        cells = self._condition(settings)
+        cells = self._condition(settings, rule)
         found, expected = estimate_transitions(cells), self._expected(cells, settings)
         if ax is None:
             title = labels.title(cells, settings)
@@ -321,9 +342,10 @@ class SweepResults:
         """What is expected of points that a search didn't train; None: it is no search."""
         return untrained.expected(cells, tables.load_grid(self.path), settings)
 
-    def _condition(self, settings: dict[str, Any]) -> pd.DataFrame:
+    def _condition(self, settings: dict[str, Any], rule: str | Rule | None = None) -> pd.DataFrame:
         """The classified cells that have these settings; they are of one condition."""
-        cells = _select(self.phases, settings)
+        classified = self.phases if rule is None else classify(self.cells, rule=rule)
+        cells = _select(classified, settings)
         if cells.empty:
             told = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise ResultsError(f"{self.path}: no finished cell has {told}")

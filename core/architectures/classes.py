@@ -17,14 +17,13 @@ from torch.nn.parameter import UninitializedParameter
 from metaphase.core.architectures.model import tokens_fed
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import is_of_a_device
 from metaphase.core.settings import as_line
 
 # Packs may be trained in several threads. Making and calling modules uses what a process has once:
 # PyTorch's random numbers and choice of attention, the module whose weights are exchanged.
 _one_thread = threading.RLock()
 
-# In what PyTorch says when a device fails, or is full, which is no module's fault.
-_OF_DEVICES = ("memory", "CUDA", "CUBLAS", "CUDNN")
 _TENSORS_A_LAYER = 8  # of width D that a layer keeps for its backward pass, where it doesn't say
 
 
@@ -83,7 +82,9 @@ class ClassLayers:
         """Outputs at the positions 0, stride, 2 stride ..."""
         result: Tensor = self._of(cell).apply(p, h_RxBxLxD, cell, stride)
         R, B, L, D = h_RxBxLxD.shape
-        return _of_shape(result, (R, B, -(-L // stride), D), f"{self._cls.__name__}.apply()")
+        due = (R, B, -(-L // stride), D)
+        where = ", outputs at positions 0, stride, 2 stride ..."
+        return _of_shape(result, due, f"{self._cls.__name__}.apply()", where)
 
     def state_size(self, cell: Cell) -> int:
         """Scalars carried from a whole sequence."""
@@ -176,7 +177,7 @@ class ModuleLayers:
             try:
                 result_RxBxLxD = self._stacked(key)(weights, h_RxBxLxD)
             except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-                if key in self._worked or any(word in str(error) for word in _OF_DEVICES):
+                if key in self._worked or is_of_a_device(error):
                     raise
                 line = as_line(error)
                 raise ConfigError(
@@ -241,11 +242,11 @@ class ModuleLayers:
         return _activations(self.parameters(cell), cell)
 
 
-def _of_shape(result: Any, due: tuple[int, ...], said: str) -> Tensor:
+def _of_shape(result: Any, due: tuple[int, ...], said: str, where: str = "") -> Tensor:
     """What a class gives, if it is a tensor of this shape."""
     if not isinstance(result, Tensor) or tuple(result.shape) != due:
         got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ConfigError(f"architecture: {said} gives {got}; needed: {due}")
+        raise ConfigError(f"architecture: {said} gives {got}; needed: {due}{where}")
     return result
 
 

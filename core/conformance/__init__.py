@@ -13,7 +13,7 @@ or in tests of one's own:
     def test_it_keeps_its_promises(check):
         run(check, "task_family", NAME)
 
-The program's own families, datasets, architectures and metrics pass the same checks.
+The program's own families, datasets, architectures, metrics and rules pass the same checks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from metaphase.core.conformance import architectures, datasets, families, metrics, predictors
+from metaphase.core.conformance import (
+    architectures,
+    datasets,
+    families,
+    metrics,
+    predictors,
+    rules,
+)
 from metaphase.core.conformance.subject import Broken, Subject
+from metaphase.core.phase_rules import RULE
 from metaphase.core.plugins import ARCHITECTURE, DATASET, METRIC, TASK_FAMILY
 
 __all__ = ["Broken", "checks", "run"]
@@ -32,6 +40,7 @@ _CHECKS: dict[str, tuple[Callable[[Subject], None], ...]] = {
     ARCHITECTURE: architectures.CHECKS,
     DATASET: datasets.CHECKS,
     METRIC: metrics.CHECKS,
+    RULE: rules.CHECKS,
 }
 
 
@@ -57,8 +66,9 @@ def run(
 
     Args:
         check: one of `checks(kind)`.
-        kind: of plug-in, one of `core.plugins.KINDS`.
-        name: by which cells ask for it, loaded or the program's own.
+        kind: of plug-in, one of `core.plugins.KINDS`, or "rule".
+        name: by which cells ask for it, loaded or the program's own; of a rule what
+            `core.phase_rules.load` takes.
         settings: of the cells that it is tried in, beside those of `Subject`.
         data_root: folder of the data sets.
 

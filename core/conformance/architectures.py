@@ -188,7 +188,7 @@ def _outputs(
         with torch.no_grad():
             outputs: Tensor = subject.entry.layers.apply(p, h_RxBxLxD, cell, stride)
     except ConfigError as error:
-        raise Broken(f"{error}; outputs at positions 0, stride, 2 stride ...") from None
+        raise Broken(str(error)) from None
     return h_RxBxLxD, outputs
 
 

@@ -71,7 +71,7 @@ def _load(subject: Subject) -> CellImages:
     try:
         return load_images(subject.cell(), subject.data_root, "cpu")
     except ConfigError as error:
-        raise Broken(f"It can't be loaded: {error}.") from None
+        raise Broken(str(error)) from None
 
 
 CHECKS = (

@@ -42,7 +42,7 @@ def shapes_are_those_of_its_problem(subject: Subject) -> None:
     try:
         batch = _evaluated(subject, schema.UNSEEN)
     except ConfigError as error:
-        raise Broken(f"sequences() doesn't give what problem() says: {error}.") from None
+        raise Broken(str(error)) from None
     x, y = batch.x_RxBxTxX, batch.y_RxBxT
     require(bool(x.isfinite().all()), "Inputs hold what is no finite number.")
     if isinstance(target, Classes):

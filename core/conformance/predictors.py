@@ -9,14 +9,17 @@ from torch import Tensor
 
 from metaphase.core import schema
 from metaphase.core.cell import ConfigError
-from metaphase.core.conformance.subject import Broken, Subject, require, same
+from metaphase.core.conformance.subject import Broken, Subject, require
 from metaphase.core.evaluation.predictions import Predictions
-from metaphase.core.predictors import GENERALIZING, MEMORIZING, Predictor
+from metaphase.core.predictors import GENERALIZING, MEMORIZING
 from metaphase.core.problem import Classes
 from metaphase.core.tasks.sequences import Batch
 
 _COUNT, _TASKS = 64, 5
 _SIMULATED = 1024  # sequences on which losses are compared
+_SIGMAS = 6.0  # of a mean over sequences, beyond which it isn't 0
+_ROUNDING = 1e-9  # of float64 predictions, sums of what came before that are taken with it
+_ROUNDING_32 = 1e-6  # of what is kept of them
 _LATER = 4  # the position, from 0, from which on targets are changed
 
 
@@ -25,16 +28,7 @@ def predictors_have_shapes(subject: Subject) -> None:
     predictions = _predictions(subject)
     if predictions is None:
         return
-    for name, predictor in predictions.predictors.items():
-        require(
-            isinstance(name, str) and name.isidentifier() and name == name.lower(),
-            f"A predictor's name, {name!r}, becomes part of columns: use letters, digits and _.",
-        )
-        require(
-            isinstance(predictor, Predictor),
-            f"The predictor {name} is a {type(predictor).__name__}; make it a FromContext, "
-            "FromTask or FromTasks of metaphase.core.predictors.",
-        )
+    for name in predictions.predictors:
         said = _said(predictions, name, schema.SEEN)
         require(
             said.dtype == torch.float64,
@@ -57,8 +51,10 @@ def predictors_do_not_look_ahead(subject: Subject) -> None:
     for name in predictions.predictors:
         before = _said(predictions, name, schema.SEEN)
         after = _said(predictions, name, schema.SEEN, _changed_later)
+        earlier, again = before[:, : _LATER + 1], after[:, : _LATER + 1]
+        tolerance = _ROUNDING * max(1.0, earlier.abs().max().item())
         require(
-            same(before[:, : _LATER + 1], after[:, : _LATER + 1]),
+            bool(torch.allclose(earlier, again, rtol=0.0, atol=tolerance)),
             f"Predictions of {name} at a position change with targets from there on, or with later "
             "inputs: a predictor would see the answer. Sum over what comes before each position.",
         )
@@ -91,14 +87,38 @@ def predictors_tell_m_from_g(subject: Subject) -> None:
         )
 
 
+def memorizing_errs_on_no_side(subject: Subject) -> None:
+    """M's errors on the tasks trained on have nothing to do with what it predicts.
+
+    An expectation m under the posterior leaves errors y - m of which no function of what was seen
+    tells the sign: (y - m) f has the mean 0, here for f = 1 and f = m.
+    """
+    predictions = _predictions(subject, _SIMULATED)
+    if predictions is None or MEMORIZING not in predictions.predictors:
+        return
+    of, y = predictions(schema.SEEN)[0].of[MEMORIZING], predictions(schema.SEEN)[0].y
+    assert of is not None  # of so few tasks
+    said_BxTxN = of.double()
+    classes = isinstance(predictions.target, Classes)
+    y_BxTxN = torch.nn.functional.one_hot(y, said_BxTxN.shape[-1]) if classes else y
+    rounding = _ROUNDING_32 * (1.0 + said_BxTxN.square().mean())
+    for f_BxTxN in (torch.ones_like(said_BxTxN), said_BxTxN):
+        mean_BxN = ((y_BxTxN - said_BxTxN) * f_BxTxN).mean(dim=1)
+        error_N = mean_BxN.std(dim=0) / len(mean_BxN) ** 0.5
+        require(
+            bool((mean_BxN.mean(dim=0).abs() <= _SIGMAS * error_N + rounding).all()),
+            f"{MEMORIZING} isn't the posterior over the tasks trained on: what it predicts on them "
+            "is too large, or too sure. statistics . natural must be the log-likelihood of what "
+            "was seen. Is a term of the task alone lacking, which counts for each example, such as "
+            "-|w|^2 / (2 variance) of a regression, or a factor?",
+        )
+
+
 def _predictions(subject: Subject, count: int = _COUNT) -> Predictions | None:
     if not subject.draws_itself:
         return None
     sequences = subject.sequences(subject.cell(num_tasks=_TASKS))
-    predictions = Predictions.of(sequences, count)
-    if predictions is not None and not hasattr(predictions.sequences.family, "parameters"):
-        raise Broken("A family with predictors() needs parameters(task), what tells tasks apart.")
-    return predictions
+    return Predictions.of(sequences, count)
 
 
 def _changed_later(batch: Batch) -> Batch:
@@ -131,4 +151,9 @@ def _said(
     return said
 
 
-CHECKS = (predictors_have_shapes, predictors_do_not_look_ahead, predictors_tell_m_from_g)
+CHECKS = (
+    predictors_have_shapes,
+    predictors_do_not_look_ahead,
+    predictors_tell_m_from_g,
+    memorizing_errs_on_no_side,
+)

@@ -48,12 +48,12 @@ class Subject:
 
     def cell(self, **settings: Any) -> Cell:
         """A small cell that uses it."""
-        named: Any = (self.name,) if self.kind == "metrics" else self.name
+        named = {self.kind: (self.name,) if self.kind == "metrics" else self.name}
         values: dict[str, Any] = {
             **{"model_size": 8, "num_layers": 1, "num_heads": 2, "num_tasks": 16},
             **{"sequence_length": 8, "batch_size": 4, "steps": STEPS, "eval_every": 3},
             **{"eval_sequences": 8, "warmup_steps": 0, "learning_rate": 0.01},
-            self.kind: named,
+            **(named if self.kind in REGISTRIES else {}),  # cells name no rule
             **self.settings,
             **settings,
         }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+# Variables that scikit-learn sets when it is imported, for libraries that it loads then. They are
+# the caller's and its processes' too.
+_SET_BY_SKLEARN = {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
 WHITE = 16  # of the grey levels, which start at 0
 
 
@@ -16,9 +20,12 @@ def load(train: bool) -> tuple[Tensor, int, Tensor]:
 
     A fifth of each class is held out.
     """
+    before = {*os.environ}
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    for name in _SET_BY_SKLEARN - before:
+        os.environ.pop(name, None)
     digits = load_digits()
     x_IxPxVxW = torch.from_numpy(digits.images).to(torch.uint8)[:, None]
     y_I = torch.from_numpy(digits.target).long()

@@ -1,9 +1,10 @@
-"""What an evaluation says about a split: accuracies within sequences, with their errors."""
+"""What an evaluation says about a split: accuracies within sequences, with their errors, and the
+metrics that cells ask for beside."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor
 
 from metaphase.core import schema
+from metaphase.core.cell import Cell
+from metaphase.core.devices import is_of_a_device
+from metaphase.core.evaluation import METRICS
 from metaphase.core.kernels.operations import row_means
 from metaphase.core.label_counts import last_positions
-from metaphase.core.settings import ConfigError
+from metaphase.core.settings import ConfigError, as_line
+from metaphase.core.tasks.sequences import Batch
 
 
 @dataclass(frozen=True)
@@ -109,19 +114,56 @@ def split_metrics(
     )
 
 
-def checked_values(column: str, value_RxB: Any, y_RxBxT: Tensor) -> Tensor:
-    """What a metric gives, if it is a number for each replica and sequence.
+class Further:
+    """The metrics that cells ask for beside accuracy and loss.
+
+    Args:
+        cell: of a pack, whose cells ask for the same ones.
 
     Raises:
-        ConfigError: it isn't.
+        ConfigError: one can't be made; so do its methods where one fails, or gives what isn't a
+            number for each replica and sequence. One line that names the metric and the family.
     """
-    due = tuple(y_RxBxT.shape[:2])
-    if isinstance(value_RxB, Tensor) and value_RxB.is_complex():
-        raise ConfigError(f"metrics: values() of {column} gives complex numbers; needed: real ones")
-    if not isinstance(value_RxB, Tensor) or tuple(value_RxB.shape) != due:
-        shape = tuple(value_RxB.shape) if isinstance(value_RxB, Tensor) else type(value_RxB)
-        raise ConfigError(f"metrics: values() of {column} gives {shape}; needed: {due}")
-    return value_RxB
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._of = {name: self._by(name, "it", METRICS[name].of, cell) for name in cell.metrics}
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def values(self, outputs_RxBxTxN: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """value_RxB of each metric, by column."""
+        return {
+            METRICS[name].column: self._checked(
+                name,
+                self._by(name, "values()", metric.values, outputs_RxBxTxN, batch, self._cell),
+                tuple(batch.y_RxBxT.shape[:2]),
+            )
+            for name, metric in self._of.items()
+        }
+
+    def _by(self, name: str, said: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a metric's code returns."""
+        try:
+            return call(*arguments)
+        except Exception as error:
+            if isinstance(error, ConfigError) or is_of_a_device(error):
+                raise
+            raise ConfigError(f"{self._named(said, name)} fails: {as_line(error)}") from error
+
+    def _named(self, said: str, name: str) -> str:
+        return f"metrics: {said} of {name}, on {self._cell.task_family},"
+
+    def _checked(self, name: str, value_RxB: Any, due: tuple[int, ...]) -> Tensor:
+        shape = tuple(value_RxB.shape) if isinstance(value_RxB, Tensor) else None
+        if isinstance(value_RxB, Tensor) and shape == due and not value_RxB.is_complex():
+            return value_RxB
+        kind = type(value_RxB).__name__ if shape is None else f"{value_RxB.dtype} {shape}"
+        raise ConfigError(
+            f"{self._named('values()', name)} gives {kind}; needed: {due}, a real number for each "
+            "replica and sequence"
+        )
 
 
 def _blank(t: Tensor, diverged_R: Tensor) -> Tensor:

@@ -4,15 +4,17 @@ each stream and split, and kept, as no training changes it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metaphase.core.devices import is_of_a_device
 from metaphase.core.evaluation.posterior import TASKS_AT_ONCE, posterior_means
 from metaphase.core.predictors import FromContext, FromTask, FromTasks, Predictor
 from metaphase.core.problem import Classes
-from metaphase.core.settings import ConfigError
+from metaphase.core.settings import ConfigError, as_line
+from metaphase.core.taken_names import check_predictors
 from metaphase.core.tasks.drawn_sequences import DrawnSequences
 from metaphase.core.tasks.sequences import Sequences
 
@@ -40,12 +42,15 @@ class Predictions:
     Args:
         sequences: of the pack's streams.
         count: E, evaluation sequences of a split.
+
+    Raises:
+        ConfigError: the family brings what are no predictors.
     """
 
     def __init__(self, sequences: DrawnSequences, count: int) -> None:
         self.sequences, self.count = sequences, count
         self.target = sequences.problem.target
-        self.predictors: dict[str, Predictor] = sequences.family.predictors()  # type: ignore[attr-defined]
+        self.predictors = _of_family(sequences.family, sequences.cell.task_family)
         self._known: dict[str, list[Predicted]] = {}
 
     @classmethod
@@ -75,7 +80,7 @@ class Predictions:
             task_B = self.sequences.evaluation_tasks(split, sequence_B)[stream]
             targets.append(y)
             for name, predictor in self.predictors.items():
-                said = self._predict(predictor, stream, task_B, x, y)
+                said = self._said(name, predictor, stream, task_B, x, y)
                 of_name = parts[name]
                 if said is None or of_name is None:
                     parts[name] = None
@@ -102,6 +107,16 @@ class Predictions:
             if isinstance(predictor, FromTasks)
         ]
         return max(1, min([_SEQUENCES_AT_ONCE, *(_MOST_STATISTICS // max(n, 1) for n in counts)]))
+
+    def _said(self, name: str, predictor: Predictor, *of: Any) -> Tensor | None:
+        """As `_predict`; ConfigError where the predictor's code fails."""
+        try:
+            return self._predict(predictor, *of)
+        except Exception as error:
+            if isinstance(error, ConfigError) or is_of_a_device(error):
+                raise
+            named = f"task_family: the predictor {name} of {self.sequences.cell.task_family}"
+            raise ConfigError(f"{named} fails: {as_line(error)}") from error
 
     def _predict(
         self, predictor: Predictor, stream: int, task_B: Tensor, x: Tensor, y: Tensor
@@ -147,3 +162,25 @@ class Predictions:
         if isinstance(self.target, Classes):
             said = said.clamp(min=LEAST)
         return said.float()
+
+
+def _of_family(family: Any, named: str) -> dict[str, Predictor]:
+    """The predictors that a family brings, by name."""
+    try:
+        found = dict(family.predictors())
+    except Exception as error:
+        raise ConfigError(f"task_family: predictors() of {named}: {as_line(error)}") from None
+    check_predictors(found)
+    for name, predictor in found.items():
+        if not isinstance(predictor, Predictor):
+            raise ConfigError(
+                f"task_family: the predictor {name} is a {type(predictor).__name__}; make it a "
+                "FromContext, FromTask or FromTasks of metaphase.core.predictors"
+            )
+    of_tasks = [name for name, one in found.items() if not isinstance(one, FromContext)]
+    if of_tasks and not callable(getattr(family, "parameters", None)):
+        raise ConfigError(
+            f"task_family: the predictor {of_tasks[0]} of {named} needs parameters(task), what "
+            "tells tasks apart"
+        )
+    return found

@@ -71,7 +71,9 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
         if (
             row.get("cell_id") != cell.cell_id
             or not columns <= row.keys()
-            or not all(isinstance(name, str) and schema.tells_of_predictors(name) for name in told)
+            or not all(
+                isinstance(name, str) and schema.OF_PREDICTORS.fullmatch(name) for name in told
+            )
         ):
             raise ValueError("its history has rows that are none of this cell's")
         numbers = [row[name] for name in columns - {"cell_id", "split"}]

@@ -27,14 +27,13 @@ from metaphase.core.cell import (
     stream_key,
 )
 from metaphase.core.devices import current
-from metaphase.core.evaluation import METRICS
 from metaphase.core.evaluation.distances import by_position, distances
-from metaphase.core.evaluation.metrics import SplitMetrics, checked_values, split_metrics
+from metaphase.core.evaluation.metrics import Further, SplitMetrics, split_metrics
 from metaphase.core.evaluation.predictions import Predicted, Predictions
 from metaphase.core.kernels.cpu import check
 from metaphase.core.kernels.precision import float32_products
 from metaphase.core.tasks import targets
-from metaphase.core.tasks.sequences import STEPS_PER_DRAW, open_sequences
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW, Batch, open_sequences
 from metaphase.core.training import cost
 from metaphase.core.training.captured import RepeatedStep
 from metaphase.core.training.early_stopping import decided
@@ -63,8 +62,8 @@ class PackTrainer:
             packs they were and in any order; training continues from there. None: start afresh.
 
     Raises:
-        ConfigError: the cells don't fit in one pack, the states don't belong to them, or a data
-            set can't be had.
+        ConfigError: the cells don't fit in one pack, the states don't belong to them, a data set
+            can't be had, or a plug-in fails.
     """
 
     def __init__(
@@ -91,9 +90,7 @@ class PackTrainer:
         self.sampler = open_sequences(
             [members[0] for members in streams.values()], data_root, self.device
         )
-        self._metrics = {
-            METRICS[name].column: METRICS[name].of(self.cell) for name in self.cell.metrics
-        }
+        self._further = Further(self.cell)
         self._state_size = [
             ARCHITECTURES[cell.architecture].layers.state_size(cell) for cell in self.cells
         ]
@@ -107,6 +104,8 @@ class PackTrainer:
         self.history: list[list[dict[str, Any]]] = [[] for _ in cells]
         self.metrics: dict[str, SplitMetrics] = {}  # of the last evaluation, by split
         self.wall_seconds = [0.0 for _ in cells]  # each cell's share of its packs' time
+        if self._further:
+            self._try_metrics()
         if states is not None:
             self._restore(states)
         buffers = [buffer for stack in self.stacks for buffer in stack.buffers()]
@@ -155,6 +154,8 @@ class PackTrainer:
         """
         started = time.perf_counter()
         try:
+            if self._predictions is not None:
+                self._predictions(schema.UNSEEN)  # whose mistakes are told before training
             eval_steps = self.cell.eval_steps
             target = eval_steps[min(bisect_right(eval_steps, self.step), len(eval_steps) - 1)]
             while self.step < target:
@@ -218,33 +219,41 @@ class PackTrainer:
         """loss_RxExT and score_RxExT (`core.tasks.targets`) of every prediction of a split's
         sequences, and value_RxE of each further metric by column."""
         count, size = self.cell.eval_sequences, self.cell.batch_size
-        target = self.cell.problem.target
-        parts: dict[str, list[Tensor]] = {}
+        parts = []
         for start in range(0, count, size):  # whole batches, so that shapes never change
             sequence_B = torch.arange(start, start + size, device=self.device)
             of_all = self.sampler.evaluation_batch(split, sequence_B)
-            of_stacks: dict[str, list[Tensor]] = {}
-            for stack, row_R in zip(self.stacks, self._rows, strict=True):
-                batch = of_all.replicas(row_R)
-                outputs_RxBxTxN, judged = stack.predict(batch), batch.judged
-                measured = {
-                    "loss": targets.loss(target, outputs_RxBxTxN, judged.y_RxBxT),
-                    "score": targets.scores(target, outputs_RxBxTxN, judged.y_RxBxT),
-                }
-                if self._predictions is not None:
-                    measured["outputs"] = outputs_RxBxTxN
-                for column, metric in self._metrics.items():
-                    measured[column] = checked_values(
-                        column, metric.values(outputs_RxBxTxN, judged, self.cell), judged.y_RxBxT
-                    )
-                for name, values in measured.items():
-                    of_stacks.setdefault(name, []).append(values)
-            for name, of_name in of_stacks.items():
-                parts.setdefault(name, []).append(torch.cat(of_name))
-        whole = {name: torch.cat(of_name, dim=1)[:, :count] for name, of_name in parts.items()}
+            of_stacks = [
+                self._measured(stack, of_all.replicas(row_R))
+                for stack, row_R in zip(self.stacks, self._rows, strict=True)
+            ]
+            parts.append([_joined(of_kind, 0) for of_kind in zip(*of_stacks, strict=True)])
+        own, further = (_joined(of_kind, 1) for of_kind in zip(*parts, strict=True))
+        own, further = ({k: v[:, :count] for k, v in kind.items()} for kind in (own, further))
         if self._predictions is not None:
-            self._outputs[split] = whole.pop("outputs")
-        return whole.pop("loss"), whole.pop("score"), whole
+            self._outputs[split] = own["outputs"]
+        return own["loss"], own["score"], further
+
+    def _measured(self, stack: Stack, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a stack's predictions are measured by, and what further metrics say of them."""
+        target, judged = self.cell.problem.target, batch.judged
+        outputs_RxBxTxN = stack.predict(batch)
+        own = {
+            "loss": targets.loss(target, outputs_RxBxTxN, judged.y_RxBxT),
+            "score": targets.scores(target, outputs_RxBxTxN, judged.y_RxBxT),
+        }
+        if self._predictions is not None:
+            own["outputs"] = outputs_RxBxTxN
+        return own, self._further.values(outputs_RxBxTxN, judged)
+
+    @torch.no_grad()
+    def _try_metrics(self) -> None:
+        """Raises ConfigError if further metrics fail on predictions of a stack, before any
+        training."""
+        with current(self.device), float32_products(self.cell.precision, self.device):
+            sequence_B = torch.arange(self.cell.batch_size, device=self.device)
+            of_all = self.sampler.evaluation_batch(schema.UNSEEN, sequence_B)
+            self._measured(self.stacks[0], of_all.replicas(self._rows[0]))
 
     def _beside(self, split: str) -> list[tuple[Tensor, Predicted]]:
         """Each cell's outputs_ExTxN on a split, and what its family's predictors say there; of a
@@ -363,6 +372,11 @@ class PackTrainer:
                 points = [{**p, **q} for p, q in zip(points, more, strict=True)]
             rows += [{"cell_id": self.cells[r].cell_id, "split": split, **p} for p in points]
         return rows
+
+
+def _joined(parts: Sequence[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:
+    """Tensors of the same names, one behind the other."""
+    return {name: torch.cat([part[name] for part in parts], dim=dim) for name in parts[0]}
 
 
 def device_name(device: torch.device) -> str:

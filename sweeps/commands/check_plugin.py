@@ -2,12 +2,14 @@
 
     metaphase check-plugin ./my_family.py:Regression
     metaphase check-plugin transformer
+    metaphase check-plugin ./halfway.py:halfway
 
 Runs the plug-in's code. The checks are those of `core.conformance`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     add("plug_in", metavar="FILE.py:NAME", help="a plug-in, or the name of one of the program's")
     add(
         "--kind",
-        choices=("task_family", "dataset", "architecture", "metrics"),
+        choices=("task_family", "dataset", "architecture", "metrics", "rule"),
         help="what it is, where that doesn't show",
     )
     add(
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> None:
-    from metaphase.core import conformance, plugins
+    from metaphase.core import conformance, phase_rules, plugins
     from metaphase.sweeps import plug_ins
     from metaphase.sweeps.yaml12 import parse_yaml
 
@@ -61,26 +63,38 @@ def _check(plug_in: str, kind: str | None, set: list[str], data_root: str) -> No
         settings[key.strip()] = plug_ins.resolve(key.strip(), parse_yaml(value), ".")
     kinds = [kind] if kind else plugins.kinds_of(plug_in)
     if not kinds:
+        with contextlib.suppress(ConfigError):  # a class, say, that isn't made without arguments
+            phase_rules.load(plug_in)
+            kinds = [phase_rules.RULE]
+    if not kinds:
         raise ConfigError(f"{plug_in!r} is no plug-in; give FILE.py:NAME, or --kind")
     broken = 0
     for found in kinds:
-        known = plug_in in plugins.REGISTRIES[found]
+        if found == phase_rules.RULE:
+            phase_rules.load(plug_in)  # says what is wrong with it
+        known = found == phase_rules.RULE or plug_in in plugins.REGISTRIES[found]
         name = plug_in if known else plugins.load(found, plug_in)
         print(f"{found}: {name}")
+        said: dict[str, list[str]] = {}  # which checks ended with a sentence
         for check in conformance.checks(found):
+            words = check.replace("_", " ")
             try:
                 conformance.run(check, found, name, settings, data_root)
-            except (conformance.Broken, ConfigError) as error:
-                broken += 1
-                print(f"  broken  {check.replace('_', ' ')}\n          {error}", flush=True)
             except Exception as error:
-                broken += 1
-                said = as_line(error)
-                print(f"  fails   {check.replace('_', ' ')}\n          {said}", flush=True)
+                ours = isinstance(error, (conformance.Broken, ConfigError))
+                sentence = str(error) if ours else as_line(error)
+                said.setdefault(sentence, []).append(words)
+                if len(said[sentence]) == 1:
+                    what = "broken" if ours else "fails "
+                    print(f"  {what}  {words}\n          {sentence}", flush=True)
             else:
-                print(f"  kept    {check.replace('_', ' ')}", flush=True)
+                print(f"  kept    {words}", flush=True)
+        for first, *others in said.values():
+            if others:
+                print(f"  untried {', '.join(others)}: as {first}", flush=True)
+        broken += len(said)
     if broken:
-        raise ConfigError(f"{plug_in} breaks {broken} promises")
+        raise ConfigError(f"{plug_in} breaks {broken} promise{'s' * (broken > 1)}")
 
 
 if __name__ == "__main__":

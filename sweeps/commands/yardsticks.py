@@ -6,6 +6,9 @@ They don't depend on a model, only on the settings that the sequences depend on
 (`core.schema.YARDSTICK_SETTINGS`), so there is a file for each of these and each split of new tasks
 in `<root>/<sweep>/yardsticks`, and what is there isn't computed again. On seen tasks nothing is
 computed: knowing no task, they do as well there in expectation.
+
+Sequences of a task family or images of a dataset of the user's need its code, which runs because
+the command names it (`--plug-in`), not because the tree does.
 """
 
 from __future__ import annotations
@@ -14,19 +17,24 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaphase.core import schema
+from metaphase.core import plugins, schema
 from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.core.process import as_command
 from metaphase.core.tasks import PROJECTED_IMAGES, TASK_FAMILIES
+from metaphase.sweeps import plug_ins
 from metaphase.sweeps.commands.parser import Parser, carry_out, folder, sweep_parser
 
 if TYPE_CHECKING:
     import torch
 
     from metaphase.sweeps.store.results import Results
+
+_KINDS = (plugins.TASK_FAMILY, plugins.DATASET)  # whose code sequences need
 
 
 @as_command
@@ -44,20 +52,33 @@ def _parser() -> Parser:
     parser.add_argument(
         "--data-root", type=folder, default="data", help="folder of the base data sets"
     )
+    parser.add_argument(
+        "--plug-in",
+        metavar="FILE.py:NAME",
+        action="append",
+        default=[],
+        help="a task family or dataset of the sweep's, whose code is run. May be repeated",
+    )
     return parser
 
 
-def run(path: str, data_root: str) -> None:
+def run(path: str, data_root: str, plug_in: Sequence[str] = ()) -> None:
     """Computes and stores what the sweep at `path` lacks.
 
+    Args:
+        plug_in: the user's families and datasets that are needed, as `core.plugins.load` takes
+            them.
+
     Raises:
-        ConfigError: no sweep there, or a dataset can't be loaded.
+        ConfigError: no sweep there, a dataset can't be loaded, or code is needed that isn't named.
         OSError: the results can't be written.
     """
     from metaphase.sweeps.store.results import Results
-    from metaphase.sweeps.store.sweepfile import read_sweep
+    from metaphase.sweeps.store.sweepfile import has_settings, read_sweep
 
     results = Results.at(path)
+    if has_settings(results):
+        read_sweep(results)  # by which plug-ins are known that cells name
     cells, all_read = results.read_cells()
     if not cells:
         read_sweep(results)  # it is one
@@ -68,6 +89,8 @@ def run(path: str, data_root: str) -> None:
     wanted = tables(cells)
     stored = results.yardstick_keys()
     missing = {key: table for key, table in wanted.items() if key not in stored}
+    _load(plug_in)
+    _check_loaded(results, (cell for cell, _ in missing.values()))
     if all_read:  # else they may be those of cells that will be trained again
         for key in stored - wanted.keys():  # of cells that are gone, or made with other constants
             results.remove_yardsticks(key)
@@ -81,6 +104,27 @@ def run(path: str, data_root: str) -> None:
         print(
             f"  {what}, seed {cell.seed}, {split}: {seconds:.1f} s on {device}",
             flush=True,
+        )
+
+
+def _load(references: Iterable[str]) -> None:
+    """Runs the code of families and datasets that the user names."""
+    for reference in references:
+        kinds = set(plugins.kinds_of(reference)) & set(_KINDS)
+        if not kinds and not any(plugins.entry_point(kind, reference) for kind in _KINDS):
+            raise ConfigError(f"--plug-in: {reference!r} is no task family and no dataset")
+
+
+def _check_loaded(results: Results, cells: Iterable[Cell]) -> None:
+    """Raises ConfigError if cells need code that isn't loaded; the line says what to name."""
+    for needed in plugins.in_use_by(cells):
+        if needed.kind not in _KINDS or needed.is_loaded:
+            continue
+        copy = Path(results.local_path or "") / plug_ins.place(needed.kind, needed.name)
+        file = copy if results.local_path and copy.is_file() else Path(needed.file)
+        raise ConfigError(
+            f"{needed.kind}: {needed.name} is needed with its code, which runs where you name it: "
+            f"--plug-in {file}:{needed.class_name}"
         )
 
 

@@ -130,7 +130,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.Table:
                 {bool: "bool", int: "int", float: "float"}.get(type(row[name]), "text")
             ]
     # Others are of no type: a column that isn't there is read as null.
-    for name in filter(schema.tells_of_predictors, untold - more.keys()):
+    for name in filter(schema.OF_PREDICTORS.fullmatch, untold - more.keys()):
         more[name] = _TYPES["float"]
     fields = [pa.field(name, kind) for name, kind in sorted(more.items())]
     return pa.Table.from_pylist(list(rows), schema=pa.schema([*columns, *fields]))

@@ -346,14 +346,69 @@ def test_layers_that_fail_are_refused_before_training(tmp_path, more, parameters
         train()
 
 
-def test_a_metric_of_another_shape_is_a_wrong_setting(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("return outputs.mean()", r"gives torch.float32 \(\); needed: \(1, 16\), a real number"),
+        ("return 3", r"gives int; needed: \(1, 16\)"),
+        ("return outputs[..., 0, 0] * 1j", "gives torch.complex64"),
+        ("return 1 / 0", "fails: ZeroDivisionError: division by zero"),
+        ("return outputs[..., 0, 0] + outputs[:, :3, 0, 0]", "fails: RuntimeError: The size"),
+    ],
+)
+def test_a_metric_that_fails_is_refused_before_training(tmp_path, code, message):
     (tmp_path / "plug.py").write_text(
-        "class Whole:\n  def values(self, outputs, batch, cell):\n    return outputs.mean()"
+        f"class Mine:\n  def values(self, outputs, batch, cell):\n    {code}"
     )
-    name = plugins.load("metrics", "plug.py:Whole", tmp_path)
-    trainer = PackTrainer([Cell(**SMALL, metrics=(name,), image_size=4, steps=2)])
-    with pytest.raises(ConfigError, match=r"values\(\) of whole gives \(\); needed: \(1, 16\)"):
+    name = plugins.load("metrics", "plug.py:Mine", tmp_path)
+    said = f"metrics: values\\(\\) of {name}, on linear_regression, {message}"
+    cell = Cell(**SMALL, task_family="linear_regression", metrics=(name,))
+    with pytest.raises(ConfigError, match=said) as caught:
+        PackTrainer([cell])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["projected_images", "linear_regression"])
+def test_metrics_replace_nothing_of_the_trainer_s(tmp_path, family):
+    (tmp_path / "plug.py").write_text(
+        "\n".join(
+            f"class {name}:\n  def values(self, o, b, c): return o[..., 0, 0] * 0 + 0.75"
+            for name in ("Score", "Outputs")
+        )
+    )
+    names = [plugins.load("metrics", f"plug.py:{n}", tmp_path) for n in ("Score", "Outputs")]
+    cell = {**SMALL, "task_family": family, "steps": 2}
+    rows = []
+    for metrics in ([], names):
+        trainer = PackTrainer([Cell.from_dict({**cell, "metrics": metrics})])
         trainer.advance()
+        rows.append(trainer.results()[0][0])
+    assert rows[1]["unseen_score"] == rows[1]["unseen_outputs"] == 0.75
+    for key in ("unseen_last", "seen_first", "unseen_distance_memorizing", "unseen_loss"):
+        assert rows[0].get(key) == rows[1].get(key)
+
+
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        ("1 / 0", "fails: ZeroDivisionError"),
+        ("x[:, 0]", r"its predictor mine gives \(128, 0\); needed: \(128, 8, 2\)"),
+    ],
+)
+def test_a_predictor_that_fails_is_refused_before_training(tmp_path, predict, message):
+    (tmp_path / "plug.py").write_text(
+        "from metaphase.core.families.balls_and_urns import BallsAndUrns\n"
+        "from metaphase.core.predictors import FromContext\n"
+        "class Mine(BallsAndUrns):\n  symbols = 2\n  def predictors(self):\n"
+        f"    return {{'mine': FromContext(lambda x, y: {predict})}}"
+    )
+    name = plugins.load("task_family", "plug.py:Mine", tmp_path)
+    cell = {**SMALL, "task_family": name, "token_format": "shifted", "steps": 2, "symbols": 2}
+    trainer = PackTrainer([Cell.from_dict(cell)])
+    with pytest.raises(ConfigError, match=message) as caught:
+        trainer.advance()
+    assert "\n" not in str(caught.value)
+    assert trainer.step == 0
 
 
 def test_facts_are_enough_to_read_cells_and_run_no_code(files, regression, tmp_path):

@@ -202,6 +202,23 @@ def test_a_rule_that_cannot_be_had(tmp_path, reference, message):
         phase_rules.load(reference, tmp_path)
 
 
+def test_a_rule_of_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(MINE)
+    about = tmp_path / "my_rules-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-rules\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[metaphase.plugins]\nrule.half = my_rules:rule\nrule.gone = my_rules:gone\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rule = phase_rules.load("half")
+    assert phase_of(cell_row(unseen_last=0.7), rule) == "generalizing"
+    with pytest.raises(ConfigError, match=r"rule: gone \(of my_rules:gone\) can't be imported"):
+        phase_rules.load("gone")
+    with pytest.raises(ConfigError, match="'third' is not one of accuracy"):
+        phase_rules.load("third")
+
+
 def test_thresholds_are_checked():
     for wrong in ({"delta": 1.0}, {"confidence": 1.0}):
         with pytest.raises(ValueError, match="out of range"):

@@ -14,6 +14,7 @@ from metaphase.analysis.commands import output
 from metaphase.core.cell import ConfigError
 from metaphase.core.phases import GENERALIZING, MEMORIZING
 from tests import ROOT
+from tests.docs import write_plug_ins
 from tests.tools.synthetic import make_results
 
 REFERENCE = ROOT / "results/reference/quickstart"
@@ -72,6 +73,25 @@ def test_cells_are_classified_and_transitions_estimated_from_any_table(results):
     for delta, wrong in (("0.1", "'0.1' is not a number"), (1, "1 is out of range; allowed: 0 to")):
         with pytest.raises(mp.ConfigError, match=f"delta: {wrong}"):
             mp.classify(results.cells, delta=delta)
+
+
+def test_a_rule_is_taken_by_whatever_shows_phases(results, tmp_path):
+    rule = f"{write_plug_ins(tmp_path)['halfway.py']}:halfway"
+    by_rule = mp.load(REFERENCE, rule=rule)
+    expected = mp.classify(results.cells, rule=rule)
+    assert by_rule.phases.equals(expected)
+    assert not by_rule.phases.phase.equals(results.phases.phase)
+    assert by_rule.transitions.equals(mp.transitions(expected))
+    assert mp.transitions(results.phases, rule=rule).equals(by_rule.transitions)
+    assert results.text_map(rule=rule) == by_rule.text_map() != results.text_map()
+    assert by_rule.text_map(rule="accuracy") == results.text_map()
+    assert isinstance(results.phase_map(rule=rule), Figure)
+    for refused in (
+        lambda: mp.load(REFERENCE, rule="best"),
+        lambda: results.phase_map(rule="best"),
+    ):
+        with pytest.raises(ConfigError, match="rule: 'best' is not one of"):
+            refused()
 
 
 def test_conditions_have_their_own_maps(two_architectures):

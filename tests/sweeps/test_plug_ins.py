@@ -226,7 +226,7 @@ def test_an_axis_may_have_a_value_that_isn_t_said():
 
 def test_a_file_has_all_columns_of_predictors_where_they_are_null_too():
     """pandas and DuckDB take the columns of a folder's first file."""
-    names = ("unseen_relative_distance", "seen_distance_memorizing_se", "unseen/digits_off_line")
+    names = ("unseen_relative_distance", "seen_distance_memorizing_se", "train_off_line")
     null = to_table([{"cell_id": "a", **dict.fromkeys(names), "bound": None}], CELLS)
     told = to_table([{"cell_id": "b", **dict.fromkeys(names, 0.5), "my_loss_kind": "l2"}], CELLS)
     assert "bound" not in null.column_names

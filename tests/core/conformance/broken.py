@@ -8,7 +8,7 @@ from torch import nn
 from metaphase.core.architectures.parameters import Spec
 from metaphase.core.families.balls_and_urns import BallsAndUrns
 from metaphase.core.kernels.operations import product
-from metaphase.core.predictors import FromContext
+from metaphase.core.predictors import FromContext, FromTasks
 from metaphase.core.tasks import Classes, Problem, Reals
 
 
@@ -99,6 +99,32 @@ class Confused(BallsAndUrns):
     def predictors(self):
         own = super().predictors()
         return {"memorizing": own["generalizing"], "generalizing": own["memorizing"]}
+
+
+class LacksATerm(_Family):
+    """A regression whose M has w . (sum of x y) / variance, but not the -(w . x)^2 / (2 variance)
+    of each example; its sums leave out the last one by subtraction, to rounding."""
+
+    def problem(self):
+        return Problem(3, Reals(1, variance=3.25))
+
+    def parameters(self, task):
+        return task.normal("w", 3)
+
+    def sequences(self, task, sequence, T, split):
+        x, w = sequence.normal("x", T, 3), self.parameters(task)[..., None, :]
+        return x, (x * w).sum(-1, keepdim=True) + 0.5 * sequence.normal("noise", T, 1)
+
+    def predictors(self):
+        return {
+            "memorizing": FromTasks(
+                statistics=lambda x, y: (x * y).cumsum(dim=1) - x * y,
+                natural=lambda w: w / 0.25,
+                moments=lambda w: w,
+                predict=lambda mean, x, y: (mean * x).sum(dim=-1, keepdim=True),
+            ),
+            "generalizing": FromContext(lambda x, y: 0 * y),
+        }
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 from metaphase.core import conformance, plugins
 from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.evaluation import METRICS
+from metaphase.core.phase_rules import RULE, RULES
 from metaphase.core.tasks import TASK_FAMILIES
 from tests import ROOT
 from tests.docs import write_plug_ins
@@ -24,6 +25,7 @@ BROKEN = ROOT / "tests" / "core" / "conformance" / "broken.py"
             (plugins.DATASET, ["digits"]),
             (ARCHITECTURE, [n for n in ARCHITECTURES if "@" not in n]),
             (plugins.METRIC, [n for n in METRICS if "@" not in n]),
+            (RULE, list(RULES)),
         )
         for name in names
         for check in conformance.checks(kind)
@@ -107,6 +109,7 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (FAMILY, "LooksAtTheAnswer", "predictors_do_not_look_ahead", "would see the answer"),
         (FAMILY, "NotOne", "predictors_have_shapes", "probabilities of classes"),
         (FAMILY, "Confused", "predictors_tell_m_from_g", "which should be best there"),
+        (FAMILY, "LacksATerm", "memorizing_errs_on_no_side", "Is a term of the task alone lacking"),
         (ARCHITECTURE, "IgnoresStride", "parameters_have_shapes", "outputs at positions 0, stride"),
         (ARCHITECTURE, "LooksAhead", "it_is_causal", "a prediction would see its answer"),
         (ARCHITECTURE, "LooksAheadModule", "it_is_causal", "a prediction would see its answer"),
@@ -118,7 +121,12 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (ARCHITECTURE, "Counts", "a_checkpoint_continues_exactly", "Keep nothing between steps"),
         (ARCHITECTURE, "NoState", "the_state_is_counted", "how many scalars"),
         (plugins.METRIC, "WholeBatch", "sequences_do_not_mix", "others of its batch"),
-        (plugins.METRIC, "OnePosition", "values_are_one_a_sequence", "a number for each replica"),
+        (
+            plugins.METRIC,
+            "OnePosition",
+            "values_are_one_a_sequence",
+            "a real number for each replica",
+        ),
         (plugins.METRIC, "InPlace", "nothing_is_changed", "no operations in place"),
     ],
 )
@@ -126,3 +134,8 @@ def test_what_is_broken_is_caught(kind, name, check, sentence):
     loaded = plugins.load(kind, f"{BROKEN}:{name}")
     with pytest.raises(conformance.Broken, match=sentence):
         conformance.run(check, kind, loaded)
+
+
+def test_rounding_is_no_look_ahead():
+    loaded = plugins.load(FAMILY, f"{BROKEN}:LacksATerm")
+    conformance.run("predictors_do_not_look_ahead", FAMILY, loaded)

@@ -25,6 +25,18 @@ def test_digits(device):
     assert 1e-6 < abs(images.heldout.x_IxX.mean()) < 0.05
 
 
+def test_digits_leave_the_environment_as_it_is():
+    code = (
+        "import os; os.environ.pop('KMP_INIT_AT_FORK', None)\n"
+        "os.environ['KMP_DUPLICATE_LIB_OK'] = 'mine'\n"
+        "from metaphase.core.datasets import digits\n"
+        "before = dict(os.environ)\n"
+        "digits.load(True)\n"
+        "assert before == dict(os.environ), set(os.environ) - set(before)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_subset_of_classes_and_average_pooling():
     pooled = load_images(small_cell(image_size=4, num_classes=5), "data", "cpu")
     assert pooled.train.y_I.unique().tolist() == [0, 1, 2, 3, 4]

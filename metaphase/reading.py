@@ -13,6 +13,7 @@ from metaphase.analysis import load as tables
 from metaphase.analysis.commands.exports import of_conditions
 from metaphase.analysis.figures import text_map
 from metaphase.analysis.load import ResultsError
+from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, untrained
 from metaphase.analysis.statistics.intervals import CONFIDENCE
 from metaphase.analysis.statistics.transitions import estimate_transitions
@@ -22,6 +23,7 @@ from metaphase.core.phase_rules import RULES, Rule, of_callable
 from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import DELTA
+from metaphase.shown import settle, shown, shown_by_notebooks
 from metaphase.sweeps import places
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import has_settings, read_sweep
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from metaphase.analysis.questions.answer import Answer
     from metaphase.core.trained import TrainedModel
     from metaphase.training import Sweep
 
@@ -221,7 +224,17 @@ class SweepResults:
             cell_id = str(chosen["cell_id"].iloc[0])
         return Results.at(self.path).models.load(cell_id, step, device)
 
-    # --- figures ---
+    # --- what `metaphase plot` tells ---
+
+    @cached_property
+    def answers(self) -> dict[str, Answer]:
+        """What `metaphase plot` finds beside its maps, by the names of its files, such as "seeds",
+        "training" or "relative-distance": each has a `table`, a `text` ("" where the table says
+        all), and `figure`, which draws it, or None."""
+        found = registry.find(
+            self.phases, self.history, self.yardsticks, rule=self._rule, curves=self.curves
+        )
+        return {answer.name: shown_by_notebooks(answer) for answer in found}
 
     def text_map(self, *, rule: str | Rule | None = None, **settings: Any) -> str:
         """The phase map in letters, with where phases begin, as `metaphase plot` prints it.
@@ -267,8 +280,8 @@ class SweepResults:
         if ax is None:
             title = labels.title(cells, settings)
             with style.context():
-                return _shown(phase_map.figure(cells, found, title, expected=expected))
-        _settle(ax)
+                return shown(phase_map.figure(cells, found, title, expected=expected))
+        settle(ax)
         table, marks = phase_map.tile_table(cells, expected), transition_marks.table(found)
         lettered = phase_map.draw(table, ax, marks)
         if legend:
@@ -297,8 +310,8 @@ class SweepResults:
         _one_of("split", split, (schema.SEEN, schema.UNSEEN))
         if ax is None:
             with style.context():
-                return _shown(accuracy.figure(cells, labels.title(cells, settings)))
-        _settle(ax)
+                return shown(accuracy.figure(cells, labels.title(cells, settings)))
+        settle(ax)
         seeds = accuracy.seed_table(cells, split)
         return accuracy.draw(accuracy.tile_table(cells, split), ax, seeds)
 
@@ -325,7 +338,7 @@ class SweepResults:
         if ax is None:
             with style.context():
                 title = labels.title(cells, settings)
-                return _shown(curves.figure(self.curves, cells, title, self.yardsticks))
+                return shown(curves.figure(self.curves, cells, title, self.yardsticks))
         _one_of("split", split, self.curves["split"].unique().tolist())
         sizes = sorted(cells["model_size"].unique())
         if len(sizes) > 1:
@@ -372,21 +385,3 @@ def _select(cells: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
 def _one_of(name: str, value: str, allowed: Any) -> None:
     if value not in allowed:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(map(str, allowed))}")
-
-
-def _settle(ax: Axes) -> None:
-    """Gives axes their final place, as far as it is known: tiles are lettered by their room."""
-    if (figure := ax.get_figure(root=True)) is not None:
-        figure.draw_without_rendering()
-
-
-def _shown(figure: Figure) -> Figure:
-    """A figure that a notebook shows, although pyplot doesn't know it."""
-    figure._repr_png_ = lambda: _png(figure)  # type: ignore[attr-defined]
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    from metaphase.analysis.commands.output import figure_bytes
-
-    return figure_bytes(lambda: figure, "png", dpi=110)

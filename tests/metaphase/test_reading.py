@@ -133,6 +133,24 @@ def test_figures_on_given_axes_and_of_their_own(two_architectures):
     assert dict(mpl.rcParams) == before
 
 
+def test_answers_are_those_of_the_command(results, tmp_path):
+    """Also to rules of one's own; figures are drawn in the program's style, not in the caller's."""
+    phase_plot.main([str(REFERENCE), "--out", str(tmp_path)])
+    written = {path.stem for path in tmp_path.glob("*.csv")}
+    assert set(results.answers) <= written
+    assert {"boundary", "transitions-by-delta", "order-parameter"} <= set(results.answers)
+    answer = results.answers["boundary"]
+    output.write_table(str(tmp_path / "again"), "boundary.csv", answer.table)
+    again = tmp_path / "again" / "boundary.csv"
+    assert again.read_bytes() == (tmp_path / "boundary.csv").read_bytes()
+    assert answer.figure is None
+    make_results(tmp_path / "seeds", [8], [1, 64, 4096], [0, 1, 2], lambda cell: GENERALIZING)
+    with mpl.rc_context({"font.size": 31}):
+        figure = mp.load(tmp_path / "seeds").answers["seeds"].figure()
+    assert max(text.get_fontsize() for text in figure.findobj(mpl.text.Text)) < 12
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 def test_models_are_chosen_by_id_or_by_settings(kept, results):
     one = kept.model(num_tasks=64, seed=1)
     assert one.cell.num_tasks == 64
@@ -185,7 +203,7 @@ def test_the_printed_python_runs(kept, tmp_path, monkeypatch):
     (tmp_path / "results").symlink_to(kept.path.rpartition("/")[0])
     monkeypatch.setattr(mp, "run", lambda sweep, root, keep_models: kept)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
-    assert len(code) == 5
+    assert len(code) == 6
     names = {"plt": plt}
     for block in code:
         exec(block, names)

@@ -31,7 +31,7 @@ def compare_points(
         seen and unseen `<split>_first`, `<split>_second` (means), `<split>_difference` (second
         minus first) and the ends `<split>_low`, `<split>_high` of its interval, Student's t of the
         differences of equal seeds (NaN: fewer than 2); and `phases_first`, `phases_second`: how
-        many seeds are in each phase, "2 generalizing, 1 no phase".
+        many seeds are in each phase, "2 generalizing, 1 no phase by the rule".
 
     Raises:
         ResultsError: no cell in common, or cells that differ in more than the grid's axes.

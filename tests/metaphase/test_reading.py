@@ -190,7 +190,7 @@ def test_what_is_no_sweep_is_one_line(name):
 
 
 def test_a_sweep_without_finished_cells_is_loaded(tmp_path, kept):
-    sweep = mp.Sweep("sweep", {"steps": 5})
+    sweep = mp.Sweep("sweep", {"steps": 50_000})  # more than a busy machine trains meanwhile
     results = mp.run(sweep, tmp_path, time_limit=0, progress=False)
     assert mp.load(tmp_path / "sweep").sweep.cells == sweep.cells
     with pytest.raises(mp.ResultsError, match="no finished cells yet"):

@@ -178,7 +178,8 @@ def test_cells_not_trained_long_enough_say_nothing_of_transitions(tmp_path, caps
     cells = load_cells(path)
     late = cells["num_tasks"] >= 2**16
     cells.loc[late, ["seen_first", "seen_last", "unseen_first", "unseen_last"]] = 0.1
-    cells.loc[late, "train_loss"] = np.log(10)
+    cells.loc[late, "seen_improvement"] = 0.0
+    cells.loc[late, ["train_loss", "guess_loss"]] = np.log(10)
     points = figure2.compare_points(cells)
     assert points["num_tasks"].max() == 2**15
     onset = figure2.compare_transitions(points).query("measure == 'onset'").iloc[0]

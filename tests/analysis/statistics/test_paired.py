@@ -11,6 +11,7 @@ from metaphase.analysis.load import ResultsError, load_cells
 from metaphase.analysis.statistics import paired
 from metaphase.analysis.statistics.phases import classify
 from metaphase.analysis.statistics.transitions import estimate_transitions
+from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.thresholds import UNCLEAR
 from tests.tools.synthetic import make_results
 
@@ -71,7 +72,7 @@ def test_seeds_without_a_phase_are_counted(sweeps):
     a, b = (classify(load_cells(path)) for path in sweeps)
     a.loc[a["seed"] == 1, "phase"] = None
     points = paired.compare_points(a, b).set_index(["model_size", "num_tasks"])
-    assert points.loc[(8, 256), "phases_first"] == "1 generalizing, 1 no phase"
+    assert points.loc[(8, 256), "phases_first"] == f"1 generalizing, 1 {NO_PHASE}"
 
 
 def test_nothing_is_claimed_of_a_transition_that_is_unclear(sweeps):

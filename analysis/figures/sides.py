@@ -86,7 +86,7 @@ def figure(
         order = [(split, side) for side in shown for split in SPLITS]
     columns = 3 if style.room() >= 5 else 2
     most = limit(points)
-    levels = sorted({round(level, 6) for level in chance})
+    levels = sorted({round(level, 2) for level in chance})
     notes = ["line on the scale: chance" if len(levels) == 1 else "lines on the scale: chance"]
     if f"{schema.SEEN}_{LOW}" in points and points[f"{schema.SEEN}_{LOW}"].notna().any():
         notes.append("dots: differences whose 95% interval, paired by seed, leaves out 0")

@@ -262,6 +262,9 @@ def test_in_a_browser(results, served):
         opened.locator(".map").first.focus()
         for key in ("Home", "ArrowRight", "ArrowDown", "Enter"):
             opened.keyboard.press(key)
+        opened.keyboard.press("Escape")  # before its details have the focus
+        assert opened.locator(".detail").first.is_hidden()
+        opened.keyboard.press("Enter")
         opened.wait_for_selector(".detail h3:has-text('model size 2³, 2⁴ tasks')")
         assert "model size 2³, 2⁴ tasks" in opened.inner_text("#announce")
         opened.keyboard.press("Escape")

@@ -94,7 +94,6 @@ class Detail {
     this.curve = new Lines("Accuracy by position in the sequence, at the end", "position");
     this.history = new Lines("Accuracy at the last positions, over training", "training step");
     this.close = element("button", { type: "button", text: "Close", on: { click: closed } });
-    this.box.addEventListener("keydown", (event) => { if (event.key === "Escape") closed(); });
     this.key = null;
   }
 

@@ -20,11 +20,14 @@ class Panel {
     this.readout = element("p", { class: "readout" });
     this.mapBox = element("div", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "phase map" });
     this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud));
-    this.detail = new Detail(source, () => { choose(this, null); this.mapBox.focus(); });
+    const close = () => { choose(this, null); this.mapBox.focus(); };
+    this.detail = new Detail(source, close);
     this.transitions = element("div");
     this.table = element("details", {}, element("summary", { text: "The map as a table" }));
     this.table.addEventListener("toggle", () => this.fillTable());
     this.box = element("section", {}, this.head, this.choices, this.mapBox, this.readout, this.legend, this.detail.box, this.transitions, this.table);
+    // Also on the map, where a tile was just chosen and its details don't have the focus yet.
+    this.box.addEventListener("keydown", (event) => { if (event.key === "Escape" && this.detail.key !== null) close(); });
     this.shown = element("div");
   }
 
@@ -222,7 +225,7 @@ function raised(text) {
 // A tile is opened in the sweep where it was chosen, and in those beside it that have it too.
 async function choose(panel, key) {
   await Promise.all(panels.filter((one) => one.sweep.document && one.map.x).map((one) => one.open(key)));
-  if (key !== null) {
+  if (key !== null && panel.detail.key === key) {  // it wasn't closed meanwhile
     announce(`Details of ${panel.sweep.title}, ${panel.detail.box.getAttribute("aria-label")}`);
     panel.detail.box.focus({ preventScroll: true });
   }

@@ -16,25 +16,29 @@ from metaphase.core import thresholds
 def lines(found: pd.DataFrame) -> list[str]:
     """A line a model size from `transitions.estimate_transitions`."""
     told = [f"number of tasks where a phase begins ({CONFIDENCE:.0%} interval)"]
+    ends = found[["smallest", "largest"]].to_numpy(dtype=float).ravel()
+    powers = all("^" in _exact(end) for end in ends[np.isfinite(ends)])
     for size, rows in found.groupby("model_size", sort=True):
         parts = []
         for phase, boundaries in rows.groupby("begins", sort=False, observed=True):
-            places = [place(row) for row in boundaries.to_dict("records")]
+            places = [place(row, powers=powers) for row in boundaries.to_dict("records")]
             parts.append(f"{phase} {', ends '.join(places)}")
         told.append(f"  model size {labels.power_of_two(size)}: {', '.join(parts)}")
     return told
 
 
-def place(row: dict[Hashable, Any], axis: str = "num_tasks") -> str:
+def place(row: dict[Hashable, Any], axis: str = "num_tasks", powers: bool | None = None) -> str:
     """Where the boundary of a row is, with its interval: "2^7.5 (2^6.1 to 2^8.8)"; where it can't
     be said, "unclear", and where it would be if there were one within the grid.
 
     Args:
         row: of `transitions.estimate_transitions`, or of `transitions.along_model_size`.
         axis: along which.
+        powers: as for `about`; None: where the row's ends are powers of two.
     """
     smallest, largest = _exact(row["smallest"]), _exact(row["largest"])
-    powers = "^" in smallest and "^" in largest
+    if powers is None:
+        powers = "^" in smallest and "^" in largest
     if not row["clear"]:
         where = row[f"log2_{axis}"]
         return f"unclear (perhaps {about(where, powers)})" if np.isfinite(where) else "unclear"

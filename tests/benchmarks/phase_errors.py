@@ -96,11 +96,14 @@ def count_labels(
 
 
 def shapes() -> Iterator[tuple[str, int, int, int, int]]:
-    """(presets, n, T, C, cells of a seed) of all presets, equal shapes together."""
+    """(presets, n, T, C, cells of a seed) of all presets on images, whose phases accuracies decide;
+    equal shapes together."""
     found: dict[tuple[int, int, int], tuple[list[str], int]] = {}
     for name in sorted(list_presets()):
         cells = load_preset(name).cells
         cell, seeds = cells[0], len({c.seed for c in cells})
+        if cell.task_family != "projected_images":
+            continue
         key = (cell.eval_sequences, cell.sequence_length, cell.num_classes)
         names, most = found.get(key, ([], 0))
         found[key] = ([*names, name], max(most, len(cells) // seeds))

@@ -229,7 +229,7 @@ class SweepResults:
     @cached_property
     def answers(self) -> dict[str, Answer]:
         """What `metaphase plot` finds beside its maps, by the names of its files, such as "seeds",
-        "training" or "relative-distance": each has a `table`, a `text` ("" where the table says
+        "training" or "relative_distance": each has a `table`, a `text` ("" where the table says
         all), and `figure`, which draws it, or None."""
         found = registry.find(
             self.phases, self.history, self.yardsticks, rule=self._rule, curves=self.curves

@@ -54,6 +54,8 @@ def find(cells: pd.DataFrame, curves: pd.DataFrame, delta: float = DELTA) -> Ite
         return
     for name in _PROBLEM:
         cells = cells[cells[name] == reference.SETTINGS[name]]
+    if "phase" not in cells:  # once for all that asks which cells left their plateau
+        cells = phases.classify(cells)
     for condition, group in phases.split_conditions(cells) if len(cells) else []:
         if figure2.has_points_in_common(group):
             yield beside_figure2(condition, group, delta)

@@ -3,11 +3,13 @@ such a name is, and how it is read and run."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import re
 import sys
 import types
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,20 @@ def run(said: str, source: bytes, path: str) -> types.ModuleType:
             del sys.modules[module_name]
             raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
     return module
+
+
+@contextlib.contextmanager
+def failures_told(said: str) -> Iterator[None]:
+    """Whatever a user's code raises becomes a ConfigError of one line that begins with `said`; what
+    is a device's fault stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        from metaphase.core.devices import is_of_a_device  # imports PyTorch
+
+        if isinstance(error, ConfigError) or is_of_a_device(error):
+            raise
+        raise ConfigError(f"{said} fails: {as_line(error)}") from error
 
 
 def of_entry_point(kind: str, name: str) -> tuple[Any, EntryPoint] | None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from metaphase.core import schema
 from metaphase.core.cell import Cell
-from metaphase.core.devices import is_of_a_device
 from metaphase.core.evaluation import METRICS
 from metaphase.core.kernels.operations import row_means
 from metaphase.core.label_counts import last_positions
-from metaphase.core.settings import ConfigError, as_line
+from metaphase.core.plugin_code import failures_told
+from metaphase.core.settings import ConfigError
 from metaphase.core.tasks.sequences import Batch
 
 
@@ -145,12 +145,8 @@ class Further:
 
     def _by(self, name: str, said: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """What a metric's code returns."""
-        try:
+        with failures_told(self._named(said, name)):
             return call(*arguments)
-        except Exception as error:
-            if isinstance(error, ConfigError) or is_of_a_device(error):
-                raise
-            raise ConfigError(f"{self._named(said, name)} fails: {as_line(error)}") from error
 
     def _named(self, said: str, name: str) -> str:
         return f"metrics: {said} of {name}, on {self._cell.task_family},"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metaphase.core.devices import is_of_a_device
 from metaphase.core.evaluation.posterior import TASKS_AT_ONCE, posterior_means
+from metaphase.core.plugin_code import failures_told
 from metaphase.core.predictors import FromContext, FromTask, FromTasks, Predictor
 from metaphase.core.problem import Classes
 from metaphase.core.settings import ConfigError, as_line
@@ -110,13 +110,9 @@ class Predictions:
 
     def _said(self, name: str, predictor: Predictor, *of: Any) -> Tensor | None:
         """As `_predict`; ConfigError where the predictor's code fails."""
-        try:
+        family = self.sequences.cell.task_family
+        with failures_told(f"task_family: the predictor {name} of {family}"):
             return self._predict(predictor, *of)
-        except Exception as error:
-            if isinstance(error, ConfigError) or is_of_a_device(error):
-                raise
-            named = f"task_family: the predictor {name} of {self.sequences.cell.task_family}"
-            raise ConfigError(f"{named} fails: {as_line(error)}") from error
 
     def _predict(
         self, predictor: Predictor, stream: int, task_B: Tensor, x: Tensor, y: Tensor

@@ -56,7 +56,7 @@ CELLS = {  # of the presets that come with the program: how many, a hash of thei
     "quickstart": (64, "5a3c72e873cb3aa7"),
     "regression": (80, "818081a83a36f297"),
     "regression-small": (20, "be85413cda26f09d"),
-    "regression-tiny": (10, "5f09262ce0f3d2ff"),
+    "regression-tiny": (10, "af78ffc4454160f0"),
     "state-size": (81, "8562a8f6b0a82daa"),
     "state-size-small": (57, "c65ea51eaf80a2eb"),
     "state-size-tiny": (42, "e03a9aa73c86fd08"),

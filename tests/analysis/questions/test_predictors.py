@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 import pytest
 
 from metaphase.analysis.figures import loss_curves, relative_maps, style
@@ -102,6 +103,20 @@ def test_names_at_ends_keep_apart_and_in_order():
     assert (np.diff(np.sort(moved)) >= 0.2 - 1e-6).all()
     assert list(np.argsort(moved)) == [2, 0, 1, 3]
     assert moved[3] == 5.0
+
+
+def test_names_at_ends_stand_above_the_axis():
+    """Three predictors that end at the least loss: their names were written across the axis."""
+    rows = [
+        {"model_size": 8, "seed": 0, "position": t, "loss": 2.0 / t, "loss_memorizing": 0.0,
+         "loss_generalizing": 0.01, "loss_oracle": 0.0}
+        for t in range(1, 9)
+    ]  # fmt: skip
+    ax = Figure(figsize=(3, 2), dpi=100).subplots()
+    loss_curves.draw(pd.DataFrame(rows), ax, {8.0: np.zeros(4)})
+    ax.figure.canvas.draw()
+    names = [text.get_window_extent() for text in ax.texts]
+    assert len(names) == 3 and min(box.y0 for box in names) >= ax.bbox.y0
 
 
 def test_nothing_is_told_without_predictors(tmp_path):

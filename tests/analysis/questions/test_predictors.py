@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 import pytest
+from matplotlib.figure import Figure
 
 from metaphase.analysis.figures import loss_curves, relative_maps, style
 from metaphase.analysis.load import load_cells, load_curves, load_history
@@ -116,7 +116,8 @@ def test_names_at_ends_stand_above_the_axis():
     loss_curves.draw(pd.DataFrame(rows), ax, {8.0: np.zeros(4)})
     ax.figure.canvas.draw()
     names = [text.get_window_extent() for text in ax.texts]
-    assert len(names) == 3 and min(box.y0 for box in names) >= ax.bbox.y0
+    assert len(names) == 3
+    assert min(box.y0 for box in names) >= ax.bbox.y0
 
 
 def test_nothing_is_told_without_predictors(tmp_path):

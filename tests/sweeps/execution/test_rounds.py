@@ -134,6 +134,13 @@ def test_stopped_while_two_rounds_are_under_way_it_goes_on_with_both(
     assert_same(results, undisturbed)
 
 
+def test_fast_paths_are_tried_for_all_that_a_search_may_choose(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(local, "_prove", lambda cells, *rest: tried.extend(cells) or {})
+    mp.run(SWEEP, tmp_path, progress=False, time_limit=0)
+    assert tried == list(SWEEP.cells)
+
+
 @pytest.fixture
 def asking(tmp_path):
     """What asks a search for more, its progress, and what the search was asked."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from metaphase.core import fast_paths, schema
-from metaphase.core.cell import Cell
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.plugins import in_use_by
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
@@ -214,7 +214,7 @@ class More:
         try:
             cells, said = self._propose(self._workers.count, self._given)
             steps = results.checkpoints.steps() if cells else {}
-        except OSError as error:  # the next round asks again
+        except (OSError, ConfigError) as error:  # the next round asks again
             logger.warning("no more packs for now: %s", error)
             self._over = True
             return ()

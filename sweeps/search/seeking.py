@@ -217,7 +217,9 @@ class Seeking:
             write_rounds(results, [*rounds, new])
         if not cells:
             return [], f"{found.reason}; {self.told(said)}"
-        return cells, self._told_of([*rounds, new], cells)
+        told = self._told_of([*rounds, new], cells)
+        # Another driver, stopped meanwhile, may have written fewer rounds than there were.
+        return [cell for cell in cells if cell.cell_id not in given], told
 
     def is_over(self, results: Results) -> str:
         """Why there is nothing to train; empty where there is."""

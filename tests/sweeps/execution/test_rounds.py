@@ -8,6 +8,7 @@ import pytest
 
 import metaphase as mp
 from metaphase.core import schema
+from metaphase.core.cell import ConfigError
 from metaphase.sweeps.execution import local, pack_run
 from metaphase.sweeps.execution.pack_run import Report
 from metaphase.sweeps.execution.progress import Progress
@@ -189,7 +190,9 @@ def test_a_search_is_asked_when_something_has_finished(asking):
     assert asking.asked[-1] == {cell.cell_id: cell is cells[0] for cell in cells[:4]}
 
 
-@pytest.mark.parametrize("why", ["error", "left", "config_error", "lost", "stop", "storage"])
+@pytest.mark.parametrize(
+    "why", ["error", "left", "config_error", "lost", "stop", "storage", "tree"]
+)
 def test_there_is_no_more_once_something_has_to_be_judged(asking, why):
     progress = asking.progress
     if why == "error":
@@ -203,11 +206,11 @@ def test_there_is_no_more_once_something_has_to_be_judged(asking, why):
     elif why == "stop":
         asking.stop.set()
     else:
-        asking.answers.insert(0, OSError("no network"))
-    assert list(asking.more(progress)) == []
-    assert len(asking.asked) == (why == "storage")
-    assert list(asking.more(progress)) == []
-    assert len(asking.asked) == (why == "storage")
+        error = OSError("no network") if why == "storage" else ConfigError("cells: is a file")
+        asking.answers.insert(0, error)
+    for _ in range(2):
+        assert list(asking.more(progress)) == []
+        assert len(asking.asked) == (why in ("storage", "tree"))
 
 
 def test_packs_that_are_added_count_in_the_share_of_work(asking):

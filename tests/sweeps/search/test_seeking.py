@@ -165,6 +165,19 @@ def test_rounds_before_the_last_are_waited_for(tmp_path):
     assert said.startswith("round 1: 1 cells; ")
 
 
+def test_no_cell_is_given_twice_though_its_round_is_lost(tmp_path):
+    """As by another driver that was stopped while it proposed, and lost the sweep meanwhile."""
+    seeking, results, _ = prepared(tmp_path)
+    first, _ = seeking.next_round(results, 2, {})
+    given = {cell.cell_id: False for cell in first}
+    rounds = read_rounds(results)
+    second, _ = seeking.next_round(results, 2, given)
+    given |= {cell.cell_id: False for cell in second}
+    write_rounds(results, rounds)
+    assert seeking.next_round(results, 2, given)[0] == []
+    assert list(read_rounds(results)[1].octaves) == [cell.cell_id for cell in second]
+
+
 def test_a_budget_counts_cells_that_are_under_way(tmp_path):
     seeking, results, finish = prepared(tmp_path, Search(budget=6 / 81))
     first, _ = seeking.next_round(results, 2, {})

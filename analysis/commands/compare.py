@@ -20,6 +20,7 @@ from metaphase.analysis.commands import compare_sweeps, options, output
 from metaphase.analysis.published import comparisons, figure2, reference
 from metaphase.analysis.statistics import phases
 from metaphase.core import schema
+from metaphase.core.phases import CONFIDENCE
 from metaphase.core.process import as_command
 from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import Parser, sweep_parser, sweep_place
@@ -37,6 +38,7 @@ def run(
     against: str | None,
     out: str | None,
     delta: float,
+    confidence: float,
     format: str,
     width: str,
     rule: str | None = None,
@@ -53,12 +55,14 @@ def run(
         raise load.ResultsError("a second sweep and --reference: allowed is one of them")
     if rule is not None and other is None:
         raise load.ResultsError("--rule: published numbers have a rule of their own")
+    if confidence != CONFIDENCE and other is None:
+        raise load.ResultsError("--confidence: published numbers have a rule without intervals")
     by, out = options.rule(rule), out or path
     cells = load.load_cells(path)
     if other is not None:
         names = (_name(path), _name(other))
         names = names if names[0] != names[1] else (path, other)
-        found = compare_sweeps.compare(cells, load.load_cells(other), names, delta, by)
+        found = compare_sweeps.compare(cells, load.load_cells(other), names, delta, confidence, by)
     elif against == reference.TABLE2:
         found = [comparisons.beside_table2(cells, load.load_curves(path))]
     else:
@@ -110,7 +114,8 @@ def _parser() -> Parser:
     )  # fmt: skip
     options.add_out(parser)
     options.add_figures(parser)
-    options.add_delta(parser, "accuracy above chance")
+    options.add_delta(parser)
+    options.add_confidence(parser)
     options.add_rule(parser)
     return parser
 

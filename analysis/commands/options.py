@@ -38,11 +38,11 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
     return parse
 
 
-def add_delta(parser: Parser, counts: str = "accuracy difference") -> None:
-    """--delta, the least effect that counts. `counts` is what it is an effect on."""
+def add_delta(parser: Parser) -> None:
+    """--delta, the least effect that counts."""
     parser.add_argument(
         "--delta", type=number(0, 1, True), default=DELTA,
-        help=f"least {counts} that counts (default: %(default)s)",
+        help="least accuracy difference that counts (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -70,7 +70,10 @@ def rule(name: str | None) -> Rule | None:
 
 def add_figures(parser: Parser) -> None:
     """--format and --width of the figures."""
-    parser.add_argument("--format", choices=output.FORMATS, default=output.FORMATS[0])
+    parser.add_argument(
+        "--format", choices=output.FORMATS, default=output.FORMATS[0],
+        help="of figures' files (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--width", choices=output.WIDTHS, default=output.WIDTHS[1],
         help="of figures: a column (3.3 inches) or a page (7) in print, or a slide (10), with text "

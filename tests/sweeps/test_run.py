@@ -305,6 +305,15 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(preset, tmp_pat
     assert not (tmp_path / "root").exists()
 
 
+def test_a_dry_run_of_one_nameless_pack(tmp_path, capsys):
+    (tmp_path / "lr.yaml").write_text("cell: {steps: 10}")
+    for search in ((), ("--boundary", "--set=num_tasks=[1, 2, 4, 8, 16]")):
+        assert main(str(tmp_path / "lr.yaml"), tmp_path / "root", "--dry-run", *search) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("lr\n")
+        assert search or "; 1 pack, as for" in out
+
+
 def test_settings_without_effect_are_told_on_stderr(preset, tmp_path, capsys):
     words = ("--set=architecture=lstm", "--set=position_encoding=learned", "--dry-run")
     assert main(preset, tmp_path / "root", *words) == 0

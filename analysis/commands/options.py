@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from metaphase.analysis import load
 from metaphase.analysis.commands import output
+from metaphase.analysis.errors import ResultsError, ResultsWarning
 from metaphase.core.phase_rules import RULES, Rule
 from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE, DELTA
@@ -117,8 +117,8 @@ def _seldom_collected() -> Iterator[None]:
 def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
     with warnings.catch_warnings(record=True) as caught, _without_backend(), _seldom_collected():
-        warnings.simplefilter("always", load.ResultsWarning)
-        status = carry_out(parser, run, argv, errors=load.ResultsError)
+        warnings.simplefilter("always", ResultsWarning)
+        status = carry_out(parser, run, argv, errors=ResultsError)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return status

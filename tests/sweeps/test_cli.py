@@ -1,6 +1,8 @@
 """`metaphase`: its words lead to the modules' main functions, everything else gets the usage."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +30,18 @@ def test_a_command_is_described_as_in_the_usage(word, capsys, monkeypatch):
         cli.main([word, "--help"])
     text = cli.COMMANDS[word][1]
     assert capsys.readouterr().out.split("\n\n")[1] == f"{text[0].upper()}{text[1:]}."
+
+
+@pytest.mark.parametrize("word", ["plot", "report", "compare", "watch", "serve"])
+def test_a_command_line_is_read_before_pandas_is_imported(word):
+    """A tenth of a second, not half of one, for help and mistakes."""
+    code = (
+        "import sys; from metaphase.sweeps import cli\n"
+        f"try: cli.main(['{word}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'pandas', 'pyarrow', 'matplotlib', 'torch', 'ray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_every_option_is_explained_and_of_one_name_there_is_one_kind(capsys, monkeypatch):

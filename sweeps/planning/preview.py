@@ -28,7 +28,7 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
     packs = plan(missing, workers, steps, pack_size)
     packs_of = Counter(key for pack in packs for key in grouped(pack.cells, stack_key))
     missing_ids = {cell.cell_id for cell in missing}
-    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    print(f"{_title(sweep)}\nresults: {results}\n")
     row = "{:>12} {:>10} {:>12} {:>6} {:>9} {:>8} {:>6}  {}".format
     head = ("architecture", "model_size", "parameters", "cells", "finished", "to train", "packs")
     print(row(*head, "floating-point operations left"))
@@ -46,7 +46,7 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
     print(
         f"\n{len(missing)} of {len(sweep.cells)} cells to train, {total:.2e} floating-point "
         f"operations, about {size / 1e6:.1f} MB of results; "
-        f"{len(packs)} packs, as for {workers.count} x {workers.device}"
+        f"{len(packs)} pack{'s' * (len(packs) != 1)}, as for {workers.count} x {workers.device}"
     )
     for line in too_large(missing, workers):
         print(line)
@@ -67,7 +67,7 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequenc
         return sum(workers.seconds(pack.cells) for pack in plan(cells, workers)) / 3600
 
     start, needed, operations = seeking.expected(results, workers.count, hours)
-    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    print(f"{_title(sweep)}\nresults: {results}\n")
     row = "{:>12} {:>10} {:>6} {:>6}  {}".format
     print(row("architecture", "model_size", "cells", "first", "of these, numbers of tasks"))
     for _, cells in grouped(sweep.cells, stack_key).items():
@@ -91,6 +91,10 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequenc
         f"about {needed} of {len(sweep.cells)} cells and {operations:.0%} of the grid's operations "
         f"if phases begin where they are thought to now{told}"
     )
+
+
+def _title(sweep: Sweep) -> str:
+    return f"{sweep.name}: {sweep.description}" if sweep.description else sweep.name
 
 
 def _disk_bytes(cell: Cell) -> float:

@@ -38,7 +38,7 @@ def answers(tree):
 
 def test_which_answers_there_are(answers):
     of_each = ("relative_distance", "relative_distance-training", "relative_distance-context",
-               "loss_curves", "strategies", "strategies-map")  # fmt: skip
+               "loss_curves", "strategies", "strategies_map")  # fmt: skip
     for name in of_each:
         assert {f"{name}-mlp_ratio=2", f"{name}-mlp_ratio=4"} <= set(answers), name
     assert "relative_distance-mlp_ratio" in answers
@@ -47,7 +47,7 @@ def test_which_answers_there_are(answers):
 
 def test_every_figure_can_be_drawn(answers):
     for name in ("relative_distance-mlp_ratio=2", "relative_distance-training-mlp_ratio=2",
-                 "relative_distance-mlp_ratio", "strategies-map-mlp_ratio=4"):  # fmt: skip
+                 "relative_distance-mlp_ratio", "strategies_map-mlp_ratio=4"):  # fmt: skip
         texts = {t.get_text() for ax in draw(answers[name]).axes for t in ax.get_yticklabels()}
         assert {"0: M", "1: G"} <= texts, name
     figure = draw(answers["loss_curves-mlp_ratio=2"])

@@ -200,7 +200,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             show_search(sweep, results, seeking, run.again)
         return 0
     if over := run.nothing_to_do():
-        run.store_settings()
+        run.tidy_up()
         print(f"Nothing to do: {over}.")
         return _conclude(run)
 

@@ -121,3 +121,17 @@ def to_column(value: object) -> object:
     """A setting as its column holds it: a list of names is one text, "MNIST,KMNIST", by which any
     reader can compare, group and drop duplicates. `core.cell.Cell` takes it as it is."""
     return ",".join(value) if isinstance(value, (list, tuple)) else value
+
+
+def bounds(column: str) -> tuple[float, float] | None:
+    """The least and the greatest value that a result's column may have; None: any."""
+    end = column.rpartition("_")[2]
+    if end == "se" or end in ("accuracy", FIRST, LAST, "chance", "level"):
+        return 0.0, 1.0
+    if end == IMPROVEMENT:
+        return -1.0, 1.0
+    if column in ("step", "steps_trained", "diverged_at", "plateau_steps"):
+        return 0, 2**31
+    if column in ("n", "position", "numerics"):
+        return 1, 2**53
+    return None

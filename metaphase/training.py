@@ -219,7 +219,7 @@ def run(
 
         local.usable_device(device)
     if over:
-        work.store_settings()
+        work.tidy_up()
         say(f"Nothing to do: {over}.")
         return SweepResults(str(results))
 

@@ -46,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def _command(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     from metaphase.core.cell import ConfigError
-    from metaphase.sweeps.store.files import StorageError
-    from metaphase.sweeps.store.patience import is_full, may_pass
+    from metaphase.sweeps.store.patience import remedy
 
     try:
         if arguments.list:
@@ -61,13 +60,7 @@ def _command(argv: list[str]) -> int:
     except OSError as error:  # of the storage, tried again in vain
         logging.getLogger(__name__).exception("stopped")
         what = " ".join(str(error).split()) or type(error).__name__
-        if is_full(error):
-            what += ". Free some space, and the same command continues"
-        elif isinstance(error, StorageError) and may_pass(error, tries=1):
-            what += ". The same command continues"
-        elif isinstance(error, StorageError):
-            what += ". Once that is mended, the same command continues"
-        print(f"error: {what}", file=sys.stderr)
+        print(f"error: {'. '.join(filter(None, (what, remedy(error))))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)
@@ -202,7 +195,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             show_search(sweep, results, seeking, run.again)
         return 0
     if over := run.nothing_to_do():
-        run.store_settings()
+        run.tidy_up()
         print(f"Nothing to do: {over}.")
         return _conclude(run)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from metaphase.core import schema
-from metaphase.core.cell import NUMERICS, Cell
+from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.sweeps.planning import missing as lacks
 from metaphase.sweeps.planning.continuing import adopt_models
 from metaphase.sweeps.preset import Sweep
@@ -82,15 +82,31 @@ class SweepRun:
             return ""
         return self.seeking.is_over(self.results)
 
-    def store_settings(self) -> None:
-        """Stores the preset where there is none, although there is nothing to train.
+    def tidy_up(self) -> None:
+        """Although there is nothing to train: stores the preset where there is none, and removes
+        what a driver that was killed has left. Where another driver runs the sweep, or nothing can
+        be written, that is left for later.
 
         Raises:
-            ConfigError: another driver runs the sweep.
+            ConfigError: there is no preset, and none can be stored.
+            OSError: the storage fails.
         """
-        if not self._stored:
-            lease = acquire(self.results)
-            write_settings(self.results, self.sweep.settings)
+        results = self.results
+        released = results.claim.lease() is None
+        if self._stored and released and not results.left_over():
+            return
+        try:
+            lease = acquire(results)  # which takes the other's half-written files away
+        except ConfigError:
+            if self._stored:
+                return
+            raise
+        try:
+            if not self._stored:
+                write_settings(results, self.sweep.settings)
+            for cell_id in results.left_over():
+                results.checkpoints.remove(cell_id)
+        finally:
             lease.release()
 
     def train(self, executor: Callable[..., Outcome]) -> Outcome:

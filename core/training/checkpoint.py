@@ -7,6 +7,7 @@ this program, or for this cell.
 from __future__ import annotations
 
 import functools
+import math
 from bisect import bisect_right
 from dataclasses import fields, replace
 from typing import Any
@@ -43,7 +44,7 @@ def check_state(cell: Cell, state: Any) -> None:
         if (found := _kind(state[name])) != due:
             raise ValueError(f"its {name} is {found}, not {due}")
     seconds = state["wall_seconds"]
-    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+    if type(seconds) not in (int, float) or not 0 <= seconds <= 2**53:
         raise ValueError("its wall_seconds is no number of seconds")
     for name in ("diverged_at", "plateau_steps"):
         if not -1 <= state[name] <= step:
@@ -76,10 +77,13 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
             )
         ):
             raise ValueError("its history has rows that are none of this cell's")
-        numbers = [row[name] for name in columns - {"cell_id", "split"}]
-        numbers += [row[name] for name in told if row[name] is not None]
-        if any(type(value) not in (int, float) for value in numbers):
-            raise ValueError("its history has what is no number")
+        names = columns - {"cell_id", "split"} | {name for name in told if row[name] is not None}
+        if any(type(row[name]) is not (int if name in ("step", "n") else float) for name in names):
+            raise ValueError("its history has what is no number, or one of another type")
+        for name in schema.HISTORY_COLUMNS:
+            low, high = schema.bounds(name) or (-math.inf, math.inf)
+            if name in names and (row[name] < low or row[name] > high):  # NaN is neither
+                raise ValueError(f"its history's {name} is out of range")
     found = [(row["step"], row["split"]) for row in history]
     due = [(at, split) for at in evaluated for split in cell.splits]
     last_is_due = step == cell.steps and found == [place for place in due if place[0] != step]

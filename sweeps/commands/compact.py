@@ -6,7 +6,8 @@ In each of the tables cells, history and curves, the rows of all cells that are 
 diverged) come to lie in `compact-*.parquet`; failed and unfinished cells keep files of their own.
 Kept models stay as they are, each a file.
 The sweep is claimed like by a driver meanwhile: one that runs is not disturbed, compaction refuses.
-Interrupted at any moment, nothing is lost, and the next compaction clears up.
+Interrupted at any moment, nothing is lost, and the next compaction clears up. Checkpoints of
+trained cells, which a killed driver may leave, are removed.
 
 What a concurrent reader sees. Our own (`Results`, `analysis.load`) see every row once at any
 moment: a cell's own file goes before a merged one, and they look again when a file that they had
@@ -84,13 +85,20 @@ def compact(results: Results, lease: Lease) -> dict[str, tuple[int, int]]:
 
     status = results.finished()
     trained = {id_ for id_, s in status.items() if s in (schema.DONE, schema.DIVERGED)}
+    own_folder = results.own_folder
 
     def check() -> None:
-        if lease.lost:
+        if lease.lost or (own_folder and not own_folder.is_dir()):
             raise OSError(f"{results}: another driver has taken over")
 
-    counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
-    replaced = [results.own_folder / table for table in TABLES] if results.own_folder else []
+    for cell_id in results.left_over(status):
+        results.checkpoints.remove(cell_id)
+    try:
+        counts = {table: _compact_table(results, table, trained, check) for table in TABLES}
+    except FileNotFoundError:
+        check()
+        raise
+    replaced = [own_folder / table for table in TABLES] if own_folder else []
     if any(folder.exists() for folder in replaced):
         time.sleep(LISTING_SECONDS)
         for folder in replaced:
@@ -125,7 +133,7 @@ def _compact_table(
     check()
     folder = results.local_path / table if results.local_path else None
     own_folder = results.own_folder  # in which nothing can be exchanged once the lease is lost
-    if folder and own_folder and _is_plain(folder) and _exchange_works(folder.parent):
+    if folder and own_folder and _is_plain(folder) and _exchange_works(own_folder):
         new = own_folder / table
         new.mkdir()
         for name, part in files.items():
@@ -154,7 +162,7 @@ def _is_plain(folder: Path) -> bool:
 
 
 def _exchange_works(folder: Path) -> bool:
-    """Tries it on two empty folders, with a hard link."""
+    """Tries it in a driver's own folder, on two empty folders, with a hard link."""
     a = b = None
     try:
         a, b = (Path(tempfile.mkdtemp(prefix=".exchange-", dir=folder)) for _ in range(2))

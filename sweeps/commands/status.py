@@ -329,7 +329,8 @@ def seconds_left(
     since: float,
 ) -> float | None:
     """Estimate from what this driver has finished: its time by the share of the work, each cell's
-    work as `planning.workers` estimates it. None before anything is finished or checkpointed.
+    work as `planning.workers` estimates it. None before anything is finished or checkpointed, and
+    where the driver's clock is ahead of this one.
 
     Args:
         touched: {cell_id: when one of its files was last written}.
@@ -355,7 +356,8 @@ def seconds_left(
             done += cell.steps * costs[shape]
     if not left:
         return 0.0
-    return (time.time() - since) * left / done if done else None
+    gone = time.time() - since  # not above 0 where the driver's clock is ahead
+    return gone * left / done if done and gone > 0 else None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from metaphase.core.training.checkpoint import check_state
 from metaphase.core.training.trainer import PackTrainer
 from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.store.files import ClaimLost, StorageError
-from metaphase.sweeps.store.patience import is_full
+from metaphase.sweeps.store.patience import is_full, remedy
 from metaphase.sweeps.store.results import Results
 
 logger = logging.getLogger(__name__)
@@ -159,10 +159,9 @@ class PackRun:
     def _what_fails(self, error: StorageError) -> str:
         """Says in one line how the storage fails and what to do."""
         line = " ".join(str(error).split()) or type(error).__name__
-        after = "No finished cell is lost; the same command continues"
-        if is_full(error):
-            return f"{self._results}: the disk is full ({error.strerror}). {after}, with more space"
-        return f"{self._results}: the storage fails: {line}. {after}"
+        full = f"the disk is full ({error.strerror})"
+        what = full if is_full(error) else f"the storage fails: {line}"
+        return f"{self._results}: {what}. No finished cell is lost. {remedy(error)}"
 
     def _step(self) -> Report:
         self._check_claim()

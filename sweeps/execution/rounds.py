@@ -120,9 +120,8 @@ class Rounds:
         """
         results, outcome, before = self.results, self.outcome, self.before
         steps = results.checkpoints.steps()
-        for cell_id in steps.keys() & before.keys():  # a crash came between its result and this
-            if before[cell_id] != schema.FAILED:  # which goes on from them, when asked to
-                results.checkpoints.remove(cell_id)
+        for cell_id in results.left_over(before):
+            results.checkpoints.remove(cell_id)
         outcome.workers = workers.count
         pack_size, said = self.pack_size, ""
         grid = () if self.propose is None else self.propose.cells

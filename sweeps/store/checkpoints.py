@@ -81,6 +81,11 @@ class Checkpoints:
         """{cell_id: step of its newest checkpoint}, by names alone."""
         return {cell_id: step for cell_id, step in self._newest(NUMERICS).items() if step}
 
+    def cell_ids(self) -> set[str]:
+        """Cells that anything is stored of, by names alone."""
+        infos = self._storage.infos(FOLDER, recursive=True)
+        return {info.path.partition("/")[0] for info in infos}
+
     def of_other_numerics(self) -> set[str]:
         """Cells that have checkpoints of other numerics, and none of this program's."""
         return self._newest(None).keys() - self._newest(NUMERICS).keys()

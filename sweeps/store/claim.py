@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import time
 from typing import Any
 
@@ -86,9 +85,10 @@ class Claim:
 
     def is_exclusive(self) -> bool:
         """Whether the storage sees to it that of two that claim at once only one succeeds. Some
-        object stores know no conditions, others don't heed them: one is tried that isn't met."""
+        object stores know no conditions, others don't heed them: one is tried that isn't met, on an
+        empty object that stays."""
         if self._files.conditional and not self._files.local_path:
-            path = f".conditions-{secrets.token_hex(8)}"
+            path = ".conditions"
             doing = f"{self._place}: writing {path}"
             patiently(lambda: self._files.write(path, b"", durable=False), doing)
             try:
@@ -98,7 +98,6 @@ class Claim:
                 pass
             except StorageError:
                 self._files.conditional = False
-            patiently(lambda: self._files.delete(path), f"{self._place}: deleting {path}")
         return self._files.conditional
 
     def lease(self, retry: bool = False) -> dict[str, Any] | None:

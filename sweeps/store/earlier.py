@@ -8,7 +8,8 @@ finished, with the numerics that its row says, under whichever of its identities
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metaphase.core.cell import Cell
 
@@ -52,10 +53,28 @@ def every_id(cells: Iterable[Cell]) -> set[str]:
 
 def adopt_checkpoints(results: Results, cells: Iterable[Cell]) -> None:
     """Gives checkpoints of these cells that lie under an earlier identity, and are of this
-    program's numerics, to the cells as they are called now."""
-    for cell_id, stored in stored_as(cells, results.checkpoints.steps()).items():
-        state = results.checkpoints.read(stored)
+    program's numerics, to the cells as they are called now. One from which the cell can't go on is
+    logged and removed."""
+    by_id = {cell.cell_id: cell for cell in cells}
+    found = stored_as(by_id.values(), results.checkpoints.steps())
+    for cell_id, stored in found.items():
+        state = results.checkpoints.read(stored, partial(_check_renamed, by_id[cell_id]))
         if state is not None:
-            rows = [{**row, "cell_id": cell_id} for row in state.get("history", ())]
-            results.checkpoints.write({**state, "cell_id": cell_id, "history": rows})
+            results.checkpoints.write(_renamed(state, cell_id))
         results.checkpoints.remove(stored)
+
+
+def _check_renamed(cell: Cell, state: Any) -> None:
+    """Raises an Exception unless the cell can go on from a state of an earlier identity."""
+    from metaphase.core.training.checkpoint import check_state  # PyTorch takes seconds
+
+    check_state(cell, _renamed(state, cell.cell_id))
+
+
+def _renamed(state: dict[str, Any], cell_id: str) -> dict[str, Any]:
+    """A state of an earlier identity, its history's rows too, as one of the cell's."""
+    before = state["cell_id"]
+    rows = [
+        {**row, "cell_id": cell_id} if row["cell_id"] == before else row for row in state["history"]
+    ]
+    return {**state, "cell_id": cell_id, "history": rows}

@@ -123,6 +123,9 @@ class LocalFiles:
                     file.flush()
                     os.fsync(file.fileno())
             move(temporary, target)
+        except OSError as error:  # of a write it doesn't say which file
+            error.filename = error.filename or target
+            raise
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

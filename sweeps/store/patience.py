@@ -71,3 +71,16 @@ def may_pass(error: StorageError, tries: int) -> bool:
 def is_full(error: OSError) -> bool:
     """Whether the disk, or what one may use of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a storage that has failed at last, as a sentence without its full stop."""
+    goes_on = "the same command continues"
+    if is_full(error):
+        return f"Free some space, and {goes_on}"
+    if error.errno == errno.EFBIG:
+        return f"Let files be larger (ulimit -f, or another file system), and {goes_on}"
+    if isinstance(error, StorageError):
+        passing = may_pass(error, tries=1)
+        return "The same command continues" if passing else f"Once that is mended, {goes_on}"
+    return ""

@@ -144,6 +144,18 @@ class Results(Storage):
         lacking = incomplete(self.tables, cell_ids)
         return incomplete(self.tables, cell_ids) if lacking else lacking  # maybe merged meanwhile
 
+    def left_over(self, status: Mapping[str, str] | None = None) -> set[str]:
+        """Trained cells that have checkpoints: a crash came between their results and the removal
+        of these. Failed ones may go on from theirs.
+
+        Args:
+            status: what `finished` returns, if the caller has it.
+        """
+        there = self.checkpoints.cell_ids()
+        if status is None:
+            status = self.finished() if there else {}
+        return {id_ for id_ in there if status.get(id_, schema.FAILED) != schema.FAILED}
+
     def is_trained(self, cell_id: str) -> bool:
         """Whether the cell is finished and hasn't failed, by a file of its own in cells/."""
         name = f"{cell_id}.parquet"

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from metaphase.sweeps.store.folders import one_line, shown
+from metaphase.sweeps.store.soundness import CELL_ID
 from metaphase.sweeps.store.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -40,20 +44,54 @@ def read_rounds(storage: Storage) -> list[Round]:
     """The rounds so far; none where there is no such file. One that can't be read is logged: the
     next round is then proposed by the results alone."""
     try:
-        said = json.loads(storage.get(NAME))
         return [
             Round(
-                {str(k): float(v) for k, v in one["octaves"].items()},
-                one["standings"],
-                str(one.get("reason", "")),  # which earlier versions didn't store
+                {_cell_id(key): _number(value) for key, value in one["octaves"].items()},
+                [_standing(standing) for standing in one["standings"]],
+                _text(one.get("reason", "")),  # which earlier versions didn't store
             )
-            for one in said["rounds"]
+            for one in json.loads(storage.get(NAME))["rounds"]
         ]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s/%s can't be read and begins anew: %s", storage, NAME, error)
+    except _ODD as error:
+        logger.warning("%s/%s can't be read and begins anew: %s", storage, NAME, one_line(error))
         return []
+
+
+# What a file raises in which anything may stand.
+_ODD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def _standing(said: dict[str, Any]) -> dict[str, Any]:
+    """One of a round's standings, checked."""
+    ends = {name: said[name] for name in ("low", "middle", "high")}
+    if type(said["done"]) is not bool:
+        raise ValueError("a standing's done is not true or false")
+    return {
+        **{name: _text(said[name]) for name in ("phase", "row")},
+        **{name: None if end is None else _number(end) for name, end in ends.items()},
+        "width": _number(said["width"]),
+        "done": said["done"],
+    }
+
+
+def _cell_id(key: str) -> str:
+    if not re.fullmatch(CELL_ID, key):
+        raise ValueError(f"{shown(key)[:100]} can't be a cell_id")
+    return key
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError("it holds what is no finite number")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("it holds what is no text")
+    return shown(value)
 
 
 def write_rounds(storage: Storage, rounds: list[Round]) -> None:

@@ -148,8 +148,8 @@ def _flaws(table: str, rows: pa.Table) -> Iterable[tuple[str, pa.ChunkedArray]]:
         if outside:
             yield f"{name} is out of range", pc.fill_null(functools.reduce(pc.or_, outside), False)
     for name in rows.column_names:
-        low, high = _range(name)
-        if low is not None:
+        if bounds := schema.bounds(name):
+            low, high = bounds
             outside = pc.or_(pc.less(rows[name], low), pc.greater(rows[name], high))
             yield f"{name} is out of range", pc.fill_null(outside, False)
     keys = [_FILE, *(name for name in KEYS[table] if name in there)]
@@ -174,20 +174,6 @@ def _out_of_bounds(setting: Setting, column: pa.ChunkedArray) -> Iterable[pa.Chu
         if bound is not None:
             bad = beyond(column, bound)
             yield functools.reduce(pc.and_, (pc.not_equal(column, v) for v in others), bad)
-
-
-def _range(name: str) -> tuple[float, float] | tuple[None, None]:
-    """The least and the greatest value of a result's column."""
-    end = name.rpartition("_")[2]
-    if end == "se" or end in ("accuracy", schema.FIRST, schema.LAST, "chance", "level"):
-        return 0.0, 1.0
-    if end == schema.IMPROVEMENT:
-        return -1.0, 1.0
-    if name in ("step", "steps_trained", "diverged_at", "plateau_steps"):
-        return 0, 2**31
-    if name in ("n", "position", "numerics"):
-        return 1, 2**53
-    return None, None
 
 
 def _by_file(rows: pa.Table, owner: str | None) -> dict[str, list[Any]]:

@@ -16,10 +16,11 @@ from metaphase.sweeps.commands import compact
 from metaphase.sweeps.preset import parse_preset
 from metaphase.sweeps.store import lease as leases
 from metaphase.sweeps.store.lease import acquire
+from metaphase.sweeps.store.local_files import WRITING
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.sweepfile import write_settings
 from metaphase.sweeps.store.table_files import TableFiles
-from tests.sweeps.store.test_results import curves, history, row
+from tests.sweeps.store.test_results import curves, history, row, state
 
 TEXT = "cell: {warmup_steps: 5, image_size: 8}\ngrid: {steps: [10, 11, 12, 13, 14, 15, 16, 17]}\n"
 CELLS = parse_preset(TEXT, default_name="sweep").cells
@@ -143,6 +144,28 @@ def test_interrupted_it_loses_nothing_and_clears_up(results, monkeypatch, owner,
     assert compact.main([str(results)]) == 0
     assert len(pd.read_parquet(results.local_path / "cells")) == 8
     assert len(pd.read_parquet(results.local_path / "history")) == 7 * 6
+
+
+def test_what_a_crash_left_goes_but_failed_cells_keep_theirs(results):
+    for cell in (CELLS[0], CELLS[6]):
+        results.checkpoints.write(state(5, cell.cell_id))
+    assert compact.main([str(results)]) == 0
+    assert results.checkpoints.cell_ids() == {CELLS[6].cell_id, CELLS[7].cell_id}
+
+
+def test_all_that_it_makes_is_in_the_drivers_folder(results, monkeypatch):
+    """Which the next driver takes away, if it is killed."""
+    made, mkdir = [], os.mkdir
+
+    def recording(path, *mode):
+        mkdir(path, *mode)
+        made.append(os.fspath(path))
+
+    monkeypatch.setattr(os, "mkdir", recording)
+    assert compact.main([str(results)]) == 0
+    writing = str(results.local_path / WRITING)
+    assert made
+    assert not [path for path in made if not path.startswith(writing)]
 
 
 def test_concurrent_readers_see_every_row_once(results):

@@ -1,5 +1,7 @@
 """How far a sweep is, counted from a tree of all kinds of cells; wrong paths said in one line."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -126,6 +128,19 @@ def test_nobody_knows_when_a_search_ends(results, seeks):
     lease.release()
     assert (left is None) == seeks
     assert (" left." in said) != seeks
+
+
+def test_no_time_is_told_where_clocks_differ(results):
+    lease = acquire(results)
+    results.write_result(row(read_sweep(results).cells[3]), history(), [])
+    ahead = {**(results.claim.lease() or {}), "since": time.time() + 3600}
+    (results.local_path / "driver").write_text(json.dumps(ahead))
+    for path in (results.local_path / "cells").iterdir():
+        os.utime(path, (time.time() + 3605,) * 2)
+    said = "\n".join(status.report(results))
+    lease.release()
+    assert "Running: " in said
+    assert " left." not in said
 
 
 def test_the_time_left_follows_the_work(results):

@@ -229,7 +229,7 @@ def test_a_sick_storage_is_no_cells_fault(tmp_path, monkeypatch, undisturbed, nu
         report = run(made)[-1]
         made.cleanup()
     assert os.strerror(number) in report["config_error"]
-    assert report["config_error"].endswith("the same command continues")
+    assert report["config_error"].lower().endswith("the same command continues")
     assert "\n" not in report["config_error"]
     assert results.finished() == {}
     again, _ = start(tmp_path)

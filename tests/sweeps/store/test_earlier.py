@@ -161,6 +161,32 @@ def test_a_checkpoint_under_an_earlier_identity_is_continued(tree):
     assert list(again["loss"]) == list(expected["loss"])
 
 
+@same
+@pytest.mark.parametrize(
+    "history",
+    [
+        lambda rows: [{**row, "n": 10**30} for row in rows],
+        lambda rows: [{**row, "cell_id": "x"} for row in rows],
+        lambda rows: [5],
+        lambda rows: None,
+    ],
+)
+def test_a_checkpoint_under_an_earlier_identity_that_does_not_fit_is_removed(tree, history):
+    results = Results.at(str(tree))
+    [cell, *_] = read_sweep(results).cells
+    old = earlier.stored_as([cell], stored_ids(tree))[cell.cell_id]
+    results.remove_results({old})
+    half = PackTrainer([cell])
+    half.advance()
+    [state] = half.states()
+    rows = history([{**row, "cell_id": old} for row in state["history"]])
+    results.checkpoints.write({**state, "cell_id": old, "history": rows})
+    ended, said = go_on(tree)
+    assert ended == 0, said
+    assert f"checkpoints/{old}/{state['step']}.n{NUMERICS}.ckpt is removed: " in said
+    assert not (tree / "checkpoints" / old).exists()
+
+
 @other
 def test_of_other_numerics_nothing_is_mixed_unasked(tree):
     before = stored_ids(tree)

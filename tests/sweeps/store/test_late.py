@@ -167,7 +167,7 @@ def test_a_merge_that_was_held_up_takes_nothing_away(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "_exchange", late)
     monkeypatch.setattr(compact, "LISTING_SECONDS", 0.0)
     lease = acquire(results)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match="another driver has taken over"):
         compact.compact(results, lease)
     lease.release()
     assert len(driver.finished()) == 4
@@ -187,6 +187,15 @@ def test_who_holds_the_lock_and_does_not_go_on_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="holds the lock on the folder and doesn't go on"):
         acquire(results)
     os.close(folder)
+
+
+def test_to_try_conditions_takes_one_object_for_good(store):
+    results = Results("s3://bucket/conditions", "sweep")
+    for _ in range(2):
+        acquire(results).release()
+    files = results.files
+    there = [item["path"] for part in files._obs.list(files._store, files._base) for item in part]
+    assert sorted(there) == [f"{files._base}/{name}" for name in (".conditions", "driver")]
 
 
 @pytest.mark.parametrize("how", ["doesn't heed them", "doesn't know them"])

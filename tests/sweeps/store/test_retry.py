@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import resource
 
 import pytest
 
@@ -89,6 +90,24 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, monkey
     assert reports[-1]["done"]
     assert "the disk is full (No space left on device)" in reports[-1]["config_error"]
     assert "\n" not in reports[-1]["config_error"]
+    again, _ = test_trial.start(tmp_path)
+    test_trial.run(again)
+    assert len(results.finished()) == len(test_trial.CELLS)
+
+
+def test_a_file_that_may_not_be_so_large_is_named(tmp_path):
+    made, results = test_trial.start(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        said = test_trial.run(made)[-1]["config_error"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in said
+    assert str(results) + "/" in said.partition("File too large")[2]
+    assert said.endswith(
+        "Let files be larger (ulimit -f, or another file system), and the same command continues"
+    )
     again, _ = test_trial.start(tmp_path)
     test_trial.run(again)
     assert len(results.finished()) == len(test_trial.CELLS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from metaphase.core.conformance.subject import (
     without_a_host,
 )
 from metaphase.core.tasks import Classes, Reals
-from metaphase.core.tasks.drawn_sequences import DrawnSequences
-from metaphase.core.tasks.sequences import Batch
+from metaphase.core.tasks.drawn_sequences import DrawnSequences, check_numbers
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW, Batch
 
 _NUMBERS = 512  # sequences whose numbers are looked at
 
@@ -40,17 +41,14 @@ def shapes_are_those_of_its_problem(subject: Subject) -> None:
         "Reals a variance above 0.",
     )
     try:
-        batch = _evaluated(subject, schema.UNSEEN)
+        drawn = [(f"the split {s!r}", _evaluated(subject, s)) for s in schema.SPLITS]
+        drawn += [("training", batch) for batch in _trained(subject)]
+        for kind, batch in drawn:
+            check_numbers(cell.problem, batch, f"In {kind} its")
     except ConfigError as error:
         raise Broken(str(error)) from None
-    x, y = batch.x_RxBxTxX, batch.y_RxBxT
-    require(bool(x.isfinite().all()), "Inputs hold what is no finite number.")
-    if isinstance(target, Classes):
-        inside = bool(((y >= 0) & (y < target.count)).all())
-        require(inside, f"Targets are not all in 0 to {target.count - 1}, as Classes says.")
-    else:
-        require(bool(y.isfinite().all()), "Targets hold what is no finite number.")
-        variance = y.double().square().mean().item()
+    if isinstance(target, Reals):
+        variance = _evaluated(subject, schema.UNSEEN).y_RxBxT.double().square().mean().item()
         require(
             0.67 < variance / target.variance < 1.5,
             f"The mean square of targets is {variance:.3g}, problem() says {target.variance:.3g}; "
@@ -168,6 +166,14 @@ def a_checkpoint_continues_exactly(subject: Subject) -> None:
 def _evaluated(subject: Subject, split: str) -> Batch:
     cell = subject.cell(num_tasks=16)
     return subject.sequences(cell).evaluation_batch(split, torch.arange(_NUMBERS))
+
+
+def _trained(subject: Subject) -> Iterator[Batch]:
+    """The sequences of the first training steps."""
+    sequences, step_J = subject.sequences(subject.cell()), torch.arange(STEPS_PER_DRAW)
+    draw = sequences.draw_training(step_J)
+    for j in step_J:
+        yield sequences.training_batch(draw, j[None])
 
 
 CHECKS = (

@@ -4,7 +4,7 @@ those of the user's."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -74,29 +74,25 @@ class DrawnSequences:
         return Levels(chance=level, unseen=level, guess_loss=target.guess_loss)
 
     def check(self) -> None:
-        """Draws a few sequences of new tasks, before anything is trained.
+        """Draws the first training step's sequences and a few of each split, before anything is
+        trained.
 
         Raises:
             ConfigError: the family fails, or they aren't what its problem says.
         """
-        try:
-            batch = self._new_tasks(_CHECKED_SEQUENCES)
-        except ConfigError:
-            raise
-        except _OF_CODE as error:
-            line = as_line(error)
-            name = self.cell.task_family
-            raise ConfigError(f"task_family: sequences() of {name} fails: {line}") from error
-        for name, numbers in (("inputs", batch.x_RxBxTxX), ("targets", batch.y_RxBxT)):
-            if not torch.isfinite(numbers).all():
-                raise ConfigError(f"task_family: its {name} are not all finite numbers")
-        target, y = self.problem.target, batch.y_RxBxT
-        if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
-            least, most = y.min().item(), y.max().item()
-            raise ConfigError(
-                f"task_family: its targets are in {least} to {most}; its problem says "
-                f"0 to {target.count - 1}"
-            )
+        number_B = torch.arange(_CHECKED_SEQUENCES, device=self.seed_S.device)
+        kinds = [(f"the split {s!r}", partial(self.evaluation_batch, s)) for s in schema.SPLITS]
+        first = torch.zeros_like(number_B[:1])
+        kinds.append(("training", lambda _: self.training_batch(self.draw_training(first), first)))
+        for kind, draw in kinds:
+            try:
+                batch = draw(number_B)
+            except ConfigError:
+                raise
+            except _OF_CODE as error:
+                said = f"task_family: sequences() of {self.cell.task_family} fails in {kind}"
+                raise ConfigError(f"{said}: {as_line(error)}") from error
+            check_numbers(self.problem, batch, f"task_family: in {kind} its")
 
     def _new_tasks(self, count: int) -> Batch:
         """A sequence each of new tasks of seed 0."""
@@ -185,3 +181,20 @@ def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...
                 f"{dtype} {due}"
             )
     return Batch(x, y)
+
+
+def check_numbers(problem: Problem, batch: Batch, said: str) -> None:
+    """Raises ConfigError unless inputs and targets are finite, and classes those of the problem.
+
+    Args:
+        said: what the line begins with.
+    """
+    target, y = problem.target, batch.y_RxBxT
+    for name, numbers in (("inputs", batch.x_RxBxTxX), ("targets", y)):
+        if not torch.isfinite(numbers).all():
+            raise ConfigError(f"{said} {name} are not all finite numbers")
+    if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
+        raise ConfigError(
+            f"{said} targets are in {y.min().item()} to {y.max().item()}; its problem says "
+            f"0 to {target.count - 1}"
+        )

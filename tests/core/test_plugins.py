@@ -181,10 +181,15 @@ def test_a_problem_that_can_t_be_is_refused_with_the_cell(tmp_path, problem):
     ("targets", "message"),
     [
         ('sequence.integers("y", 3, T) + 1', "its targets are in 1 to 3; .* says 0 to 2"),
-        ('{}["y"]', "sequences.. of mine.py:Mine@.* fails: KeyError: 'y'"),
+        (
+            'sequence.integers("y", 3, T) + 3 * (split == "train")',
+            "'train' its targets are in 3 to",
+        ),
+        ('{"seen": 0, "unseen": 0}[split]', "sequences.. .* fails in the split 'train': KeyError"),
+        ('{}["y"]', "sequences.. of mine.py:Mine@.* fails in .*: KeyError: 'y'"),
         ("3", "gives no tensors"),
-        ("T.none", "sequences.. of mine.py:Mine@.* fails: AttributeError: "),
-        ("nothing", "sequences.. of mine.py:Mine@.* fails: NameError: "),
+        ("T.none", "sequences.. of mine.py:Mine@.* fails in .*: AttributeError: "),
+        ("nothing", "sequences.. of mine.py:Mine@.* fails in .*: NameError: "),
         ('sequence.normal("y", T).log()', "its targets are torch.float32"),
     ],
 )

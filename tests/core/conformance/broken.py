@@ -35,6 +35,12 @@ class OutOfRange(_Family):
         return x, y + 1
 
 
+class OutOfRangeInTraining(_Family):
+    def sequences(self, task, sequence, T, split):
+        x, y = super().sequences(task, sequence, T, split)
+        return x, y + 3 * (split == "train")
+
+
 class WrongVariance(_Family):
     def problem(self):
         return Problem(2, Reals(1, 1.0))

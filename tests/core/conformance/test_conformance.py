@@ -99,6 +99,7 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
     [
         (FAMILY, "WrongShape", "shapes_are_those_of_its_problem", "its targets are torch.int64"),
         (FAMILY, "OutOfRange", "shapes_are_those_of_its_problem", "targets are in 1 to 3"),
+        (FAMILY, "OutOfRangeInTraining", "shapes_are_those_of_its_problem", "are in 3 to 5"),
         (FAMILY, "WrongVariance", "shapes_are_those_of_its_problem", "mean square of targets"),
         (FAMILY, "OwnRandomness", "the_same_number_is_the_same_thing", "All randomness must come"),
         (FAMILY, "LooksAtTheBatch", "the_same_number_is_the_same_thing", "others of its batch"),

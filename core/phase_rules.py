@@ -1,9 +1,9 @@
 """Rules that say what phase a trained cell is in: two that come with the program, chosen by name,
 and a user's own, `./file.py:Name` or an installed package's.
 
-A rule is a function of (cells, delta, confidence). `cells` has columns by name, a value a cell: a
-pandas DataFrame of the cells table, or a dict of NumPy arrays. It returns a mapping (a dict or a
-DataFrame) with
+A rule is a function of (cells, delta, confidence). `cells` has columns by name, a value a cell: the
+cells table, a pandas DataFrame; the program's own take a dict of NumPy arrays too. It returns a
+mapping (a dict or a DataFrame) with
 
 - `phase`: one of `core.phases.PHASES` for each cell, or None where the rule has no answer;
 - `decided`: whether the data can tell, bool;
@@ -183,7 +183,7 @@ def phase_of(row: Columns, rule: Rule | None = None) -> str | None:
     Args:
         row: as `core.training.trainer.PackTrainer.results` makes it and as it is read back;
             `ROW_COLUMNS` and its status are looked at.
-        rule: None: what is known decides, see above.
+        rule: is given the row's values in arrays; None: what is known decides, see above.
 
     Returns:
         One of `PHASES`; None where the cell diverged, failed or isn't finished, or there is none.

@@ -25,6 +25,8 @@ from metaphase.core.tasks.drawn_sequences import DrawnSequences, check_numbers
 from metaphase.core.tasks.sequences import STEPS_PER_DRAW, Batch
 
 _NUMBERS = 512  # sequences whose numbers are looked at
+_OF_TASK = 512  # sequences of each of 64 tasks by which these are told apart ...
+_DISTINCT = 60  # ... as far as so few can
 
 
 def shapes_are_those_of_its_problem(subject: Subject) -> None:
@@ -54,6 +56,19 @@ def shapes_are_those_of_its_problem(subject: Subject) -> None:
             f"The mean square of targets is {variance:.3g}, problem() says {target.variance:.3g}; "
             "models' first losses, their plateau and scores are measured by it: say what it is.",
         )
+
+
+def its_settings_stay(subject: Subject) -> None:
+    """A family that is a dataclass is frozen."""
+    if not subject.draws_itself:
+        return
+    drawn = subject.sequences(subject.cell())
+    assert isinstance(drawn, DrawnSequences)
+    parameters = getattr(drawn.family, "__dataclass_params__", None)
+    require(
+        parameters is None or parameters.frozen,
+        "Its settings can be changed after it is made; say @dataclass(frozen=True).",
+    )
 
 
 def the_same_number_is_the_same_thing(subject: Subject) -> None:
@@ -96,30 +111,35 @@ def tasks_differ_and_decide(subject: Subject) -> None:
         return
     drawn = subject.sequences(cell)
     assert isinstance(drawn, DrawnSequences)
-    seed_1x1, number = torch.full((1, 1), 3), torch.zeros(64, dtype=torch.int64)
-    first = 2**32
+    seed_1x1, first = torch.full((1, 1), 3), 2**32
     tasks = torch.cat([torch.arange(32), first + torch.arange(32)])
-    batch = drawn._sequences(seed_1x1, tasks, number, schema.SEEN)
-    rows = torch.cat([batch.x_RxBxTxX.flatten(2).double(), batch.y_RxBxT.flatten(2).double()], 2)[0]
-    distinct = rows.unique(dim=0).shape[0]
+
+    def numbers(task_B: Tensor, number_B: Tensor) -> Tensor:
+        batch = drawn._sequences(seed_1x1, task_B, number_B, schema.SEEN)
+        parts = batch.x_RxBxTxX.flatten(2).double(), batch.y_RxBxT.flatten(2).double()
+        return torch.cat(parts, dim=2)[0]
+
+    # The same sequences of every task, as many as tell tasks apart that differ in few labels.
+    rows = numbers(tasks.repeat_interleave(_OF_TASK), torch.arange(_OF_TASK).repeat(64)).view(
+        64, -1
+    )
+    distinct, due = rows.unique(dim=0).shape[0], _DISTINCT
     require(
         distinct > 1,
         "Sequences don't depend on their task: draw what tells tasks apart from the first Random, "
         "`task`.",
     )
-    if hasattr(drawn.family, "parameters"):  # tasks that differ may have the same few classes
+    if hasattr(drawn.family, "parameters"):  # these tell all tasks apart
+        due = 64
         distinct = drawn.family.parameters(drawn.tasks(0, tasks)).flatten(1).unique(dim=0).shape[0]
     require(
-        distinct == 64,
+        distinct >= due,
         f"Of 64 tasks only {distinct} are different, and unseen tasks are among the seen ones. "
         "There must be more tasks than N; lower N can't be told from this.",
     )
-    same_task = drawn._sequences(seed_1x1, tasks[:1].expand(64), torch.arange(64), schema.SEEN)
-    values = torch.cat(
-        [same_task.x_RxBxTxX.flatten(2).double(), same_task.y_RxBxT.flatten(2).double()], 2
-    )[0]
+    same_task = numbers(tasks[:1].expand(64), torch.arange(64))
     require(
-        values.unique(dim=0).shape[0] > 32,
+        same_task.unique(dim=0).shape[0] > 32,
         "All sequences of a task are the same: draw examples from the second Random, `sequence`.",
     )
 
@@ -178,6 +198,7 @@ def _trained(subject: Subject) -> Iterator[Batch]:
 
 CHECKS = (
     shapes_are_those_of_its_problem,
+    its_settings_stay,
     the_same_number_is_the_same_thing,
     tasks_differ_and_decide,
     the_batch_size_does_not_show,

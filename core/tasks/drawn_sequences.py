@@ -4,7 +4,7 @@ those of the user's."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -81,18 +81,20 @@ class DrawnSequences:
             ConfigError: the family fails, or they aren't what its problem says.
         """
         number_B = torch.arange(_CHECKED_SEQUENCES, device=self.seed_S.device)
-        kinds = [(f"the split {s!r}", partial(self.evaluation_batch, s)) for s in schema.SPLITS]
         first = torch.zeros_like(number_B[:1])
-        kinds.append(("training", lambda _: self.training_batch(self.draw_training(first), first)))
-        for kind, draw in kinds:
+        for split in (None, *schema.SPLITS):
+            where = "training" if split is None else f"the split {split!r}"
             try:
-                batch = draw(number_B)
+                if split is None:
+                    batch = self.training_batch(self.draw_training(first), first)
+                else:
+                    batch = self.evaluation_batch(split, number_B)
             except ConfigError:
                 raise
             except _OF_CODE as error:
-                said = f"task_family: sequences() of {self.cell.task_family} fails in {kind}"
+                said = f"task_family: sequences() of {self.cell.task_family} fails in {where}"
                 raise ConfigError(f"{said}: {as_line(error)}") from error
-            check_numbers(self.problem, batch, f"task_family: in {kind} its")
+            check_numbers(self.problem, batch, f"task_family: in {where} its")
 
     def _new_tasks(self, count: int) -> Batch:
         """A sequence each of new tasks of seed 0."""

@@ -158,6 +158,8 @@ def checked(
     count = len(cells["n"])
     try:
         found = {str(k): np.asarray(v) for k, v in dict(rule(cells, delta, confidence)).items()}
+    except ConfigError:  # of a rule that is checked already
+        raise
     except Exception as error:
         raise ConfigError(f"{said} fails: {as_line(error)}") from None
     for name in ("phase", "decided"):

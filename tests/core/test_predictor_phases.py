@@ -181,8 +181,9 @@ def test_a_rule_of_ones_own(tmp_path):
 def test_a_rule_that_says_something_else_is_told_in_one_line(tmp_path, name, message):
     (tmp_path / "mine.py").write_text(MINE)
     rule = phase_rules.load(f"mine.py:{name}", tmp_path)
-    with pytest.raises(ConfigError) as told:
-        phase_of(cell_row(stay=0.5), rule)  # a plug-in's setting
+    with pytest.raises(ConfigError) as told:  # stay is a plug-in's setting
+        phase_of(cell_row(stay=0.5), phase_rules.of_callable(rule, "rule: of a caller's"))
+    assert "caller" not in str(told.value)
     assert message in str(told.value)
     assert f"mine.py:{name}" in str(told.value)
     assert "\n" not in str(told.value)

@@ -1,13 +1,13 @@
 """Rules that say what phase a trained cell is in: two that come with the program, chosen by name,
 and a user's own, `./file.py:Name` or an installed package's.
 
-A rule is a function of (cells, delta, confidence). `cells` has columns by name, a value a cell: a
-pandas DataFrame of the cells table, or a dict of NumPy arrays. It returns a mapping (a dict or a
-DataFrame) with
+A rule is a function of (cells, delta, confidence). `cells` has columns by name, a value a cell: the
+cells table, a pandas DataFrame; the program's own take a dict of NumPy arrays too. It returns a
+mapping (a dict or a DataFrame) with
 
 - `phase`: one of `core.phases.PHASES` for each cell, or None where the rule has no answer;
 - `decided`: whether the data can tell, bool;
-- further columns, if any, which tables and figures get with them.
+- further columns, if any, which tables and figures get with them, under names that `cells` has not.
 
 Rows are judged by themselves; what a rule says of cells that diverged or failed is not used. A
 class is made without arguments and then called. A user's rule runs where the user names it, and
@@ -29,13 +29,13 @@ from metaphase.core import phases, plugin_code, predictor_phases, schema
 from metaphase.core.phases import CONFIDENCE, DELTA, ON_PLATEAU, PHASES
 from metaphase.core.predictor_phases import COINCIDE
 from metaphase.core.settings import ConfigError, as_line
-from metaphase.core.taken_names import is_column
 
 Columns = Any  # Mapping[str, array], or a DataFrame
 Rule = Callable[[Columns, float, float], Columns]
 
 RULE = "rule"  # the kind, beside those of core.plugins
 ACCURACY, PREDICTORS = "accuracy", "predictors"
+LEFT = "classified"  # attribute of a DataFrame: the columns that classifying it has added
 NO_PHASE = "no phase by the rule"  # of a cell that finished
 # What is read of a cell's row.
 ROW_COLUMNS = tuple(dict.fromkeys((*phases.ROW_COLUMNS, *predictor_phases.ROW_COLUMNS)))
@@ -158,6 +158,8 @@ def checked(
     count = len(cells["n"])
     try:
         found = {str(k): np.asarray(v) for k, v in dict(rule(cells, delta, confidence)).items()}
+    except ConfigError:  # of a rule that is checked already
+        raise
     except Exception as error:
         raise ConfigError(f"{said} fails: {as_line(error)}") from None
     for name in ("phase", "decided"):
@@ -166,8 +168,9 @@ def checked(
     for name, values in found.items():
         if values.shape != (count,):
             raise ConfigError(f"{said}: {name} has the shape {values.shape}; needed: ({count},)")
-    if taken := sorted(name for name in found if name in cells and is_column(name)):
-        raise ConfigError(f"{said}: {taken[0]} is a column of the results already")
+    left = {"phase", "decided", *getattr(cells, "attrs", {}).get(LEFT, ())}
+    if taken := sorted(name for name in found if name in cells and name not in left):
+        raise ConfigError(f"{said}: {taken[0]} is a column of the cells already; rename it")
     phase = [None if p is None or p != p else str(p) for p in found["phase"].tolist()]
     if odd := sorted({p for p in phase if p not in (None, *PHASES)}):
         raise ConfigError(f"{said}: phase is {odd[0]!r}; allowed: {', '.join(PHASES)}, None")
@@ -183,7 +186,8 @@ def outcome_of(row: Columns, rule: Rule | None = None) -> str:
     Args:
         row: as `core.training.trainer.PackTrainer.results` makes it and as it is read back;
             `ROW_COLUMNS` and its status are looked at.
-        rule: None: what is known decides, see above. At `DELTA` and `CONFIDENCE`.
+        rule: is given the row's values in arrays; None: what is known decides, see above. At
+            `DELTA` and `CONFIDENCE`.
     """
     if row["status"] != schema.DONE:
         return str(row["status"])

@@ -3,11 +3,14 @@ such a name is, and how it is read and run."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.metadata
 import re
 import sys
+import sysconfig
+import threading
 import types
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -42,8 +45,19 @@ def read(kind: str, path: Path) -> bytes:
     return source
 
 
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, no other thread runs a user's file or makes a plug-in known."""
+    with _lock:
+        yield
+
+
+@one_thread()
 def run(said: str, source: bytes, path: str) -> types.ModuleType:
-    """The module that a file's content makes; the same content is run once.
+    """The module that a file's content makes; the same content is run once, to its end.
 
     Args:
         said: what messages begin with.
@@ -60,10 +74,35 @@ def run(said: str, source: bytes, path: str) -> types.ModuleType:
         sys.modules[module_name] = module  # before it runs: dataclasses look there
         try:
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
+        except BaseException as error:
+            del sys.modules[module_name]  # half-made
+            if not isinstance(error, (Exception, SystemExit)):
+                raise
             raise ConfigError(f"{said} can't be imported: {as_line(error)}") from None
     return module
+
+
+def require_one_file(said: str, source: bytes, path: Path) -> None:
+    """Raises ConfigError if a file that was run imports another one of its folder: neither results
+    trees nor workers would have it, and no name would tell its contents.
+
+    Args:
+        said: what messages begin with.
+        path: of the file.
+    """
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    folder = path.resolve().parent
+    installed = [Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "stdlib")]
+    for name in dict.fromkeys(name.partition(".")[0] for name in names):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if not file or not (where := Path(file).resolve()).is_relative_to(folder):
+            continue
+        if any(where.is_relative_to(one) for one in installed):
+            continue
+        if name not in importlib.metadata.packages_distributions():
+            raise ConfigError(f"{said} imports {name} of {where}; a plug-in has to be one file")
 
 
 @contextlib.contextmanager

@@ -234,6 +234,8 @@ def load_source(
     """
     said = f"{kind}: {path or file}:{class_name}"
     module = plugin_code.run(said, source, str(path or file))
+    if path is not None:
+        plugin_code.require_one_file(said, source, Path(path))
     cls = getattr(module, class_name, None)
     if cls is None:
         raise ConfigError(f"{said}: the file has no {class_name}")
@@ -279,6 +281,7 @@ def _version(said: str, cls: Any) -> str:
     return f"v{version}"
 
 
+@plugin_code.one_thread()
 def _register(
     said: str, kind: str, name: str, cls: Any, source: bytes | None, entry_point: str = "",
     path: str = "",

@@ -177,6 +177,9 @@ class Setting:
         if len(set(names)) < len(names):
             raise ConfigError(f"{self.name}: {value!r} names a {self.item} twice")
         for name in names:
+            if not name or "," in name:  # by which `core.schema.to_column` tells them apart
+                what = "texts that are not empty and have no comma"
+                raise ConfigError(f"{self.name}: {name!r} can't be one of several; allowed: {what}")
             if self.choices and name not in self.choices:
                 raise ConfigError(f"{self.name}: {name!r} is not one of {self._choices}")
         return tuple(names)

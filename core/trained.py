@@ -50,8 +50,9 @@ class TrainedModel:
     ) -> None:
         self.cell, self.step = cell, int(state["step"])
         self._device = torch.device(device)
-        self._stack = Stack([cell], self._device)
-        self._stack.restore([dict(state)])
+        with self._device:  # whatever device the caller makes tensors on
+            self._stack = Stack([cell], self._device)
+            self._stack.restore([dict(state)])
         self.weights = {name: p.detach()[0] for name, p in self._stack.parameters.items()}
 
     @torch.no_grad()
@@ -67,7 +68,7 @@ class TrainedModel:
             ConfigError: the shapes aren't these, or a label is none.
         """
         batch = self._batch(x_BxTxX, y_BxT)
-        with float32_products(self.cell.precision, self._device):
+        with float32_products(self.cell.precision, self._device), self._device:
             return self._stack.predict(batch)[0]
 
     @torch.no_grad()
@@ -95,7 +96,8 @@ class TrainedModel:
             if cell.architecture == "transformer":
                 found.update(inspection.activations(p, h_RxBxLxD, cell, stride))
 
-        found["logits"] = model.predict(p, batch.x_RxBxTxX, batch.y_RxBxT, cell, look)
+        with self._device:
+            found["logits"] = model.predict(p, batch.x_RxBxTxX, batch.y_RxBxT, cell, look)
         return {name: value[0].clone() for name, value in found.items()}
 
     def _batch(self, x_BxTxX: Tensor, y_BxT: Tensor) -> Batch:
@@ -157,8 +159,9 @@ class TrainedModel:
         if not chosen or not all(0 <= number < _MOST for number in chosen):
             raise ConfigError(f"numbers: {numbers!r}; allowed: whole numbers from 0 to {_MOST - 1}")
         sequence_B = torch.tensor(chosen, dtype=torch.int64, device=self._device)
-        sampler = open_sequences([self.cell], data_root, self._device)
-        return sampler.evaluation_batch(split, sequence_B)
+        with self._device:
+            sampler = open_sequences([self.cell], data_root, self._device)
+            return sampler.evaluation_batch(split, sequence_B)
 
 
 def named_tensors(cell: Cell, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -181,7 +184,7 @@ def rows_of(cell: Cell, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     specs = model.parameters(cell)
     rows: dict[str, Tensor] = {}
     for row, prefix in {"theta": "", **_BESIDE}.items():
-        flat_1xP = torch.zeros(1, buffer_size(specs))
+        flat_1xP = torch.zeros(1, buffer_size(specs), device="cpu")
         for name, view in views(flat_1xP, specs).items():
             found = tensors.get(f"{prefix}{name}")
             if found is None or found.shape != view.shape[1:] or found.dtype != torch.float32:

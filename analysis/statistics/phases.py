@@ -16,7 +16,7 @@ import pandas as pd
 from metaphase.analysis.load import ResultsError
 from metaphase.analysis.statistics.settings import setting_columns
 from metaphase.core import label_counts, phase_rules, schema
-from metaphase.core.phase_rules import Rule
+from metaphase.core.phase_rules import LEFT, Rule
 from metaphase.core.phases import (
     CONFIDENCE,
     DELTA,
@@ -86,6 +86,8 @@ def classify(
         "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
     }
     classified = cells.assign(**new)
+    added = (name for name in new if name not in known)
+    classified.attrs[LEFT] = (*cells.attrs.get(LEFT, ()), *added)
     classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, "coincide"))
     return classified
 
@@ -227,9 +229,7 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
     """
     varying = []
     for name in [name for name in setting_columns(cells) if name not in AXES]:
-        values = cells[name]
-        if values.dtype == object:
-            values = values.map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)
+        values = _comparable(cells[name])
         if values.nunique(dropna=False) < 2:
             continue
         follows = (
@@ -254,8 +254,21 @@ def is_one_point(cells: pd.DataFrame) -> bool:
 
 def require_one_condition(cells: pd.DataFrame) -> None:
     """Raises ResultsError if two cells share architecture, model size, number of tasks and seed."""
-    if cells[list(AXES)].duplicated().any():  # of all columns, each would be looked at
-        raise ResultsError(
-            "cells differ in more than architecture, model_size, num_tasks and seed; "
-            "analyse each group of phases.split_conditions by itself"
-        )
+    axes = list(AXES)
+    if not cells[axes].duplicated().any():  # of all columns, each would be looked at
+        return
+    twice = cells[cells[axes].duplicated(keep=False)]
+    keys = [twice[axis] for axis in axes]
+    names = [
+        name for name in setting_columns(cells) if name not in AXES
+        and _comparable(twice[name]).groupby(keys).nunique(dropna=False).max() > 1
+    ]  # fmt: skip
+    what = f"in {', '.join(names)}: take one value of each" if names else "some are there twice"
+    raise ResultsError(f"cells differ in more than {', '.join(AXES[:-1])} and {AXES[-1]}; {what}")
+
+
+def _comparable(values: pd.Series) -> pd.Series:
+    """A column whose lists can be compared."""
+    if values.dtype != object:
+        return values
+    return values.map(lambda v: tuple(v) if isinstance(v, (list, np.ndarray)) else v)

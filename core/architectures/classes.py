@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -108,8 +111,8 @@ class ModuleLayers:
     and its own settings, and its `forward` takes h_BxLxD to outputs of the same shape.
 
     Replicas are stacked by `torch.func.vmap`, so that what a cell's numbers are depends on its pack
-    to rounding. A replica's initial weights are those that the class gives itself after
-    `torch.manual_seed` of the cell's seed.
+    to rounding. A replica's initial weights are those that the class gives itself after PyTorch's,
+    NumPy's and Python's random numbers are seeded with the cell's seed.
 
     Args:
         own: the names of its own settings.
@@ -123,8 +126,7 @@ class ModuleLayers:
 
     def _make(self, key: tuple, seed: int) -> nn.Module:
         width, tokens, own = key
-        with _one_thread, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # and not those of GPUs
+        with _one_thread, seeded(seed), torch.device("cpu"):
             try:
                 module: nn.Module = self._cls(width, tokens, **dict(own))
                 parameters, buffers = dict(module.named_parameters()), list(module.buffers())
@@ -240,6 +242,22 @@ class ModuleLayers:
     def activations(self, cell: Cell) -> int:
         """Numbers of a sequence that the backward pass needs, estimated."""
         return _activations(self.parameters(cell), cell)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the random numbers that a process has are those of a seed; afterwards they are what
+    they were."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # and not those of GPUs
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
 
 
 def _of_shape(result: Any, due: tuple[int, ...], said: str, where: str = "") -> Tensor:

@@ -14,6 +14,7 @@ from metaphase.core.conformance.subject import (
     Subject,
     alone_equals_packed,
     continues_exactly,
+    repeats,
     require,
     same,
     theta_of,
@@ -153,6 +154,20 @@ def a_checkpoint_continues_exactly(subject: Subject) -> None:
 
 def seeds_differ(subject: Subject) -> None:
     """Cells of different seeds start from different weights, of the same seed from the same."""
+    layers = subject.entry.layers
+    if isinstance(layers, ModuleLayers):
+        key = layers._key(subject.cell())
+
+        def made() -> Tensor:  # not one that is kept from before
+            parameters = layers._make(key, 1).parameters()
+            return torch.cat([p.detach().flatten().double() for p in parameters])
+
+        repeats(
+            made,
+            "Initial weights are others when the module is made again with the same seed. Draw "
+            "them from PyTorch's, NumPy's (np.random) or Python's (random) numbers, which are "
+            "seeded, not from generators of their own, the clock or what is counted.",
+        )
     a, b = (subject.trainer(subject.cell(seed=s)) for s in (1, 2))
     again = subject.trainer(subject.cell(seed=1))
     [one] = [theta_of(a, cell) for cell in a.cells]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,10 +21,12 @@ from metaphase.core.conformance.subject import (
     without_a_host,
 )
 from metaphase.core.tasks import Classes, Reals
-from metaphase.core.tasks.drawn_sequences import DrawnSequences
-from metaphase.core.tasks.sequences import Batch
+from metaphase.core.tasks.drawn_sequences import DrawnSequences, check_numbers
+from metaphase.core.tasks.sequences import STEPS_PER_DRAW, Batch
 
 _NUMBERS = 512  # sequences whose numbers are looked at
+_OF_TASK = 512  # sequences of each of 64 tasks by which these are told apart ...
+_DISTINCT = 60  # ... as far as so few can
 
 
 def shapes_are_those_of_its_problem(subject: Subject) -> None:
@@ -40,22 +43,32 @@ def shapes_are_those_of_its_problem(subject: Subject) -> None:
         "Reals a variance above 0.",
     )
     try:
-        batch = _evaluated(subject, schema.UNSEEN)
+        drawn = [(f"the split {s!r}", _evaluated(subject, s)) for s in schema.SPLITS]
+        drawn += [("training", batch) for batch in _trained(subject)]
+        for kind, batch in drawn:
+            check_numbers(cell.problem, batch, f"In {kind} its")
     except ConfigError as error:
         raise Broken(str(error)) from None
-    x, y = batch.x_RxBxTxX, batch.y_RxBxT
-    require(bool(x.isfinite().all()), "Inputs hold what is no finite number.")
-    if isinstance(target, Classes):
-        inside = bool(((y >= 0) & (y < target.count)).all())
-        require(inside, f"Targets are not all in 0 to {target.count - 1}, as Classes says.")
-    else:
-        require(bool(y.isfinite().all()), "Targets hold what is no finite number.")
-        variance = y.double().square().mean().item()
+    if isinstance(target, Reals):
+        variance = _evaluated(subject, schema.UNSEEN).y_RxBxT.double().square().mean().item()
         require(
             0.67 < variance / target.variance < 1.5,
             f"The mean square of targets is {variance:.3g}, problem() says {target.variance:.3g}; "
             "models' first losses, their plateau and scores are measured by it: say what it is.",
         )
+
+
+def its_settings_stay(subject: Subject) -> None:
+    """A family that is a dataclass is frozen."""
+    if not subject.draws_itself:
+        return
+    drawn = subject.sequences(subject.cell())
+    assert isinstance(drawn, DrawnSequences)
+    parameters = getattr(drawn.family, "__dataclass_params__", None)
+    require(
+        parameters is None or parameters.frozen,
+        "Its settings can be changed after it is made; say @dataclass(frozen=True).",
+    )
 
 
 def the_same_number_is_the_same_thing(subject: Subject) -> None:
@@ -98,30 +111,35 @@ def tasks_differ_and_decide(subject: Subject) -> None:
         return
     drawn = subject.sequences(cell)
     assert isinstance(drawn, DrawnSequences)
-    seed_1x1, number = torch.full((1, 1), 3), torch.zeros(64, dtype=torch.int64)
-    first = 2**32
+    seed_1x1, first = torch.full((1, 1), 3), 2**32
     tasks = torch.cat([torch.arange(32), first + torch.arange(32)])
-    batch = drawn._sequences(seed_1x1, tasks, number, schema.SEEN)
-    rows = torch.cat([batch.x_RxBxTxX.flatten(2).double(), batch.y_RxBxT.flatten(2).double()], 2)[0]
-    distinct = rows.unique(dim=0).shape[0]
+
+    def numbers(task_B: Tensor, number_B: Tensor) -> Tensor:
+        batch = drawn._sequences(seed_1x1, task_B, number_B, schema.SEEN)
+        parts = batch.x_RxBxTxX.flatten(2).double(), batch.y_RxBxT.flatten(2).double()
+        return torch.cat(parts, dim=2)[0]
+
+    # The same sequences of every task, as many as tell tasks apart that differ in few labels.
+    rows = numbers(tasks.repeat_interleave(_OF_TASK), torch.arange(_OF_TASK).repeat(64)).view(
+        64, -1
+    )
+    distinct, due = rows.unique(dim=0).shape[0], _DISTINCT
     require(
         distinct > 1,
         "Sequences don't depend on their task: draw what tells tasks apart from the first Random, "
         "`task`.",
     )
-    if hasattr(drawn.family, "parameters"):  # tasks that differ may have the same few classes
+    if hasattr(drawn.family, "parameters"):  # these tell all tasks apart
+        due = 64
         distinct = drawn.family.parameters(drawn.tasks(0, tasks)).flatten(1).unique(dim=0).shape[0]
     require(
-        distinct == 64,
+        distinct >= due,
         f"Of 64 tasks only {distinct} are different, and unseen tasks are among the seen ones. "
         "There must be more tasks than N; lower N can't be told from this.",
     )
-    same_task = drawn._sequences(seed_1x1, tasks[:1].expand(64), torch.arange(64), schema.SEEN)
-    values = torch.cat(
-        [same_task.x_RxBxTxX.flatten(2).double(), same_task.y_RxBxT.flatten(2).double()], 2
-    )[0]
+    same_task = numbers(tasks[:1].expand(64), torch.arange(64))
     require(
-        values.unique(dim=0).shape[0] > 32,
+        same_task.unique(dim=0).shape[0] > 32,
         "All sequences of a task are the same: draw examples from the second Random, `sequence`.",
     )
 
@@ -170,8 +188,17 @@ def _evaluated(subject: Subject, split: str) -> Batch:
     return subject.sequences(cell).evaluation_batch(split, torch.arange(_NUMBERS))
 
 
+def _trained(subject: Subject) -> Iterator[Batch]:
+    """The sequences of the first training steps."""
+    sequences, step_J = subject.sequences(subject.cell()), torch.arange(STEPS_PER_DRAW)
+    draw = sequences.draw_training(step_J)
+    for j in step_J:
+        yield sequences.training_batch(draw, j[None])
+
+
 CHECKS = (
     shapes_are_those_of_its_problem,
+    its_settings_stay,
     the_same_number_is_the_same_thing,
     tasks_differ_and_decide,
     the_batch_size_does_not_show,

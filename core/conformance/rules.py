@@ -15,22 +15,16 @@ _SHARES = (0.0, 0.3, 0.6, 1.0)  # accuracies that cells are given, in all combin
 
 
 def it_says_a_phase_of_each_cell(subject: Subject) -> None:
-    """`phase` and `decided` are what rules say, for a DataFrame of cells and for arrays."""
-    cells = _cells(subject)
-    of_frame, of_arrays = _said(subject, cells), _said(subject, _arrays(cells))
-    require(
-        _same(of_frame, of_arrays),
-        "The rule says something else of a dict of NumPy arrays than of a DataFrame; take columns "
-        "by np.asarray(cells[name], dtype=float).",
-    )
+    """`phase` and `decided` are what rules say."""
+    _said(subject, _cells(subject))
 
 
 def a_cell_is_judged_by_itself(subject: Subject) -> None:
     """What is said of a cell depends on no other one."""
     cells = _cells(subject)
-    whole = _said(subject, cells)
+    whole = _said(subject, cells.copy())
     for place in range(len(cells)):
-        alone = _said(subject, cells.iloc[[place]])
+        alone = _said(subject, cells.iloc[[place]].copy())
         require(
             _same({name: values[place : place + 1] for name, values in whole.items()}, alone),
             "What is said of a cell depends on the others in the table: a phase must be the same "
@@ -68,10 +62,6 @@ def _cells(subject: Subject) -> Any:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     texts = [{name: schema.to_column(row.get(name)) for name in columns} for row in rows]
     return pd.DataFrame(texts)
-
-
-def _arrays(cells: Any) -> dict[str, np.ndarray]:
-    return {name: cells[name].to_numpy() for name in cells}
 
 
 def _said(subject: Subject, cells: Any) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from metaphase.core.architectures.classes import seeded
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.plugins import REGISTRIES
 from metaphase.core.tasks import TASK_FAMILIES
@@ -175,11 +176,9 @@ def continues_exactly(subject: Subject, to_rounding: bool = False) -> None:
 
 
 def repeats(make: Callable[[], Tensor], sentence: str) -> None:
-    """Requires that something is the same when it is made again, whatever PyTorch's generator is
-    at."""
+    """Requires that something is the same when it is made again, whatever PyTorch's, NumPy's and
+    Python's generators are at."""
     first = make()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)
-        torch.rand(7)
+    with seeded(12345):
         again = make()
     require(same(first, again), sentence)

@@ -73,16 +73,20 @@ def load_images(cell: Cell, data_root: str | Path, device: torch.device | str) -
         ConfigError: a dataset isn't in `data_root` and can't be downloaded, has too few images for
             sequences of distinct ones, or nothing but blank ones.
     """
-    images = _cell_images(
-        (cell.dataset, *cell.unseen_datasets),
-        cell.image_size,
-        cell.grayscale,
-        cell.num_classes,
-        cell.normalization,
-        str(data_root),
-        torch.device(device),
-        cell.own,
-    )
+    place = torch.device(device)
+    with torch.device(
+        "cpu"
+    ):  # where images are prepared, whatever device the caller makes tensors on
+        images = _cell_images(
+            (cell.dataset, *cell.unseen_datasets),
+            cell.image_size,
+            cell.grayscale,
+            cell.num_classes,
+            cell.normalization,
+            str(data_root),
+            place,
+            cell.own,
+        )
     for split in (images.train, images.heldout, *images.unseen.values()):
         if split.count < cell.sequence_length:
             raise ConfigError(

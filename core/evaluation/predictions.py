@@ -152,10 +152,11 @@ class Predictions:
             ConfigError: it isn't a finite number for each output.
         """
         due = (*y.shape[:2], self.target.outputs)
-        if tuple(said.shape) != due or not bool(said.isfinite().all()):
+        finite = tuple(said.shape) != due or bool(said.isfinite().all())
+        if tuple(said.shape) != due or not finite:
+            given = tuple(said.shape) if finite else "not all finite"
             raise ConfigError(
-                f"task_family: its predictor {name} gives {tuple(said.shape)}; needed: {due}, "
-                "finite numbers"
+                f"task_family: its predictor {name} gives {given}; needed: {due}, finite numbers"
             )
         if isinstance(self.target, Classes):
             said = said.clamp(min=LEAST)

@@ -75,7 +75,7 @@ def plain_layer_norm(x: Tensor) -> Tensor:
 
 
 def cross_entropy(logits_RxBxTxC: Tensor, y_RxBxT: Tensor) -> Tensor:
-    """loss_RxBxT: the cross-entropy of each prediction, nats, float32."""
+    """loss_RxBxT: the cross-entropy of each prediction, nats, float32; NaN where y is no class."""
     logits_IxC, y_I = logits_RxBxTxC.flatten(0, 2), y_RxBxT.flatten()
     function = cpu.CrossEntropy.apply if cpu.serves(logits_IxC) else plain_cross_entropy
     loss_I: Tensor = function(logits_IxC, y_I)
@@ -83,8 +83,11 @@ def cross_entropy(logits_RxBxTxC: Tensor, y_RxBxT: Tensor) -> Tensor:
 
 
 def plain_cross_entropy(logits_IxC: Tensor, y_I: Tensor) -> Tensor:
-    """The definition of `cross_entropy`, of rows of logits."""
-    return F.cross_entropy(logits_IxC, y_I, reduction="none")
+    """The definition of `cross_entropy`, of rows of logits: a label that is no class loses NaN and
+    has no gradient."""
+    class_I = y_I.clamp(0, logits_IxC.shape[1] - 1)
+    loss_I = F.cross_entropy(logits_IxC, class_I, reduction="none")
+    return loss_I.masked_fill(class_I != y_I, torch.nan)
 
 
 def row_means(x_RxI: Tensor) -> Tensor:

@@ -74,29 +74,27 @@ class DrawnSequences:
         return Levels(chance=level, unseen=level, guess_loss=target.guess_loss)
 
     def check(self) -> None:
-        """Draws a few sequences of new tasks, before anything is trained.
+        """Draws the first training step's sequences and a few of each split, before anything is
+        trained.
 
         Raises:
             ConfigError: the family fails, or they aren't what its problem says.
         """
-        try:
-            batch = self._new_tasks(_CHECKED_SEQUENCES)
-        except ConfigError:
-            raise
-        except _OF_CODE as error:
-            line = as_line(error)
-            name = self.cell.task_family
-            raise ConfigError(f"task_family: sequences() of {name} fails: {line}") from error
-        for name, numbers in (("inputs", batch.x_RxBxTxX), ("targets", batch.y_RxBxT)):
-            if not torch.isfinite(numbers).all():
-                raise ConfigError(f"task_family: its {name} are not all finite numbers")
-        target, y = self.problem.target, batch.y_RxBxT
-        if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
-            least, most = y.min().item(), y.max().item()
-            raise ConfigError(
-                f"task_family: its targets are in {least} to {most}; its problem says "
-                f"0 to {target.count - 1}"
-            )
+        number_B = torch.arange(_CHECKED_SEQUENCES, device=self.seed_S.device)
+        first = torch.zeros_like(number_B[:1])
+        for split in (None, *schema.SPLITS):
+            where = "training" if split is None else f"the split {split!r}"
+            try:
+                if split is None:
+                    batch = self.training_batch(self.draw_training(first), first)
+                else:
+                    batch = self.evaluation_batch(split, number_B)
+            except ConfigError:
+                raise
+            except _OF_CODE as error:
+                said = f"task_family: sequences() of {self.cell.task_family} fails in {where}"
+                raise ConfigError(f"{said}: {as_line(error)}") from error
+            check_numbers(self.problem, batch, f"task_family: in {where} its")
 
     def _new_tasks(self, count: int) -> Batch:
         """A sequence each of new tasks of seed 0."""
@@ -185,3 +183,20 @@ def checked(problem: Problem, x: Tensor | None, y: Tensor, shape: tuple[int, ...
                 f"{dtype} {due}"
             )
     return Batch(x, y)
+
+
+def check_numbers(problem: Problem, batch: Batch, said: str) -> None:
+    """Raises ConfigError unless inputs and targets are finite, and classes those of the problem.
+
+    Args:
+        said: what the line begins with.
+    """
+    target, y = problem.target, batch.y_RxBxT
+    for name, numbers in (("inputs", batch.x_RxBxTxX), ("targets", y)):
+        if not torch.isfinite(numbers).all():
+            raise ConfigError(f"{said} {name} are not all finite numbers")
+    if isinstance(target, Classes) and not ((y >= 0) & (y < target.count)).all():
+        raise ConfigError(
+            f"{said} targets are in {y.min().item()} to {y.max().item()}; its problem says "
+            f"0 to {target.count - 1}"
+        )

@@ -94,5 +94,6 @@ def _check_history(cell: Cell, history: Any, step: int) -> None:
 @functools.lru_cache(maxsize=16)
 def _form(cell: Cell) -> dict[str, str]:
     """The kind of each entry in a state of the cell's stacked model."""
-    [state] = Stack([cell], torch.device("cpu")).states()
+    with torch.device("cpu"):  # whatever device the caller makes tensors on
+        [state] = Stack([cell], torch.device("cpu")).states()
     return {name: _kind(value) for name, value in state.items()}

@@ -208,7 +208,7 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 def _worst(errors: Iterable[float]) -> float:
     """The largest; NaN if one is."""
-    return float(torch.tensor(list(errors)).max())
+    return float(torch.tensor(list(errors), device="cpu").max())
 
 
 def _prove_capture(

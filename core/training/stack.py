@@ -169,7 +169,8 @@ class Stack:
         for name in _ROWS:
             getattr(self, f"{name}_RxP").copy_(torch.stack([state[name] for state in states]))
         for name in _NUMBERS:
-            getattr(self, f"{name}_R").copy_(torch.tensor([state[name] for state in states]))
+            numbers = torch.tensor([state[name] for state in states], device="cpu")
+            getattr(self, f"{name}_R").copy_(numbers)
 
 
 def _where_any(numbers: Sequence[float], device: torch.device) -> Tensor | None:

@@ -271,7 +271,9 @@ class PackTrainer:
         predictors among them."""
         found = [distances(self.cell.problem.target, *pair) for pair in self._beside(split)]
         names = dict.fromkeys(name for one in found for name in one.value_E)
-        untold_E = torch.full((self.cell.eval_sequences,), math.nan, dtype=torch.float64)
+        untold_E = torch.full(
+            (self.cell.eval_sequences,), math.nan, dtype=torch.float64, device="cpu"
+        )
         values = {
             name: torch.stack([one.value_E.get(name, untold_E).cpu() for one in found])
             for name in names

@@ -263,8 +263,9 @@ class _Threads:
                 self._tell("note", index, asdict(report))
                 return ""
             except Exception as raised:
-                logger.warning("pack %d failed", index, exc_info=True)
                 error = f"{type(raised).__name__}: {one_line(raised)}"
+                logger.warning("pack %d failed: %s", index, error)
+                logger.info("pack %d failed by this", index, exc_info=True)
                 raised.__traceback__ = None  # its frames hold tensors
         return error
 

@@ -153,8 +153,10 @@ class PackRun:
                 logger.warning("leaving: %s", error)
                 self._claimed = False
                 return self._report(stopped=True)
-            logger.exception("the storage fails, which is no cell's fault: leaving")
-            return self._report(config_error=self._what_fails(error))
+            said = self._what_fails(error)
+            logger.warning("leaving: %s", said)
+            logger.info("the storage failed by this", exc_info=True)
+            return self._report(config_error=said)
 
     def _what_fails(self, error: StorageError) -> str:
         """Says in one line how the storage fails and what to do."""

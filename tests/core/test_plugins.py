@@ -1,11 +1,15 @@
 """Plug-ins: how they are named, loaded and refused, and what becomes of cells that use them."""
 
 import dataclasses
+import random
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -181,10 +185,19 @@ def test_a_problem_that_can_t_be_is_refused_with_the_cell(tmp_path, problem):
     ("targets", "message"),
     [
         ('sequence.integers("y", 3, T) + 1', "its targets are in 1 to 3; .* says 0 to 2"),
-        ('{}["y"]', "sequences.. of mine.py:Mine@.* fails: KeyError: 'y'"),
+        (
+            'sequence.integers("y", 3, T) + 3 * (split == "train")',
+            "in training its targets are in 3 to 5",
+        ),
+        ('{"seen": 0, "unseen": 0}[split]', "sequences.. .* fails in training: KeyError: 'train'"),
+        ('{}["y"]', "sequences.. of mine.py:Mine@.* fails in .*: KeyError: 'y'"),
+        (
+            'sequence.integers("y", 3, T) - 9 * (split == "seen")',
+            "in the split 'seen' its targets are in -9 to -7",
+        ),
         ("3", "gives no tensors"),
-        ("T.none", "sequences.. of mine.py:Mine@.* fails: AttributeError: "),
-        ("nothing", "sequences.. of mine.py:Mine@.* fails: NameError: "),
+        ("T.none", "sequences.. of mine.py:Mine@.* fails in .*: AttributeError: "),
+        ("nothing", "sequences.. of mine.py:Mine@.* fails in .*: NameError: "),
         ('sequence.normal("y", T).log()', "its targets are torch.float32"),
     ],
 )
@@ -214,6 +227,46 @@ def test_code_of_a_plug_in_inherits_nothing_of_the_programs(tmp_path):
     (tmp_path / "mine.py").write_text(code.replace("class Mine:\n", inner))
     name = plugins.load("task_family", "mine.py:Mine", tmp_path)
     assert list(plugins.find("task_family", name).own) == ["share", "bound"]
+
+
+def test_items_of_a_list_are_told_apart_in_a_column(tmp_path):
+    code = FAMILY.format(problem="Problem(2, Classes(3))", targets="None")
+    (tmp_path / "mine.py").write_text(
+        code.replace("share: float", "lots: tuple[str, ...] = ()\n    share: float")
+    )
+    name = plugins.load("task_family", "mine.py:Mine", tmp_path)
+    for lots in (["a,b"], ["a", ""]):
+        with pytest.raises(ConfigError, match=r"lots: '(a,b)?' can't be one of several"):
+            Cell.from_dict({**SMALL, "task_family": name, "lots": lots})
+
+
+def test_a_file_whose_run_is_interrupted_is_run_again(tmp_path):
+    code = "import sys\nif sys.argv is None: raise KeyboardInterrupt\n"
+    code += "class Mine:\n  def values(self, outputs, batch, cell): pass\n"
+    (tmp_path / "mine.py").write_text(code)
+    with mock.patch.object(sys, "argv", None), pytest.raises(KeyboardInterrupt):
+        plugins.load("metrics", "mine.py:Mine", tmp_path)
+    assert plugins.load("metrics", "mine.py:Mine", tmp_path).startswith("mine.py:Mine@")
+
+
+def test_a_file_is_run_once_to_its_end_by_however_many_threads(tmp_path):
+    code = "import time\ntime.sleep(0.3)\nclass Late:\n  def values(self, o, b, c): pass\n"
+    (tmp_path / "mine.py").write_text(code)
+    with ThreadPoolExecutor() as threads:
+        found = [threads.submit(plugins.load, "metrics", "mine.py:Late", tmp_path) for _ in "123"]
+    assert len({future.result() for future in found}) == 1
+
+
+def test_a_plug_in_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("import json, numpy\n")
+    code = "import json, metaphase, numpy.linalg\nfrom {} import *\n"
+    code += "class Mine:\n  def values(self, outputs, batch, cell): pass\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("beside", "json"):
+        (tmp_path / f"of_{name}.py").write_text(code.format(name))
+    plugins.load("metrics", "of_json.py:Mine", tmp_path)
+    with pytest.raises(ConfigError, match=r"imports beside of .*beside.py; .* has to be one file"):
+        plugins.load("metrics", "of_beside.py:Mine", tmp_path)
 
 
 MODULE = """
@@ -299,6 +352,26 @@ def test_a_module_s_weights_can_be_asked_for_while_another_thread_computes_with_
     asked.set()
     thread.join()
     assert not values.eq(1).all()
+
+
+def test_a_module_s_weights_are_a_function_of_the_seed_whatever_draws_them():
+    class Mine(torch.nn.Module):
+        def __init__(self, width, tokens):
+            super().__init__()
+            draws = [torch.rand(1).item(), np.random.rand(), random.random()]
+            self.w = torch.nn.Parameter(torch.tensor(draws))
+
+    random.seed(7)
+    np.random.seed(7)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    layers = ModuleLayers(Mine, ())
+    key = layers._key(Cell(**SMALL, image_size=4))
+    first = layers._make(key, 3).w.tolist()
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    random.seed(8)
+    np.random.seed(8)
+    assert layers._make(key, 3).w.tolist() == first
+    assert not set(layers._make(key, 4).w.tolist()) & set(first)
 
 
 LAYERS = """

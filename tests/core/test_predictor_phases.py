@@ -153,6 +153,8 @@ def numbers(cells, delta, confidence):
     return rule(cells, delta, confidence) | {"decided": np.array([1.0])}
 def takes(cells, delta, confidence):
     return rule(cells, delta, confidence) | {"n": np.array([1.0])}
+def takes_own(cells, delta, confidence):
+    return rule(cells, delta, confidence) | {"stay": np.array([1.0])}
 '''  # fmt: skip
 
 
@@ -172,14 +174,16 @@ def test_a_rule_of_ones_own(tmp_path):
         ("short", "phase has the shape (0,); needed: (1,)"),
         ("lacks", "gives no decided"),
         ("numbers", "decided is float64; needed: bool"),
-        ("takes", "n is a column of the results already"),
+        ("takes", "n is a column of the cells already"),
+        ("takes_own", "stay is a column of the cells already"),
     ],
 )
 def test_a_rule_that_says_something_else_is_told_in_one_line(tmp_path, name, message):
     (tmp_path / "mine.py").write_text(MINE)
     rule = phase_rules.load(f"mine.py:{name}", tmp_path)
-    with pytest.raises(ConfigError) as told:
-        phase_of(cell_row(), rule)
+    with pytest.raises(ConfigError) as told:  # stay is a plug-in's setting
+        phase_of(cell_row(stay=0.5), phase_rules.of_callable(rule, "rule: of a caller's"))
+    assert "caller" not in str(told.value)
     assert message in str(told.value)
     assert f"mine.py:{name}" in str(told.value)
     assert "\n" not in str(told.value)

@@ -80,6 +80,9 @@ def test_a_rule_is_taken_by_whatever_shows_phases(results, tmp_path):
     by_rule = mp.load(REFERENCE, rule=rule)
     expected = mp.classify(results.cells, rule=rule)
     assert by_rule.phases.equals(expected)
+    assert mp.classify(expected, rule=rule).equals(expected)  # its own columns are replaced
+    with pytest.raises(ConfigError, match="unseen_share is a column of the cells already"):
+        mp.classify(results.cells.assign(unseen_share=0.0), rule=rule)
     assert not by_rule.phases.phase.equals(results.phases.phase)
     assert by_rule.transitions.equals(mp.transitions(expected))
     assert mp.transitions(results.phases, rule=rule).equals(by_rule.transitions)

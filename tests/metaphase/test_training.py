@@ -219,6 +219,45 @@ def test_the_callers_process_stays_as_it_is(tmp_path):
     assert_same(Results(str(tmp_path), "sweep"), Results(str(tmp_path / "first"), "sweep"))
 
 
+def test_the_device_on_which_the_caller_makes_tensors_shows_nowhere(tmp_path):
+    for name in ("plain", "meta"):
+        with torch.device("meta" if name == "meta" else "cpu"):
+            mp.run(SWEEP, tmp_path / name, keep_models=True, progress=False)
+            longer = mp.Sweep(
+                "sweep", {**CELL, "model_size": 8, "steps": 20}, {"num_tasks": [1, 8]}
+            )
+            results = mp.run(longer, tmp_path / name, keep_models=True, progress=False)
+            model = results.model(num_tasks=8, steps=20)
+            x, y = model.sequences("seen", range(3))
+            shown = model.predict(x, y), model.activations(x, y)["logits"]
+        assert all(t.is_cpu and torch.equal(t, shown[0]) for t in shown)
+    assert_same(*(Results(str(tmp_path / name), "sweep") for name in ("plain", "meta")))
+
+
+def test_what_becomes_of_a_pack_is_a_line_and_no_traceback(tmp_path):
+    """In a process of its own, whose logs nobody has asked for."""
+    code = """
+import sys
+import metaphase as mp
+from metaphase.core.training.trainer import PackTrainer
+
+def fails(*arguments):
+    raise IndexError("of somebody's code")
+
+PackTrainer.advance = fails
+cell = {cell}
+try:
+    mp.run(mp.Sweep("sweep", cell, {{"num_tasks": [1, 8]}}), sys.argv[1], progress=False)
+except mp.ConfigError as error:
+    print(error)
+"""
+    made = code.format(cell={**CELL, "model_size": 8})
+    run = subprocess.run([sys.executable, "-c", made, tmp_path], capture_output=True, text=True)
+    assert "all failed alike" in run.stdout
+    assert "pack 0 failed: IndexError: of somebody's code" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_in_a_thread_in_an_event_loop_and_with_inference_mode(tmp_path):
     raised = []
 

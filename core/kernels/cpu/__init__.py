@@ -20,6 +20,7 @@ from torch import Tensor
 from metaphase.core.kernels.cpu.calls import (
     available,
     call,
+    empty,
     kept,
     padded,
     replica_strides,
@@ -58,7 +59,7 @@ def normals(
     scale: float,
 ) -> Tensor:
     """`core.rng.plain_normal_matrix` times `scale`, M x rows x columns, of int64 words."""
-    result = torch.empty(len(seed_M), rows, columns)
+    result = empty(len(seed_M), rows, columns)
     words = [t.contiguous() for t in (seed_M, low_M, high_M)]
     sizes = (len(seed_M), rows, columns, ctypes.c_uint32(purpose))
     call("normals", *sizes, *words, ctypes.c_float(scale), result)
@@ -78,7 +79,7 @@ def multiply(a_GxIxJ: Tensor, b_GxJxO: Tensor, out_GxIxO: Tensor | None = None) 
     batch, m, depth = a_GxIxJ.shape
     n = b_GxJxO.shape[2]
     assert b_GxJxO.shape[:2] == (batch, depth)
-    c_GxIxO = torch.empty(batch, m, n) if out_GxIxO is None else out_GxIxO
+    c_GxIxO = empty(batch, m, n) if out_GxIxO is None else out_GxIxO
     assert c_GxIxO.shape == (batch, m, n)
     assert c_GxIxO.is_contiguous()
     shape = _ProductShape(batch, m, n, depth, *a_GxIxJ.stride(), *b_GxJxO.stride(), m * n, n)
@@ -112,7 +113,7 @@ class LayerNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         rows, D = x.numel() // x.shape[-1], x.shape[-1]
-        y, rstd_I = torch.empty_like(x), torch.empty(rows)
+        y, rstd_I = torch.empty_like(x), empty(rows)
         call("norm_forward", rows, D, x, y, rstd_I)
         ctx.save_for_backward(y, rstd_I)
         return y
@@ -131,7 +132,7 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_IxC: Tensor, y_I: Tensor) -> Tensor:
         logits_IxC, y_I = logits_IxC.contiguous(), y_I.contiguous()
-        p_IxC, loss_I = torch.empty_like(logits_IxC), torch.empty(len(logits_IxC))
+        p_IxC, loss_I = torch.empty_like(logits_IxC), empty(len(logits_IxC))
         call("cross_entropy", *logits_IxC.shape, logits_IxC, y_I, p_IxC, loss_I)
         ctx.save_for_backward(p_IxC, y_I)
         return loss_I
@@ -150,7 +151,7 @@ class RowMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RxI: Tensor) -> Tensor:
         x_RxI = x_RxI.contiguous()
-        ctx.shape, mean_R = x_RxI.shape, torch.empty(len(x_RxI), dtype=torch.float64)
+        ctx.shape, mean_R = x_RxI.shape, empty(len(x_RxI), dtype=torch.float64)
         call("row_means", *x_RxI.shape, x_RxI, mean_R)
         return mean_R
 
@@ -193,8 +194,8 @@ class Attention(torch.autograd.Function):
         B, Q = BL // L, -(-L // stride)
         rotation = None if rotation_LxKx2 is None else rotation_LxKx2.data_ptr()
         shape = _AttentionShape(R, B, L, D, heads, K, stride, rotation)
-        keep = torch.empty(B * R * kept("attention_kept", shape))
-        result_RxBQxD = torch.empty(R, B * Q, D)
+        keep = empty(B * R * kept("attention_kept", shape))
+        result_RxBQxD = empty(R, B * Q, D)
         strides = replica_strides(*weights)
         call("attention_forward", shape, h_RxBLxD, *weights, strides, keep, result_RxBQxD)
         ctx.save_for_backward(h_RxBLxD, *weights, keep, rotation_LxKx2)
@@ -204,7 +205,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         *operands, keep, _ = ctx.saved_tensors  # the rotation is kept alive for the shape
-        results = [torch.empty(t.shape) for t in operands]
+        results = [empty(*t.shape) for t in operands]
         grad_RxBQxD = grads[0].contiguous()
         call(
             "attention_backward", ctx.shape, *operands, ctx.strides, keep, grad_RxBQxD, *results
@@ -222,7 +223,7 @@ class MLP(torch.autograd.Function):
         h_RxBLxD = h_RxBLxD.contiguous()
         weights = (up_RxDxM, bias_Rx1xM, down_RxMxD)
         sizes = (*h_RxBLxD.shape, up_RxDxM.shape[2])
-        hidden = torch.empty(math.prod(h_RxBLxD.shape[:2]) * padded(up_RxDxM.shape[2]))
+        hidden = empty(math.prod(h_RxBLxD.shape[:2]) * padded(up_RxDxM.shape[2]))
         result_RxBLxD = torch.empty_like(h_RxBLxD)
         strides = replica_strides(*weights)
         call("mlp_forward", *sizes, h_RxBLxD, *weights, strides, hidden, result_RxBLxD)
@@ -234,7 +235,7 @@ class MLP(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         h_RxBLxD, up_RxDxM, down_RxMxD, hidden = ctx.saved_tensors
         shapes = (h_RxBLxD.shape, up_RxDxM.shape, ctx.bias_shape, down_RxMxD.shape)
-        results = [torch.empty(shape) for shape in shapes]
+        results = [empty(*shape) for shape in shapes]
         operands = (h_RxBLxD, up_RxDxM, down_RxMxD, ctx.strides, hidden, grads[0].contiguous())
         call("mlp_backward", *ctx.sizes, *operands, *results)
         return tuple(results)
@@ -254,8 +255,8 @@ class LSTM(torch.autograd.Function):
         a_RxBxLx4D, w_RxDx4D = a_RxBxLx4D.contiguous(), w_RxDx4D.contiguous()
         (R, B, L, _), D = a_RxBxLx4D.shape, w_RxDx4D.shape[1]
         shape = _LSTMShape(R, B, L, D, w_RxDx4D.stride(0))
-        keep = torch.empty(R * kept("lstm_kept", shape))
-        h_RxBxLxD = torch.empty(R, B, L, D)
+        keep = empty(R * kept("lstm_kept", shape))
+        h_RxBxLxD = empty(R, B, L, D)
         call("lstm_forward", shape, a_RxBxLx4D, w_RxDx4D, keep, h_RxBxLxD)
         ctx.save_for_backward(w_RxDx4D, h_RxBxLxD, keep)
         ctx.shape = shape
@@ -265,7 +266,7 @@ class LSTM(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         w_RxDx4D, h_RxBxLxD, keep = ctx.saved_tensors
         grad_RxBxLxD = grads[0].contiguous()
-        grad_a_RxBxLx4D = torch.empty(*h_RxBxLxD.shape[:3], 4 * h_RxBxLxD.shape[3])
+        grad_a_RxBxLx4D = empty(*h_RxBxLxD.shape[:3], 4 * h_RxBxLxD.shape[3])
         grad_w_RxDx4D = torch.empty_like(w_RxDx4D)
         operands = (w_RxDx4D, h_RxBxLxD, keep, grad_RxBxLxD)
         call("lstm_backward", ctx.shape, *operands, grad_a_RxBxLx4D, grad_w_RxDx4D)
@@ -296,7 +297,7 @@ class Memory(torch.autograd.Function):
         operands = [t.contiguous() for t in (q_RBxQxHK, kv_RBxLx2HK, gates_RBxLx2H)]
         sequences, L, columns = kv_RBxLx2HK.shape
         shape = _MemoryShape(sequences, L, heads, columns // (2 * heads), stride, forget_bias)
-        keep = torch.empty(sequences * kept("memory_kept", shape))
+        keep = empty(sequences * kept("memory_kept", shape))
         answers_RBxQxHK = torch.empty_like(operands[0])
         call("memory_forward", shape, *operands, keep, answers_RBxQxHK)
         ctx.save_for_backward(*operands, keep)

@@ -27,6 +27,11 @@ def serves(t: Tensor) -> bool:
     )
 
 
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for a kernel to write to, whatever device the caller makes tensors on."""
+    return torch.empty(*shape, dtype=dtype, device="cpu")
+
+
 def call(name: str, *arguments: object) -> None:
     """Runs a kernel on tensors (their data; None: no such tensor), whole numbers, and what ctypes
     takes.
@@ -43,6 +48,7 @@ def call(name: str, *arguments: object) -> None:
 
 def _argument(value: object) -> object:
     if isinstance(value, Tensor):
+        assert value.is_cpu, f"a CPU kernel is given a tensor on {value.device}"
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, int):
         return ctypes.c_int64(value)

@@ -38,8 +38,9 @@ def bits() -> int:
     """A checksum of what all kernels make of small inputs, forward and backward, of three replicas
     together and of each alone."""
     checksum = 0
-    for result in _results():
-        checksum = zlib.crc32(result.detach().contiguous().numpy().tobytes(), checksum)
+    with torch.device("cpu"):
+        for result in _results():
+            checksum = zlib.crc32(result.detach().contiguous().numpy().tobytes(), checksum)
     return checksum
 
 

@@ -25,13 +25,15 @@ int norm_gradient(
     return 0;
 }
 
-/* Cross-entropy of each row of logits with its label, nats; the probabilities are kept. */
+/* Cross-entropy of each row of logits with its label, nats; the probabilities are kept. A label that is
+ * no class loses NaN and has no gradient. */
 int cross_entropy(int64_t rows, int64_t C, const float *logits, const int64_t *y, float *p, float *loss)
 {
     const int64_t width = pad(C);
     float e[width];
     for (int64_t s = 0; s < rows; s++) {
         const float *x = logits + s * C;
+        const int known = 0 <= y[s] && y[s] < C;
         float most = x[0], total;
         for (int64_t c = 1; c < C; c++) most = x[c] > most ? x[c] : most;
         for (int64_t c = 0; c < C; c++) e[c] = x[c] - most;
@@ -39,8 +41,8 @@ int cross_entropy(int64_t rows, int64_t C, const float *logits, const int64_t *y
         for (int64_t c = 0; c < width; c += LANES) *(vec *)(e + c) = exponential(*(vec *)(e + c));
         SUM(total, AT(e));
         /* A total that is no number has no exponent for `logarithm` to find. */
-        loss[s] = total - total == 0.0f ? logarithm(total) - (x[y[s]] - most) : total - total;
-        const float scale = 1.0f / total;
+        loss[s] = known && total - total == 0.0f ? logarithm(total) - (x[y[s]] - most) : NAN;
+        const float scale = known ? 1.0f / total : 0.0f;
         for (int64_t c = 0; c < C; c++) p[s * C + c] = e[c] * scale;
     }
     return 0;

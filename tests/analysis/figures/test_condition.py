@@ -23,7 +23,7 @@ def test_tables_refuse_mixed_settings(sweep):
         lambda: improvement.seed_table(mixed, improvement.AHEAD),
         lambda: learning_curves.curve_table(curves, mixed, "seen"),
     ):
-        with pytest.raises(ResultsError, match="differ in more than"):
+        with pytest.raises(ResultsError, match="seed; in learning_rate: take one"):
             table()
 
 

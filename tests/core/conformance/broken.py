@@ -35,6 +35,12 @@ class OutOfRange(_Family):
         return x, y + 1
 
 
+class OutOfRangeInTraining(_Family):
+    def sequences(self, task, sequence, T, split):
+        x, y = super().sequences(task, sequence, T, split)
+        return x, y + 3 * (split == "train")
+
+
 class WrongVariance(_Family):
     def problem(self):
         return Problem(2, Reals(1, 1.0))
@@ -60,6 +66,15 @@ class FewTasks(_Family):
     def sequences(self, task, sequence, T, split):
         x = sequence.normal("x", T, 2)
         return x, (sequence.integers("y", 3, T) + task.integers("offset", 3, 1)) % 3
+
+
+@dataclass
+class Changeable:
+    def problem(self):
+        return Problem(2, Classes(3))
+
+    def sequences(self, task, sequence, T, split):
+        return FewTasks().sequences(task, sequence, T, split)
 
 
 class NoTask(_Family):
@@ -88,6 +103,11 @@ class LooksAtTheAnswer(BallsAndUrns):
             )
         )
         return {"generalizing": share}
+
+
+class Infinite(BallsAndUrns):
+    def predictors(self):
+        return {"generalizing": FromContext(lambda x, y: torch.full((*y.shape, 8), torch.nan))}
 
 
 class NotOne(BallsAndUrns):
@@ -205,6 +225,17 @@ class LooksAheadModule(nn.Module):
 
     def forward(self, h):
         return h + self.map(h.mT).mT
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self, width: int, tokens: int):
+        super().__init__()
+        generator = torch.Generator()
+        generator.seed()
+        self.w = nn.Parameter(torch.randn(width, width, generator=generator) / width)
+
+    def forward(self, h):
+        return h + h.cumsum(1) @ self.w
 
 
 @dataclass(frozen=True)

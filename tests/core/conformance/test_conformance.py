@@ -99,10 +99,13 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
     [
         (FAMILY, "WrongShape", "shapes_are_those_of_its_problem", "its targets are torch.int64"),
         (FAMILY, "OutOfRange", "shapes_are_those_of_its_problem", "targets are in 1 to 3"),
+        (FAMILY, "OutOfRangeInTraining", "shapes_are_those_of_its_problem", "are in 3 to 5"),
         (FAMILY, "WrongVariance", "shapes_are_those_of_its_problem", "mean square of targets"),
         (FAMILY, "OwnRandomness", "the_same_number_is_the_same_thing", "All randomness must come"),
         (FAMILY, "LooksAtTheBatch", "the_same_number_is_the_same_thing", "others of its batch"),
         (FAMILY, "FewTasks", "tasks_differ_and_decide", "only 3 are different"),
+        (FAMILY, "Changeable", "its_settings_stay", r"say @dataclass\(frozen=True\)"),
+        (FAMILY, "Infinite", "predictors_have_shapes", "gives not all finite; needed"),
         (FAMILY, "NoTask", "tasks_differ_and_decide", "don't depend on their task"),
         (FAMILY, "OneSequence", "tasks_differ_and_decide", "second Random"),
         (FAMILY, "ReadsBack", "nothing_is_read_back", "don't use item"),
@@ -113,6 +116,7 @@ def test_a_module_that_is_made_for_its_tokens_does_too(tmp_path, check):
         (ARCHITECTURE, "IgnoresStride", "parameters_have_shapes", "outputs at positions 0, stride"),
         (ARCHITECTURE, "LooksAhead", "it_is_causal", "a prediction would see its answer"),
         (ARCHITECTURE, "LooksAheadModule", "it_is_causal", "a prediction would see its answer"),
+        (ARCHITECTURE, "OwnGenerator", "seeds_differ", "others when the module is made again"),
         (ARCHITECTURE, "NoMemory", "earlier_examples_matter", "has_context = False"),
         (ARCHITECTURE, "MixesReplicas", "replicas_do_not_mix", "nothing may mix"),
         (ARCHITECTURE, "MixesSequences", "a_cell_is_itself_in_any_pack", "Nothing may mix"),
@@ -139,3 +143,80 @@ def test_what_is_broken_is_caught(kind, name, check, sentence):
 def test_rounding_is_no_look_ahead():
     loaded = plugins.load(FAMILY, f"{BROKEN}:LacksATerm")
     conformance.run("predictors_do_not_look_ahead", FAMILY, loaded)
+
+
+SOUND = """
+from dataclasses import dataclass
+
+import torch
+
+from metaphase.core.predictors import FromContext
+from metaphase.core.tasks import Classes, Problem
+
+
+@dataclass(frozen=True)
+class Sides:
+    \"\"\"Tasks of which few labels tell no two apart: on which side of a line through 0.\"\"\"
+
+    def problem(self):
+        return Problem(2, Classes(2))
+
+    def sequences(self, task, sequence, T, split):
+        x, w = sequence.normal("x", T, 2), task.normal("w", 2)
+        return x, ((x * w[..., None, :]).sum(-1) > 0).long()
+
+
+@dataclass(frozen=True)
+class Shifts:
+    \"\"\"A task is a permutation of 8 classes, what was seen of it is known for certain.\"\"\"
+
+    def problem(self):
+        return Problem(8, Classes(8))
+
+    def parameters(self, task):
+        return task.integers("shift", 8, 12)
+
+    def sequences(self, task, sequence, T, split):
+        x = sequence.integers("x", 8, T)
+        shift = self.parameters(task).sum(-1, keepdim=True)
+        return torch.nn.functional.one_hot(x, 8).float(), (x + shift) % 8
+
+    def predictors(self):
+        def predict(x, y):
+            shift = torch.nn.functional.one_hot((y - x.argmax(dim=-1)) % 8, 8)
+            possible = torch.ones_like(shift)
+            possible[:, 1:] = shift.cumprod(dim=1)[:, :-1]  # of those before, none: 0 / 0
+            share = possible / possible.sum(dim=-1, keepdim=True).double()
+            place = (torch.arange(8) - x.argmax(dim=-1, keepdim=True)) % 8
+            return share.gather(-1, place)
+
+        return {"generalizing": FromContext(predict)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("Sides", "tasks_differ_and_decide"),
+        ("Shifts", "predictors_have_shapes"),
+        ("Shifts", "predictors_do_not_look_ahead"),
+    ],
+)
+def test_what_is_sound_passes(tmp_path, name, check):
+    (tmp_path / "sound.py").write_text(SOUND)
+    conformance.run(check, FAMILY, plugins.load(FAMILY, f"{tmp_path}/sound.py:{name}"))
+
+
+def test_a_rule_needs_no_more_than_a_table_and_a_metric_may_count(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def rule(cells, delta, confidence):\n"
+        "    high = np.where(cells.unseen_last > 0.5, 'generalizing', 'untrained')\n"
+        "    return {'phase': high, 'decided': np.ones(len(cells), bool)}\n"
+        "class Right:\n"
+        "    def values(self, outputs, batch, cell):\n"
+        "        return outputs[:, :, -1].argmax(-1) == batch.y_RxBxT[:, :, -1]\n"
+    )
+    conformance.run("it_says_a_phase_of_each_cell", RULE, f"{tmp_path}/mine.py:rule")
+    metric = plugins.load(plugins.METRIC, f"{tmp_path}/mine.py:Right")
+    conformance.run("values_are_one_a_sequence", plugins.METRIC, metric)

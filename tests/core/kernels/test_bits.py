@@ -206,6 +206,18 @@ def test_a_loss_without_bounds_isnt_a_number_that_looks_fine():
 
 
 @needs_compiler
+def test_a_label_that_is_no_class_loses_what_is_no_number():
+    y = torch.tensor([0, 1, 2, -1, -100, 2**40, -(2**40)])
+    for function in (cpu.CrossEntropy.apply, operations.plain_cross_entropy):
+        logits = torch.arange(14.0).view(7, 2).requires_grad_()
+        loss = function(logits, y)
+        assert loss.isnan().tolist() == [False] * 2 + [True] * 5
+        [gradient] = torch.autograd.grad(loss.sum(), logits)
+        assert gradient.isfinite().all()
+        assert gradient.count_nonzero(dim=1).tolist() == [2, 2, 0, 0, 0, 0, 0]
+
+
+@needs_compiler
 @pytest.mark.parametrize(("B", "L", "D"), [(1, 1, 1), (1, 9, 3), (4, 20, 16), (3, 40, 17)])
 def test_lstm(B, L, D):
     a, w = torch.randn(2, B, L, 4 * D), torch.randn(2, D, 4 * D) / D**0.5

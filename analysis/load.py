@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
+from metaphase.analysis.errors import ResultsError, ResultsWarning
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
 from metaphase.sweeps import places
@@ -34,14 +35,6 @@ CELL_COLUMNS = (
     "n",
     *schema.statistics_columns((schema.SEEN, schema.UNSEEN)),
 )  # without these a row of the cells table can't be analysed
-
-
-class ResultsError(ValueError):
-    """Results that can't be read or don't make sense together. The message is one line."""
-
-
-class ResultsWarning(UserWarning):
-    """A file that was skipped. The message is one line and names the file."""
 
 
 def load_cells(path: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ Plain Python on purpose: `sweeps` reads it without torch, and it can't import Ra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,20 +96,8 @@ class Cell(CellSettings):
         object.__setattr__(self, "own", tuple(values))
 
     def _resolve(self) -> None:
-        for key in self._unused():
-            object.__setattr__(self, key, UNUSED[key])
-        for key in self._absent():
-            object.__setattr__(self, key, SETTINGS[key].absent)
-        if not self.unseen_datasets:
-            object.__setattr__(self, "normalization", "own")
-        if self.identity_share == 0:
-            object.__setattr__(self, "identity_steps", 0)
-        if self.burstiness == 0:
-            object.__setattr__(self, "burst_classes", SETTINGS["burst_classes"].neutral)
-        if self.learning_rate_schedule == "constant":
-            object.__setattr__(self, "learning_rate_end", 0.0)
-        if self.learning_rate_schedule == "triangle":
-            object.__setattr__(self, "warmup_steps", self.steps // 2)
+        for key, value, _ in self._overruled():
+            object.__setattr__(self, key, value)
         if "dataset" not in self._absent():
             info = DATASETS[self.dataset]
             if self.image_size is None:
@@ -123,6 +111,32 @@ class Cell(CellSettings):
                     "choose a divisor or set key_size"
                 )
             object.__setattr__(self, "key_size", self.model_size // max(self.num_heads, 1))
+
+    def _overruled(self) -> Iterator[tuple[str, Any, str]]:
+        """Settings whose value others decide: name, that value, why. Each is to be set before the
+        next is asked for."""
+        for key in self._unused():
+            yield key, UNUSED[key], f"{self.architecture} doesn't use it"
+        for key in self._absent():
+            yield key, SETTINGS[key].absent, f"{self.task_family} doesn't use it"
+        if not self.unseen_datasets:
+            yield "normalization", "own", "there are no unseen_datasets"
+        if self.identity_share == 0:
+            yield "identity_steps", 0, "identity_share is 0"
+        if self.burstiness == 0:
+            yield "burst_classes", SETTINGS["burst_classes"].neutral, "burstiness is 0"
+        if self.learning_rate_schedule == "constant":
+            yield "learning_rate_end", 0.0, "learning_rate_schedule is constant"
+        if self.learning_rate_schedule == "triangle":
+            yield "warmup_steps", self.steps // 2, "learning_rate_schedule is triangle"
+
+    @property
+    def without_effect(self) -> dict[str, str]:
+        """The settings that change nothing of it, whatever is said of them: name -> why."""
+        why: dict[str, str] = {}
+        for key, _, reason in self._overruled():
+            why.setdefault(key, reason)
+        return why
 
     def _unused(self) -> set[str]:
         """The settings that its architecture doesn't use."""

@@ -176,41 +176,26 @@ def checked(
     return found | {"phase": np.array(phase, dtype=object)}
 
 
-def phase_of(row: Columns, rule: Rule | None = None) -> str | None:
-    """The phase of the cell with this row of the cells table, at `DELTA` and `CONFIDENCE`.
+def outcome_of(row: Columns, rule: Rule | None = None) -> str:
+    """What became of the cell with this row of the cells table, in a few words: its phase,
+    `ON_PLATEAU`, why it has no phase, or its status where it didn't finish.
 
     Args:
         row: as `core.training.trainer.PackTrainer.results` makes it and as it is read back;
             `ROW_COLUMNS` and its status are looked at.
-        rule: None: what is known decides, see above.
-
-    Returns:
-        One of `PHASES`; None where the cell diverged, failed or isn't finished, or there is none.
+        rule: None: what is known decides, see above. At `DELTA` and `CONFIDENCE`.
     """
-    return _judge(row, rule)[0]
-
-
-def outcome_of(row: Columns, rule: Rule | None = None) -> str:
-    """What became of the cell with this row of the cells table, in a few words: its phase,
-    `ON_PLATEAU`, why it has no phase, or its status where it didn't finish."""
-    phase, found = _judge(row, rule)
-    loss = row.get("train_loss")
-    if loss is not None and phases.on_plateau(phase, loss, phases.guess_loss_of(row)):
-        return ON_PLATEAU
     if row["status"] != schema.DONE:
         return str(row["status"])
-    return phase or (COINCIDE if found.get("coincide", [False])[0] else NO_PHASE)
-
-
-def _judge(row: Columns, rule: Rule | None) -> tuple[str | None, Columns]:
-    """The row's phase, and all that the rule says."""
-    if row["status"] != schema.DONE:
-        return None, {}
     cells = {name: np.array([row.get(name)]) for name in row}
     cells["unseen_level"] = np.array([phases.level_of(row)])
     found = (rule or by_what_is_known)(cells, DELTA, CONFIDENCE)
-    phase = found["phase"][0]
-    return None if phase is None else str(phase), found
+    phase, loss = found["phase"][0], row.get("train_loss")
+    if loss is not None and phases.on_plateau(phase, loss, phases.guess_loss_of(row)):
+        return ON_PLATEAU
+    if phase is not None:
+        return str(phase)
+    return COINCIDE if found.get("coincide", [False])[0] else NO_PHASE
 
 
 def _columns(found: phases.Decision) -> dict[str, np.ndarray]:

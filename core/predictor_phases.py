@@ -218,7 +218,7 @@ def is_none(phase: np.ndarray) -> np.ndarray:
 def _phase(
     towards: np.ndarray, left_unseen: np.ndarray, left_seen: np.ndarray, improves: np.ndarray
 ) -> np.ndarray:
-    """The phase by the answers to the four questions of `NAMES`, elementwise."""
+    """The phase by the answers to the four questions of `NAMES`, elementwise, in their shape."""
     cases = [towards & left_unseen, left_seen & improves, left_seen]
     return np.select(cases, [GENERALIZING, IDENTIFYING, MEMORIZING], UNTRAINED).astype(object)
 

@@ -118,7 +118,7 @@ class Setting:
     def allowed(self) -> str:
         """What may be said, for tables."""
         if self.choices:
-            return ("several of " if self.kind is tuple else "") + self._choices
+            return ("any of " if self.kind is tuple else "") + self._choices
         if self.least is None and self.greatest is None:
             return _SAID[self.kind]
         return self._range(self.greatest)
@@ -131,11 +131,11 @@ class Setting:
     def _range(self, greatest: float | None) -> str:
         above, below = self.exclusive
         if self.least is None:
-            return f"{'below' if below else 'at most'} {greatest}"
-        least = f"above {self.least}" if above else f"{self.least}"
+            return f"{'below' if below else 'at most'} {_bound(greatest)}"
+        least = f"above {_bound(self.least)}" if above else _bound(self.least)
         if greatest is None or greatest == float("inf"):
             return least if above else f"{least} or more"
-        return f"{least} to {'below ' if below else ''}{greatest}"
+        return f"{least} to {'below ' if below else ''}{_bound(greatest)}"
 
     def typed(self, value: Any) -> Any:
         """The value in the setting's type: a float of a whole number, a tuple of a list.
@@ -197,6 +197,11 @@ class Setting:
                 f"{self.name}: {value} is out of range; allowed: {self._range(greatest)}, "
                 f"within float32's {FLOAT32[0]:.3g} to {FLOAT32[1]:.3g}"
             )
+
+
+def _bound(number: float | None) -> str:
+    """A bound as it is told: alike whether it was written as a whole number or not."""
+    return f"{number:.12g}" if isinstance(number, float) else str(number)
 
 
 def setting(default: Any, text: str, *roles: Role, **facts: Any) -> Any:

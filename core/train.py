@@ -86,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for key, why in cell.without_effect.items():
+        said = getattr(arguments, key)
+        if said not in (SETTINGS[key].default, getattr(cell, key)):
+            print(f"note: {key}: {said} has no effect: {why}", file=sys.stderr)
     print(f"{'step':>7}  {'split':<20} {'loss':>7} {'first':>7} {'last':>7}  improvement ± error")
     while not trainer.finished:
         trainer.advance()

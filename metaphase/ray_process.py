@@ -84,6 +84,8 @@ def _follow(child: subprocess.Popen[str], shown: bool) -> None:
     while True:
         try:
             for line in child.stdout:
+                if " has no effect: " in line:  # the sweep has warned of it
+                    continue
                 last.append(line.rstrip())
                 if line.startswith("error: "):
                     error = line.removeprefix("error: ").strip()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metaphase.analysis.load import ResultsError
+from metaphase.analysis.errors import ResultsError
 from metaphase.core.process import as_command
 from metaphase.sweeps.commands.parser import Parser, carry_out, sweep_place
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +60,9 @@ class Sweep:
     Raises:
         ConfigError: a setting is unknown, or a value impossible; one line that names the key, the
             value and what is allowed.
+
+    A setting that changes nothing in any of the cells, as their family or architecture doesn't use
+    it, is taken, with a warning.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Sweep:
         settings = {key: _plain(key, value) for key, value in said.items() if value is not None}
         text = yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True)
         self._take(presets.parse_preset(text, default_name="", source="Sweep"))
+        self._warn()
 
     @classmethod
     def preset(cls, name_or_path: StrPath, **settings: Any) -> Sweep:
@@ -94,9 +99,11 @@ class Sweep:
             line = yaml.dump(_plain(key, value), Dumper=Dumper, default_flow_style=True, width=1e9)
             texts.append(f"{key}={line.removesuffix('...' + chr(10)).strip()}")
         try:
-            return cls._of(presets.load_preset(os.fspath(name_or_path), texts))
+            made = cls._of(presets.load_preset(os.fspath(name_or_path), texts))
         except ConfigError as error:
             raise ConfigError(str(error).removeprefix("--set ")) from None
+        made._warn()
+        return made
 
     @classmethod
     def _of(cls, sweep: presets.Sweep) -> Sweep:
@@ -109,6 +116,11 @@ class Sweep:
         self.name, self.description = sweep.name, sweep.description
         self.cells: tuple[Cell, ...] = sweep.cells
         self.axes, self.settings = sweep.axes, sweep.settings
+
+    def _warn(self) -> None:
+        """Warns the caller's caller of settings that change nothing."""
+        for line in self._sweep.without_effect:
+            warnings.warn(line, stacklevel=3)
 
     def to_yaml(self) -> str:
         """The preset's file that says the same, for `metaphase run`."""

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 
-from metaphase.analysis.load import ResultsError
+from metaphase.analysis.errors import ResultsError
 from metaphase.core.process import as_command
 from metaphase.sweeps.commands.parser import Parser, carry_out, sweep_parser
 

@@ -10,38 +10,50 @@ from metaphase.core.process import as_command
 from metaphase.sweeps import places
 from metaphase.sweeps.commands.parser import WRONG
 
-COMMANDS = {  # word: (module with a main(argv), what it does)
-    "run": ("metaphase.sweeps.run", "train the cells of a preset that are missing in its results"),
+COMMANDS = {  # word: (module with a main(argv), what it does: its description)
+    "run": ("metaphase.sweeps.run", "train the cells of a sweep that its results lack"),
     "status": (
         "metaphase.sweeps.commands.status",
-        "show how far a sweep is: finished, running, missing cells",
+        "show how far a sweep is: finished, failed, running and missing cells",
     ),
     "watch": ("metaphase.watch", "show a sweep in the terminal while it is trained"),
     "serve": ("metaphase.serve", "serve a page with the maps of sweeps, which follows them"),
     "track": (
         "metaphase.sweeps.commands.track",
-        "mirror finished cells to TensorBoard, W&B, MLflow or trackio",
+        "mirror a sweep's finished cells to an experiment tracker",
     ),
     "yardsticks": (
         "metaphase.sweeps.commands.yardsticks",
-        "run known learning algorithms on the same sequences",
+        "run known learning algorithms on the sequences that a sweep's cells are evaluated on",
     ),
-    "check": ("metaphase.sweeps.commands.check", "try what runs need of this machine"),
+    "check": (
+        "metaphase.sweeps.commands.check",
+        "try what runs need of this machine, and say what a run would use",
+    ),
     "check-plugin": (
         "metaphase.sweeps.commands.check_plugin",
-        "check whether a plug-in keeps its promises",
+        "check whether a plug-in keeps the promises that cells rest on",
     ),
-    "settings": ("metaphase.sweeps.commands.settings", "print the settings that a cell can have"),
+    "settings": (
+        "metaphase.sweeps.commands.settings",
+        "print the settings of a cell: type, default, what is allowed, meaning",
+    ),
     "compact": (
         "metaphase.sweeps.commands.compact",
-        "merge a results folder's many small files into few",
+        "merge a sweep's many small Parquet files into few",
     ),
-    "plot": ("metaphase.analysis.phase_plot", "draw the phase diagrams of a results folder"),
+    "plot": (
+        "metaphase.analysis.phase_plot",
+        "classify a sweep's cells and draw its phase diagrams",
+    ),
     "report": (
         "metaphase.analysis.commands.report",
         "write one HTML page with a sweep's figures and numbers",
     ),
-    "compare": ("metaphase.analysis.commands.compare", "put a sweep beside the paper's numbers"),
+    "compare": (
+        "metaphase.analysis.commands.compare",
+        "put a sweep beside another one, or published numbers",
+    ),
 }
 
 

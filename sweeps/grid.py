@@ -40,9 +40,61 @@ def expand(
         point = dict(zip(grid, combination, strict=True))
         made = _cell_at(cell, point, own)
         if made.cell_id in cells:
-            raise ConfigError(f"grid: two points give the same cell; the second is {_said(point)}")
+            index = list(cells).index(made.cell_id)
+            first = next(itertools.islice(itertools.product(*grid.values()), index, None))
+            varied = [key for key, value in zip(grid, first, strict=True) if value != point[key]]
+            whys = [f"{key} has no effect: {why}" for key in varied if (why := _why(made, key))]
+            raise ConfigError(
+                f"grid: two points give the same cell; the second is {_said(point)}"
+                + "".join(f"; {why}" for why in whys)
+            )
         cells[made.cell_id] = made
     return tuple(cells.values())
+
+
+def without_effect(
+    cells: Sequence[Cell],
+    cell: dict[str, Any],
+    grids: Sequence[dict[str, list]],
+    keys: Iterable[str],
+) -> list[str]:
+    """A line for each of these keys of which one value is said, and that changes nothing in any of
+    the cells. Nothing is told of a value that a cell has all the same.
+
+    Args:
+        cells: those of all grids.
+        cell: what they share, unless a grid has an axis of the name.
+        keys: names of settings.
+    """
+    lines = []
+    for key in keys:
+        said = [v for grid in grids for v in grid.get(key, [cell.get(key)]) if v is not None]
+        if not said or any(value != said[0] for value in said):
+            continue
+        value = SETTINGS[key].typed(said[0]) if key in SETTINGS else said[0]
+        whys: dict[str, None] = {}
+        for made in cells:
+            why = _why(made, key)
+            if not why or getattr(made, key, None) == value:
+                break
+            whys[why] = None
+        else:
+            lines.append(f"{key}: {_shown(value)} has no effect: {'; '.join(whys)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as YAML has it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _why(cell: Cell, key: str) -> str:
+    """Why a setting changes nothing of a cell; empty if it may."""
+    if key in SETTINGS:
+        return cell.without_effect.get(key, "")
+    return "" if any(key == name for name, _ in cell.own) else "no plug-in here uses it"
 
 
 def _along_the_axes(grid: dict[str, list]) -> Iterator[dict[str, Any]]:

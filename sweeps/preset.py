@@ -32,7 +32,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from metaphase.core import plugins
 from metaphase.core.cell import SETTINGS, Cell, ConfigError
 from metaphase.core.plugins import NAMED_BY
 from metaphase.sweeps import plug_ins, search_settings
-from metaphase.sweeps.grid import LIST_KEYS, check_count, expand
+from metaphase.sweeps.grid import LIST_KEYS, check_count, expand, without_effect
 from metaphase.sweeps.places import inside, parent, read_beginning, refuse_credentials
 from metaphase.sweeps.yaml12 import Dumper, parse_yaml, show
 
@@ -60,13 +60,15 @@ class Sweep:
     """A named grid, expanded.
 
     `settings` is the resolved preset as plain data: dumped as YAML it is a preset that gives the
-    same cells again.
+    same cells again. `without_effect` has a line for each setting that the preset itself says, not
+    its base, and that changes nothing in any of its cells.
     """
 
     name: str
     description: str
     cells: tuple[Cell, ...]
     settings: dict[str, Any]
+    without_effect: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -115,9 +117,10 @@ def parse_preset(
     """
     said = _said_in(text, (source,), code)
     name = said.name if said.named else default_name
-    cell, grids = said.cell, said.grids
+    cell, grids, itself = said.cell, said.grids, said.itself
     for override in overrides:
         key, value = _parse_override(override)
+        itself = (*itself, key)
         if key == "name":
             name = value
         elif isinstance(value, list) and not (
@@ -151,7 +154,8 @@ def parse_preset(
         resolved[search_settings.KEY] = said.search
     if used:
         resolved[plug_ins.KEY] = plug_ins.stored(used)
-    return Sweep(name, description, cells, resolved)
+    idle = without_effect(cells, cell, grids, dict.fromkeys(itself)) if code else ()
+    return Sweep(name, description, cells, resolved, tuple(idle))
 
 
 @dataclass
@@ -165,6 +169,7 @@ class _Said:
     grids: list[dict[str, list]]
     listed: bool  # whether the grids stand in a list
     search: Any
+    itself: tuple[str, ...]  # the settings of cells that it says itself, not its base
 
 
 def known_keys() -> tuple[str, ...]:
@@ -209,6 +214,7 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
         raise
     except ConfigError as error:
         raise _OfBase(f"{sources[-1]}: {error}") from None
+    itself = (*cell, *(key for grid in grids for key in grid))
     if below is not None:
         kept = below.cell
         if settings.get("grid") is None:
@@ -220,7 +226,7 @@ def _said_in(text: str, sources: tuple[str, ...], code: bool) -> _Said:
         cell = {key: value for key, value in {**kept, **cell}.items() if value is not None}
         search = settings.get(search_settings.KEY, below.search)
     named, description = "name" in settings, settings.get("description")
-    return _Said(named, settings.get("name"), description, cell, grids, listed, search)
+    return _Said(named, settings.get("name"), description, cell, grids, listed, search, itself)
 
 
 class _OfBase(ConfigError):

@@ -176,6 +176,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     started = time.monotonic()
     sweep = load_preset(arguments.preset, arguments.set)
+    for line in sweep.without_effect:
+        print(f"note: {line}", file=sys.stderr)
     forced = select_cells(sweep.cells, arguments.force) if arguments.force is not None else []
     if arguments.executor == "local" and arguments.gpus:
         raise ConfigError(

@@ -3,7 +3,6 @@ trains them."""
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
@@ -140,7 +139,7 @@ class SweepRun:
             write_settings(results, sweep.settings)
             options: dict[str, Any] = {"lease": lease, "total": len(sweep.cells), "before": before}
             if self.seeking is not None:
-                options["propose"] = functools.partial(self.seeking.next_round, results)
+                options["propose"] = self.seeking.on(results)
                 missing = self.again
             outcome = executor(results, missing, **options)
             self.status = earlier.by_cell_id(results.finished(), sweep.cells)

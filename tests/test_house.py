@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -99,6 +100,22 @@ def test_modules_are_short_and_do_more_than_forward():
 def test_each_folder_says_what_belongs_in_it():
     for name, tree in MODULES.items():
         assert ast.get_docstring(tree), name
+
+
+def test_the_table_of_rooms_has_every_package_and_folder():
+    """`a/b`, `c` are siblings in a row, `a/b`: `c` has c inside of b."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    told = set()
+    for cell in re.findall(r"^\| (`[^|]*) \|", text.partition("## Contracts")[0], re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", cell)
+        above = first if ":" in cell else first.rpartition("/")[0]
+        told |= {first.rstrip("/"), *(f"{above}/{name}".strip("/") for name in others)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    rooms = [p.removeprefix("metaphase.") for p in project["tool"]["setuptools"]["packages"]]
+    folders = {path.name for path in ROOT.iterdir() if (path / "README.md").is_file()}
+    assert {room.replace(".", "/") for room in rooms} <= told
+    assert folders | {"cluster", "docs", "notebooks", "tests"} <= told
+    assert not [room for room in told if not (ROOT / room).exists()]
 
 
 def test_every_package_is_installed():

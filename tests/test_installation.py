@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -20,16 +21,38 @@ def call(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the tracked files: building writes beside the sources."""
-    source = tmp_path_factory.mktemp("source")
-    tops = ("core", "sweeps", "analysis", "metaphase", "pyproject.toml", "README.md", "LICENSE")
+def tracked(*tops: str) -> list[str]:
+    """The files of a checkout that aren't ignored."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
     listed = ["git", "ls-files", "-co", "--exclude-standard", *tops]
-    for name in subprocess.check_output(listed, cwd=ROOT, text=True).splitlines():
-        if (ROOT / name).is_file():  # the links in metaphase/ are for checkouts
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    names = subprocess.check_output(listed, cwd=ROOT, text=True).splitlines()
+    return [name for name in names if (ROOT / name).is_file()]  # no links: these lead to folders
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files: building writes beside the sources."""
+    source = tmp_path_factory.mktemp("source")
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+def test_the_source_distribution_has_what_tests_and_links_need(source):
+    code = "from setuptools import build_meta; build_meta.build_sdist('made')"
+    call(sys.executable, "-c", code, cwd=source)
+    [made] = (source / "made").glob("*.tar.gz")
+    with tarfile.open(made) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {name for name in tracked() if not name.startswith(".")} - {"MANIFEST.in"} <= names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    """The wheel of these files."""
     options = ("--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", source)
     call(sys.executable, "-m", "pip", "wheel", *options, source, cwd=source)
     [made] = source.glob("*.whl")
@@ -40,9 +63,7 @@ def test_the_wheel_has_one_package_with_all_that_is_in_the_folders(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"metaphase"}
-    listed = ["git", "ls-files", "-co", "--exclude-standard", "core", "sweeps", "analysis"]
-    tracked = subprocess.check_output(listed, cwd=ROOT, text=True).splitlines()
-    assert {f"metaphase/{name}" for name in tracked if (ROOT / name).exists()} <= names
+    assert {f"metaphase/{name}" for name in tracked("core", "sweeps", "analysis")} <= names
 
 
 def test_it_works_beside_others_of_the_same_folder_names(wheel, tmp_path):

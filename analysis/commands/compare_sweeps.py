@@ -26,6 +26,7 @@ def compare(
     second: pd.DataFrame,
     names: tuple[str, str],
     delta: float,
+    confidence: float,
     rule: Rule | None = None,
 ) -> list[Comparison]:
     """A comparison for each condition in common.
@@ -33,12 +34,12 @@ def compare(
     Args:
         first, second: from `analysis.load.load_cells`.
         names: what the sweeps are called.
-        delta, rule: see `analysis.statistics.phases.classify`.
+        delta, confidence, rule: see `analysis.statistics.phases.classify`.
 
     Raises:
         ResultsError: no condition, or no cell, in common.
     """
-    classified = [phases.classify(cells, delta, rule=rule) for cells in (first, second)]
+    classified = [phases.classify(cells, delta, confidence, rule=rule) for cells in (first, second)]
     return [
         _beside(groups, condition, names)
         for condition, groups in _pairs([phases.split_conditions(cells) for cells in classified])

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from metaphase.analysis import load
 from metaphase.analysis.commands import output
+from metaphase.analysis.errors import ResultsError, ResultsWarning
 from metaphase.core.phase_rules import RULES, Rule
 from metaphase.core.phase_rules import load as load_rule
 from metaphase.core.phases import CONFIDENCE, DELTA
@@ -38,11 +38,11 @@ def number(low: float, high: float, closed: bool) -> Callable[[str], float]:
     return parse
 
 
-def add_delta(parser: Parser, counts: str = "accuracy difference") -> None:
-    """--delta, the least effect that counts. `counts` is what it is an effect on."""
+def add_delta(parser: Parser) -> None:
+    """--delta, the least effect that counts."""
     parser.add_argument(
         "--delta", type=number(0, 1, True), default=DELTA,
-        help=f"least {counts} that counts (default: %(default)s)",
+        help="least accuracy difference that counts (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -70,7 +70,10 @@ def rule(name: str | None) -> Rule | None:
 
 def add_figures(parser: Parser) -> None:
     """--format and --width of the figures."""
-    parser.add_argument("--format", choices=output.FORMATS, default=output.FORMATS[0])
+    parser.add_argument(
+        "--format", choices=output.FORMATS, default=output.FORMATS[0],
+        help="of figures' files (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--width", choices=output.WIDTHS, default=output.WIDTHS[1],
         help="of figures: a column (3.3 inches) or a page (7) in print, or a slide (10), with text "
@@ -114,8 +117,8 @@ def _seldom_collected() -> Iterator[None]:
 def main(parser: Parser, run: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Calls `run` with the arguments; returns the exit status. Skipped files go to stderr."""
     with warnings.catch_warnings(record=True) as caught, _without_backend(), _seldom_collected():
-        warnings.simplefilter("always", load.ResultsWarning)
-        status = carry_out(parser, run, argv, errors=load.ResultsError)
+        warnings.simplefilter("always", ResultsWarning)
+        status = carry_out(parser, run, argv, errors=ResultsError)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return status

@@ -7,15 +7,13 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from pyarrow import fs
-
-from metaphase.analysis import load
 from metaphase.sweeps import places
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
+REPORT = "report.html"
 FIGURES = "figures"  # the folder of figures beside a sweep's tables
 _DATE = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}  # metadata that isn't written
 FORMATS = tuple(_DATE)
@@ -24,6 +22,8 @@ WIDTHS = ("column", "page", "slide")  # of figures, see `analysis.figures.style`
 
 def write_file(folder: str, name: str, data: bytes) -> None:
     """Write whole or not at all: under a temporary name first. `folder` may be a URI."""
+    from metaphase.analysis import load  # pandas takes half a second
+
     filesystem, path = load.open_folder(folder)
     filesystem.create_dir(path, recursive=True)
     temporary = f"{path}/.{name}.tmp"
@@ -73,5 +73,9 @@ def figure_bytes(
 
 def is_folder(path: str) -> bool:
     """Whether there is a folder at this path or URI."""
+    from pyarrow import fs
+
+    from metaphase.analysis import load
+
     filesystem, inside = load.open_folder(path)
     return filesystem.get_file_info(inside).type == fs.FileType.Directory

@@ -101,6 +101,7 @@ def draw(table: pd.DataFrame, ax: Axes, colors: Mapping[float, np.ndarray]) -> N
     points = ax.bbox.height * 72 / ax.figure.dpi
     apart = 1.05 * size * (limits[1] - limits[0]) / points
     at = spread(np.array([end for end, _ in ends.values()]), apart)
+    at += max(0.0, limits[0] + apart / 2 - float(at.min()))  # the lowest stands above the axis
     for (name, (_, color)), y in zip(ends.items(), at, strict=True):
         ax.annotate(name, (x[-1], y), xytext=(0.3 * size, 0), textcoords="offset points",
                     va="center", ha="left", size=size, color=color, annotation_clip=False,

@@ -17,7 +17,8 @@ class Answer:
     """What a sweep's cells say about one question.
 
     Attributes:
-        name: of its files, without their endings.
+        name: of its files, without their endings: one of `registry.NAMES`, and behind a hyphen what
+            tells it from others of this name, such as its condition.
         text: what is printed; "" where figure and table say all.
         table: what is written as CSV.
         figure: draws the figure, to be called with matplotlib's style set; None: there is none.

@@ -1,8 +1,8 @@
 """Boundaries of phases: how they move with what counts as an effect, and with the model's size.
 
-Three answers: `transitions-by-delta`, how transitions move with the least effect that counts;
+Three answers: `transitions_by_delta`, how transitions move with the least effect that counts;
 `boundary`, all model sizes at once by the joint models of `analysis.statistics.boundary`, with the
-power law N*(size); `transitions-along-size`, the thresholds along model size at each number of
+power law N*(size); `transitions_along_size`, the thresholds along model size at each number of
 tasks. The first two are asked where there are three or more numbers of tasks, the latter two where
 there are three or more model sizes.
 """
@@ -39,15 +39,15 @@ def find(
         tasks = transitions.usable_cells(cells)["num_tasks"]
         if tasks.nunique() >= FEWEST:
             moved = transitions.by_delta(cells, of_cells=confidence, rule=rule)
-            yield Answer(f"transitions-by-delta{end}", describe_deltas(moved, title), moved)
+            yield Answer(f"transitions_by_delta{end}", describe_deltas(moved, title), moved)
             by_size, laws = boundary.boundaries(cells)
             if len(laws):
                 powers = labels.are_powers_of_two(tasks.unique())
                 yield Answer(f"boundary{end}", describe_laws(laws, title, powers), by_size)
-                yield Answer(f"power-law{end}", "", laws)
+                yield Answer(f"power_law{end}", "", laws)
         along = transitions.along_model_size(cells)
         if along["clear"].any() and np.isfinite(along["log2_model_size"]).any():
-            yield Answer(f"transitions-along-size{end}", "", along)
+            yield Answer(f"transitions_along_size{end}", "", along)
 
 
 def describe_deltas(moved: pd.DataFrame, title: str) -> str:

@@ -1,8 +1,8 @@
 """The order parameter: accuracy on unseen tasks as physics and the literature read it.
 
-`order-parameter` has the mean and variance over seeds; `variance-peak` where the variance is
+`order_parameter` has the mean and variance over seeds; `variance_peak` where the variance is
 largest; `collapse` the exponent at which all sizes' curves are one, and how well they are;
-`budget-crossings` where more training begins to help on new tasks. What each is:
+`budget_crossings` where more training begins to help on new tasks. What each is:
 `analysis.statistics.order_parameter`. Asked where two or more seeds ran at three or more numbers of
 tasks.
 """
@@ -38,9 +38,9 @@ def find(classified: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
             continue
         powers = labels.are_powers_of_two(cells["num_tasks"].unique())
         text = describe(peaks, falls, crossings, title, powers)
-        yield Answer(f"order-parameter{end}", text, table)
+        yield Answer(f"order_parameter{end}", text, table)
         for name, found in (
-            ("variance-peak", peaks), ("collapse", falls), ("budget-crossings", crossings)
+            ("variance_peak", peaks), ("collapse", falls), ("budget_crossings", crossings)
         ):  # fmt: skip
             if len(found):
                 yield Answer(f"{name}{end}", "", found)

@@ -23,6 +23,15 @@ from metaphase.analysis.questions.answer import Answer
 from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 
+# Of the answers, up to the first hyphen; results/README.md says what each is.
+NAMES = (
+    *("architectures", "state_size", "interventions", "along_settings", "seeds", "modes"),
+    *("transitions_by_delta", "boundary", "power_law", "transitions_along_size"),
+    *("order_parameter", "variance_peak", "collapse", "budget_crossings", "training"),
+    *("relative_distance", "loss_curves", "strategies", "strategies_map"),
+    *("generalization", "yardsticks"),
+)
+
 
 def find(
     classified: pd.DataFrame,

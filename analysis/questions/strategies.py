@@ -45,7 +45,7 @@ def find(cells: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
         end, title = labels.file_suffix(condition), labels.title(group, condition)
         yield Answer(f"strategies{end}", describe(fits, title), fits)
         draw = functools.partial(figure, points, title)
-        yield Answer(f"strategies-map{end}", "", points, draw, CAPTION)
+        yield Answer(f"strategies_map{end}", "", points, draw, CAPTION)
 
 
 def describe(fits: pd.DataFrame, title: str) -> str:

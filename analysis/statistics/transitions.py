@@ -32,11 +32,10 @@ from metaphase.core import schema
 from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE as OF_CELLS
 from metaphase.core.phases import GENERALIZING, IDENTIFYING
-from metaphase.core.thresholds import ABOVE, BELOW, INSIDE, UNCLEAR, Fit, Threshold, fit
+from metaphase.core.thresholds import Fit, Threshold, fit
 
 BEGINS = (IDENTIFYING, GENERALIZING)  # the phases whose boundaries are estimated
 BEGIN, END = "begin", "end"  # values of boundary
-CENSORED = (INSIDE, BELOW, ABOVE, UNCLEAR)  # values of censored
 DELTAS = (0.02, 0.05, 0.1, 0.2)  # of `by_delta`
 FEWEST_SIZES = 3  # for thresholds along model size
 

@@ -159,7 +159,8 @@ def layers_path(shapes: Sequence[AttentionShape | None], D: int, M: int, precisi
 def _fused_attention(
     h: Tensor, q: Tensor, kv: Tensor, out: Tensor, shape: AttentionShape
 ) -> Tensor | None:
-    """What the kernel computes; None where it doesn't run."""
+    """What the kernel computes of h_RxBxLxD with the weights of `plain_attention`; None where it
+    doesn't run."""
     precision = precision_on_cuda()
     name = attention_path(shape, h.shape[2], precision)
 
@@ -177,7 +178,8 @@ def _fused_attention(
 
 
 def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | None:
-    """What the kernel computes; None where it doesn't run."""
+    """What the kernel computes of h_RxBxLxD with the weights of `plain_mlp`; None where it doesn't
+    run."""
     precision = precision_on_cuda()
     name = mlp_path(h.shape[2], up.shape[2], precision)
 
@@ -192,7 +194,7 @@ def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | No
 
 
 def _all_on_chip(h: Tensor, blocks: Sequence[Block]) -> bool:
-    """Whether each block has a kernel of its own, which is used."""
+    """Whether each block has a kernel of its own, which is used, on h_RxBxLxD."""
     D, precision = h.shape[2], precision_on_cuda()
     return D <= _NARROW and all(
         fast_paths.is_on(
@@ -205,7 +207,7 @@ def _all_on_chip(h: Tensor, blocks: Sequence[Block]) -> bool:
 
 
 def _fused_layers(h: Tensor, blocks: Sequence[Block]) -> Tensor | None:
-    """What the blocks make of h in one function; None where it doesn't run."""
+    """What the blocks make of h_RxBxLxD in one function; None where it doesn't run."""
     if not blocks:
         return None
     precision = precision_on_cuda()
@@ -229,7 +231,8 @@ def _fused_layers(h: Tensor, blocks: Sequence[Block]) -> Tensor | None:
 
 
 def _fused_read_out(h: Tensor, weight: Tensor) -> Tensor | None:
-    """What the kernels compute; None where they don't run."""
+    """What the kernels compute of h_RxBxLxD and weight_RxDxO, O outputs; None where they don't
+    run."""
     precision = precision_on_cuda()
     name = fast_paths.named(fast_paths.READ_OUT, precision, D=h.shape[2], O=weight.shape[2])
 

@@ -116,6 +116,8 @@ def _fused_scan(a_RxBxLx4D: Tensor, w_RxDx4D: Tensor) -> Tensor | None:
     def rescue(
         error: Exception, d_h: Tensor, w: Tensor, h: Tensor, c: Tensor, gates: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """The gradients by plain operations: d_h, h and c are RxBxLxD, w is RxDx4D, gates
+        RxBxLx4D."""
         fast_paths.failed(name, error)
         times = c.permute(2, 0, 3, 1).unbind()
         gates_of_times = gates.permute(2, 0, 3, 1).unflatten(2, (4, D)).unbind()

@@ -78,6 +78,7 @@ def it_reaches_the_tables(subject: Subject) -> None:
 
 
 def _evaluated(subject: Subject) -> tuple[Tensor, Batch]:
+    """Outputs RxBxTxC of two trained cells, and the batch that they are of."""
     try:
         trainer = subject.trainer(subject.cell(seed=0), subject.cell(seed=1))
     except ConfigError as error:
@@ -90,6 +91,7 @@ def _evaluated(subject: Subject) -> tuple[Tensor, Batch]:
 
 
 def _values(subject: Subject, outputs: Tensor, batch: Batch) -> Tensor:
+    """The metric's values, RxB, of outputs RxBxTxC."""
     cell = subject.cell()
     with torch.no_grad():
         values: Tensor = subject.entry.of(cell).values(outputs, batch, cell)

@@ -117,6 +117,8 @@ class Predictions:
     def _predict(
         self, predictor: Predictor, stream: int, task_B: Tensor, x: Tensor, y: Tensor
     ) -> Tensor | None:
+        """BxTxO, O outputs: what it predicts of examples x_BxTxX and y, BxT classes or BxTxO
+        numbers; None where it isn't computed."""
         if isinstance(predictor, FromContext):
             return predictor.predict(x, y)
         if isinstance(predictor, FromTask):
@@ -138,13 +140,13 @@ class Predictions:
             yield predictor.natural(parameters), predictor.moments(parameters).flatten(1)
 
     def _parameters(self, stream: int, task_n: Tensor) -> Tensor:
-        """Of a stream's tasks, by number, float64."""
+        """Of a stream's tasks, by number: n x what the family's parameters are, float64."""
         random = self.sequences.tasks(stream, task_n)
         parameters: Tensor = self.sequences.family.parameters(random)  # type: ignore[attr-defined]
         return parameters.double()
 
     def _checked(self, name: str, said: Tensor, y: Tensor) -> Tensor:
-        """What a predictor said, float32.
+        """What a predictor said, said_BxTxO, float32; y as for `_predict`.
 
         Raises:
             ConfigError: it isn't a finite number for each output.

@@ -63,8 +63,10 @@ class BallsAndUrns:
         }
 
     def _counts(self, x: Tensor, y_BxT: Tensor) -> Tensor:
+        """How often each symbol was seen before each position, BxTxC; there are no inputs x."""
         return sums_before(one_hot(y_BxT, self.symbols))
 
     def _laplace(self, x: Tensor, y_BxT: Tensor) -> Tensor:
+        """The posterior mean of each symbol, BxTxC."""
         more_BxTxC = self._counts(x, y_BxT) + 1.0
         return more_BxTxC / more_BxTxC.sum(dim=-1, keepdim=True)

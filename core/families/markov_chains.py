@@ -72,7 +72,7 @@ class MarkovChains:
 
     def _stationary(self, rows: Tensor) -> Tensor:
         """Where a chain is after 2^_DOUBLINGS steps from a state drawn uniformly, float32; exact to
-        rounding unless it hardly ever leaves some states."""
+        rounding unless it hardly ever leaves some states. (*batch, k) of rows (*batch, k, k)."""
         power = rows.double()
         for _ in range(_DOUBLINGS):  # by sums over the last axis, whose order doesn't depend on R
             power = (power[..., :, None, :] * power.mT[..., None, :, :]).sum(dim=-1)
@@ -119,6 +119,7 @@ class MarkovChains:
         return sums_before(one_hot(self._last(y_BxT) * self.states + y_BxT, self._cells))
 
     def _bigrams(self, x: Tensor, y_BxT: Tensor) -> Tensor:
+        """The posterior mean of the next state, BxTxk."""
         return _shares(self._row_of_last(self._moves(x, y_BxT) + 1.0, x, y_BxT))
 
     @property
@@ -139,4 +140,5 @@ class MarkovChains:
 
 
 def _shares(count: Tensor) -> Tensor:
+    """Counts BxTxk as shares of their sums over the last axis."""
     return count / count.sum(dim=-1, keepdim=True)

@@ -30,8 +30,8 @@ def loss(target: Classes | Reals, outputs_RxBxTxN: Tensor, y_RxBxT: Tensor) -> T
 
 def score(target: Reals, outputs: Tensor, y: Tensor) -> Tensor:
     """How much of a guess' squared error each prediction does without, at least nothing: the mean
-    over a target's numbers of max(0, 1 - (output - y)^2 / variance), in [0, 1]; float32, without
-    the last axis."""
+    over a target's numbers, the last axis of outputs and y, of max(0, 1 - (output - y)^2 /
+    variance), in [0, 1]; float32, without that axis: RxBxT where they are RxBxTxN."""
     share = (1.0 - (outputs - y).square() / target.variance).clamp(min=0.0)
     return share.mean(dim=-1)
 

@@ -16,7 +16,7 @@ from typing import Any
 from metaphase.core.cell import ConfigError
 from metaphase.core.process import as_command
 from metaphase.core.settings import as_line
-from metaphase.sweeps.commands.parser import Parser, carry_out, folder
+from metaphase.sweeps.commands.parser import Parser, add_data_root, carry_out
 
 
 @as_command
@@ -41,12 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         default=[],
         help="a setting of the cells that it is tried in. May be repeated",
     )
-    add(
-        "--data-root",
-        type=folder,
-        default="data",
-        help="folder of the base data sets (default: data)",
-    )
+    add_data_root(parser)
     return carry_out(parser, _check, argv)
 
 

@@ -88,6 +88,11 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", type=root, default="results", help="folder or URI for results (default: results)"
     )
+    add_data_root(parser)
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """--data-root."""
     parser.add_argument(
         "--data-root",
         type=folder,

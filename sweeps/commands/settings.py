@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
+from metaphase.core.architectures import ARCHITECTURES
 from metaphase.core.cell import SETTINGS
 from metaphase.core.process import as_command
 from metaphase.core.settings import NONE, Setting
@@ -42,9 +44,10 @@ def _print(markdown: bool) -> None:
 def rows() -> list[tuple[str, ...]]:
     """A row of texts for each setting of all cells, and then of the program's own task families:
     name, column type, default, allowed, roles, meaning."""
-    listed = [("", setting) for setting in SETTINGS.values()]
-    for family in (family for name, family in TASK_FAMILIES.items() if "@" not in name):
-        listed += [(f"of {family.name}: ", setting) for setting in family.own.values()]
+    listed = [(_users(setting), setting) for setting in SETTINGS.values()]
+    for name, family in TASK_FAMILIES.items():
+        if "@" not in name:
+            listed += [((name,), setting) for setting in family.own.values()]
     return [
         (
             setting.name,
@@ -52,10 +55,20 @@ def rows() -> list[tuple[str, ...]]:
             _shown(setting.default),
             setting.allowed,
             ", ".join(setting.roles),
-            f"{owner}{_meaning(setting)}",
+            f"of {', '.join(users)}: {_meaning(setting)}" if users else _meaning(setting),
         )
-        for owner, setting in listed
+        for users, setting in listed
     ]
+
+
+def _users(setting: Setting) -> tuple[str, ...]:
+    """The program's own families or architectures that alone use it; (): all do."""
+    if setting.absent is NONE and setting.unused is NONE:
+        return ()
+    known: dict[str, Any] = TASK_FAMILIES if setting.unused is NONE else ARCHITECTURES
+    return tuple(
+        name for name, facts in known.items() if "@" not in name and setting.name in facts.settings
+    )
 
 
 def _meaning(setting: Setting) -> str:

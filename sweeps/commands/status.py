@@ -201,14 +201,18 @@ def _phases(rows: Sequence[Mapping[str, Any]], rule: str) -> str:
 
 def _search(results: Results, found: State) -> list[str]:
     """Of a sweep that seeks boundaries: how far it is, or why it ended; where phases begin as far
-    as the last round knew, and the cells that it chose, with what each was to take off its row's
-    intervals. Once no cell of the grid is missing, all of them tell that better."""
+    as the last round knew, and the cells of the rounds that are under way, or of the last one,
+    with what each was to take off its row's intervals. Once no cell of the grid is missing, all of
+    them tell that better."""
     from metaphase.sweeps.store.searchfile import ANYWHERE, interval, num_rounds, read_rounds
 
     rounds = read_rounds(results)
     if not rounds:
         return []
-    last = next(one for one in reversed(rounds) if one.octaves or one is rounds[0])
+    cells = {cell.cell_id: cell for cell in found.sweep.cells}
+    left = cells.keys() - found.finished.keys()
+    with_cells = [one.octaves for one in rounds if one.octaves]
+    shown = [octaves for octaves in with_cells if octaves.keys() & left] or with_cells[-1:]
     proposed = len({cell_id for one in rounds for cell_id in one.octaves})
     reason = rounds[-1].reason
     said = f"{num_rounds(rounds)} rounds, {proposed} cells proposed"
@@ -224,16 +228,16 @@ def _search(results: Results, found: State) -> list[str]:
         where = interval(at)
         where = where if where == ANYWHERE else f"2^ {where}"
         lines.append(f"  {at['phase']} begins, {at['row']}: {where} ({width})")
-    cells = {cell.cell_id: cell for cell in found.sweep.cells}
-    trains = "trained" if last.octaves.keys() <= found.finished.keys() else "trains"
-    for cell_id, octaves in list(last.octaves.items())[:MOST_PROPOSED]:
+    chosen = {cell_id: octaves for one in shown for cell_id, octaves in one.items()}
+    for cell_id, octaves in list(chosen.items())[:MOST_PROPOSED]:
         cell = cells.get(cell_id)
         where = ", ".join(f"{key} {getattr(cell, key, None)}" for key in found.sweep.axes)
         where = where if cell else f"{cell_id}, which isn't in the grid any more"
+        trains = "trained" if cell_id in found.finished else "trains"
         why = f"to take {octaves:.2f} octaves off" if octaves else "again, as it was told to"
         lines.append(f"  it {trains} {where}: {why}")
-    if len(last.octaves) > MOST_PROPOSED:
-        lines.append(f"  ... and {len(last.octaves) - MOST_PROPOSED} more")
+    if len(chosen) > MOST_PROPOSED:
+        lines.append(f"  ... and {len(chosen) - MOST_PROPOSED} more")
     return lines
 
 

@@ -27,7 +27,7 @@ from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.core.process import as_command
 from metaphase.core.tasks import PROJECTED_IMAGES, TASK_FAMILIES
 from metaphase.sweeps import plug_ins
-from metaphase.sweeps.commands.parser import Parser, carry_out, folder, sweep_parser
+from metaphase.sweeps.commands.parser import Parser, add_data_root, carry_out, sweep_parser
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = sweep_parser(
         "yardsticks",
-        "Evaluate nearest neighbour, ridge and logistic regression and an MLP on the sequences "
-        "that a sweep's cells are evaluated on.",
+        "Run known learning algorithms on the sequences that a sweep's cells are evaluated on.",
     )
-    parser.add_argument(
-        "--data-root", type=folder, default="data", help="folder of the base data sets"
-    )
+    add_data_root(parser)
     parser.add_argument(
         "--plug-in",
         metavar="FILE.py:NAME",

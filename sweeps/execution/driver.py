@@ -19,7 +19,7 @@ from metaphase.sweeps.execution.gpus import prove
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.progress import Progress
 from metaphase.sweeps.execution.ray_session import cluster_workers, ray_running, set_environment
-from metaphase.sweeps.execution.rounds import Outcome, Propose, Rounds
+from metaphase.sweeps.execution.rounds import More, Outcome, Propose, Rounds
 from metaphase.sweeps.execution.scratch import scratch_folder
 from metaphase.sweeps.execution.software import check_nodes, installed
 from metaphase.sweeps.execution.trials import fit, interruptible
@@ -79,14 +79,15 @@ def train(
         if workers.device == "cpu" and not cluster and (why := unused_gpus()):
             print(f"{why}. Cells train on the CPU", file=sys.stderr, flush=True)
         if there is not None:
-            rounds.fast_paths = prove(there, cells, data_root)
+            of = cells if propose is None else propose.cells
+            rounds.fast_paths = prove(there, of, data_root)
         with interruptible(lease) as interrupt:
 
-            def tune_packs(job: Job, finished: dict[str, str]) -> Progress:
+            def tune_packs(job: Job, finished: dict[str, str], more: More | None) -> Progress:
                 progress = TuneProgress(results, job.packs, total, finished, said=job.said)
                 progress.works = rounds.outcome.training_seconds > 0
                 try:
-                    fit(job, progress, interrupt, scratch)
+                    fit(job, progress, interrupt, scratch, more)
                 except (RuntimeError, tune.TuneError, ray.exceptions.RayError) as error:
                     logger.exception("Tune gave up")
                     line = str(error).strip().split("\n")[0]

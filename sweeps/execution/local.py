@@ -29,8 +29,9 @@ from metaphase.core.devices import training_device, unused_gpus
 from metaphase.sweeps.execution import proving
 from metaphase.sweeps.execution.pack_run import Job, PackRun, Report
 from metaphase.sweeps.execution.progress import Progress
-from metaphase.sweeps.execution.rounds import MAX_FAILURES, Outcome, Propose, Rounds
+from metaphase.sweeps.execution.rounds import MAX_FAILURES, More, Outcome, Propose, Rounds
 from metaphase.sweeps.planning.hardware import cores, memory
+from metaphase.sweeps.planning.packs import Pack
 from metaphase.sweeps.planning.workers import Workers, cpu_workers, gpu_workers
 from metaphase.sweeps.store.folders import one_line
 from metaphase.sweeps.store.lease import Lease
@@ -84,24 +85,27 @@ def train(
     started = time.monotonic() if started is None else started
     chosen = usable_device(device)
     workers = _workers(chosen)
-    found = _prove(cells, data_root, chosen, shown)
+    of = cells if propose is None else propose.cells
+    found = _prove(of, data_root, chosen, shown)
     rounds = Rounds(
         results, lease, data_root, total, before, pack_size, keep_models, found, propose
     )
     stopping = threading.Event()
 
     def failed(name: str, why: str) -> None:
-        proving.remember(cells, proving.environment(str(chosen)), name, why)
+        proving.remember(of, proving.environment(str(chosen)), name, why)
 
-    def fit(job: Job, finished: dict[str, str]) -> Progress:
+    def fit(job: Job, finished: dict[str, str], more: More | None) -> Progress:
         progress = Progress(results, job.packs, total, finished, shown, job.said)
         progress.works = rounds.outcome.training_seconds > 0
         job = replace(job, device=str(chosen))
-        threads = _Threads(job, workers.count, stopping, failed)
+        threads = _Threads(job, progress.packs, workers.count, stopping, failed)
         try:
             while threads.follow(progress):
                 if asked_to_stop() or lease.lost or progress.config_error:
                     stopping.set()
+                if more is not None and not threads.waiting:
+                    threads.give(more(progress))
                 progress.show()
         except BaseException:
             stopping.set()
@@ -159,28 +163,49 @@ def _prove(
 
 
 class _Threads:
-    """Threads that train the packs of a job, each taking the next pack when it is free.
+    """Threads that train packs, each taking the next one when it is free. One ends where none
+    waits; others begin when more are given.
+
+    Attributes:
+        waiting: indices of the packs that no thread has taken.
 
     Args:
-        job: what to train.
-        count: of the threads.
+        job: what all packs share.
+        packs: what to train; those that are given later are added to them before.
+        count: the most threads at a time.
         stopping: once it is set, packs are left with checkpoints, and no other begins.
         failed: told the name of a fast path that has left this process unfit for more, and why.
     """
 
     def __init__(
-        self, job: Job, count: int, stopping: threading.Event, failed: Callable[[str, str], None]
+        self,
+        job: Job,
+        packs: Sequence[Pack],
+        count: int,
+        stopping: threading.Event,
+        failed: Callable[[str, str], None],
     ) -> None:
-        self._job, self._stopping, self._failed = job, stopping, failed
-        order = range(len(job.packs))  # dearest first; one thread has results sooner the other way
-        self._waiting = deque(order if count > 1 else reversed(order))
+        self._job, self._packs, self._count = job, packs, count
+        self._stopping, self._failed = stopping, failed
         self._told: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._train_packs, name=f"metaphase-{i}", daemon=True)
-            for i in range(min(count, len(job.packs)))
-        ]
-        self._running = len(self._threads)
-        for thread in self._threads:
+        self._threads: list[threading.Thread] = []
+        self._running = 0
+        self.waiting: deque[int] = deque()
+        self.give(range(len(packs)))
+
+    def give(self, indices: Sequence[int]) -> None:
+        """Has more packs trained, dearest first; by one thread, which has results sooner the other
+        way, last."""
+        self.waiting.extend(indices if self._count > 1 else reversed(indices))
+        self._start()
+
+    def _start(self) -> None:
+        """Starts as many threads as packs wait and may be trained at a time."""
+        for _ in range(min(self._count - self._running, len(self.waiting))):
+            name = f"metaphase-{len(self._threads)}"
+            thread = threading.Thread(target=self._train_packs, name=name, daemon=True)
+            self._threads.append(thread)
+            self._running += 1
             thread.start()
 
     def follow(self, progress: Progress) -> bool:
@@ -192,6 +217,8 @@ class _Threads:
             return self._running > 0
         if what == "over":
             self._running -= 1
+            if not self._stopping.is_set():
+                self._start()  # what came when it had just seen that nothing waits
         else:
             getattr(progress, what)(*arguments)
         return self._running > 0
@@ -200,7 +227,8 @@ class _Threads:
         """Waits for the threads, which save what they train when they are to stop. Another
         interrupt ends the waiting: what they write late doesn't land."""
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # an interrupt came before it began
+                thread.join()
 
     def _train_packs(self) -> None:
         try:
@@ -209,7 +237,7 @@ class _Threads:
             error = ""
             while not self._stopping.is_set():
                 try:  # after one that fails the least like it: would all of them?
-                    index = self._waiting.pop() if error else self._waiting.popleft()
+                    index = self.waiting.pop() if error else self.waiting.popleft()
                 except IndexError:
                     break
                 self._tell("begin", index)
@@ -246,7 +274,7 @@ class _Threads:
             results = Results(job.root, job.sweep, job.driver)
         except OSError as error:
             raise ConfigError(one_line(error)) from error
-        run = PackRun(results, job, job.packs[index].cells, self._stopping.is_set)
+        run = PackRun(results, job, self._packs[index].cells, self._stopping.is_set)
         done = False
         while not (done or self._stopping.is_set()):
             report = run.step()
@@ -259,7 +287,7 @@ class _Threads:
     def _why_left(self, index: int, report: Report) -> str:
         """A line about a process that is unfit for more. What failed is noted for the next one."""
         if report.too_large:
-            size = -(-len(self._job.packs[index].cells) // 2)
+            size = -(-len(self._packs[index].cells) // 2)
             return (
                 f"a pack fills the memory of {self._job.device}. In a new process the same command "
                 f"goes on with packs of at most {size} cells (--pack-size, pack_size)"

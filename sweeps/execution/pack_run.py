@@ -63,6 +63,7 @@ class Job:
         plug_ins: those of the user's that cells use, with their code.
         fast_paths: which are used, and which aren't (`core.fast_paths.adopt`).
         said: what progress says beside, of a search.
+        grid: the cells that further packs of a search are of.
     """
 
     root: str
@@ -76,6 +77,7 @@ class Job:
     plug_ins: Sequence[PlugIn] = ()
     fast_paths: Mapping[str, str] = field(default_factory=dict)
     said: str = ""
+    grid: Sequence[Cell] = ()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Progress:
 
     Args:
         results: where the workers write.
-        packs: what is trained; what is told of one names its index.
+        packs: what is trained; what is told of one names its index. More may be added.
         total: cells in the sweep.
         before: {cell_id: status} of those finished before.
         shown: whether anything is printed.
@@ -62,8 +62,8 @@ class Progress:
         shown: bool = True,
         said: str = "",
     ):
-        self._shown, self._said = shown, said
-        self.results, self.packs, self.total = results, packs, total
+        self._shown, self.said = shown, said
+        self.results, self.packs, self.total = results, list(packs), total
         self.training_seconds = 0.0
         self.finished: list[str] = []
         self.errors: dict[int, str] = {}
@@ -83,6 +83,13 @@ class Progress:
         self._count(before)
 
     # --- what is told ---
+
+    def add(self, packs: Sequence[Pack], said: str) -> range:
+        """There are more packs to train, and something else to say. Returns their indices."""
+        self.packs += packs
+        self.said = said
+        self._shown_share = self.share - LINE_SHARE  # which is worth a line
+        return range(len(self.packs) - len(packs), len(self.packs))
 
     def begin(self, index: int) -> None:
         """A pack's training begins."""
@@ -179,7 +186,7 @@ class Progress:
         parts = [f"{self._before + len(self.finished)}/{self.total} cells", self.phase_counts()]
         parts.append(f"{self.share:.0%}")
         left = f", about {clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
-        parts += [f"{clock(gone)} gone{left}", self._said]
+        parts += [f"{clock(gone)} gone{left}", self.said]
         return "  ".join(part for part in parts if part)
 
     def phase_counts(self) -> str:

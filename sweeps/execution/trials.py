@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.search import Searcher
 
 from metaphase.core import process
 from metaphase.sweeps.execution.pack_run import Job
-from metaphase.sweeps.execution.rounds import MAX_FAILURES
+from metaphase.sweeps.execution.rounds import MAX_FAILURES, More
 from metaphase.sweeps.execution.tune_progress import TuneProgress
 from metaphase.sweeps.execution.worker import PackTrial
 from metaphase.sweeps.store.lease import Lease
@@ -64,19 +67,62 @@ def interruptible(lease: Lease) -> Iterator[Interrupt]:
         yield interrupt
 
 
-def fit(job: Job, progress: TuneProgress, interrupt: Interrupt, scratch: Path) -> None:
+class PackSearcher(Searcher):
+    """Gives Tune the packs of a search, and asks for more of them when all are given."""
+
+    def __init__(self, job: Job, order: Sequence[int], progress: TuneProgress, more: More) -> None:
+        super().__init__()
+        self._progress, self._more = progress, more
+        self._place = {cell.cell_id: i for i, cell in enumerate(job.grid)}
+        self._waiting = deque(order)
+        self._live: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores it to go on from; we never do
+
+    def suggest(self, trial_id: str) -> Any:
+        """The config of another trial; None as long as there is none, but others are live: Tune
+        asks again, about ten times a second."""
+        if not self._waiting:
+            self._waiting.extend(self._more(self._progress))
+        if not self._waiting:  # without live ones Tune would stand still for a second at each look
+            return None if self._live else self.FINISHED
+        self._live.add(trial_id)
+        index = self._waiting.popleft()
+        cells = self._progress.packs[index].cells
+        return {"pack": index, "cells": [self._place[cell.cell_id] for cell in cells]}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._live.discard(trial_id)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing is stored."""
+
+
+def fit(
+    job: Job, progress: TuneProgress, interrupt: Interrupt, scratch: Path, more: More | None = None
+) -> None:
     """One trial a pack, in their order but for the last, which comes second: of packs that all fail
     the dearest and the cheapest tell soon whether others would. Through Ray Tune, which wants a
-    folder: `scratch`."""
+    folder: `scratch`. `more` is asked for further packs, of a search."""
     first, *rest = range(len(job.packs))
     order = [first, *rest[-1:], *rest[:-1]]
     resources = {"cpu": 1.0, "gpu": 1.0} if job.device == "cuda" else {"cpu": 1.0}
+    space: dict[str, Any] = {}
+    config = tune.TuneConfig(reuse_actors=True)
+    if more is None:
+        space["pack"] = tune.grid_search(order)
+    else:  # with a limit to its trials, a searcher's may wait for workers, more than one
+        config.search_alg = PackSearcher(job, order, progress, more)
+        config.num_samples, config.max_concurrent_trials = -1, sys.maxsize
     interrupt.progress = progress
     try:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(PackTrial, job=job), resources),
-            param_space={"pack": tune.grid_search(order)},
-            tune_config=tune.TuneConfig(reuse_actors=True),
+            param_space=space,
+            tune_config=config,
             run_config=tune.RunConfig(
                 name=job.sweep,
                 storage_path=str(scratch / "tune"),

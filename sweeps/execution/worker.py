@@ -38,7 +38,8 @@ DRAIN_SECONDS = 1.0  # between looks whether Ray keeps the node
 
 class PackTrial(tune.Trainable):
     """Trains the cells of pack config["pack"] of a job, which reaches the workers once, through
-    Ray's object store."""
+    Ray's object store; or, of packs that a search adds, the cells of the job's grid at
+    config["cells"]."""
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
@@ -71,8 +72,9 @@ class PackTrial(tune.Trainable):
         """Takes over the next pack, in the same process."""
         self._run: PackRun | None = None
         if not self._wrong:
-            cells = self._job.packs[new_config["pack"]].cells
-            self._run = PackRun(self._results, self._job, cells, self._is_leaving)
+            job, at = self._job, new_config.get("cells")
+            cells = job.packs[new_config["pack"]].cells if at is None else [job.grid[i] for i in at]
+            self._run = PackRun(self._results, job, cells, self._is_leaving)
         return True
 
     def step(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
     packs = plan(missing, workers, steps, pack_size)
     packs_of = Counter(key for pack in packs for key in grouped(pack.cells, _row_key))
     missing_ids = {cell.cell_id for cell in missing}
-    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    print(f"{_title(sweep)}\nresults: {results}\n")
     row = "{} {:>12} {:>6} {:>9} {:>8} {:>6}  {}".format
     rows = grouped(sweep.cells, _row_key)
     head, *names = _names(rows.values())
@@ -50,7 +50,7 @@ def show_plan(sweep: Sweep, results: Results, missing: list[Cell], pack_size: in
     print(
         f"\n{len(missing)} of {len(sweep.cells)} cells to train, {total:.2e} floating-point "
         f"operations, about {size / 1e6:.1f} MB of results; "
-        f"{len(packs)} packs, as for {workers.count} x {workers.device}"
+        f"{len(packs)} pack{'s' * (len(packs) != 1)}, as for {workers.count} x {workers.device}"
     )
     for line in too_large(missing, workers):
         print(line)
@@ -71,7 +71,7 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequenc
         return sum(workers.seconds(pack.cells) for pack in plan(cells, workers)) / 3600
 
     start, needed, operations = seeking.expected(results, workers.count, hours)
-    print(f"{sweep.name}: {sweep.description}\nresults: {results}\n")
+    print(f"{_title(sweep)}\nresults: {results}\n")
     row = "{} {:>6} {:>6}  {}".format
     rows = grouped(sweep.cells, _row_key).values()
     head, *names = _names(rows)
@@ -97,6 +97,10 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequenc
         f"about {needed} of {len(sweep.cells)} cells and {operations:.0%} of the grid's operations "
         f"if phases begin where they are thought to now{told}"
     )
+
+
+def _title(sweep: Sweep) -> str:
+    return f"{sweep.name}: {sweep.description}" if sweep.description else sweep.name
 
 
 def _row_key(cell: Cell) -> tuple:

@@ -3,12 +3,12 @@
 What is known of a phase's boundary is the posterior of `core.joint_thresholds` for each family of
 rows, with steps that lead anywhere now and then: boundaries break off where models are too small. A
 cell's expected information about its row's theta is I(theta; y) (Houlsby et al. 2011, arXiv
-1112.5745), where thetas beyond an end of the grid are one, given that the batch's other cells of
-that row are trained too (all their outcomes are summed over, as in Kirsch, van Amersfoort & Gal
-2019, arXiv 1906.08158). A bit halves an interval, so the cell is worth the octaves that it is
-expected to take off the row's. It costs its share of the grid's cells plus its share of the grid's
-operations, of which a stream that the batch has anyway is none. The batch takes the best ratio,
-again and again.
+1112.5745), where thetas beyond an end of the grid are one, given that the row's pending cells and
+the batch's other ones are trained too (all their outcomes are summed over, as in Kirsch, van
+Amersfoort & Gal 2019, arXiv 1906.08158). A bit halves an interval, so the cell is worth the octaves
+that it is expected to take off the row's. It costs its share of the grid's cells plus its share of
+the grid's operations, of which a stream that the batch has anyway is none. The batch takes the best
+ratio, again and again.
 
 All of it is a function of its arguments, without randomness.
 """
@@ -27,7 +27,8 @@ from metaphase.core.thresholds import cut, quantiles
 from metaphase.sweeps.search.space import Known, Space
 
 CONFIDENCE = 0.95
-MOST_OF_A_ROW = 4  # cells of one row in a batch: more of them are better chosen by what these tell
+# Cells of one row in a batch, with pending ones: more are better chosen by what these tell.
+MOST_OF_A_ROW = 4
 LEAST_BITS = 0.003  # a cell that tells less tells nothing
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
 ALL = "all cells are trained"
@@ -139,7 +140,7 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
                 standings.append(standing)
                 if row is not None:
                     rows.setdefault(standing.row, []).append(row)
-    choices = _choose(space, known.finished_C, rows, most)
+    choices = _choose(space, known, rows, most)
     if choices:
         reason = ""
     elif all(standing.done for standing in standings):
@@ -227,13 +228,18 @@ def _shares(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> np.ndarray:
     return np.exp(joint_thresholds.rises_at(theta_T, x_K).log_yes_TxMxK)
 
 
-def _choose(
-    space: Space, finished_C: np.ndarray, rows: dict[int, list[_Row]], most: int
-) -> list[Choice]:
+def _choose(space: Space, known: Known, rows: dict[int, list[_Row]], most: int) -> list[Choice]:
     """Cells of these rows, the best ratio of information to cost again and again."""
-    left = {row: [c[~finished_C[c]].tolist() for c in space.points[row][1]] for row in rows}
+    taken_C = known.finished_C | known.pending_C
+    left = {row: [c[~taken_C[c]].tolist() for c in space.points[row][1]] for row in rows}
+    of_row = {row: int(known.pending_C[space.row_C == row].sum()) for row in rows}
+    rows = {row: of_phases for row, of_phases in rows.items() if of_row[row] < MOST_OF_A_ROW}
+    for row, of_phases in rows.items():
+        for k, cells in enumerate(space.points[row][1]):
+            for _ in range(int(known.pending_C[cells].sum())):
+                for one in of_phases:
+                    one.choose(k)
     chosen: list[Choice] = []
-    of_row = dict.fromkeys(rows, 0)
     streams: set[int] = set()
 
     def cost(cell: int) -> float:

@@ -1,17 +1,20 @@
 """A search for boundaries on a sweep's results: rounds of cells, proposed by what is finished.
 
-A round is stored before its training begins (`store.searchfile`), and the next one is proposed
-when all of its cells are finished. So what is proposed depends on finished cells alone, neither on
-which of them was first nor on how often the sweep was stopped: a run that is killed goes on with
-the round that was under way. It is no searcher of Ray Tune's: Tune would have to be told of
-results, where here workers write them; its trials are packs of cells; and a search without Ray is
-the same.
+A round is stored before its training begins (`store.searchfile`). The next one is proposed as soon
+as all rounds before it are finished, while it is under way: what becomes of its own cells counts as
+unknown, also of those that are finished. Only where that leads to nothing they are waited for. So
+what is proposed depends on stored rounds and finished cells alone, neither on which of them was
+first nor on how often the sweep was stopped, and workers don't wait for the last cell of a round: a
+run that is killed goes on with the rounds that were under way, and proposes what it would have.
+
+What trains packs asks for more of them (`execution.rounds`): Ray Tune by a searcher
+(`execution.trials`), this process without one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +31,10 @@ from metaphase.sweeps.search.space import Known, Space
 from metaphase.sweeps.search_settings import Search
 from metaphase.sweeps.store.earlier import by_cell_id, every_id
 from metaphase.sweeps.store.results import Results
-from metaphase.sweeps.store.searchfile import Round, interval, num_rounds, read_rounds, write_rounds
+from metaphase.sweeps.store.searchfile import Round, interval, read_rounds, write_rounds
 
 FEWEST_POINTS = 3  # numbers of tasks in a row, without which there is nothing to seek
-CELLS_A_WORKER = 4  # in a round: so that packs are worth training, and rounds are several
+CELLS_A_WORKER = 2  # in a round, of which two are under way: so that packs are worth training
 SPENT = "the budget is spent"
 
 
@@ -55,6 +58,7 @@ class Seeking:
     axes: Sequence[str]
     space: Space = field(init=False)
     rows: list[str] = field(init=False)
+    _in_vain_after: int = field(default=-1, init=False)  # rounds, the last of which is waited for
 
     def __post_init__(self) -> None:
         self.space, self.rows = space_of(self.cells, self.axes)
@@ -66,29 +70,41 @@ class Seeking:
 
     # --- what is known ---
 
-    def known(self, results: Results) -> tuple[Known, float]:
-        """What the results tell, and the hours of workers that it took."""
+    def known(self, results: Results) -> tuple[Known, np.ndarray]:
+        """What the results tell, and of each cell the hours of a worker that it took, NaN where
+        nothing is known."""
         finished = by_cell_id(results.finished(), self.cells)
         columns = ("cell_id", "status", "wall_seconds", *ROW_COLUMNS)
-        rows = results.read_rows(every_id(c for c in self.cells if c.cell_id in finished), columns)
-        outcomes = by_cell_id({row["cell_id"]: outcome_of(row) for row in rows}, self.cells)
+        stored = results.read_rows(
+            every_id(c for c in self.cells if c.cell_id in finished), columns
+        )
+        rows = by_cell_id({row["cell_id"]: row for row in stored}, self.cells)
         known = Known.nothing(len(self.cells), len(self.search.phases))
+        hours_C = np.full(len(self.cells), np.nan)
         for i, cell in enumerate(self.cells):
             known.finished_C[i] = cell.cell_id in finished
-            outcome = outcomes.get(cell.cell_id)
+            row = rows.get(cell.cell_id)
+            if row is None:
+                continue
+            hours_C[i] = worker_seconds([row]) / 3600
+            outcome = outcome_of(row)
             if outcome in PHASES:
                 for p, phase in enumerate(self.search.phases):
                     reached = PHASES.index(outcome) >= PHASES.index(phase)
                     known.reached_PxC[p, i] = float(reached)
-        return known, worker_seconds(rows) / 3600
+        return known, hours_C
 
-    def spent(self, finished_C: np.ndarray, hours: float) -> float:
-        """How much of the budget's kind these cells took."""
-        if self.search.kind == "hours":
-            return hours
+    def spent(self, taken_C: np.ndarray, hours_C: np.ndarray) -> float:
+        """How much of the budget's kind these cells take. Hours that aren't known are estimated by
+        those that are, by operations."""
         if self.search.kind == "cells":
-            return float(finished_C.mean())
-        return self.operations(np.flatnonzero(finished_C)) / self.space.total
+            return float(taken_C.mean())
+        taken = np.flatnonzero(taken_C)
+        if self.search.kind == "operations":
+            return self.operations(taken) / self.space.total
+        hours = float(np.nansum(hours_C[taken]))
+        told = self.operations(taken[np.isfinite(hours_C[taken])])
+        return hours * self.operations(taken) / told if told else hours
 
     def operations(self, cells: np.ndarray) -> float:
         """Of training these cells, each stream's common part once."""
@@ -104,52 +120,93 @@ class Seeking:
 
     # --- what comes next ---
 
-    def proposal(self, known: Known, hours: float, most: int) -> Proposal:
-        """The next cells within the budget, at most `most`."""
+    def on(self, results: Results) -> Proposer:
+        """The search as what trains cells takes it."""
+        return Proposer(self, results)
+
+    def proposal(self, known: Known, hours_C: np.ndarray, most: int) -> Proposal:
+        """The next cells within the budget, at most `most`. Of hours, what cells of one proposal
+        take doesn't count."""
         found = propose(self.space, known, most, self.search.target_octaves)
-        done_C, within = known.finished_C.copy(), []
+        taken_C, within = known.finished_C | known.pending_C, []
         for choice in found.choices:
             if self.search.kind == "hours":
-                if hours >= self.search.budget:
+                if self.spent(taken_C, hours_C) >= self.search.budget:
                     break
             else:
-                done_C[choice.cell] = True
-                if self.spent(done_C, hours) > self.search.budget + 1e-9:
+                taken_C[choice.cell] = True
+                if self.spent(taken_C, hours_C) > self.search.budget + 1e-9:
                     break
             within.append(choice)
         reason = "" if within else SPENT if found.choices else found.reason
         return Proposal(within, found.standings, reason)
 
-    def under_way(self, results: Results, finished_C: np.ndarray) -> list[Cell]:
-        """The cells of the last round that aren't finished."""
-        rounds = read_rounds(results)
-        proposed = rounds[-1].octaves if rounds else {}
-        return [
-            cell
-            for cell, finished in zip(self.cells, finished_C, strict=True)
-            if cell.cell_id in proposed and not finished
-        ]
+    def following(
+        self, last_C: np.ndarray, known: Known, hours_C: np.ndarray, most: int
+    ) -> Proposal | None:
+        """What comes after a round, all rounds before which are finished; None where that takes
+        what becomes of its cells, and they aren't all finished.
+
+        Args:
+            last_C: the cells of that round.
+        """
+        unknown_C = np.where(last_C, np.nan, hours_C)
+        found = self.proposal(known.with_pending(last_C), unknown_C, most)
+        if found.choices or not last_C.any():
+            return found
+        if not known.finished_C[last_C].all():
+            return None
+        return self.proposal(known, hours_C, most)
+
+    def of(self, cell_ids: Collection[str]) -> np.ndarray:
+        """Which of the grid's cells these are."""
+        return np.array([cell.cell_id in cell_ids for cell in self.cells])
+
+    def under_way(self, rounds: Sequence[Round], known: Known) -> dict[str, float]:
+        """{cell_id: octaves} of the cells of all rounds that aren't finished."""
+        finished = zip(self.cells, known.finished_C, strict=True)
+        left = {cell.cell_id for cell, is_finished in finished if not is_finished}
+        chosen = {id_: octaves for one in rounds for id_, octaves in one.octaves.items()}
+        return {id_: octaves for id_, octaves in chosen.items() if id_ in left}
 
     def begin_with(self, results: Results, cells: Collection[Cell]) -> None:
         """Stores a round of cells that are trained again whatever they tell, beside what is under
         way, so that a run that is stopped meanwhile goes on with them."""
-        known, hours = self.known(results)
+        known, hours_C = self.known(results)
         rounds = read_rounds(results)
         octaves = {cell.cell_id: 0.0 for cell in cells}
-        for cell in self.under_way(results, known.finished_C):
-            octaves[cell.cell_id] = rounds[-1].octaves[cell.cell_id]
-        said = [self._said(standing) for standing in self.proposal(known, hours, 1).standings]
+        octaves |= self.under_way(rounds, known)
+        said = [self._said(standing) for standing in self.proposal(known, hours_C, 1).standings]
         write_rounds(results, [*rounds, Round(octaves, said)])
 
-    def next_round(self, results: Results, workers: int) -> tuple[list[Cell], str]:
-        """The cells to train next, none at the end, and a line that says where things stand. A new
-        round is stored."""
-        known, hours = self.known(results)
-        left, rounds = self.under_way(results, known.finished_C), read_rounds(results)
-        if left:
-            said = rounds[-1].standings
-            return left, f"round {num_rounds(rounds)}: {len(left)} cells; {self.told(said)}"
-        found = self.proposal(known, hours, max(1, workers) * CELLS_A_WORKER)
+    def next_round(
+        self, results: Results, workers: int, given: Mapping[str, bool]
+    ) -> tuple[list[Cell], str]:
+        """The cells to train next, and a line that says where things stand: those that are under
+        way, or a new round, which is stored. None at the end; and none for now, where cells that
+        are given to workers have to be finished first.
+
+        Args:
+            given: {cell_id: whether it is finished} of these cells.
+        """
+        rounds = read_rounds(results)
+        last = _not_waited_for(rounds) if len(rounds) != self._in_vain_after else {}
+        running = {cell_id for cell_id, finished in given.items() if not finished}
+        if any(running & one.octaves.keys() - last.keys() for one in rounds):
+            return [], ""  # as can be said without a look at the results
+        known, hours_C = self.known(results)
+        left = self.under_way(rounds, known)
+        cells = [c for c in self.cells if c.cell_id in left and c.cell_id not in given]
+        if cells:
+            return cells, self._told_of(rounds, cells)
+        last = _not_waited_for(rounds)
+        if not left.keys() <= last.keys():
+            return [], ""
+        most = max(1, workers) * CELLS_A_WORKER
+        found = self.following(self.of(last), known, hours_C, most)
+        if found is None:
+            self._in_vain_after = len(rounds)
+            return [], ""
         said = [self._said(standing) for standing in found.standings]
         cells = [self.cells[choice.cell] for choice in found.choices]
         octaves = {  # 0 is of cells that are trained again
@@ -160,47 +217,66 @@ class Seeking:
             write_rounds(results, [*rounds, new])
         if not cells:
             return [], f"{found.reason}; {self.told(said)}"
-        return cells, f"round {num_rounds(rounds) + 1}: {len(cells)} cells; {self.told(said)}"
+        told = self._told_of([*rounds, new], cells)
+        # Another driver, stopped meanwhile, may have written fewer rounds than there were.
+        return [cell for cell in cells if cell.cell_id not in given], told
 
     def is_over(self, results: Results) -> str:
         """Why there is nothing to train; empty where there is."""
-        known, hours = self.known(results)
-        if self.under_way(results, known.finished_C):
+        known, hours_C = self.known(results)
+        rounds = read_rounds(results)
+        if self.under_way(rounds, known):
             return ""
-        found = self.proposal(known, hours, 1)
-        return "" if found.choices else found.reason
+        found = self.following(self.of(_not_waited_for(rounds)), known, hours_C, 1)
+        return found.reason if found is not None else ""
 
     def expected(
         self, results: Results, workers: int, estimate: Callable[[Sequence[Cell]], float]
     ) -> tuple[list[Cell], int, float]:
-        """The cells that the next round trains; and how many cells, and which share of the grid's
+        """The cells that are trained first; and how many cells, and which share of the grid's
         operations, it needs until it ends, if phases begin in each row where they are thought to
         now. What is finished counts.
 
         Args:
             estimate: hours of workers that the training of cells takes.
         """
-        known, hours = self.known(results)
-        left = self.under_way(results, known.finished_C)
+        known, hours_C = self.known(results)
+        rounds = read_rounds(results)
+        left_C = self.of(self.under_way(rounds, known))
         most = max(1, workers) * CELLS_A_WORKER
-        first = self.proposal(known, hours, most)
+        first = self.proposal(known, hours_C, most)
         begin = {(s.phase, s.row): _middle(s) for s in first.standings}
-        ids = {cell.cell_id for cell in left}
-        batch = [i for i, cell in enumerate(self.cells) if cell.cell_id in ids]
-        batch = batch or [choice.cell for choice in first.choices]
-        start = [self.cells[i] for i in batch]
-        while batch:
-            known.finished_C[batch] = True
-            if self.search.kind == "hours":
-                hours += estimate([self.cells[i] for i in batch])
-            for p in range(len(self.search.phases)):
-                theta = [begin[p, int(self.space.row_C[i])] for i in batch]
-                known.reached_PxC[p, batch] = self.space.x_C[batch] > theta
-            batch = [choice.cell for choice in self.proposal(known, hours, most).choices]
+        last_C = self.of(_not_waited_for(rounds))
+        start: list[Cell] = []
+        batch = np.flatnonzero(left_C).tolist()
+        while True:
+            if batch:
+                cells = [self.cells[i] for i in batch]
+                start = start or cells
+                known.finished_C[batch] = True
+                hours_C[batch] = estimate(cells) / len(cells)
+                for p in range(len(self.search.phases)):
+                    theta = [begin[p, int(self.space.row_C[i])] for i in batch]
+                    known.reached_PxC[p, batch] = self.space.x_C[batch] > theta
+            found = self.following(last_C, known, hours_C, most)
+            assert found is not None  # all are finished
+            batch = [choice.cell for choice in found.choices]
+            if not batch:
+                break
+            last_C = np.isin(np.arange(len(self.cells)), batch)
         trained = np.flatnonzero(known.finished_C)
         return start, len(trained), self.operations(trained) / self.space.total
 
     # --- in words ---
+
+    def _told_of(self, rounds: Sequence[Round], cells: Sequence[Cell]) -> str:
+        ids = {cell.cell_id for cell in cells}
+        with_cells = [one for one in rounds if one.octaves]
+        numbers = [n for n, one in enumerate(with_cells, 1) if ids & one.octaves.keys()]
+        which = (
+            f"round {numbers[0]}" if len(numbers) == 1 else f"rounds {numbers[0]} to {numbers[-1]}"
+        )
+        return f"{which}: {len(cells)} cells; {self.told(rounds[-1].standings)}"
 
     def _said(self, standing: Standing) -> dict[str, object]:
         ends = (standing.low, standing.middle, standing.high)
@@ -218,6 +294,22 @@ class Seeking:
             rows = [f"{s['row']} {interval(s)}" for s in standings if s["phase"] == phase]
             parts.append(f"{phase} begins at 2^: {', '.join(rows)}")
         return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """A search of a sweep on its results, as what trains cells takes it
+    (`execution.rounds.Propose`)."""
+
+    seeking: Seeking
+    results: Results
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        return self.seeking.cells
+
+    def __call__(self, workers: int, given: Mapping[str, bool]) -> tuple[list[Cell], str]:
+        return self.seeking.next_round(self.results, workers, given)
 
 
 def seeking_of(
@@ -244,6 +336,13 @@ def seeking_of(
         if value is not None and search is not None:
             search = changed(search, value, option)
     return None if search is None else Seeking(search, sweep.cells, sweep.axes)
+
+
+def _not_waited_for(rounds: Sequence[Round]) -> dict[str, float]:
+    """The cells of the last round, beside which the next one is proposed; none where some of them
+    are trained again, of which something was known."""
+    last = rounds[-1].octaves if rounds else {}
+    return {} if 0.0 in last.values() else last
 
 
 def _middle(standing: Standing) -> float:

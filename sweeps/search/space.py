@@ -57,11 +57,19 @@ class Known:
         reached_PxC: 1 where it is known to have reached the phase, 0 where it hasn't; NaN where
             nothing is known, and where it is finished without a phase: diverged, failed, or never
             left its plateau.
+        pending_C: whether it is chosen, and what becomes of it counts as unknown.
     """
 
     finished_C: np.ndarray
     reached_PxC: np.ndarray
+    pending_C: np.ndarray
 
     @classmethod
     def nothing(cls, cells: int, phases: int) -> Known:
-        return cls(np.zeros(cells, dtype=bool), np.full((phases, cells), np.nan))
+        none_C = np.zeros(cells, dtype=bool)
+        return cls(none_C, np.full((phases, cells), np.nan), none_C.copy())
+
+    def with_pending(self, pending_C: np.ndarray) -> Known:
+        """The same, but these cells are pending, finished or not."""
+        reached_PxC = np.where(pending_C, np.nan, self.reached_PxC)
+        return Known(self.finished_C & ~pending_C, reached_PxC, pending_C)

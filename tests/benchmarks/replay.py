@@ -26,7 +26,7 @@ from metaphase.sweeps.search.space import Known, Space
 from tests.tools.figure2_tree import BASE, SEED_SHIFT
 
 SHARES = (0.05, 0.075, 0.1, 0.15)  # of the cells
-BATCH = 8
+BATCH = 4  # as of two workers
 PANELS = 5  # in a row of the figure
 DELTA = 0.05  # as core.phases.DELTA
 
@@ -129,11 +129,16 @@ Choices = Iterator[list[int]]  # batches of cells
 
 
 def seeking(space: Space, seed_C: np.ndarray, reached_C: np.ndarray, rng: object) -> Choices:
-    known = Known.nothing(len(reached_C), 1)
+    """As `sweeps.search.seeking` does it: a batch doesn't know what comes of the one before."""
+    known, batch = Known.nothing(len(reached_C), 1), []
     while True:
-        # a target that no interval reaches, as costs are what is compared
-        batch = [c.cell for c in propose(space, known, BATCH, target=0.0).choices]
-        if not batch:
+        pending_C = np.isin(np.arange(len(reached_C)), batch)
+        for now in (known.with_pending(pending_C), known):
+            # a target that no interval reaches, as costs are what is compared
+            batch = [c.cell for c in propose(space, now, BATCH, target=0.0).choices]
+            if batch:
+                break
+        else:
             return
         yield batch
         known.finished_C[batch] = True

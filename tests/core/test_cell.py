@@ -33,7 +33,7 @@ from metaphase.core.settings import MODEL, NONE, REPLICA, RUN, STREAM, names_of,
         ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
         ({"learning_rate": float("nan")}, "learning_rate: nan is out of range"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0 is out of range"),
-        ({"learning_rate": 1e-46}, "allowed: above 0.0, within float32's 1.18e-38 to 3.4e.38"),
+        ({"learning_rate": 1e-46}, "allowed: above 0, within float32's 1.18e-38 to 3.4e.38"),
         ({"learning_rate": 1e39}, "learning_rate: 1e.39 is out of range"),
         ({"adam_epsilon": 1e-50}, "adam_epsilon: 1e-50 is out of range"),
         ({"weight_decay": 1e39}, "weight_decay: 1e.39 is out of range"),
@@ -158,6 +158,18 @@ def test_settings_that_an_architecture_doesnt_use_dont_change_the_identity():
     assert Cell(normalization="base") == Cell()  # there is no further dataset to normalize
     with pytest.raises(ConfigError, match="key_size: 0 is out of range"):
         Cell(key_size=0)
+
+
+def test_it_says_what_has_no_effect_and_why():
+    cell = Cell(architecture="lstm", task_family="noisy_items", learning_rate_schedule="triangle")
+    why = cell.without_effect
+    assert why["num_heads"] == "lstm doesn't use it"
+    assert why["identity_steps"] == "noisy_items doesn't use it"
+    assert why["warmup_steps"] == "learning_rate_schedule is triangle"
+    assert "learning_rate_end" not in why
+    assert set(Cell().without_effect) == {
+        "normalization", "identity_steps", "burst_classes", "learning_rate_end"
+    }  # fmt: skip
 
 
 def test_a_schedule_resolves_what_it_decides():

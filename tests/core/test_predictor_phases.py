@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from metaphase.core import phase_rules
-from metaphase.core.phase_rules import NO_PHASE, outcome_of, phase_of
+from metaphase.core.phase_rules import NO_PHASE, outcome_of
 from metaphase.core.predictor_phases import COINCIDE, decide, effects
 from metaphase.core.settings import ConfigError
-from tests.core.test_phases import cell_row
+from tests.core.test_phases import cell_row, phase_of
 
 
 def row(nearness=0.9, new=(0.02, 0.4), seen=(0.02, 0.4), improvement=0.2, between=0.3, **columns):

@@ -43,8 +43,12 @@ def test_an_impossible_setting_is_one_line(capsys):
 
 def test_a_familys_settings_are_options(capsys):
     small = ["--model-size", "4", "--eval-sequences", "8", "--num-layers", "1", "--steps", "2"]
-    assert main(["--task-family", "linear_regression", *small, "--dimension", "3"]) == 0
-    assert "num_parameters" in capsys.readouterr().out
+    family = ["--task-family", "linear_regression", "--dimension", "3", "--label-noise", "0.5"]
+    assert main([*family, *small]) == 0
+    captured = capsys.readouterr()
+    assert "num_parameters" in captured.out
+    told = "note: label_noise: 0.5 has no effect: linear_regression doesn't use it\n"
+    assert captured.err == told
     assert main(["--task-family", "linear_regression", *small, "--dimension", "0"]) == 1
     assert capsys.readouterr().err.startswith("error: dimension: 0 is out of range")
 

@@ -138,7 +138,7 @@ def test_answers_are_those_of_the_command(results, tmp_path):
     phase_plot.main([str(REFERENCE), "--out", str(tmp_path)])
     written = {path.stem for path in tmp_path.glob("*.csv")}
     assert set(results.answers) <= written
-    assert {"boundary", "transitions-by-delta", "order-parameter"} <= set(results.answers)
+    assert {"boundary", "transitions_by_delta", "order_parameter"} <= set(results.answers)
     answer = results.answers["boundary"]
     output.write_table(str(tmp_path / "again"), "boundary.csv", answer.table)
     again = tmp_path / "again" / "boundary.csv"

@@ -72,6 +72,19 @@ def test_a_sweep_says_what_its_preset_says(tmp_path):
     assert len(several.cells) == 3
 
 
+def test_settings_without_effect_are_warned_of():
+    idle = {"architecture": "lstm", "num_heads": 4}
+    for make in (lambda: mp.Sweep("s", idle), lambda: mp.Sweep.preset("regression-tiny", **idle)):
+        with pytest.warns(
+            UserWarning, match="^num_heads: 4 has no effect: lstm doesn't use it$"
+        ) as w:
+            make()
+        assert {warning.filename for warning in w} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mp.Sweep("s", {"num_heads": 4}, {"architecture": ["lstm", "transformer"]})
+
+
 def test_a_preset_takes_settings_as_the_command_does():
     sweep = mp.Sweep.preset(
         "quickstart", num_tasks=[1, 64], learning_rate=1e-5, seed=0, name="a-b",
@@ -269,6 +282,7 @@ def test_a_search_trains_what_tells_and_the_grid_later(tmp_path, capsys):
 
 FAKE = """
 import signal, sys, time
+print("note: steps: 3 has no effect: told already", file=sys.stderr, flush=True)
 print("tiny: 2 of 2 cells to train", *sys.argv[1:], flush=True)
 {}
 """
@@ -292,7 +306,7 @@ def test_what_rays_process_comes_to(tmp_path, monkeypatch, capsys, code, raises)
     options = {"pack_size": 3, "keep_models": True, "boundary": False}
     assert mp.run(SWEEP, tmp_path, executor="ray", **options).path
     out = capsys.readouterr().out
-    assert "tiny: 2 of 2 cells to train" in out
+    assert out.startswith("tiny: 2 of 2 cells to train")
     assert f"--root={tmp_path} --data-root=" in out
     assert "--pack-size=3 --no-boundary --keep-models" in out
 

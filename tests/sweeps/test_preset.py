@@ -56,7 +56,7 @@ CELLS = {  # of the presets that come with the program: how many, a hash of thei
     "quickstart": (64, "5a3c72e873cb3aa7"),
     "regression": (80, "818081a83a36f297"),
     "regression-small": (20, "be85413cda26f09d"),
-    "regression-tiny": (10, "5f09262ce0f3d2ff"),
+    "regression-tiny": (10, "af78ffc4454160f0"),
     "state-size": (81, "8562a8f6b0a82daa"),
     "state-size-small": (57, "c65ea51eaf80a2eb"),
     "state-size-tiny": (42, "e03a9aa73c86fd08"),
@@ -159,7 +159,15 @@ def test_overrides_fix_make_and_replace_axes():
         ("grid: {seed: []}", "grid: seed: the list is empty"),
         ("grid: {seed: [1, 1]}", "grid: seed: 1 is given twice"),
         ("grid: {learning_rate: [1e-3, 0.001]}", "learning_rate: 0.001 is given twice"),
-        ("grid: {identity_share: [0], identity_steps: [1, 2]}", "two points give the same cell"),
+        (
+            "grid: {identity_share: [0], identity_steps: [1, 2]}",
+            "two points give the same cell; the second is identity_share=0, identity_steps=2; "
+            "identity_steps has no effect: identity_share is 0",
+        ),
+        (
+            "cell: {task_family: noisy_items}\ngrid: {seed: [0, 1], label_noise: [0, 0.1]}",
+            "is seed=0, label_noise=0.1; label_noise has no effect: noisy_items doesn't use it",
+        ),
         ("grid: {seed: [0], seed: [1]}", "'seed': given twice"),
         ("cell: {seed: 1}\ngrid: {seed: [1]}", "seed: both in cell and in grid"),
         ("cell: {steps: 0}", "steps: 0 is out of range"),
@@ -180,9 +188,9 @@ def test_overrides_fix_make_and_replace_axes():
         ("description: [1]", "description: [1] is not a text"),
         ('description: "\\e[31m"', "can't be printed"),
         ("base: s3://KEY:SE/CRET@bucket/x.yaml", "credentials"),
-        ("cell: {learning_rate: -0.0}", "learning_rate: 0.0 is out of range; allowed: above 0.0"),
-        ("cell: {learning_rate: .inf}", "allowed: above 0.0, finite"),
-        ("cell: {adam_beta1: 1}", "allowed: 0.0 to below 1.0"),
+        ("cell: {learning_rate: -0.0}", "learning_rate: 0.0 is out of range; allowed: above 0"),
+        ("cell: {learning_rate: .inf}", "allowed: above 0, finite"),
+        ("cell: {adam_beta1: 1}", "allowed: 0 to below 1"),
         ("cell: {steps: -0.0}", "write 0"),
         ("cell: {steps: 0x" + "f" * 5000 + "}", "steps: a whole number beyond 64 bits"),
         ("cell: {steps: " + "9" * 5000 + "}", "steps: a whole number beyond 64 bits"),
@@ -463,6 +471,55 @@ def test_what_a_preset_says_goes_before_what_its_base_says(tmp_path):
     )
     assert [(c.steps, c.seed, c.sequence_length) for c in listed.cells] == [(5, 0, 8), (9, 3, 8)]
     assert {c.steps for c in on_base(tmp_path, "base: ./below.yaml", SMALL, "steps=3").cells} == {3}
+
+
+IDLE = """
+name: idle
+cell:
+  task_family: linear_regression
+  architecture: lstm
+  label_noise: 0.5
+  zipf_exponent: 0      # what its cells have all the same
+  unseen_datasets: [MNIST]
+  learning_rate_end: 0.1
+  position_encoding: none
+grid:
+  seed: [0, 1]
+  in_weights: [true]
+"""
+
+
+def test_what_has_no_effect_in_any_cell_is_told():
+    sweep = parse(IDLE)
+    assert sweep.without_effect == (
+        "label_noise: 0.5 has no effect: linear_regression doesn't use it",
+        "unseen_datasets: [MNIST] has no effect: linear_regression doesn't use it",
+        "learning_rate_end: 0.1 has no effect: learning_rate_schedule is constant",
+        "in_weights: true has no effect: linear_regression doesn't use it",
+    )
+    # One dictionary serves several architectures, families and schedules.
+    images = ("task_family=projected_images", "learning_rate_schedule=[constant, cosine]")
+    assert parse(IDLE, *images).without_effect == ()
+    heads = parse(IDLE, *images, "num_heads=4", "burst_classes=3").without_effect
+    assert heads == (
+        "num_heads: 4 has no effect: lstm doesn't use it",
+        "burst_classes: 3 has no effect: burstiness is 0",
+    )
+    both = "architecture=[lstm, transformer]"
+    assert parse(IDLE, *images, "num_heads=4", both).without_effect == ()
+    several = parse("cell: {num_heads: 4}\ngrid: [{architecture: [lstm]}, {architecture: [lstm]}]")
+    assert several.without_effect == ("num_heads: 4 has no effect: lstm doesn't use it",)
+    families = "[{task_family: [noisy_items]}, {task_family: [linear_regression]}]"
+    assert parse("cell: {noise_variance: 0.5}\ngrid: " + families).without_effect == ()
+
+
+def test_what_only_a_base_says_may_have_no_effect(tmp_path):
+    below = IDLE + "  burst_classes: [3]\n"
+    assert on_base(tmp_path, "base: ./below.yaml\ncell: {steps: 20}", below).without_effect == ()
+    said = on_base(tmp_path, "base: ./below.yaml\ncell: {label_noise: 0.25}", below, "steps=9")
+    [told] = said.without_effect
+    assert told == "label_noise: 0.25 has no effect: linear_regression doesn't use it"
+    assert all(load_preset(name).without_effect == () for name in list_presets())
 
 
 def test_bases_have_bases(tmp_path):

@@ -305,6 +305,22 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(preset, tmp_pat
     assert not (tmp_path / "root").exists()
 
 
+def test_a_dry_run_of_one_nameless_pack(tmp_path, capsys):
+    (tmp_path / "lr.yaml").write_text("cell: {steps: 10}")
+    for search in ((), ("--boundary", "--set=num_tasks=[1, 2, 4, 8, 16]")):
+        assert main(str(tmp_path / "lr.yaml"), tmp_path / "root", "--dry-run", *search) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("lr\n")
+        assert search or "; 1 pack, as for" in out
+
+
+def test_settings_without_effect_are_told_on_stderr(preset, tmp_path, capsys):
+    words = ("--set=architecture=lstm", "--set=position_encoding=learned", "--dry-run")
+    assert main(preset, tmp_path / "root", *words) == 0
+    told = "note: position_encoding: learned has no effect: lstm doesn't use it"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_it_works_as_a_lone_script(tmp_path):
     script = (shutil.copy(run.__file__, tmp_path / "run.py"),)
     assert "quickstart" in command("--list", cwd=tmp_path, script=script).stdout

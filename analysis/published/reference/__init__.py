@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 FIGURE2 = "kirsch2022-figure2"
 TABLE2 = "kirsch2022-table2"
@@ -66,5 +68,7 @@ _DATASETS = {
 
 
 def _read(name: str) -> pd.DataFrame:
+    import pandas as pd  # takes half a second, and command lines want the names alone
+
     with resources.files(__name__).joinpath(name).open("rb") as file:
         return pd.read_csv(file)

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from metaphase.analysis.commands import report
+from metaphase.analysis.commands import report, report_page
 from metaphase.analysis.published import reference
 from metaphase.sweeps import cli, preset
 from metaphase.sweeps.preset import load_preset
@@ -137,7 +137,7 @@ def test_the_rerun_command_runs(place, one_cell, tmp_path, monkeypatch, capsys):
     if place == "renamed":
         one_cell.rename(tmp_path / "renamed")
     monkeypatch.chdir(tmp_path)
-    command = rerun_command(report.render(place.format(tmp_path)))
+    command = rerun_command(report_page.render(place.format(tmp_path)))
     assert cli.main([*command, "--dry-run"]) == 0
     where = tmp_path / ("renamed" if place == "renamed" else "s")
     assert f"results: {where}\n" in capsys.readouterr().out
@@ -167,13 +167,13 @@ def test_no_result_is_one_line(tmp_path, capsys):
 
 
 def test_equal_results_equal_page(written):
-    assert report.render(str(written)) == (written / "report.html").read_text()
+    assert report_page.render(str(written)) == (written / "report.html").read_text()
 
 
 def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
     base = replace(BASE, dataset="MNIST", num_classes=10)
     make_results(tmp_path / "s", (8, 16), (1, 16, 256), (0, 1), base=base)
-    text = report.render(str(tmp_path / "s"))
+    text = report_page.render(str(tmp_path / "s"))
     page = Page(text)
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 5
     section = html.unescape(text.split("<h2>Beside the paper</h2>")[1].split("<h2>")[0])
@@ -188,7 +188,7 @@ def test_a_sweep_of_the_paper_is_compared_with_it(tmp_path):
 
 def test_what_a_table_has_not_is_a_dash():
     values = (None, float("nan"), pd.NA, 0, 0.25, "x", float("-inf"), -0.0, -0.0001)
-    assert [report.table_text(v) for v in values] == [
+    assert [report_page.table_text(v) for v in values] == [
         "–", "–", "–", "0", "0.250", "x", "-∞", "0.000", "0.000",
     ]  # fmt: skip
 

@@ -20,6 +20,7 @@ from metaphase.analysis.statistics.phases import classify
 def find(path: Path) -> dict[str, Answer]:
     """All answers of the sweep at `path`, by name."""
     found = registry.find(classify(load_cells(path)), load_history(path))
+    assert {answer.name.partition("-")[0] for answer in found} <= {*registry.NAMES}
     return {answer.name: answer for answer in found}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from metaphase.analysis.commands import report
+from metaphase.analysis.commands import report_page
 from metaphase.analysis.questions import interventions
 from tests.analysis.questions import change, draw, find
 from tests.tools.synthetic import make_results
@@ -79,5 +79,5 @@ def test_interventions_are_drawn(tmp_path):
     figure = draw(answer)
     assert [ax.get_xlabel() for ax in figure.axes] == ["batch size", "identity share"]
     assert "3 of 3" in answer.text
-    images = report.render(str(path)).count("<img")
+    images = report_page.render(str(path)).count("<img")
     assert images == 2 + 4  # along the batch size, too; and learning curves of each condition

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from metaphase.analysis.figures import loss_curves, relative_maps, style
 from metaphase.analysis.load import load_cells, load_curves, load_history
@@ -37,7 +38,7 @@ def answers(tree):
 
 def test_which_answers_there_are(answers):
     of_each = ("relative_distance", "relative_distance-training", "relative_distance-context",
-               "loss_curves", "strategies", "strategies-map")  # fmt: skip
+               "loss_curves", "strategies", "strategies_map")  # fmt: skip
     for name in of_each:
         assert {f"{name}-mlp_ratio=2", f"{name}-mlp_ratio=4"} <= set(answers), name
     assert "relative_distance-mlp_ratio" in answers
@@ -46,7 +47,7 @@ def test_which_answers_there_are(answers):
 
 def test_every_figure_can_be_drawn(answers):
     for name in ("relative_distance-mlp_ratio=2", "relative_distance-training-mlp_ratio=2",
-                 "relative_distance-mlp_ratio", "strategies-map-mlp_ratio=4"):  # fmt: skip
+                 "relative_distance-mlp_ratio", "strategies_map-mlp_ratio=4"):  # fmt: skip
         texts = {t.get_text() for ax in draw(answers[name]).axes for t in ax.get_yticklabels()}
         assert {"0: M", "1: G"} <= texts, name
     figure = draw(answers["loss_curves-mlp_ratio=2"])
@@ -102,6 +103,21 @@ def test_names_at_ends_keep_apart_and_in_order():
     assert (np.diff(np.sort(moved)) >= 0.2 - 1e-6).all()
     assert list(np.argsort(moved)) == [2, 0, 1, 3]
     assert moved[3] == 5.0
+
+
+def test_names_at_ends_stand_above_the_axis():
+    """Three predictors that end at the least loss: their names were written across the axis."""
+    rows = [
+        {"model_size": 8, "seed": 0, "position": t, "loss": 2.0 / t, "loss_memorizing": 0.0,
+         "loss_generalizing": 0.01, "loss_oracle": 0.0}
+        for t in range(1, 9)
+    ]  # fmt: skip
+    ax = Figure(figsize=(3, 2), dpi=100).subplots()
+    loss_curves.draw(pd.DataFrame(rows), ax, {8.0: np.zeros(4)})
+    ax.figure.canvas.draw()
+    names = [text.get_window_extent() for text in ax.texts]
+    assert len(names) == 3
+    assert min(box.y0 for box in names) >= ax.bbox.y0
 
 
 def test_nothing_is_told_without_predictors(tmp_path):

@@ -9,7 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from metaphase.analysis import phase_plot
-from metaphase.analysis.commands import report
+from metaphase.analysis.commands import report_page
 from metaphase.analysis.figures import style
 from tests.analysis.questions import draw, find
 from tests.tools.synthetic import make_results
@@ -43,4 +43,4 @@ def test_seeds_near_the_transition(tmp_path, capsys):
     assert (path / "seeds.csv").exists()
     assert (path / "figures" / "seeds.png").read_bytes()[1:4] == b"PNG"
     assert "2 of 5 generalize" in capsys.readouterr().out
-    assert base64.b64encode(b"\x89PNG").decode()[:4] in report.render(str(path))
+    assert base64.b64encode(b"\x89PNG").decode()[:4] in report_page.render(str(path))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metaphase.analysis.commands import compare
+from metaphase.analysis.commands import compare, compare_sweeps
 from metaphase.analysis.load import ResultsError, load_cells
 from metaphase.analysis.statistics import paired
 from metaphase.analysis.statistics.phases import classify
@@ -103,6 +103,22 @@ def test_the_command_writes_both_sides(sweeps, capsys):
     assert (a / "figures" / "compare-b.png").read_bytes()[1:4] == b"PNG"
     assert compare.main([str(a), str(b), "--reference", "kirsch2022-figure2"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_confidence_decides_the_phases_of_both_sides(sweeps, monkeypatch, capsys):
+    asked = []
+    classify = compare_sweeps.phases.classify
+
+    def recorded(cells, delta, confidence, **more):
+        asked.append(confidence)
+        return classify(cells, delta, confidence, **more)
+
+    monkeypatch.setattr(compare_sweeps.phases, "classify", recorded)
+    a, b = map(str, sweeps[:2])
+    assert compare.main([a, b, "--confidence", "0.5"]) == 0
+    assert asked == [0.5, 0.5]
+    assert compare.main([a, "--confidence", "0.5"]) == 1
+    assert capsys.readouterr().err.startswith("error: --confidence: published numbers have")
 
 
 def test_conditions_are_paired_by_what_tells_them_apart(sweeps, tmp_path, capsys):

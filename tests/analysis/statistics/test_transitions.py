@@ -10,17 +10,13 @@ from metaphase.analysis import transition_text
 from metaphase.analysis.load import load_cells
 from metaphase.analysis.statistics.phases import classify
 from metaphase.analysis.statistics.transitions import (
-    ABOVE,
-    BELOW,
-    INSIDE,
-    UNCLEAR,
     along_model_size,
     by_delta,
     estimate_transitions,
     threshold,
 )
 from metaphase.core.phases import PHASES
-from metaphase.core.thresholds import fit
+from metaphase.core.thresholds import ABOVE, BELOW, INSIDE, UNCLEAR, fit
 from tests.tools.synthetic import make_results
 
 X = np.arange(0, 14, 2)  # log2 numbers of tasks

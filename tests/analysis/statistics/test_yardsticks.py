@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from metaphase.analysis import load, phase_plot
-from metaphase.analysis.commands import report
+from metaphase.analysis.commands import report_page
 from metaphase.analysis.figures import learning_curves, style, yardstick_lines
 from metaphase.analysis.questions import generalization
 from metaphase.analysis.statistics import yardsticks as yards
@@ -106,7 +106,7 @@ def test_they_are_drawn_on_unseen_tasks_and_told(sweep, capsys):
     assert "nearest neighbour" in out
     assert "label counts" in out
     assert len(pd.read_csv(sweep / "yardsticks.csv")) == 12
-    assert "logistic regression" in report.render(str(sweep))
+    assert "logistic regression" in report_page.render(str(sweep))
 
 
 def test_yardsticks_differ_in_dashes_symbols_and_colours_for_every_vision():

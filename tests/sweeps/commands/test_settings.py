@@ -1,5 +1,6 @@
 """`metaphase settings`, and the table of it that stands in results/README.md."""
 
+import re
 import subprocess
 import sys
 
@@ -43,7 +44,21 @@ def test_every_setting_is_told_as_text(capsys):
         *SETTINGS,
         *(name for name, _ in OF_FAMILIES),
     ]
-    assert "replica; allowed: above 0.0" in lines[1 + 2 * list(SETTINGS).index("learning_rate")]
+    assert "replica; allowed: above 0" in lines[1 + 2 * list(SETTINGS).index("learning_rate")]
+
+
+def test_who_uses_a_setting_is_told(capsys):
+    assert cli.main(["settings"]) == 0
+    heads = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[::2]}
+    assert "  of projected_images: share of the training examples" in heads["label_noise"]
+    assert "  of transformer, fast_weights, linear_attention: heads" in heads["num_heads"]
+    assert "  meta-training steps" in heads["steps"]
+
+
+def test_bounds_are_told_in_one_form(capsys):
+    assert cli.main(["settings", "--markdown"]) == 0
+    allowed = [line.split(" | ")[3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert not [text for text in allowed if re.search(r"\.0\b", text)]
 
 
 def test_it_needs_neither_torch_nor_ray():

@@ -117,7 +117,7 @@ def go_through(tmp_path, pack_size):
     rounds = Rounds(results, lease, "data", len(CELLS), {}, pack_size=pack_size)
     jobs = []
 
-    def fit(job, before):
+    def fit(job, before, more):
         jobs.append(job)
         progress = Progress(results, job.packs, len(CELLS), before)
         with another_process():

@@ -10,7 +10,7 @@ import torch
 
 from metaphase.core import schema
 from metaphase.core.cell import Cell, ConfigError
-from metaphase.core.phase_rules import phase_of
+from metaphase.core.phase_rules import outcome_of
 from metaphase.sweeps.execution import pack_run, worker
 from metaphase.sweeps.execution.pack_run import Job
 from metaphase.sweeps.execution.worker import PackTrial
@@ -154,7 +154,7 @@ def test_cells_whose_phase_is_settled_leave_the_pack(tmp_path):
     while not reports[-1]["finished"]:
         reports.append(made.step())
     (row,) = results.read_rows([cells[0].cell_id])
-    assert reports[-1]["finished"] == {cells[0].cell_id: phase_of(row)}
+    assert reports[-1]["finished"] == {cells[0].cell_id: outcome_of(row)}
     assert not reports[-1]["done"]
     results.claim.take("me", stop=True)
     made._run._claim_checked -= 10

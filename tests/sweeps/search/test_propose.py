@@ -56,6 +56,35 @@ def test_the_next_cells_are_a_function_of_what_is_known():
     assert propose(one, known, 4).choices == first.choices[:4]
 
 
+def test_what_becomes_of_pending_cells_is_unknown():
+    one = space()
+    known = Known.nothing(len(one.row_C), 1)
+    first = [choice.cell for choice in propose(one, known, 6).choices]
+    pending = np.isin(np.arange(len(one.row_C)), first)
+    proposals = []
+    for reached in (np.nan, 0.0, 1.0):  # not finished, and finished
+        known.finished_C[first] = np.isfinite(reached)
+        known.reached_PxC[0, first] = reached
+        proposals.append(propose(one, known.with_pending(pending), 6))
+    assert proposals[0] == proposals[1] == proposals[2]
+    second = [choice.cell for choice in proposals[0].choices]
+    assert len(second) == 6
+    assert not set(first) & set(second)
+    # as if both had been chosen at once, but for what streams cost
+    alone = space(seeds=1)
+    both = [choice.cell for choice in propose(alone, Known.nothing(len(alone.row_C), 1), 8).choices]
+    known = Known.nothing(len(alone.row_C), 1)
+    known = known.with_pending(np.isin(np.arange(len(alone.row_C)), both[:4]))
+    assert [choice.cell for choice in propose(alone, known, 4).choices] == both[4:]
+
+
+def test_a_row_with_many_pending_cells_waits_for_them():
+    one = space()
+    pending = (one.row_C == 0) & (np.arange(len(one.row_C)) % 2 == 0)  # 26 of them
+    known = Known.nothing(len(one.row_C), 1).with_pending(pending)
+    assert 0 not in {int(one.row_C[choice.cell]) for choice in propose(one, known, 12).choices}
+
+
 def test_without_a_transition_it_stops_and_says_so():
     one = space()
     trained, proposal = seek(one, lambda cells: np.zeros(len(cells)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import shutil
 
 import pyarrow as pa
@@ -13,11 +14,11 @@ from metaphase.sweeps import run
 from metaphase.sweeps.commands.status import report
 from metaphase.sweeps.execution.rounds import Outcome
 from metaphase.sweeps.preset import parse_preset
-from metaphase.sweeps.search.propose import TARGET
+from metaphase.sweeps.search.propose import TARGET, propose
 from metaphase.sweeps.search.seeking import SPENT, Seeking
 from metaphase.sweeps.search_settings import Search, parse, with_budget
 from metaphase.sweeps.store.results import Results
-from metaphase.sweeps.store.searchfile import NAME, read_rounds
+from metaphase.sweeps.store.searchfile import NAME, Round, read_rounds, write_rounds
 from metaphase.sweeps.store.sweepfile import write_settings
 from metaphase.sweeps.sweep_run import SweepRun
 from tests.sweeps.execution.test_worker import assert_same
@@ -42,31 +43,46 @@ def truth(cell):
 WIDE = Search(budget=0.9)
 
 
-def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=False, **options):
-    """Trains what is proposed, as an executor does, but writes made-up results; stops after so many
-    cells. Returns the rounds that it was given."""
+def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=None, **options):
+    """Trains what is proposed, as executors do, but writes made-up results; stops after so many
+    cells. Returns the batches that it was given.
+
+    Args:
+        shuffle: seed of the order in which cells are finished and more are asked for; None: as they
+            come, and as often as can be.
+    """
     results = Results(str(root), sweep.name)
-    given = []
+    batches = []
+    chance = random.Random(shuffle)
 
     def executor(results, cells, *, lease, total, before, propose):
-        left = stop_after
+        given, running = {}, []
+        done = 0
         while True:
-            proposed, said = (cells, "") if cells else propose(2)
-            cells = []
-            given.append([cell.cell_id for cell in proposed])
-            for cell in reversed(proposed) if shuffle else proposed:
-                if left == 0:
-                    return Outcome(interrupted=True)
-                write_cell(results.local_path, cell, truth(cell), n=128)
-                left = None if left is None else left - 1
-            if not proposed:
+            while cells or not running or shuffle is None or chance.random() < 0.5:
+                proposed, said = (cells, "") if cells else propose(2, given)
+                cells = []
+                if proposed or not running:
+                    batches.append([cell.cell_id for cell in proposed])
+                if not proposed:
+                    break
+                assert not {cell.cell_id for cell in proposed} & given.keys()
+                running += proposed
+                given |= {cell.cell_id: False for cell in proposed}
+            if not running:
                 return Outcome(search=said)
+            if done == stop_after:
+                return Outcome(interrupted=True)
+            cell = running.pop(0 if shuffle is None else chance.randrange(len(running)))
+            write_cell(results.local_path, cell, truth(cell), n=128)
+            given[cell.cell_id] = True
+            done += 1
 
     seeking = Seeking(search, sweep.cells, sweep.axes)
     for table in ("cells", "history", "curves"):
         (results.local_path / table).mkdir(parents=True, exist_ok=True)
     outcome = SweepRun(sweep, results, seeking=seeking, **options).train(executor)
-    return given, outcome
+    return batches, outcome
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +106,111 @@ def test_a_search_ends_where_phases_begin(undisturbed):
         assert said["high"] is None or begins <= said["high"]
 
 
-@pytest.mark.parametrize("stops", [[3, 9, 1], pytest.param([8, 17], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stops", [[3, 9, 1], [5, 0, 2, 7], pytest.param([8, 17], marks=pytest.mark.slow)]
+)
 def test_stopped_and_gone_on_with_it_trains_the_same_cells(undisturbed, tmp_path, stops):
-    _, given, _ = undisturbed
-    for stop in stops:  # and within a round cells are finished in any order
-        train(tmp_path, stop_after=stop, shuffle=True)
-    train(tmp_path)
+    root, given, _ = undisturbed
+    for number, stop in enumerate(stops):  # and cells of two rounds are finished in any order
+        train(tmp_path, stop_after=stop, shuffle=number)
+    train(tmp_path, shuffle=len(stops))
     results = Results(str(tmp_path), "sweep")
     assert set(results.finished()) == {cell_id for batch in given for cell_id in batch}
-    assert [list(one.octaves) for one in read_rounds(results)] == given
+    assert read_rounds(results) == read_rounds(Results(str(root), "sweep"))
+
+
+def prepared(tmp_path, search=WIDE):
+    """A search, its results, and what writes made-up results of cells."""
+    results = Results(str(tmp_path), "sweep")
+    for table in ("cells", "history", "curves"):
+        (results.local_path / table).mkdir(parents=True, exist_ok=True)
+
+    def finish(cells):
+        for cell in cells:
+            write_cell(results.local_path, cell, truth(cell), n=128)
+
+    return Seeking(search, SWEEP.cells, SWEEP.axes), results, finish
+
+
+def test_the_next_round_waits_for_none_of_the_last_ones_cells(tmp_path):
+    proposed = []
+    for name, number in (("none", 0), ("some", 2), ("all", 4)):
+        seeking, results, finish = prepared(tmp_path / name)
+        first, _ = seeking.next_round(results, 2, {})
+        given = {cell.cell_id: False for cell in first}
+        second, said = seeking.next_round(results, 2, given)  # of the first nothing is known
+        assert said.startswith("round 2: 4 cells; ")
+        finish(first)
+        given = dict.fromkeys(given, True) | {cell.cell_id: False for cell in second}
+        finish(second[:number])
+        third, _ = seeking.next_round(results, 2, given)
+        assert not set(third) & {*first, *second}
+        proposed.append((third, read_rounds(results)))
+    assert proposed[0] == proposed[1] == proposed[2]
+
+
+def test_rounds_before_the_last_are_waited_for(tmp_path):
+    seeking, results, finish = prepared(tmp_path)
+    first, _ = seeking.next_round(results, 2, {})
+    given = {cell.cell_id: False for cell in first}
+    second, _ = seeking.next_round(results, 2, given)
+    given |= {cell.cell_id: False for cell in second}
+    finish([*first[:3], *second])
+    given |= {cell.cell_id: True for cell in [*first[:3], *second]}
+    assert seeking.next_round(results, 2, given) == ([], "")
+    assert len(read_rounds(results)) == 2
+    # stopped now, it goes on with the one that is left
+    left, said = seeking.next_round(results, 2, {})
+    assert left == first[3:]
+    assert said.startswith("round 1: 1 cells; ")
+
+
+def test_no_cell_is_given_twice_though_its_round_is_lost(tmp_path):
+    """As by another driver that was stopped while it proposed, and lost the sweep meanwhile."""
+    seeking, results, _ = prepared(tmp_path)
+    first, _ = seeking.next_round(results, 2, {})
+    given = {cell.cell_id: False for cell in first}
+    rounds = read_rounds(results)
+    second, _ = seeking.next_round(results, 2, given)
+    given |= {cell.cell_id: False for cell in second}
+    write_rounds(results, rounds)
+    assert seeking.next_round(results, 2, given)[0] == []
+    assert list(read_rounds(results)[1].octaves) == [cell.cell_id for cell in second]
+
+
+def test_a_budget_counts_cells_that_are_under_way(tmp_path):
+    seeking, results, finish = prepared(tmp_path, Search(budget=6 / 81))
+    first, _ = seeking.next_round(results, 2, {})
+    given = {cell.cell_id: False for cell in first}
+    second, _ = seeking.next_round(results, 2, given)
+    assert (len(first), len(second)) == (4, 2)
+    given |= {cell.cell_id: False for cell in second}
+    finish(first)
+    given |= {cell.cell_id: True for cell in first}
+    assert seeking.next_round(results, 2, given) == ([], "")  # the second may tell that it is over
+    assert not read_rounds(results)[-1].reason
+    finish(second)
+    given |= {cell.cell_id: True for cell in second}
+    cells, said = seeking.next_round(results, 2, given)
+    assert cells == []
+    assert said.startswith(SPENT)
+    assert read_rounds(results)[-1].reason == SPENT
+
+
+def test_rounds_of_earlier_programs_go_on(tmp_path):
+    """Theirs were of four cells a worker, and one was under way."""
+    seeking, results, finish = prepared(tmp_path)
+    known, _ = seeking.known(results)
+    choices = propose(seeking.space, known, 8).choices
+    cells = [seeking.cells[choice.cell] for choice in choices]
+    write_rounds(results, [Round({cell.cell_id: 1.0 for cell in cells})])
+    finish(cells[:5])
+    left, said = seeking.next_round(results, 2, {})
+    assert set(left) == set(cells[5:])
+    assert said.startswith("round 1: 3 cells; ")
+    _, outcome = train(tmp_path)
+    assert outcome.search.startswith(TARGET)
+    assert list(read_rounds(results)[0].octaves) == [cell.cell_id for cell in cells]
 
 
 def test_without_its_file_or_with_a_broken_one_it_goes_on_by_the_results(undisturbed, tmp_path):
@@ -204,7 +316,7 @@ def test_what_it_expects_to_need_is_near_what_it_needs(undisturbed, tmp_path):
     assert 0 < operations < 1
     # at the end nothing is left
     assert seeking.expected(Results(str(root), "sweep"), 2, len)[0] == []
-    # a cell takes an hour of this estimate, and a round is 8 cells
+    # a cell takes an hour of this estimate, and two rounds are 8 cells
     brief = Seeking(Search(budget=3, kind="hours"), SWEEP.cells, SWEEP.axes)
     assert brief.expected(Results(str(tmp_path), "sweep"), 2, len)[1] == 8
 
@@ -234,9 +346,10 @@ def test_status_says_what_is_under_way(tmp_path):
     results = Results(str(tmp_path), "sweep")
     write_settings(results, SWEEP.settings)
     text = "\n".join(report(results))
-    assert "Seeks boundaries: 1 rounds, 8 cells proposed." in text
+    assert "Seeks boundaries: 2 rounds, 8 cells proposed." in text
+    assert text.count("  it trained model_size") == 3
+    assert text.count("  it trains model_size") == 5
     assert "  generalizing begins, model_size 8: anywhere (8.0 octaves)" in text
-    assert "  it trains model_size" in text
 
 
 def test_a_row_is_what_differs_in_neither_tasks_nor_seed():

@@ -96,6 +96,21 @@ def with_budget(search: Search, said: Any, name: str) -> Search:
     return replace(search, budget=_positive(amount, f"{name}: {kind}", most), kind=kind)
 
 
+def check_budget(search: Search, cells: int, cheapest: float) -> None:
+    """Raises ConfigError where the budget doesn't suffice for one cell of a grid.
+
+    Args:
+        cells: how many the grid has.
+        cheapest: the share of the grid's operations that its cheapest cell takes.
+    """
+    least = {"cells": 1 / cells, "operations": cheapest}.get(search.kind, 0.0)
+    if search.budget < least * (1 - 1e-9):
+        raise ConfigError(
+            f"search: budget: {search.kind}: {search.budget:g} of a grid of {cells} cells is less "
+            f"than one cell, {least:.2g}"
+        )
+
+
 def _positive(value: Any, name: str, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         allowed = "above 0" + (f", at most {most:g}" if most < math.inf else "")

@@ -12,6 +12,7 @@ from metaphase.core.cell import NUMERICS, Cell, ConfigError
 from metaphase.sweeps.planning import missing as lacks
 from metaphase.sweeps.planning.continuing import adopt_models
 from metaphase.sweeps.preset import Sweep
+from metaphase.sweeps.search_settings import check_budget
 from metaphase.sweeps.store import earlier
 from metaphase.sweeps.store.layout import clear_way
 from metaphase.sweeps.store.lease import acquire
@@ -41,7 +42,8 @@ class SweepRun:
         seeking: which of the missing cells to train, and when to stop; None: all of them.
 
     Raises:
-        ConfigError: cells of other numerics are there and refused, or the tree is no sweep's.
+        ConfigError: cells of other numerics are there and refused, the tree is no sweep's, or a
+            search would begin with a budget of less than a cell.
         OSError: the storage fails.
     """
 
@@ -64,6 +66,9 @@ class SweepRun:
                 f"{results}: rows of {len(self._damaged)} finished cells are lost or can't be read",
                 file=sys.stderr,
             )
+        if seeking is not None and not self.status:
+            cost_C = seeking.space.cost_C
+            check_budget(seeking.search, len(sweep.cells), cost_C.min() / seeking.space.total)
         self._stored = lacks.say_what_changed(sweep, results, self.status, say)
         others = [c for c in sweep.cells if numerics.get(c.cell_id, NUMERICS) != NUMERICS]
         self._forced = [*forced, *(others if other_numerics == "renew" else ())]

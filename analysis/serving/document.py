@@ -35,16 +35,16 @@ def overview(found: Snapshot) -> dict[str, Any]:
         runs it), `choices` (settings by which a condition is chosen), `conditions` (settings,
         transitions, what is expected of untrained points, edges of tiles), `cells` (a list a
         column; `condition` is a number of `conditions`, `outcome` one of `OUTCOMES`), `measures`
-        (columns of cells that maps can show), `evaluations` (those of cell i at places first[i] to
-        first[i + 1]), `settings` (`common`, and `varying`, a list each), and `rerun`, to which a
-        cell_id is appended.
+        (columns of cells and evaluations that maps can show), `evaluations` (those of cell i at
+        places first[i] to first[i + 1]), `settings` (`common`, and `varying`, a list each), and
+        `rerun`, to which a cell_id is appended.
     """
     cells = found.cells.reset_index(drop=True)
     place = {cell_id: i for i, cell_id in enumerate(cells["cell_id"])}
     condition = np.zeros(len(cells), dtype=int)
     for number, one in enumerate(found.conditions):
         condition[[place[cell_id] for cell_id in one.cells["cell_id"]]] = number
-    measures = _measures(cells)
+    measures = _measures(cells, found.evaluations)
     outcome = _outcomes(cells)
     common, varying = snapshots.varying(cells)
     grid = found.grid
@@ -73,7 +73,7 @@ def overview(found: Snapshot) -> dict[str, Any]:
             "error": [_text(e) for e in cells.get("error", pd.Series([None] * len(cells)))],
             **{key: _column(cells, key) for key in measures},
         },
-        "evaluations": _evaluations(found.evaluations, place, len(cells)),
+        "evaluations": _evaluations(found.evaluations, place, len(cells), measures),
         "settings": {
             "common": {name: _text(value) for name, value in common.items()},
             "varying": {name: [_text(v) for v in cells[name]] for name in varying},
@@ -142,14 +142,16 @@ def _column(cells: pd.DataFrame, name: str, decimals: int = DECIMALS) -> list[fl
     return numbers(cells[name].to_numpy(dtype=float, na_value=np.nan), decimals)
 
 
-def _measures(cells: pd.DataFrame) -> dict[str, str]:
-    """{column: what it is} of the numbers of cells that maps can show."""
+def _measures(cells: pd.DataFrame, evaluations: pd.DataFrame) -> dict[str, str]:
+    """{column: what it is} of the numbers of cells, at their end or before, that maps can show."""
     found = {}
     for name in map(str, cells.columns):
-        split, last = name[: -len(schema.LAST) - 1], name.endswith(f"_{schema.LAST}")
-        if last and cells[name].notna().any():
-            found[name] = f"accuracy, {split.replace('_', ' ')} tasks"
-        elif name.endswith(DISTANCE) and cells[name].notna().any():
+        if not any(name in table and table[name].notna().any() for table in (cells, evaluations)):
+            continue
+        if name.endswith(f"_{schema.LAST}"):
+            split = name[: -len(schema.LAST) - 1].replace("_", " ")
+            found[name] = f"accuracy, {split} tasks"
+        elif name.endswith(DISTANCE):
             found[name] = name.replace("_", " ")
     first = [f"{split}_{schema.LAST}" for split in (schema.UNSEEN, schema.SEEN, schema.TRAIN)]
     order = [*(name for name in first if name in found), *found]
@@ -198,21 +200,18 @@ def _condition(one: Condition) -> dict[str, Any]:
     }
 
 
-def _evaluations(rows: pd.DataFrame, place: dict[str, int], cells: int) -> dict[str, Any]:
+def _evaluations(
+    rows: pd.DataFrame, place: dict[str, int], cells: int, measures: Iterable[str]
+) -> dict[str, Any]:
     rows = rows.assign(_place=rows["cell_id"].map(place)).sort_values(["_place", "step"])
     found = _outcomes(rows)
-    columns = [
-        f"{split}_{name}"
-        for split in schema.SPLITS
-        for name in (schema.LAST, f"{schema.LAST}_se", "loss")
-    ]
     return {
         "first": np.searchsorted(rows["_place"], np.arange(cells + 1)).tolist(),
         "step": rows["step"].astype(int).tolist(),
         "outcome": found["outcome"].tolist(),
         "decided": found["decided"].astype(int).tolist(),
         "strength": numbers(found["strength"]),
-        **{name: _column(rows, name) for name in columns if name in rows},
+        **{name: _column(rows, name) for name in measures},
     }
 
 

@@ -74,7 +74,8 @@ class Snapshot:
         path: its place.
         grid: what its preset and driver say.
         cells: classified cells, those that aren't finished too, whose `status` is `IN_TRAINING` or
-            `MISSING`.
+            `MISSING`; with the last accuracies of splits that the cells table doesn't tell of,
+            `unseen/<dataset>_last`.
         evaluations: the classified cells as of every evaluation, with `step`; those of unfinished
             cells as far as it is known what a guess reaches there.
         conditions: in the order of `analysis.statistics.phases.split_conditions`.
@@ -113,6 +114,7 @@ def take(
     """
     known = set(finished["cell_id"])
     left = {cell: status for cell, status in grid.unfinished.items() if cell.cell_id not in known}
+    finished = _with_further_splits(finished, history)
     cells = phases.classify(_with_unfinished(finished, left), delta, confidence, rule=rule)
     space = grid_rows(grid.search) if grid.search else None
     conditions = [
@@ -149,6 +151,18 @@ def varying(cells: pd.DataFrame) -> tuple[dict[str, object], list[str]]:
         elif len(cells):
             common[name] = cells[name].iloc[0]
     return common, differ
+
+
+def _with_further_splits(finished: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """The finished cells, with their accuracies at the last evaluation of splits that the cells
+    table has no columns for."""
+    own = history[history["cell_id"].isin(finished["cell_id"])].sort_values("step")
+    for split, rows in own.drop_duplicates(["split", "cell_id"], keep="last").groupby("split"):
+        name = f"{split}_{schema.LAST}"
+        if name not in finished:
+            values = finished["cell_id"].map(rows.set_index("cell_id")[schema.LAST])
+            finished = finished.assign(**{name: values})
+    return finished
 
 
 def _with_unfinished(finished: pd.DataFrame, left: Mapping[Cell, str]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ def evaluations(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
         `steps_trained` are those of that step; `plateau_steps` is null until it is reached; a cell
         is `done` until the step at which it diverged. Failed cells are left out.
     """
-    splits = [split for split in schema.SPLITS if f"{split}_{schema.LAST}" in cells]
+    splits = [name for name in history["split"].unique() if f"{name}_{schema.LAST}" in cells]
     rows = history[history["split"].isin(splits) & history["cell_id"].isin(cells["cell_id"])]
     values = [name for name in history if name not in ("cell_id", "step", "split", "n")]
     wide = rows.pivot(index=["cell_id", "step"], columns="split", values=values)

@@ -29,6 +29,7 @@ from metaphase.sweeps.search.space import Known, Space
 CONFIDENCE = 0.95
 # Cells of one row in a batch, with pending ones: more are better chosen by what these tell.
 MOST_OF_A_ROW = 4
+HOPELESS = 6  # points of a row with finished cells, none with a phase: it is left alone
 LEAST_BITS = 0.003  # a cell that tells less tells nothing
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
 ALL = "all cells are trained"
@@ -184,13 +185,14 @@ def _look_at(
         ends = quantiles(theta_T, weight_TxM.sum(axis=1), CONFIDENCE)
         enough = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
         standing = _standing(phase, row, x_K, ends, enough)
-        if standing.done:
+        known_K = [(known.finished_C[c], known.reached_PxC[phase, c]) for c in cells_K]
+        if standing.done or _hopeless(known_K):
             found.append((standing, None))
             continue
         share = _shares(tuple(theta_T.tolist()), tuple(x_K.tolist()))
         inside = np.flatnonzero((theta_T >= x_K[0]) & (theta_T <= x_K[-1]))
         lumps = np.unique([0, *inside, min(inside[-1] + 1, len(theta_T) - 1)])
-        worth_K = _worth(x_K, [(known.finished_C[c], known.reached_PxC[phase, c]) for c in cells_K])
+        worth_K = _worth(x_K, known_K)
         found.append((standing, _Row(share, weight_TxM[None], lumps, worth_K, standing.width)))
     return found
 
@@ -209,6 +211,13 @@ def _standing(
     low, middle, high = ends
     width = max(0.0, min(high, last) - max(low, first))
     return Standing(phase, row, *cut(low, middle, high, first, last), width, width <= enough)
+
+
+def _hopeless(known_K: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether cells are finished at many of a row's points and none has a phase: nor would more."""
+    points = sum(bool(finished.any()) for finished, _ in known_K)
+    told = any(np.isfinite(reached).any() for _, reached in known_K)
+    return not told and points >= min(HOPELESS, len(known_K))
 
 
 def _worth(x_K: np.ndarray, known_K: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -26,7 +26,7 @@ class Run:
         sweep: its sweep's name.
         cell_id: of the cell.
         settings: by name, plain values.
-        metrics: {step: {"unseen/last": value, ...}} of its evaluations, finite numbers.
+        metrics: {step: {"unseen/last": value, ...}} of its evaluations, finite, none empty.
         results: its numbers of the cells table, such as unseen_last, likewise.
         status: of the cells table.
         outcome: its phase, or why it has none.
@@ -158,12 +158,15 @@ class Trackio:
     def write(self, run: Run) -> None:
         import trackio
 
-        told = {**run.settings, "status": run.status, "outcome": run.outcome}
+        told = {**run.settings, "status": run.status, "outcome": run.outcome, "error": run.error}
         trackio.init(
             project=run.sweep, name=run.cell_id, config=told, resume="never", auto_log_gpu=False,
             embed=False,
         )  # fmt: skip
-        for step, values in run.metrics.items():
+        last = max(run.metrics, default=0)
+        results = {f"result/{name}": value for name, value in run.results.items()}
+        at_end = {**run.metrics.get(last, {}), **results}
+        for step, values in {**run.metrics, last: at_end}.items():
             trackio.log(dict(values), step=step)
         trackio.finish()
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from metaphase.core import schema
 from metaphase.core.cell import SETTINGS, ConfigError
 from metaphase.core.phase_rules import outcome_of
 from metaphase.sweeps.store.folders import one_line
@@ -40,6 +39,8 @@ EVERY_SECONDS = 5.0  # between looks at the results
 LATE_SECONDS = 20.0  # that mirrors may take when training is over
 ALONE_SECONDS = 60.0  # after which a mirror ends itself that nobody has ended
 LAZINESS = 15  # niceness
+
+_NO_METRIC = ("cell_id", "step", "split", "n")  # of an evaluation's row
 
 
 class Mirror:
@@ -188,19 +189,13 @@ def _runs(results: Results, cell_ids: Sequence[str]) -> Iterator[Run]:
     history, _ = results.tables.by_cell("history", names, wanted)
     for row in results.read_rows(wanted):
         own = set(filter(None, (row.get("own_settings") or "").split(",")))
-        settings = {
-            name: value
-            for name, value in row.items()
-            if (name in SETTINGS or name in own) and value is not None
-        }
+        told = {name: row[name] for name in row if name in SETTINGS or name in own}
         yield Run(
             sweep=results.sweep,
             cell_id=row["cell_id"],
-            settings=settings,
+            settings={name: value for name, value in told.items() if value is not None},
             metrics=_metrics(history.get(row["cell_id"])),
-            results={
-                name: row[name] for name in schema.CELL_RESULT_COLUMNS if _finite(row.get(name))
-            },
+            results={name: row[name] for name in row if name not in told and _finite(row[name])},
             status=row["status"],
             outcome=outcome_of(row),
             error=row.get("error") or "",
@@ -211,11 +206,12 @@ def _metrics(rows: pa.Table | None) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for row in rows.to_pylist() if rows is not None else ():
         values = found.setdefault(row["step"], {})
-        for name in ("loss", *schema.with_standard_errors(schema.STATISTICS)):
-            if _finite(row[name]):
-                values[f"{row['split']}/{name}"] = row[name]
-    return dict(sorted(found.items()))
+        for name, value in row.items():
+            if name not in _NO_METRIC and _finite(value):
+                values[f"{row['split']}/{name}"] = value
+    return {step: values for step, values in sorted(found.items()) if values}
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)

@@ -4,6 +4,7 @@ const SPLIT_COLORS = {
   light: { unseen: "#3d2266", seen: "#1f78b4", train: "#8a6d1a" },
   dark: { unseen: "#c7aefc", seen: "#7fb8ee", train: "#e0b84c" },
 };
+const DECISIVE = ["unseen_relative_distance", "seen_relative_distance"]; // of phases, where there are predictors
 const SPLIT_DASHES = { unseen: "solid", seen: "dashed", train: "dotted" };
 
 function splitColor(split) {
@@ -21,20 +22,20 @@ class Lines {
     this.theme = null;
   }
 
-  async show(lines) {
+  show(lines) {
+    const all = (name) => lines.flatMap((line) => line[name]).filter((value) => value !== null);
+    const [x, y] = [all("x"), all("y")];
+    this.box.hidden = x.length === 0 || y.length === 0;
+    if (this.box.hidden) return; // of cells that failed, or have only begun
     if (this.theme !== dark()) {
       this.theme = dark();
-      await this.build();
+      this.build();
     }
     this.source.data = {
       xs: lines.map((line) => line.x), ys: lines.map((line) => line.y),
       color: lines.map((line) => splitColor(line.split)), dash: lines.map((line) => SPLIT_DASHES[line.split] || "dotdash"),
     };
     this.points.data = alone(lines);
-    const all = (name) => lines.flatMap((line) => line[name]).filter((value) => value !== null);
-    const [x, y] = [all("x"), all("y")];
-    this.box.hidden = x.length === 0 || y.length === 0;
-    if (this.box.hidden) return; // of cells that failed, or have only begun
     const end = (values, pick) => values.reduce((a, b) => pick(a, b), values[0]);
     const [left, right] = [end(x, Math.min), end(x, Math.max)];
     const beside = right > left ? 0 : 1;
@@ -45,7 +46,14 @@ class Lines {
     this.holder.setAttribute("aria-label", `${this.label}; at the end: ${of}`);
   }
 
-  async build() {
+  empty() {
+    if (!this.source) return;
+    this.source.data = { xs: [], ys: [], color: [], dash: [] };
+    this.points.data = alone([]);
+    this.holder.setAttribute("aria-label", this.label);
+  }
+
+  build() {
     const style = getComputedStyle(document.documentElement);
     const [line, text] = ["--line", "--ink"].map((name) => style.getPropertyValue(name).trim());
     this.figure = Bokeh.Plotting.figure({
@@ -69,8 +77,7 @@ class Lines {
     }
     this.figure.below[0].axis_label = this.axis;
     for (const grid of this.figure.center) grid.grid_line_color = line;
-    this.holder.replaceChildren();
-    await Bokeh.Plotting.show(this.figure, this.holder);
+    place(this.figure, this.holder);
   }
 }
 
@@ -95,10 +102,12 @@ class Detail {
     this.history = new Lines("Accuracy at the last positions, over training", "training step");
     this.close = element("button", { type: "button", text: "Close", on: { click: closed } });
     this.key = null;
+    this.ticket = 0; // of the last that was asked for
   }
 
   hide() {
-    this.key = null;
+    this.ticket++;
+    this.key = this.cells = null;
     this.box.hidden = true;
   }
 
@@ -106,10 +115,11 @@ class Detail {
   async show(sweep, number, key, step) {
     const members = sweep.tiles[number].get(key);
     if (!members) return this.hide();
-    const again = this.key === key && this.version === sweep.version && this.number === number;
+    const ticket = ++this.ticket;
+    const cells = members.map((i) => sweep.document.cells.id[i]).join();
+    const again = this.cells === cells;
     this.key = key;
-    this.version = sweep.version;
-    this.number = number;
+    this.cells = cells;
     this.box.hidden = false;
     const title = sweep.name(members[0]);
     this.box.setAttribute("aria-label", `Details: ${title}`);
@@ -128,18 +138,20 @@ class Detail {
       ...this.more(sweep, members),
     );
     if (opened) this.box.querySelectorAll("details").forEach((one, k) => { one.open = opened[k]; });
-    await this.history.show(members.flatMap((i) => this.past(sweep, i)));
+    this.history.show(members.flatMap((i) => this.past(sweep, i)));
+    if (!again) this.curve.empty(); // until theirs are there
     const curves = await Promise.all(members.filter((i) => sweep.finished(i)).map((i) => this.curves(sweep, i)));
-    if (this.key === key) await this.curve.show(curves.flat());
+    if (this.ticket === ticket) this.curve.show(curves.flat());
   }
 
   past(sweep, i) {
     const { evaluations, cells } = sweep.document;
     const [from, to] = [evaluations.first[i], evaluations.first[i + 1]];
-    return ["unseen", "seen", "train"].filter((split) => `${split}_last` in evaluations && to > from).map((split) => ({
+    const splits = sweep.document.measures.filter(({ key }) => key.endsWith("_last")).map(({ key }) => key.slice(0, -"_last".length));
+    return splits.map((split) => ({
       split, name: `seed ${cells.seed[i]}, ${split}`,
       x: evaluations.step.slice(from, to), y: evaluations[`${split}_last`].slice(from, to),
-    }));
+    })).filter(({ y }) => y.some((value) => value !== null));
   }
 
   async curves(sweep, i) {
@@ -152,7 +164,7 @@ class Detail {
 
   table(sweep, members, step) {
     const { cells, measures } = sweep.document;
-    const told = measures.slice(0, 2);
+    const told = measures.filter(({ key }, k) => k < 2 || DECISIVE.includes(key));
     const names = ["seed", "phase", ...told.map((one) => one.name), "step", "cell_id", ""];
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col", text: name })));
     const rows = members.map((i) => {

@@ -14,6 +14,7 @@ class Panel {
   constructor(sweep, source) {
     this.sweep = sweep;
     this.condition = 0;
+    this.found = null; // the document whose condition that is
     this.head = element("div");
     this.choices = element("div", { class: "choices" });
     this.legend = element("ul", { class: "legend", "aria-label": "Legend" });
@@ -38,17 +39,18 @@ class Panel {
     const empty = !found || !found.conditions.length;
     for (const part of [this.choices, this.mapBox, this.readout, this.legend, this.transitions, this.table]) part.hidden = empty;
     if (empty) return this.detail.hide();
-    this.condition = Math.min(this.condition, found.conditions.length - 1);
+    if (this.found !== found) this.find();
     this.drawChoices();
     const measure = found.measures.some((one) => one.key === state.measure) ? state.measure : null;
     this.state = { measure, step: state.step };
     this.mapBox.setAttribute("aria-label", `${found.name}: ${this.words() || "phases"}, over number of tasks and model size. Arrow keys move, Enter shows a tile's details.`);
-    await this.map.draw(sweep, this.condition, this.state);
+    this.map.draw(sweep, this.condition, this.state);
     this.drawLegend(measure);
     this.drawTransitions();
     this.fillTable();
     if (this.map.cursor) this.read(this.map.at(), false);
     else this.readout.textContent = "Click a tile, or use the arrow keys and Enter.";
+    await this.map.shown;
     if (this.detail.key !== null) await this.open(this.detail.key);
   }
 
@@ -96,12 +98,28 @@ class Panel {
 
   // The condition with this value that agrees most with the present one in the others.
   pick(name, value) {
-    const { conditions, choices } = this.sweep.document;
-    const own = conditions[this.condition].settings;
-    const agreement = (one) => choices.filter((other) => one.settings[other] === own[other]).length;
-    const fitting = conditions.map((one, i) => [i, one]).filter(([, one]) => String(one.settings[name] ?? null) === value);
-    this.condition = fitting.reduce((best, next) => (agreement(next[1]) > agreement(best[1]) ? next : best))[0];
+    if (this.found !== this.sweep.document) return; // it is gone
+    const fits = (one) => String(one.settings[name] ?? null) === value;
+    this.condition = this.closest(this.found.conditions[this.condition].settings, fits);
     this.draw();
+  }
+
+  // The condition that was looked at, in a new document: where its cells are, or what agrees most with it.
+  find() {
+    const [before, { cells, conditions }] = [this.found, this.sweep.document];
+    this.found = this.sweep.document;
+    if (before === null) return;
+    const own = new Set(before.cells.id.filter((_, i) => before.cells.condition[i] === this.condition));
+    const place = cells.id.findIndex((id) => own.has(id));
+    this.condition = place >= 0 ? cells.condition[place] : this.closest(before.conditions[this.condition].settings, () => true);
+  }
+
+  // Number of the condition that agrees most with settings, of those that fit.
+  closest(settings, fits) {
+    const { conditions, choices } = this.sweep.document;
+    const agreement = (one) => choices.filter((name) => one.settings[name] === settings[name]).length;
+    const fitting = conditions.map((one, i) => [i, one]).filter(([, one]) => fits(one));
+    return fitting.reduce((best, next) => (agreement(next[1]) > agreement(best[1]) ? next : best))[0];
   }
 
   drawLegend(measure) {
@@ -115,7 +133,7 @@ class Panel {
       const [low, high] = valueRange(this.sweep, measure);
       const name = this.sweep.document.measures.find((one) => one.key === measure).name;
       const bar = swatch(`linear-gradient(to right, ${theme().scale.filter((_, k) => k % 7 === 0).join(", ")})`, `${name}: ${shown(low, 2)} to ${shown(high, 2)}, mean of the seeds`);
-      this.legend.replaceChildren(bar, swatch(outcomeColor("", null), "no value yet", true));
+      this.legend.replaceChildren(bar, swatch(outcomeColor("", null), "no value", true));
       return;
     }
     const there = new Set(), expected = new Set();
@@ -237,6 +255,7 @@ function announce(text) {
 
 // --- what all maps show ---
 
+// Returns whether anything else is chosen now, because nothing has it any more.
 function drawControls() {
   const show = document.getElementById("show"), slider = document.getElementById("step");
   const measures = new Map();
@@ -246,18 +265,25 @@ function drawControls() {
     for (const one of sweep.document.measures) measures.set(one.key, one.name);
     for (const step of sweep.steps) steps.add(step);
   }
+  const { measure, step } = state;
+  if (panels.some((panel) => panel.found && !panel.sweep.document)) { // it may come back, with what is chosen
+    if (measure !== null && !measures.has(measure)) measures.set(measure, show.selectedOptions[0].text);
+    if (step !== null) steps.add(step);
+  }
+  state.steps = [...steps].sort((a, b) => a - b);
+  state.measure = measures.has(measure) ? measure : null;
+  state.step = step === null ? null : state.steps.findLast((one) => one <= step) ?? null;
   const options = [["", "phases"], ...measures];
   const before = [...show.options].map((option) => option.value).join();
   if (before !== options.map((option) => option[0]).join()) {
     show.replaceChildren(...options.map(([value, text]) => element("option", { value, text })));
-    show.value = state.measure ?? "";
   }
-  state.steps = [...steps].sort((a, b) => a - b);
+  show.value = state.measure ?? "";
   slider.max = String(state.steps.length); // the last place: the end
-  const place = state.step === null ? state.steps.length : Math.max(0, state.steps.indexOf(state.step));
-  slider.value = String(place);
+  slider.value = String(state.step === null ? state.steps.length : state.steps.indexOf(state.step));
   slider.disabled = state.steps.length === 0;
   sayStep();
+  return state.measure !== measure || state.step !== step;
 }
 
 function sayStep() {
@@ -306,7 +332,7 @@ async function follow(source) {
       try {
         const found = await source.load(panel.sweep);
         if (panel.lost) { panel.lost = false; panel.sweep.line = panel.sweep.line.replace(LOST, ""); panel.drawHead(); }
-        if (found) { changed = true; drawControls(); await panel.draw(); }
+        if (found) { changed = true; await (drawControls() ? drawAll() : panel.draw()); }
       } catch (error) {
         if (!panel.lost) { panel.lost = true; panel.sweep.line = LOST; panel.drawHead(); }
       }

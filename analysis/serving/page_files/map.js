@@ -12,8 +12,8 @@ class PhaseMap {
     holder.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // The tiles of a condition: x and y are [value, low edge, high edge].
-  async draw(sweep, number, state) {
+  // The tiles of a condition: x and y are [value, low edge, high edge]. `shown` is when they are seen.
+  draw(sweep, number, state) {
     this.sweep = sweep;
     this.number = number;
     const one = sweep.document.conditions[number];
@@ -23,12 +23,12 @@ class PhaseMap {
       this.x = one.x;
       this.y = one.y;
       this.cursor = null;
-      await this.build();
+      this.build();
     }
     this.fill(state);
   }
 
-  async build() {
+  build() {
     const { x, y } = this;
     const style = getComputedStyle(document.documentElement);
     const [line, text] = ["--line", "--ink"].map((name) => style.getPropertyValue(name).trim());
@@ -112,9 +112,8 @@ class PhaseMap {
     figure.on_event("mousemove", (event) => {
       if (this.point(event.x, event.y)) this.moved(this.at(), false);
     });
-    this.holder.replaceChildren();
     this.figure = figure;
-    this.view = await Bokeh.Plotting.show(figure, this.holder);
+    this.shown = place(figure, this.holder).then((view) => { if (this.figure === figure) this.view = view; });
   }
 
   fill(state) {
@@ -242,6 +241,13 @@ class PhaseMap {
     event.preventDefault();
     this.moved(this.at(), true);
   }
+}
+
+// Shows a figure in the place of any other, also of one that isn't drawn yet: that one goes where nobody looks.
+function place(figure, holder) {
+  const box = element("div");
+  holder.replaceChildren(box);
+  return Bokeh.Plotting.show(figure, box);
 }
 
 function band(bands, left, right, bottom, top) {

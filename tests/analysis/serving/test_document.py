@@ -1,5 +1,6 @@
 """What the page is told: the tables' numbers, every one of them, whatever texts a tree holds."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,8 @@ from metaphase.analysis import load
 from metaphase.analysis.figures import outcomes
 from metaphase.analysis.serving import document, page, snapshot
 from metaphase.analysis.statistics import phases, training_phases
-from tests.tools.synthetic import make_results
+from tests.tools import predictor_tree
+from tests.tools.synthetic import BASE, make_results
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +76,31 @@ def test_curves(taken):
     assert set(document.curves(odd)["seen"]["error"]) == {0.3}
 
 
-def test_relative_distances_are_measures(taken):
-    _, found = taken
-    cells = found.cells.assign(unseen_relative_distance=0.25)
-    told = document.overview(snapshot.Snapshot(found.path, found.grid, cells, found.evaluations,
-                             found.conditions, [], 0.0))  # fmt: skip
-    assert {"key": "unseen_relative_distance", "name": "unseen relative distance"} in told[
-        "measures"
-    ]
-    assert told["cells"]["unseen_relative_distance"][0] == 0.25
+def test_all_that_maps_can_show_is_there_at_every_step(tmp_path):
+    """Distances from predictors and splits without columns in the cells table, in training too."""
+    path = predictor_tree.make(tmp_path / "urns", (8,), (1, 4), (0,), n=32)
+    cells, history = load.load_cells(path), load.load_history(path)
+    other = history[history["split"] == "unseen"]
+    other = other.assign(split="unseen/MNIST", last=other["step"] / 10_000)
+    history = pd.concat([history, other], ignore_index=True)
+    last = replace(BASE, key_size=None, num_classes=predictor_tree.SYMBOLS, model_size=8, seed=0,
+                   num_tasks=4, sequence_length=predictor_tree.LENGTH, steps=3000)  # fmt: skip
+    finished = cells[cells["cell_id"] != last.cell_id]
+    assert len(finished) == 1
+    grid = snapshot.Grid("urns", unfinished={last: snapshot.IN_TRAINING})
+    told = document.overview(snapshot.take(str(path), finished, history, grid))
+    names = {one["key"]: one["name"] for one in told["measures"]}
+    assert names["unseen_relative_distance"] == "unseen relative distance"
+    assert names["unseen/MNIST_last"] == "accuracy, unseen/MNIST tasks"
+    assert told["evaluations"]["first"] == [0, 4, 8]
+    for split, name in (("unseen", "relative_distance"), ("unseen/MNIST", "last")):
+        rows = history[history["split"] == split].set_index(["cell_id", "step"])[name]
+        expected = [
+            document.numbers(rows[cell_id][list(predictor_tree.STEPS)])
+            for cell_id in told["cells"]["id"]
+        ]
+        assert told["evaluations"][f"{split}_{name}"] == [*expected[0], *expected[1]]
+        assert told["cells"][f"{split}_{name}"] == [expected[0][-1], None]
 
 
 def test_missing_numbers_are_none():

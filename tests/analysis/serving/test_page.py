@@ -11,6 +11,7 @@ from metaphase.analysis.statistics import phases
 from metaphase.core.phases import PHASES
 from tests.browser import browser, click_tile
 from tests.browser import page as opened_page
+from tests.tools import predictor_tree
 from tests.tools.synthetic import BASE, make_results
 
 SIZES, TASKS, SEEDS = (4, 8), tuple(2**k for k in range(16)), (0, 1)
@@ -187,3 +188,146 @@ def test_what_is_expected_is_light_and_no_data(taken, url):
         at.keyboard.press("Home")  # it is about the end of training
         at.wait_for_selector(".readout:has-text('no result yet')")
         assert hatched(at, "expected") == 0
+
+
+def test_curves_that_come_late_are_not_shown(url):
+    with browser() as found, opened_page(found, url) as at:
+        right, waiting, again, late = at.evaluate(
+            """(async () => {
+              const { detail, sweep } = panels[0], shown = () => detail.curve.source.data.ys.flat();
+              let answer;
+              const late = new Promise((done) => { answer = done; });
+              detail.source.curves = async (_, i) => {
+                if (sweep.document.cells.condition[i] === 0) await late;
+                return { unseen: { accuracy: [i / 1000, i / 1000] } };
+              };
+              const told = [];
+              const see = async (number) => {
+                await detail.show(sweep, number, "8 128", null);
+                told.push(shown());
+              };
+              await see(1);
+              const first = detail.show(sweep, 0, "8 128", null);
+              told.push(shown());
+              await see(1);
+              answer();
+              await first;
+              return [...told, shown()];
+            })()"""
+        )
+        assert right == again == late != []
+        assert waiting == []
+
+
+def test_draws_that_overlap_leave_one_figure(url):
+    with browser() as found, opened_page(found, url) as at:
+        click_tile(at, 9, 0)
+        at.wait_for_selector(".detail .bk-Figure")
+        counts = at.evaluate(
+            """(async () => {
+              const themes = ["dark", "light", "dark"];
+              await Promise.all(themes.map((theme) => { state.theme = theme; return drawAll(); }));
+              const holders = [...document.querySelectorAll(".map, .chart > div")];
+              return holders.map((one) => one.childElementCount);
+            })()"""
+        )
+        assert counts == [1, 1, 0]  # this page has no curves
+        assert at.evaluate("panels[0].map.view.model === panels[0].map.figure")
+
+
+TAKE = """((change) => {
+  const { sweep } = panels[0], document = structuredClone(sweep.document);
+  change(document);
+  sweep.take(document);
+  drawControls();
+  return panels[0].draw();
+})"""
+
+
+def test_the_condition_that_is_looked_at_stays(url):
+    other = """(found) => { // comes before them
+      const settings = { architecture: "fast_weights" };
+      found.conditions.unshift({ ...found.conditions[0], settings });
+      found.cells.condition = found.cells.condition.map((number) => number + 1);
+    }"""
+    anew = """(found) => { // with other cells, and one condition fewer
+      found.cells.id = found.cells.id.map((id) => `other ${id}`);
+      found.conditions.shift();
+      found.cells.condition = found.cells.condition.map((number) => number - 1);
+    }"""
+    settings = "panels[0].sweep.document.conditions[panels[0].condition].settings"
+    with browser() as found, opened_page(found, url) as at:
+        at.select_option("[data-setting]", "transformer")
+        for change in (other, anew):
+            at.evaluate(f"{TAKE}({change})")
+            assert at.input_value("[data-setting]") == "transformer"
+            assert at.evaluate(settings) == {"architecture": "transformer"}
+
+
+def test_a_sweep_that_is_gone_leaves_nothing_to_choose(url):
+    with browser() as found, opened_page(found, url) as at:
+        at.evaluate("panels[0].sweep.document = null; panels[0].draw()")
+        for part in (".choices", ".legend", ".map", ".readout"):
+            assert at.locator(part).is_hidden()
+        at.evaluate("document.querySelector('[data-setting]').dispatchEvent(new Event('change'))")
+
+
+def test_what_is_chosen_is_there(url):
+    def chosen():
+        said = at.input_value("#show"), at.inner_text("#step-text")
+        place = at.evaluate("state.steps[document.getElementById('step').value] ?? null")
+        assert at.evaluate("[state.measure ?? '', state.step]") == [said[0], place]
+        return *said, place
+
+    with browser() as found, opened_page(found, url) as at:
+        last = at.evaluate("state.steps[state.steps.length - 1]")
+        at.select_option("#show", "train_last")
+        at.locator("#step").focus()
+        for key in ("End", "ArrowLeft"):
+            at.keyboard.press(key)
+        text = f"{last:,}"
+        assert chosen() == ("train_last", text, last)
+        at.evaluate(
+            "kept = panels[0].sweep.document; panels[0].sweep.document = null; drawControls()"
+        )
+        assert chosen() == ("train_last", text, last)  # until it comes back
+        at.evaluate("panels[0].sweep.document = kept")
+        at.evaluate(
+            f"""{TAKE}((found) => {{
+              found.measures = found.measures.filter((one) => one.key !== "train_last");
+              found.evaluations.step = found.evaluations.step.map((step) => 2 * step + 7);
+            }})"""
+        )
+        measure, _, step = chosen()
+        assert measure == ""
+        assert step < last
+        later = "found.evaluations.step = found.evaluations.step.map(() => 5000);"
+        at.evaluate(f"{TAKE}((found) => {{ {later} }})")
+        assert chosen() == ("", "the latest", None)
+
+
+def test_details_tell_the_distances_that_decide(tmp_path):
+    path = predictor_tree.make(tmp_path / "urns", (8,), (1, 4), (0,), n=32)
+    cells, history = load.load_cells(path), load.load_history(path)
+    told = document.overview(snapshot.take(str(path), cells, history, snapshot.Grid("urns")))
+    with (
+        browser() as found,
+        opened_page(found, write(tmp_path / "page.html", told)) as at,
+    ):
+        click_tile(at, 0, 0)
+        at.wait_for_selector(".detail h3")
+        row = cells[cells["num_tasks"] == 1].iloc[0]
+        text = at.inner_text(".detail table >> nth=0")
+        for split in ("unseen", "seen"):
+            assert f"{split} relative distance" in text
+            assert f"{row[f'{split}_relative_distance']:.3f}" in text
+        at.select_option("#show", "unseen_relative_distance")
+        at.locator("#step").focus()
+        at.keyboard.press("Home")
+        first = history[(history["split"] == "unseen") & (history["step"] == 100)]
+        at.wait_for_function("panels[0].state.step === 100")
+        assert (
+            len(at.evaluate("panels[0].map.words.data.text"))
+            == first["relative_distance"].notna().sum()
+        )
+        assert "no value yet" not in at.inner_text(".legend")

@@ -77,6 +77,14 @@ def test_as_of_a_step_takes_each_cells_last_evaluation_until_then(sweep):
     assert len(training_phases.as_of(cells, late, 200)) == 2
 
 
+def test_known_tasks_under_other_labels_are_as_of_the_step_too(sweep):
+    cells, history = load_cells(sweep).assign(in_weights_last=0.9), load_history(sweep)
+    rows = history[history["split"] == "seen"]
+    rows = rows.assign(split="in_weights", last=rows["step"] / 1000)
+    then = training_phases.as_of(cells, pd.concat([history, rows]), 399)
+    assert (then["in_weights_last"] == 0.2).all()
+
+
 def test_a_cell_is_done_until_it_diverges(sweep):
     cells = load_cells(sweep).assign(status="diverged", diverged_at=300, plateau_steps=250.0)
     table = training_phases.evaluations(cells, load_history(sweep))

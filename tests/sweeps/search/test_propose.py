@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from metaphase.sweeps.search.propose import ALL, TARGET, propose
+from metaphase.sweeps.search.propose import HOPELESS, MOST_OF_A_ROW, NOTHING, TARGET, propose
 from metaphase.sweeps.search.space import Known, Space
 
 
@@ -45,6 +45,19 @@ def test_a_step_is_found_with_a_part_of_the_cells():
         assert standing.width <= 1.2  # a gap, and the distance of thetas
         assert standing.low <= theta[standing.row] <= standing.high
         assert abs(standing.middle - theta[standing.row]) < 0.6
+
+
+def test_a_row_in_which_no_cell_has_a_phase_is_left_alone():
+    one = space(sizes=(8, 16))
+
+    def reached(cells):
+        return np.where(one.row_C[cells] == 0, np.nan, one.x_C[cells] > 6.5)
+
+    trained, proposal = seek(one, reached, most=len(one.row_C))
+    assert proposal.reason == NOTHING
+    assert [standing.done for standing in proposal.standings] == [False, True]
+    without = (one.row_C[trained] == 0).sum()
+    assert HOPELESS <= without < HOPELESS + MOST_OF_A_ROW
 
 
 def test_the_next_cells_are_a_function_of_what_is_known():
@@ -96,8 +109,8 @@ def test_without_a_transition_it_stops_and_says_so():
 def test_cells_without_a_phase_are_finished_and_say_nothing():
     one = space(octaves=9, seeds=1)
     trained, proposal = seek(one, lambda cells: np.full(len(cells), np.nan))
-    assert len(trained) == len(one.row_C)
-    assert proposal.reason == ALL  # intervals are as wide as ever
+    assert all(HOPELESS <= n < 9 for n in np.bincount(one.row_C[trained]))
+    assert proposal.reason == NOTHING  # intervals are as wide as ever
     assert {s.width for s in proposal.standings} == {8.0}
 
 

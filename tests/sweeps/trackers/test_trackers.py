@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +22,7 @@ from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.trackers import mirror
 from metaphase.sweeps.trackers.backends import TRACKERS
 from tests import ROOT
-from tests.tools import growing
+from tests.tools import growing, predictor_tree
 
 
 @pytest.fixture
@@ -151,7 +153,9 @@ def test_trackio(results, tmp_path):
         import json, sys
         from trackio.sqlite_storage import SQLiteStorage as store
         runs = {run: store.get_logs("growing", run) for run in store.get_runs("growing")}
-        print(json.dumps({k: [(r["step"], r["unseen/last"]) for r in v] for k, v in runs.items()}))
+        name = "unseen/last"  # that a failed cell hasn't
+        runs = {k: [(r["step"], r[name]) for r in v if name in r] for k, v in runs.items()}
+        print(json.dumps(runs))
     """
     out = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(read)], capture_output=True, text=True, check=True,
@@ -189,6 +193,55 @@ def test_only_what_is_new_is_mirrored(results, tmp_path):
     assert len({run.cell_id for run in tracker.runs}) == 4
     (tmp_path / "m" / mirror.LEDGER).write_text("{")
     assert mirror.Mirror(results, "test", tmp_path / "m", tracker).catch_up() == 4
+
+
+def test_all_numbers_of_cells_and_evaluations_are_mirrored(tmp_path):
+    path = predictor_tree.make(tmp_path / "root" / "urns", (8,), (4,), (0,), n=16)
+    for table in ("cells", "history"):  # and a plug-in's metric
+        rows = pq.read_table(path / table / "compact-urns.parquet").to_pandas()
+        column = "unseen_surprise" if table == "cells" else "surprise"
+        rows.assign(**{column: 0.5}).to_parquet(path / table / "compact-urns.parquet")
+    tracker = Tracker()
+    made = mirror.Mirror(Results(str(tmp_path / "root"), "urns"), "test", tmp_path / "m", tracker)
+    assert made.catch_up() == 1
+    [run] = tracker.runs
+    [cell] = pd.read_parquet(path / "cells").to_dict("records")
+    history = pd.read_parquet(path / "history").set_index(["step", "split"])
+    assert list(run.metrics) == list(predictor_tree.STEPS)
+    for name in ("loss", "last", "distance_generalizing", "loss_oracle", "off_line", "surprise"):
+        assert run.results[f"unseen_{name}"] == cell[f"unseen_{name}"]
+        for step, values in run.metrics.items():
+            assert values[f"unseen/{name}"] == history.loc[(step, "unseen"), name]
+    assert not set(run.results) & {"cell_id", "num_tasks", "learning_rate"}
+    assert set(run.results).isdisjoint(run.settings)
+    assert not {"seen/n", "seen/step"} & set(run.metrics[100])
+
+
+def test_trackio_gets_results_and_errors_and_nothing_that_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    begun, logged = [], []
+    stub = SimpleNamespace(
+        init=lambda **told: begun.append(told["config"]), finish=lambda: None,
+        log=lambda values, step: logged.append((step, values)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "trackio", stub)
+    path = predictor_tree.make(tmp_path / "root" / "urns", (8,), (1, 4), (0,), n=16)
+    rows = pq.read_table(path / "history" / "compact-urns.parquet").to_pandas()
+    [one, other] = rows["cell_id"].unique()
+    numbers = [name for name in rows if name not in ("cell_id", "step", "split", "n")]
+    rows.loc[rows["cell_id"] == other, numbers] = float("nan")  # it diverged at once
+    rows.to_parquet(path / "history" / "compact-urns.parquet")
+    cells = pq.read_table(path / "cells" / "compact-urns.parquet").to_pandas()
+    cells.loc[cells["cell_id"] == other, ["status", "error"]] = "failed", "it broke"
+    cells.to_parquet(path / "cells" / "compact-urns.parquet")
+    tracker = TRACKERS["trackio"][0](tmp_path)
+    results = Results(str(tmp_path / "root"), "urns")
+    assert mirror.Mirror(results, "test", tmp_path / "m", tracker).catch_up() == 2
+    assert sorted(config["error"] for config in begun) == ["", "it broke"]
+    assert sorted(step for step, _ in logged) == [0, *predictor_tree.STEPS]
+    assert all(values for _, values in logged)
+    last = cells.set_index("cell_id").loc[one, "unseen_last"]
+    assert dict(logged)[predictor_tree.STEPS[-1]]["result/unseen_last"] == last
 
 
 def test_a_cell_that_is_refused_is_a_line_and_tried_again(results, tmp_path, caplog):

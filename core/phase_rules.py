@@ -13,7 +13,8 @@ Rows are judged by themselves; what a rule says of cells that diverged or failed
 class is made without arguments and then called. A user's rule runs where the user names it, and
 nowhere else: no results tree can name one.
 
-Without a name it is `predictors` for cells that were compared with M and G, else `accuracy`.
+Without a name it is `predictors` for cells that were compared with M and G, or with G where there
+are too many tasks for M, else `accuracy`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def by_accuracy(
 def by_predictors(
     cells: Columns, delta: float = DELTA, confidence: float = CONFIDENCE
 ) -> dict[str, np.ndarray]:
-    """The rule of `core.predictor_phases`; None for cells that weren't compared with M and G.
+    """The rule of `core.predictor_phases`; None for cells to which it doesn't apply.
 
     Returns:
         `phase`, `decided`, `coincide` (whether that is why there is no phase), the effects
@@ -82,7 +83,7 @@ def by_predictors(
 def by_what_is_known(
     cells: Columns, delta: float = DELTA, confidence: float = CONFIDENCE, headroom: bool = False
 ) -> dict[str, np.ndarray]:
-    """By predictors where cells were compared with M and G, else by accuracy."""
+    """By predictors where that rule applies, else by accuracy."""
     found = by_accuracy(cells, delta, confidence, headroom)
     numbers = {n: _numbers(cells[n]) for n in predictor_phases.DECIDING_COLUMNS if n in cells}
     applies = predictor_phases.applies(numbers)

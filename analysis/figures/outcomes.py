@@ -47,7 +47,7 @@ def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from the level of
     unseen tasks, which knows nothing of the inputs, to no error at their last positions, or, where
     phases are by predictor, from half-way between M and G to G; NaN where it isn't generalizing);
-    and `decided`.
+    and `decided`. Where M isn't computed it is the way from half-way between no context and G to G.
 
     Args:
         classified: as from `analysis.statistics.phases.classify`.
@@ -64,7 +64,8 @@ def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     level = classified["unseen_level"].astype(float)
     strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - level) / (1 - level)
     if "unseen_nearness" in classified:
-        strength = classified["unseen_nearness"].astype(float).fillna(strength)
+        for name in ("unseen_departure", "unseen_nearness"):
+            strength = classified[name].astype(float).fillna(strength)
     return pd.DataFrame(
         {
             "outcome": outcome,

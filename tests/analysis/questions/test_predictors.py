@@ -70,7 +70,7 @@ def test_the_table_over_training_has_every_evaluation(tree, answers):
     assert row["relative_distance"] == pytest.approx(there["relative_distance"].mean())
 
 
-def test_means_over_seeds_count_those_for_which_m_and_g_coincide():
+def test_means_over_seeds_count_those_without_a_number():
     rows = pd.DataFrame(
         {
             "status": "done", "num_tasks": [1, 1, 1, 2], "unseen_distance_between": 0.1,
@@ -80,7 +80,8 @@ def test_means_over_seeds_count_those_for_which_m_and_g_coincide():
     )  # fmt: skip
     found = relative.of_cells(rows, ["num_tasks"]).set_index("num_tasks")
     assert found.loc[1, "relative_distance"] == pytest.approx(0.3)
-    assert list(found["coincide"]) == [1, 1]
+    assert list(found["unknown"]) == [1, 1]
+    assert list(found["not_computed"]) == [0, 0]
     assert list(found["seeds"]) == [3, 1]
     assert np.isnan(found.loc[2, "relative_distance"])
     assert found.loc[1, "phase"] == "memorizing"  # the least capable of those that tie
@@ -151,14 +152,33 @@ def test_phases_by_both_rules_where_both_apply(tree):
     assert (cells.loc[many, "phase"] == "generalizing").all()
 
 
-def test_tiles_where_m_and_g_coincide_are_hatched_and_named():
+def test_tiles_without_a_number_say_why():
     table = pd.DataFrame(
-        {"num_tasks": [1, 2], "model_size": 8, "relative_distance": [0.1, np.nan], "seeds": 1}
-    )
+        {"num_tasks": [1, 2, 2**21], "model_size": 8, "relative_distance": [0.1, np.nan, np.nan],
+         "seeds": 1, "not_computed": [0, 0, 1]}
+    )  # fmt: skip
     with style.context("column"):
         figure = relative_maps.figure(table, "num_tasks", "model_size")
         figure.draw_without_rendering()
-    assert "M and G coincide" in {t.get_text() for t in figure.legends[0].get_texts()}
+    named = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert named == ["too close to tell", "M isn't computed"]
+
+
+def test_cells_with_too_many_tasks_for_m_are_shown_and_counted(tree):
+    cells, _, curves = tree
+    lost = cells["num_tasks"] == 256
+    many = cells.assign(num_tasks=cells["num_tasks"].mask(lost, 2**21))
+    of_m = [
+        n for n in cells if "distance" in n and not n.endswith(("_generalizing", "_no_context"))
+    ]
+    many.loc[lost, [n for n in of_m if n.startswith("unseen")]] = np.nan
+    found = relative.of_cells(classify(many), ["num_tasks"]).set_index("num_tasks")
+    assert list(found["not_computed"] == found["seeds"]) == [False, False, True]
+    assert list(found["unknown"]) == [0, 0, 0]
+    gone = curves["cell_id"].isin(cells.loc[lost, "cell_id"])
+    names = ["distance_between", "distance_memorizing", "relative_distance"]
+    context = relative.over_context(curves.assign(**{n: curves[n].mask(gone) for n in names}), many)
+    assert context.loc[context["num_tasks"] == 2**21, "not_computed"].min() == 2
 
 
 def test_columns_that_hold_no_numbers_are_as_if_they_said_nothing(tmp_path):

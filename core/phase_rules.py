@@ -196,7 +196,7 @@ def outcome_of(row: Columns, rule: Rule | None = None) -> str:
     `ON_PLATEAU`, why it has no phase, or its status where it didn't finish."""
     phase, found = _judge(row, rule)
     loss = row.get("train_loss")
-    if loss is not None and phases.on_plateau(phase, loss, phases.guess_loss_of(row)):
+    if loss is not None and phases.on_plateau(phase, loss, phases.plateau_loss_of(row)):
         return ON_PLATEAU
     if row["status"] != schema.DONE:
         return str(row["status"])

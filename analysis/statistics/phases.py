@@ -20,6 +20,7 @@ from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import (
     CONFIDENCE,
     DELTA,
+    NO_CONTEXT_LOSS,
     PHASES,
     guess_loss_of,
     level_of,
@@ -73,6 +74,8 @@ def classify(
     else:
         found = accuracy if rule is phase_rules.by_accuracy else rule(known, delta, confidence)
     done = cells["status"].to_numpy() == schema.DONE
+    no_context = _numbers(cells, NO_CONTEXT_LOSS)
+    plateau = np.where(np.isnan(no_context), guess, no_context)  # as phases.plateau_loss_of
     phase: Any = np.where(done, found["phase"], NONE)
     new: dict[str, Any] = {
         "unseen_level": level,
@@ -82,7 +85,7 @@ def classify(
         **found,
         "phase": pd.Categorical(phase, list(PHASES), ordered=True),
         "decided": found["decided"] & done,
-        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
+        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), plateau),
         "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
     }
     classified = cells.assign(**new)

@@ -135,6 +135,50 @@ def test_the_strategy_model_finds_what_made_the_data():
     assert strategies.summary(shuffled)[0]["held_out_correlation"].iloc[0] < 0.6
 
 
+def made_points(alpha, beta, gamma):
+    """Of 11 numbers of tasks and 30 steps, with noise of 0.02."""
+    rng = np.random.default_rng(0)
+    grid = [
+        (n, k) for n in 2 ** np.arange(2, 13) for k in np.unique(np.geomspace(20, 1e5, 30) // 1)
+    ]
+    found = pd.DataFrame(grid, columns=["num_tasks", "step"]).astype(int)
+    found = found.assign(
+        model_size=8, seed=0, gain=0.3 * found["num_tasks"] ** -0.5, bits=256.0 * found["num_tasks"]
+    )
+    w = strategies.Strategy(alpha, beta, gamma).relative_distance(found)
+    return found.assign(relative_distance=np.clip(w + 0.02 * rng.standard_normal(len(w)), 0, 1))
+
+
+@pytest.mark.parametrize("truth", [(0.9, 0.5, 1000), (0.9, 0.45, 500), (0.85, 0.55, 2000)])
+def test_fits_are_as_good_as_the_truth_in_every_fold(truth):
+    points = made_points(*truth)
+    for fold in range(4):
+        left = points[points["num_tasks"].rank(method="dense").astype(int) % 4 != fold]
+        wrong = [
+            np.square(found.relative_distance(left) - left["relative_distance"]).sum()
+            for found in (strategies.fit(left), strategies.Strategy(*truth))
+        ]
+        assert wrong[0] < 1.05 * wrong[1]
+
+
+def test_parameters_at_their_bounds_are_said():
+    points = made_points(0.4, 0.25, 2.0)
+    assert strategies.summary(points)[0]["at_bounds"].iloc[0] == ""
+    backwards = points.assign(step=points["step"].max() + 1 - points["step"])
+    fits, _ = strategies.summary(backwards)
+    assert fits["alpha"].between(0, 1).all()
+    assert fits["at_bounds"].iloc[0]
+    assert "at the end of what is allowed" in question.describe(fits, "")
+
+
+def test_cells_on_their_plateau_are_no_points(tree):
+    cells, history, _ = tree
+    all_of_them = strategies.points_table(cells, history)
+    late = cells.assign(on_plateau=cells["num_tasks"] == 4)
+    assert set(strategies.points_table(late, history)["num_tasks"]) == {64, 256}
+    assert set(all_of_them["num_tasks"]) == {4, 64, 256}
+
+
 def test_numbers_of_a_task_by_family():
     assert strategies._numbers({"task_family": "balls_and_urns", "symbols": 12}) == 12
     assert strategies._numbers({"task_family": "markov_chains", "states": 10}) == 100

@@ -28,7 +28,7 @@ import numpy as np
 
 from metaphase.core import phases, plugin_code, predictor_phases, schema
 from metaphase.core.phases import CONFIDENCE, DELTA, ON_PLATEAU, PHASES
-from metaphase.core.predictor_phases import COINCIDE
+from metaphase.core.predictor_phases import REASONS
 from metaphase.core.settings import ConfigError, as_line
 from metaphase.core.taken_names import is_column
 
@@ -61,7 +61,7 @@ def by_predictors(
     """The rule of `core.predictor_phases`; None for cells to which it doesn't apply.
 
     Returns:
-        `phase`, `decided`, `coincide` (whether that is why there is no phase), the effects
+        `phase`, `decided`, `coincide` and `too_far` (why there is no phase, bool), the effects
         (`predictor_phases.NAMES`) and their intervals' ends.
     """
     numbers = {
@@ -73,7 +73,8 @@ def by_predictors(
     new = estimates | _columns(found)
     new["phase"] = np.where(applies, new["phase"], predictor_phases.NONE)
     new["decided"] = applies & new["decided"]
-    new["coincide"] = applies & predictor_phases.is_none(new["phase"])
+    none = applies & predictor_phases.is_none(new["phase"])
+    new |= predictor_phases.reasons(numbers, none, confidence)
     for name in predictor_phases.NAMES[:-1]:  # the last is by accuracy
         for end in ("", "_low", "_high"):
             new[name + end] = np.where(applies, new[name + end].astype(float), np.nan)
@@ -200,7 +201,8 @@ def outcome_of(row: Columns, rule: Rule | None = None) -> str:
         return ON_PLATEAU
     if row["status"] != schema.DONE:
         return str(row["status"])
-    return phase or (COINCIDE if found.get("coincide", [False])[0] else NO_PHASE)
+    why = (said for name, said in REASONS.items() if found.get(name, [False])[0])
+    return phase or next(why, NO_PHASE)
 
 
 def _judge(row: Columns, rule: Rule | None) -> tuple[str | None, Columns]:

@@ -33,8 +33,9 @@ Nearness is a mean of differences within sequences, whose interval is made as an
 of a departure aren't paired in the tables; the error of their difference is at most the sum of
 theirs, and that is taken.
 
-Where nearness has an interval that is wider than from M to G, not even M itself could be told from
-G: they coincide within noise (as they do for large N), and a cell that left 0 has no phase. A phase
+Where nearness has an interval that is wider than from M to G, the question has no answer, and a
+cell that left 0 has no phase: M and G coincide where M itself would have such an interval, else the
+model is too far from both for what lies between them (as models are for large N). A phase
 is decided if every value that the intervals hold gives the same one, and nearness surely exceeds
 delta in size where the phase depends on it: half-way between is never decided. Nor is it where the
 model is farther from both than they are from each other: then the direction in which it is off the
@@ -73,7 +74,8 @@ from metaphase.core.phases import (
 from metaphase.core.predictors import MOST_TASKS
 
 NONE = np.array(None, dtype=object)  # no phase
-COINCIDE = "M and G coincide"  # why a cell that finished has no phase
+# Why a cell that finished has no phase, by column.
+REASONS = {"coincide": "M and G coincide", "too_far": "too far from M and G"}
 
 # Columns of the cells table without which the rule doesn't apply ...
 DECIDING_COLUMNS = (
@@ -104,7 +106,7 @@ NO_CONTEXT_COLUMNS = (
     "seen_loss",
     "guess_loss",
 )
-ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS)
+ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS, "unseen_distance_between_se")
 # Examples that M spends at least on telling tasks apart, where it gains from them. Two urns take it
 # 1.8: ln 2 nats, of which an example is worth 0.36; one task takes 0.
 SPENT = 0.5
@@ -185,7 +187,8 @@ def decide(
         confidence: of the two-sided intervals.
 
     Returns:
-        `phase` is None where M and G coincide, for cells that left the predictor without context.
+        `phase` is None where nearness can't be told, for cells that left the predictor without
+        context.
         `intervals` are those of `NAMES`.
 
     Raises:
@@ -211,10 +214,29 @@ def decide(
         possible[str(_phase(*map(np.asarray, answers)))] |= np.logical_and.reduce(chances)
     decided = sum(possible.values(), np.zeros(phase.shape, dtype=int)) == 1
     low, high = between[near]
-    coincide = ~alone & ~np.asarray((high - low) / 2 < 1)
+    untold = ~alone & ~np.asarray((high - low) / 2 < 1)
     left = there["unseen_departure"] | there["seen_departure"]
-    phase = np.where(coincide & left, NONE, phase)
+    phase = np.where(untold & left, NONE, phase)
     return Decision(phase, decided & ~is_none(phase), between)
+
+
+def reasons(
+    numbers: Mapping[str, Numbers], none: np.ndarray, confidence: float = CONFIDENCE
+) -> dict[str, np.ndarray]:
+    """Of cells without a phase, which has which of `REASONS`: M and G coincide where M itself would
+    have an interval that is as wide, or where the table has no error of B.
+
+    Args:
+        numbers, confidence: as for `decide`.
+        none: which cells have no phase.
+    """
+    n = np.asarray(numbers["n"], dtype=float)
+    apart = _number(numbers, "unseen_distance_between")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = _number(numbers, "unseen_distance_between_se") / apart
+        low, high = paired_interval(-1.0, error, n, confidence)
+    alike = ~np.asarray((high - low) / 2 < 1)
+    return dict(zip(REASONS, (none & alike, none & ~alike), strict=True))
 
 
 def _far_from_both(numbers: Mapping[str, Numbers]) -> np.ndarray:

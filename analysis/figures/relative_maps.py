@@ -26,7 +26,7 @@ MAP = LinearSegmentedColormap.from_list(
     [style.COLORS[MEMORIZING], "#e08a63", "#b05a7c", "#74408a", style.COLORS[GENERALIZING]],
 )
 _NOTHING = "#ececec"  # of tiles without a number
-UNKNOWN, NOT_COMPUTED = "too close to tell", "M isn't computed"  # why they have none
+UNKNOWN, NOT_COMPUTED = "can't be told", "M isn't computed"  # why they have none
 _NARROWEST = 1.35  # inches, of a panel
 BOUNDARY = "phases change"
 

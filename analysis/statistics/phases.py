@@ -26,7 +26,7 @@ from metaphase.core.phases import (
     level_of,
     on_plateau,
 )
-from metaphase.core.predictor_phases import NONE
+from metaphase.core.predictor_phases import NONE, REASONS
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
@@ -56,8 +56,8 @@ def classify(
 
     Returns:
         `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
-        or failed, or the rule has none), `decided`, `on_plateau` and `coincide` (bool; False where
-        a cell didn't finish; `coincide`: that is why it has no phase), `unseen_level` and
+        or failed, or the rule has none), `decided`, `on_plateau`, `coincide` and `too_far` (bool;
+        False where a cell didn't finish; the latter two: why it has no phase), `unseen_level` and
         `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last - unseen_last),
         for seen_first, seen_last, unseen_last, seen_improvement and seen_lead `<name>_low` and
         `<name>_high`, and what the rule says beside that (named in `attrs[OF_RULE]`).
@@ -86,10 +86,10 @@ def classify(
         "phase": pd.Categorical(phase, list(PHASES), ordered=True),
         "decided": found["decided"] & done,
         "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), plateau),
-        "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
+        **{name: done & np.asarray(found.get(name, False), dtype=bool) for name in REASONS},
     }
     classified = cells.assign(**new)
-    classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, "coincide"))
+    classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, *REASONS))
     return classified
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from metaphase.core import phase_rules
 from metaphase.core.phase_rules import NO_PHASE, outcome_of, phase_of
-from metaphase.core.predictor_phases import COINCIDE, decide, effects
+from metaphase.core.predictor_phases import REASONS, decide, effects
 from metaphase.core.settings import ConfigError
 from tests.core.test_phases import cell_row
 
@@ -103,6 +103,21 @@ def test_with_too_many_tasks_for_m_nearness_to_g_decides(rule):
     assert phase_of(many((0.4, 0.3)) | no_zero | losses, rule) == "generalizing"
     few = many((0.4, 0.3), num_tasks=8, unseen_last=0.6)  # of a family that brings G alone
     assert phase_of(few) == "generalizing"
+
+
+COINCIDE, TOO_FAR = REASONS.values()
+
+
+def test_a_model_that_is_off_the_line_by_more_than_m_and_g_are_apart_is_too_far_from_both():
+    """It isn't that they coincide: M on these sequences could be told from G."""
+    far = {"between": 0.003, "unseen_distance_difference_se": 0.002}
+    assert outcome_of(row(**far, unseen_distance_between_se=0.0003)) == TOO_FAR
+    assert outcome_of(row(**far, unseen_distance_between_se=0.003)) == COINCIDE
+    assert outcome_of(row(between=0.0, unseen_distance_between_se=0.0)) == COINCIDE
+    assert outcome_of(row(unseen_distance_between_se=0.01)) == "generalizing"
+    columns = {k: np.array([v]) for k, v in row(**far, unseen_distance_between_se=0.0003).items()}
+    found = phase_rules.by_predictors(columns)
+    assert (list(found["coincide"]), list(found["too_far"])) == ([False], [True])
 
 
 def test_m_and_g_that_coincide_leave_the_question_without_an_answer():

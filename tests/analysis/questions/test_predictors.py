@@ -205,7 +205,7 @@ def test_tiles_without_a_number_say_why():
         figure = relative_maps.figure(table, "num_tasks", "model_size")
         figure.draw_without_rendering()
     named = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert named == ["too close to tell", "M isn't computed"]
+    assert named == ["can't be told", "M isn't computed"]
 
 
 def test_cells_with_too_many_tasks_for_m_are_shown_and_counted(tree):

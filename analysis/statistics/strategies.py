@@ -116,23 +116,24 @@ def can_be_fitted(points: pd.DataFrame) -> bool:
 
 
 def fit(points: pd.DataFrame) -> Strategy:
-    """Least squares within `BOUNDS`: the best of a grid of starts, refined, of which the best is
-    taken, as the sum of squares has local minima."""
+    """Least squares within `BOUNDS`: the best of a grid of starts are refined a little, as the sum
+    of squares has local minima, and the best of these to the end."""
     from scipy import optimize
 
     data, measured = _arrays(points), points["relative_distance"].to_numpy(dtype=float)
     starts = np.stack(np.meshgrid(*_STARTS, indexing="ij"), axis=-1).reshape(-1, 3)
     wrong = np.square(_predict(starts.T[:, :, None], *data) - measured).sum(axis=1)
 
-    def refined(start: np.ndarray) -> Any:
+    def refined(start: np.ndarray, evaluations: int = 12) -> Any:
         return optimize.least_squares(
             lambda x: _predict(_parameters(x), *data) - measured, start,
-            lambda x: _slopes(_parameters(x), *data), bounds=(_LOW, _HIGH), max_nfev=60,
+            lambda x: _slopes(_parameters(x), *data), bounds=(_LOW, _HIGH),
+            max_nfev=evaluations,
         )  # fmt: skip
 
     few = starts[np.argsort(wrong, kind="stable")[:_REFINED]]
     few[:, 1:] = np.log(few[:, 1:])
-    best = min(map(refined, few), key=lambda found: found.cost)
+    best = refined(min(map(refined, few), key=lambda found: found.cost).x, 100)
     return Strategy(*(float(value) for value in _parameters(best.x)))
 
 

@@ -13,7 +13,8 @@ Rows are judged by themselves; what a rule says of cells that diverged or failed
 class is made without arguments and then called. A user's rule runs where the user names it, and
 nowhere else: no results tree can name one.
 
-Without a name it is `predictors` for cells that were compared with M and G, else `accuracy`.
+Without a name it is `predictors` for cells that were compared with M and G, or with G where there
+are too many tasks for M, else `accuracy`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 
 from metaphase.core import phases, plugin_code, predictor_phases, schema
 from metaphase.core.phases import CONFIDENCE, DELTA, ON_PLATEAU, PHASES
-from metaphase.core.predictor_phases import COINCIDE
+from metaphase.core.predictor_phases import REASONS
 from metaphase.core.settings import ConfigError, as_line
 
 Columns = Any  # Mapping[str, array], or a DataFrame
@@ -57,10 +58,10 @@ def by_accuracy(
 def by_predictors(
     cells: Columns, delta: float = DELTA, confidence: float = CONFIDENCE
 ) -> dict[str, np.ndarray]:
-    """The rule of `core.predictor_phases`; None for cells that weren't compared with M and G.
+    """The rule of `core.predictor_phases`; None for cells to which it doesn't apply.
 
     Returns:
-        `phase`, `decided`, `coincide` (whether that is why there is no phase), the effects
+        `phase`, `decided`, `coincide` and `too_far` (why there is no phase, bool), the effects
         (`predictor_phases.NAMES`) and their intervals' ends.
     """
     numbers = {
@@ -72,7 +73,8 @@ def by_predictors(
     new = estimates | _columns(found)
     new["phase"] = np.where(applies, new["phase"], predictor_phases.NONE)
     new["decided"] = applies & new["decided"]
-    new["coincide"] = applies & predictor_phases.is_none(new["phase"])
+    none = applies & predictor_phases.is_none(new["phase"])
+    new |= predictor_phases.reasons(numbers, none, confidence)
     for name in predictor_phases.NAMES[:-1]:  # the last is by accuracy
         for end in ("", "_low", "_high"):
             new[name + end] = np.where(applies, new[name + end].astype(float), np.nan)
@@ -82,7 +84,7 @@ def by_predictors(
 def by_what_is_known(
     cells: Columns, delta: float = DELTA, confidence: float = CONFIDENCE, headroom: bool = False
 ) -> dict[str, np.ndarray]:
-    """By predictors where cells were compared with M and G, else by accuracy."""
+    """By predictors where that rule applies, else by accuracy."""
     found = by_accuracy(cells, delta, confidence, headroom)
     numbers = {n: _numbers(cells[n]) for n in predictor_phases.DECIDING_COLUMNS if n in cells}
     applies = predictor_phases.applies(numbers)
@@ -195,11 +197,11 @@ def outcome_of(row: Columns, rule: Rule | None = None) -> str:
     cells["unseen_level"] = np.array([phases.level_of(row)])
     found = (rule or by_what_is_known)(cells, DELTA, CONFIDENCE)
     phase, loss = found["phase"][0], row.get("train_loss")
-    if loss is not None and phases.on_plateau(phase, loss, phases.guess_loss_of(row)):
+    if loss is not None and phases.on_plateau(phase, loss, phases.plateau_loss_of(row)):
         return ON_PLATEAU
     if phase is not None:
         return str(phase)
-    return COINCIDE if found.get("coincide", [False])[0] else NO_PHASE
+    return next((said for name, said in REASONS.items() if found.get(name, [False])[0]), NO_PHASE)
 
 
 def _columns(found: phases.Decision) -> dict[str, np.ndarray]:

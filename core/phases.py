@@ -62,6 +62,9 @@ PLATEAU_MARGIN = 0.005
 
 ON_PLATEAU = "not trained long enough"  # to have a phase; see `on_plateau`
 
+# The loss of a family's predictor without context on the sequences that `train_loss` is of.
+NO_CONTEXT_LOSS = "train_loss_no_context"
+
 # The columns of the cells table that decide the phase of a cell that finished ...
 DECIDING_COLUMNS = (
     "n",
@@ -81,6 +84,7 @@ GUESSING_COLUMNS = (
     "sequence_length",
     "unseen_level",
     "guess_loss",
+    NO_CONTEXT_LOSS,
     "train_loss",
 )
 ROW_COLUMNS = (*DECIDING_COLUMNS, *GUESSING_COLUMNS)  # what is read of a cell's row
@@ -267,19 +271,30 @@ def level_of(row: Mapping[str, Any]) -> float:
     return label_counts.known_level(str(row.get("dataset")), int(classes), int(length), chance)
 
 
-def on_plateau(phase: Any, train_loss: Numbers, guess_loss: Numbers) -> np.ndarray:
+def on_plateau(phase: Any, train_loss: Numbers, plateau_loss: Numbers) -> np.ndarray:
     """Whether cells never left their plateau: nothing was learned (untrained), and the loss on the
     tasks they were trained on is a guess', to `PLATEAU_MARGIN`. Any shape, elementwise.
 
     Args:
-        guess_loss: see `core.label_counts.guess_loss`.
+        plateau_loss: see `plateau_loss_of`.
     """
-    near = np.asarray(train_loss, dtype=float) > (1 - PLATEAU_MARGIN) * np.asarray(guess_loss)
+    near = np.asarray(train_loss, dtype=float) > (1 - PLATEAU_MARGIN) * np.asarray(plateau_loss)
     return np.asarray(np.asarray(phase) == UNTRAINED) & near
 
 
+def plateau_loss_of(row: Mapping[str, Any]) -> float:
+    """The loss that the cell's plateau is at: what knowing no context loses on the same sequences,
+    whose N tasks may have another than all that are drawn, else a guess'. NaN if unknown.
+
+    Args:
+        row: as of `level_of`.
+    """
+    loss = row.get(NO_CONTEXT_LOSS)
+    return guess_loss_of(row) if loss is None or loss != loss else float(loss)
+
+
 def guess_loss_of(row: Mapping[str, Any]) -> float:
-    """The loss of a guess that the cell's plateau is at, nats; as `level_of`. NaN if unknown."""
+    """The loss of a guess (`core.label_counts.guess_loss`); as `level_of`. NaN if unknown."""
     loss, classes = row.get("guess_loss"), row.get("num_classes")
     if loss is not None and loss == loss:
         return float(loss)

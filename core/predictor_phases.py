@@ -33,12 +33,17 @@ Nearness is a mean of differences within sequences, whose interval is made as an
 of a departure aren't paired in the tables; the error of their difference is at most the sum of
 theirs, and that is taken.
 
-Where nearness has an interval that is wider than from M to G, not even M itself could be told from
-G: they coincide within noise (as they do for large N), and a cell that left 0 has no phase. A phase
+Where nearness has an interval that is wider than from M to G, the question has no answer, and a
+cell that left 0 has no phase: M and G coincide where M itself would have such an interval, else the
+model is too far from both for what lies between them (as models are for large N). A phase
 is decided if every value that the intervals hold gives the same one, and nearness surely exceeds
 delta in size where the phase depends on it: half-way between is never decided. Nor is it where the
 model is farther from both than they are from each other: then the direction in which it is off the
 line, half-way from 0 say, tells which is nearer, rather than what it does.
+
+M of more than `core.predictors.MOST_TASKS` tasks isn't computed. No model here knows so many by
+heart, so what is asked of such cells is whether they are nearer to G than to 0: they are
+generalizing or untrained.
 
 Where a family has no predictor 0, a cell left it that loses less than a guess, by the margin of
 `core.phases.on_plateau`. This module imports NumPy alone.
@@ -66,13 +71,16 @@ from metaphase.core.phases import (
     check_thresholds,
     paired_interval,
 )
+from metaphase.core.predictors import MOST_TASKS
 
 NONE = np.array(None, dtype=object)  # no phase
-COINCIDE = "M and G coincide"  # why a cell that finished has no phase
+# Why a cell that finished has no phase, by column.
+REASONS = {"coincide": "M and G coincide", "too_far": "too far from M and G"}
 
 # Columns of the cells table without which the rule doesn't apply ...
 DECIDING_COLUMNS = (
     "n",
+    "num_tasks",
     "unseen_distance_difference",
     "unseen_distance_difference_se",
     "unseen_distance_between",
@@ -98,7 +106,7 @@ NO_CONTEXT_COLUMNS = (
     "seen_loss",
     "guess_loss",
 )
-ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS)
+ROW_COLUMNS = (*DECIDING_COLUMNS, *NO_CONTEXT_COLUMNS, "unseen_distance_between_se")
 # Examples that M spends at least on telling tasks apart, where it gains from them. Two urns take it
 # 1.8: ln 2 nats, of which an example is worth 0.36; one task takes 0.
 SPENT = 0.5
@@ -106,17 +114,24 @@ NAMES = ("unseen_nearness", "unseen_departure", "seen_departure", "seen_improvem
 
 
 def applies(numbers: Mapping[str, Numbers]) -> np.ndarray:
-    """Which cells were compared with both M and G; elementwise.
+    """Which cells were compared with both M and G, or with G alone as they have too many tasks for
+    M; elementwise.
 
     Args:
         numbers: by column; those that aren't there are None or missing.
     """
-    known = [
-        numbers.get(name) for name in ("unseen_distance_difference", "unseen_distance_between")
-    ]
-    if any(values is None for values in known):
-        return np.zeros(np.shape(np.asarray(numbers["n"])), dtype=bool)
-    return np.logical_and(*(np.isfinite(np.asarray(values, dtype=float)) for values in known))
+    of_both = ("unseen_distance_difference", "unseen_distance_between")
+    known = [np.isfinite(_number(numbers, name)) for name in of_both]
+    return np.logical_and(*known) | without_m(numbers)
+
+
+def without_m(numbers: Mapping[str, Numbers]) -> np.ndarray:
+    """Which cells were compared with G, but have too many tasks for M; as `applies`."""
+    from_g, apart = (
+        np.isfinite(_number(numbers, f"unseen_distance_{name}"))
+        for name in ("generalizing", "between")
+    )
+    return np.asarray(from_g & ~apart & (_number(numbers, "num_tasks") > MOST_TASKS))
 
 
 def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -126,17 +141,17 @@ def effects(numbers: Mapping[str, Numbers]) -> dict[str, tuple[np.ndarray, np.nd
     with np.errstate(divide="ignore", invalid="ignore"):
         found = {
             "unseen_nearness": (
-                np.where(between > 0, value["unseen_distance_difference"] / between, 0.0),
-                np.where(between > 0, value["unseen_distance_difference_se"] / between, np.inf),
+                np.where(between == 0, 0.0, value["unseen_distance_difference"] / between),
+                np.where(between == 0, np.inf, value["unseen_distance_difference_se"] / between),
             )
         }
         for split, predictor in (("unseen", "generalizing"), ("seen", "memorizing")):
             own, zero = f"{split}_distance_{predictor}", f"{split}_distance_no_context"
             total = value[zero] + value[own]
-            share = np.where(total > 0, (value[zero] - value[own]) / total, 0.0)
-            error = np.where(total > 0, (value[f"{zero}_se"] + value[f"{own}_se"]) / total, 0.0)
+            share = np.where(total == 0, 0.0, (value[zero] - value[own]) / total)
+            error = np.where(total == 0, 0.0, (value[f"{zero}_se"] + value[f"{own}_se"]) / total)
             left = value[f"{split}_loss"] < (1 - PLATEAU_MARGIN) * value["guess_loss"]
-            no_zero = np.isnan(value[zero])
+            no_zero = np.isnan(value[zero]) & ~np.isnan(value[own])
             found[f"{split}_departure"] = (
                 np.where(no_zero, np.where(left, 1.0, -1.0), share),
                 np.where(no_zero, np.nan, error),
@@ -163,7 +178,7 @@ def _spent(value: Mapping[str, np.ndarray]) -> np.ndarray:
 def decide(
     numbers: Mapping[str, Numbers], delta: float = DELTA, confidence: float = CONFIDENCE
 ) -> Decision:
-    """The phases of cells that finished and were compared with M and G, and the intervals that
+    """The phases of cells that finished and to which the rule `applies`, and the intervals that
     decide them.
 
     Args:
@@ -172,7 +187,8 @@ def decide(
         confidence: of the two-sided intervals.
 
     Returns:
-        `phase` is None where M and G coincide, for cells that left the predictor without context.
+        `phase` is None where nearness can't be told, for cells that left the predictor without
+        context.
         `intervals` are those of `NAMES`.
 
     Raises:
@@ -188,6 +204,9 @@ def decide(
     near = "unseen_nearness"
     far = _far_from_both(numbers)
     may[near], may_not[near] = far | ~np.asarray(between[near][1] < -delta), far | may_not[near]
+    alone, seen = without_m(numbers), "seen_departure"
+    there[near], may_not[near] = there[near] | alone, may_not[near] & ~alone
+    there[seen], may[seen] = there[seen] & ~alone, may[seen] & ~alone
     phase = _phase(*(there[name] for name in NAMES))
     possible = {name: np.zeros(phase.shape, dtype=bool) for name in PHASES}
     for answers in itertools.product((True, False), repeat=len(NAMES)):
@@ -195,10 +214,29 @@ def decide(
         possible[str(_phase(*map(np.asarray, answers)))] |= np.logical_and.reduce(chances)
     decided = sum(possible.values(), np.zeros(phase.shape, dtype=int)) == 1
     low, high = between[near]
-    coincide = ~np.asarray((high - low) / 2 < 1)
+    untold = ~alone & ~np.asarray((high - low) / 2 < 1)
     left = there["unseen_departure"] | there["seen_departure"]
-    phase = np.where(coincide & left, NONE, phase)
+    phase = np.where(untold & left, NONE, phase)
     return Decision(phase, decided & ~is_none(phase), between)
+
+
+def reasons(
+    numbers: Mapping[str, Numbers], none: np.ndarray, confidence: float = CONFIDENCE
+) -> dict[str, np.ndarray]:
+    """Of cells without a phase, which has which of `REASONS`: M and G coincide where M itself would
+    have an interval that is as wide, or where the table has no error of B.
+
+    Args:
+        numbers, confidence: as for `decide`.
+        none: which cells have no phase.
+    """
+    n = np.asarray(numbers["n"], dtype=float)
+    apart = _number(numbers, "unseen_distance_between")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = _number(numbers, "unseen_distance_between_se") / apart
+        low, high = paired_interval(-1.0, error, n, confidence)
+    alike = ~np.asarray((high - low) / 2 < 1)
+    return dict(zip(REASONS, (none & alike, none & ~alike), strict=True))
 
 
 def _far_from_both(numbers: Mapping[str, Numbers]) -> np.ndarray:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MEMORIZING = "memorizing"
 GENERALIZING = "generalizing"
+MOST_TASKS = 2**20  # of a stream whose posterior is computed; of more tasks M isn't told
 
 
 @dataclass(frozen=True)

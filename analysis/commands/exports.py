@@ -11,6 +11,7 @@ from metaphase.analysis import transition_text
 from metaphase.analysis.statistics import phases
 from metaphase.core import schema
 from metaphase.core.phases import PHASES
+from metaphase.core.predictor_phases import REASONS
 
 Conditions = Sequence[tuple[dict[str, object], pd.DataFrame]]
 """As from `analysis.statistics.phases.split_conditions`."""
@@ -20,7 +21,7 @@ CELL_COLUMNS = (
     "cell_id", "architecture", "model_size", "num_tasks", "seed", "status", "phase", "chance", "n",
     *schema.statistics_columns(_SPLITS),
 )  # fmt: skip
-_DECIDED = ("decided", "on_plateau", "coincide", "unseen_level", "seen_lead")
+_DECIDED = ("decided", "on_plateau", *REASONS, "unseen_level", "seen_lead")
 
 
 def phases_table(classified: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:

@@ -19,18 +19,31 @@ from matplotlib.patches import Patch
 from metaphase.analysis import labels
 from metaphase.analysis.figures import style, tiles
 from metaphase.core import schema
-from metaphase.core.phase_rules import COINCIDE, NO_PHASE
+from metaphase.core.phase_rules import NO_PHASE
 from metaphase.core.phases import GENERALIZING, ON_PLATEAU, PHASES
+from metaphase.core.predictor_phases import REASONS
 
 MISSING = "no result yet"
 UNTRAINED_POINT = "not trained: what is expected"  # of a search
 PLATEAU = ON_PLATEAU
 DIVERGED, FAILED = schema.DIVERGED, schema.FAILED
 # From the bottom of a tile to its top.
-ORDER = (*reversed(PHASES), COINCIDE, NO_PHASE, PLATEAU, DIVERGED, FAILED, MISSING, UNTRAINED_POINT)
+COINCIDE, TOO_FAR = REASONS.values()
+ORDER = (
+    *reversed(PHASES),
+    COINCIDE,
+    TOO_FAR,
+    NO_PHASE,
+    PLATEAU,
+    DIVERGED,
+    FAILED,
+    MISSING,
+    UNTRAINED_POINT,
+)
 
 _SYMBOLS: dict[str, dict[str, Any]] = {
     COINCIDE: {"marker": "$=$", "color": "#555555"},
+    TOO_FAR: {"marker": "$\\approx$", "color": "#555555"},
     NO_PHASE: {"marker": ".", "color": "#555555"},
     PLATEAU: {"marker": "_", "color": "#555555"},
     DIVERGED: {"marker": "^", "color": style.RED},
@@ -47,7 +60,7 @@ def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     """Each cell's `outcome`, one of `ORDER`; `strength` (share of the way from the level of
     unseen tasks, which knows nothing of the inputs, to no error at their last positions, or, where
     phases are by predictor, from half-way between M and G to G; NaN where it isn't generalizing);
-    and `decided`.
+    and `decided`. Where M isn't computed it is the way from half-way between no context and G to G.
 
     Args:
         classified: as from `analysis.statistics.phases.classify`.
@@ -58,13 +71,14 @@ def of_cells(classified: pd.DataFrame) -> pd.DataFrame:
     status = classified["status"]
     outcome = classified["phase"].astype(object).where(status == schema.DONE, status)
     outcome = outcome.mask(classified["on_plateau"].astype(bool), PLATEAU)
-    coincide = classified.get("coincide", pd.Series(False, classified.index)).astype(bool)
-    outcome = outcome.mask(outcome.isna() & coincide, COINCIDE)
+    for name in REASONS.keys() & set(classified):
+        outcome = outcome.mask(outcome.isna() & classified[name].astype(bool), REASONS[name])
     outcome = outcome.mask(outcome.isna() & (status == schema.DONE), NO_PHASE).fillna(FAILED)
     level = classified["unseen_level"].astype(float)
     strength = (classified[f"{schema.UNSEEN}_{schema.LAST}"].astype(float) - level) / (1 - level)
     if "unseen_nearness" in classified:
-        strength = classified["unseen_nearness"].astype(float).fillna(strength)
+        for name in ("unseen_departure", "unseen_nearness"):
+            strength = classified[name].astype(float).fillna(strength)
     return pd.DataFrame(
         {
             "outcome": outcome,

@@ -18,7 +18,6 @@ from metaphase.analysis import labels
 from metaphase.analysis.figures import axes, panels, style, tiles, transition_marks
 from metaphase.analysis.statistics import training_phases
 from metaphase.analysis.statistics.relative_distance import POSITION, SIZE, STEP, TASKS
-from metaphase.core.phase_rules import COINCIDE
 from metaphase.core.phases import GENERALIZING, MEMORIZING
 
 # From M's colour to G's; its lightness falls all along, so that both survive in grey.
@@ -26,7 +25,8 @@ MAP = LinearSegmentedColormap.from_list(
     "M to G",
     [style.COLORS[MEMORIZING], "#e08a63", "#b05a7c", "#74408a", style.COLORS[GENERALIZING]],
 )
-_NOTHING = "#ececec"  # of tiles where M and G coincide
+_NOTHING = "#ececec"  # of tiles without a number
+UNKNOWN, NOT_COMPUTED = "can't be told", "M isn't computed"  # why they have none
 _NARROWEST = 1.35  # inches, of a panel
 BOUNDARY = "phases change"
 
@@ -89,10 +89,10 @@ def draw(table: pd.DataFrame, ax: Axes, x: str, y: str, names: tuple[str, str] =
     colors = MAP(known["relative_distance"].to_numpy(dtype=float))
     look = {"linewidths": 0.3, "antialiaseds": False}
     tiles.add(ax, known, facecolors=colors, edgecolors=colors, **look)
-    nothing = table[table["relative_distance"].isna() & table["seeds"].notna()]
-    tiles.add(ax, nothing, facecolors=_NOTHING, edgecolors=_NOTHING, **look)
-    hatch = tiles.hatching(ax, nothing, 4.0 * style.scale())
-    tiles.draw_lines(ax, hatch, color="#8a8a8a", lw=0.6 * style.scale(), gid=COINCIDE)
+    why = reasons(table)
+    tiles.add(ax, table[why.notna()], facecolors=_NOTHING, edgecolors=_NOTHING, **look)
+    hatch = tiles.hatching(ax, table[why == UNKNOWN], 4.0 * style.scale())
+    tiles.draw_lines(ax, hatch, color="#8a8a8a", lw=0.6 * style.scale(), gid=UNKNOWN)
     missing = table[table["seeds"].isna()]
     tiles.add(ax, missing, 0.05, facecolors="none", linestyles=":", edgecolors=style.GREY,
               linewidths=0.6 * style.scale())  # fmt: skip
@@ -101,6 +101,15 @@ def draw(table: pd.DataFrame, ax: Axes, x: str, y: str, names: tuple[str, str] =
         for color, width in (("white", 2.0), ("black", 0.9)):
             tiles.draw_lines(ax, lines, color=color, lw=width * style.scale(), zorder=3,
                              solid_capstyle="projecting")  # fmt: skip
+
+
+def reasons(table: pd.DataFrame) -> pd.Series:
+    """Why a tile has no number, None where it has one or nothing was trained: `NOT_COMPUTED` where
+    no seed was compared with M, else `UNKNOWN`."""
+    nothing = table["relative_distance"].isna() & table["seeds"].notna()
+    too_many = table.get("not_computed", pd.Series(0, table.index)) == table["seeds"]
+    found = pd.Series(None, table.index, dtype=object)
+    return found.mask(nothing, UNKNOWN).mask(nothing & too_many, NOT_COMPUTED)
 
 
 def _label(ax: Axes, which: str, column: str, values: np.ndarray, name: str) -> None:
@@ -153,9 +162,11 @@ def figure(
     sizes = [None] if SIZE in (x, y) else sorted(table[SIZE].unique())
     handles: list = []
     entries: list[str] = []
-    if (table["relative_distance"].isna() & table["seeds"].notna()).any():
-        entries.append(COINCIDE)
-        handles.append(Patch(facecolor=_NOTHING, edgecolor="#8a8a8a", hatch="//////", lw=0))
+    why = set(reasons(table))
+    for reason, hatch in ((UNKNOWN, "//////"), (NOT_COMPUTED, "")):
+        if reason in why:
+            entries.append(reason)
+            handles.append(Patch(facecolor=_NOTHING, edgecolor="#8a8a8a", hatch=hatch, lw=0))
     if "phase" in table and len(boundary_lines(table)):
         entries.append(BOUNDARY)
         handles.append(Line2D([], [], color="black", lw=0.9 * style.scale()))

@@ -9,8 +9,8 @@ import pandas as pd
 from metaphase.analysis import labels, transition_text
 from metaphase.analysis.statistics import phases
 from metaphase.core import phase_rules, schema
-from metaphase.core.phase_rules import COINCIDE
 from metaphase.core.phases import ON_PLATEAU, PHASES
+from metaphase.core.predictor_phases import REASONS
 
 LIKELY = 0.8  # a phase this probable has its letter, small, where nothing was trained
 UNFINISHED, MISSING, SPLIT, UNDECIDED, PLATEAU, NO_PHASE = "x", ".", "*", "?", "-", "="
@@ -38,10 +38,9 @@ def describe(
     undecided = ~done["decided"].astype(bool) & done["phase"].notna()
     if undecided.any():
         counts.append(f"{undecided.sum()} undecided")
-    for reason, there in (
-        (COINCIDE, done["phase"].isna() & done["coincide"]),
-        (phase_rules.NO_PHASE, done["phase"].isna() & ~done["coincide"]),
-    ):
+    rest = done["phase"].isna() & ~done[list(REASONS)].any(axis=1)
+    why = {said: done[name] for name, said in REASONS.items()} | {phase_rules.NO_PHASE: rest}
+    for reason, there in why.items():
         if there.any():
             counts.append(f"{there.sum()} without a phase ({reason})")
     if len(done) < len(cells):

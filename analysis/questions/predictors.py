@@ -29,7 +29,8 @@ NAME = "relative_distance"
 CAPTION = (
     "Relative distance of models between M (0: the predictor that knows the tasks trained on) and "
     "G (1: the one that knows what tasks are drawn from), on new tasks, mean over seeds; hatched "
-    "where M and G coincide within noise. {}"
+    "where it can't be told of models that are so far off the line, plain grey where there are too "
+    "many tasks to compute M. {}"
 )
 _TURNS = "Lines: where the phase of most seeds changes."
 _MARKS = "Symbols: where phases begin, with their intervals."

@@ -32,7 +32,7 @@ def find(cells: pd.DataFrame, history: pd.DataFrame) -> Iterator[Answer]:
     """The answers for each condition that has enough: the fits, and the points with predictions.
 
     Args:
-        cells: from `analysis.load.load_cells`, all conditions.
+        cells: from `analysis.statistics.phases.classify`, all conditions.
         history: from `analysis.load.load_history`.
     """
     needed = {"relative_distance", "loss_memorizing", "loss_generalizing"}
@@ -54,6 +54,8 @@ def describe(fits: pd.DataFrame, title: str) -> str:
     for row in fits.to_dict("records"):
         out = row["held_out_correlation"]
         told = "too few to hold any out" if out != out else f"held out {out:.2f}"
+        bounds = row["at_bounds"].replace(",", " and ")
+        told += f"; {bounds} at the end of what is allowed" if bounds else ""
         lines.append(
             f"  model size {labels.power_of_two(row['model_size'])}: alpha {row['alpha']:.2f}, "
             f"beta {row['beta']:.2f}, gamma {row['gamma']:.3g}; correlation "

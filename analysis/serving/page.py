@@ -39,6 +39,7 @@ _DARK_GENERALIZING = ("#7f5fb8", "#a284dd", "#c7aefc", "#ece2ff")
 # have room for it, lines in all of them, and the face under them.
 SYMBOLS = {
     outcomes.COINCIDE: "=",
+    outcomes.TOO_FAR: "≈",
     outcomes.NO_PHASE: "•",
     outcomes.PLATEAU: "–",
     outcomes.DIVERGED: "△",
@@ -47,6 +48,7 @@ SYMBOLS = {
 }
 PATTERNS = {
     outcomes.COINCIDE: "|",
+    outcomes.TOO_FAR: "+",
     outcomes.NO_PHASE: ".",
     outcomes.PLATEAU: "-",
     outcomes.DIVERGED: "\\",
@@ -54,6 +56,7 @@ PATTERNS = {
 }
 _FACES = {
     outcomes.COINCIDE: ("#ffffff", "#1d1d22"),  # light, dark
+    outcomes.TOO_FAR: ("#ffffff", "#1d1d22"),
     outcomes.NO_PHASE: ("#ffffff", "#1d1d22"),
     outcomes.PLATEAU: ("#d3dbd3", "#2c3830"),
     outcomes.DIVERGED: ("#f8dcdc", "#3b1d22"),

@@ -20,12 +20,13 @@ from metaphase.core.phase_rules import LEFT, Rule
 from metaphase.core.phases import (
     CONFIDENCE,
     DELTA,
+    NO_CONTEXT_LOSS,
     PHASES,
     guess_loss_of,
     level_of,
     on_plateau,
 )
-from metaphase.core.predictor_phases import NONE
+from metaphase.core.predictor_phases import NONE, REASONS
 
 AXES = ("architecture", "model_size", "num_tasks", "seed")  # of the grid
 GRID_POINT = list(AXES[:3])
@@ -55,8 +56,8 @@ def classify(
 
     Returns:
         `cells`, same rows and index, plus `phase` (ordered categorical; null where a cell diverged
-        or failed, or the rule has none), `decided`, `on_plateau` and `coincide` (bool; False where
-        a cell didn't finish; `coincide`: that is why it has no phase), `unseen_level` and
+        or failed, or the rule has none), `decided`, `on_plateau`, `coincide` and `too_far` (bool;
+        False where a cell didn't finish; the latter two: why it has no phase), `unseen_level` and
         `guess_loss` (also where the cells don't say theirs), `seen_lead` (seen_last - unseen_last),
         for seen_first, seen_last, unseen_last, seen_improvement and seen_lead `<name>_low` and
         `<name>_high`, and what the rule says beside that (named in `attrs[OF_RULE]`).
@@ -73,6 +74,8 @@ def classify(
     else:
         found = accuracy if rule is phase_rules.by_accuracy else rule(known, delta, confidence)
     done = cells["status"].to_numpy() == schema.DONE
+    no_context = _numbers(cells, NO_CONTEXT_LOSS)
+    plateau = np.where(np.isnan(no_context), guess, no_context)  # as phases.plateau_loss_of
     phase: Any = np.where(done, found["phase"], NONE)
     new: dict[str, Any] = {
         "unseen_level": level,
@@ -82,13 +85,13 @@ def classify(
         **found,
         "phase": pd.Categorical(phase, list(PHASES), ordered=True),
         "decided": found["decided"] & done,
-        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), guess),
-        "coincide": done & np.asarray(found.get("coincide", False), dtype=bool),
+        "on_plateau": on_plateau(phase, _numbers(cells, "train_loss"), plateau),
+        **{name: done & np.asarray(found.get(name, False), dtype=bool) for name in REASONS},
     }
     classified = cells.assign(**new)
     added = (name for name in new if name not in known)
     classified.attrs[LEFT] = (*cells.attrs.get(LEFT, ()), *added)
-    classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, "coincide"))
+    classified.attrs[OF_RULE] = tuple(n for n in found if n not in (*accuracy, *REASONS))
     return classified
 
 

@@ -2,7 +2,8 @@
 trained on, 1 is G, whose prior is what tasks are drawn from (`core.predictor_phases`). Means over
 seeds, along two axes of a sweep, on new tasks.
 
-It is null where M and G coincide within noise; such seeds are counted, not guessed.
+It is null where evaluations can't tell it (`core.evaluation.distances.nearest`), and where there
+are too many tasks for M; such seeds are counted, not guessed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from metaphase.core import schema
 from metaphase.core.phases import PHASES
 
 COLUMN = f"{schema.UNSEEN}_relative_distance"
+BETWEEN, FROM_G = "distance_between", "distance_generalizing"
 TASKS, SIZE, STEP, POSITION = "num_tasks", "model_size", "step", "position"
 
 
@@ -26,7 +28,8 @@ def has_it(table: pd.DataFrame, column: str = COLUMN) -> bool:
 
 
 def of_cells(classified: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """A row for each value of `keys` among finished cells, or evaluations, that were compared.
+    """A row for each value of `keys` among finished cells, or evaluations, that were compared, with
+    G at least.
 
     Args:
         classified: as from `analysis.statistics.phases.classify`.
@@ -34,12 +37,14 @@ def of_cells(classified: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         `keys`, `relative_distance` (mean over the seeds that have one; NaN: none has), `lowest`,
-        `highest`, `seeds`, `coincide` (seeds that have none), and `phase`, that of most seeds with
-        one, of equally many the least capable.
+        `highest`, `seeds`, `not_computed` (seeds with too many tasks for M), `unknown` (others that
+        have none), and `phase`, that of most seeds with one, of equally many the least capable.
     """
     done = classified[classified["status"] == schema.DONE]
-    done = done[done[COLUMN.replace("relative_distance", "distance_between")].notna()]
-    return _summary(done.rename(columns={COLUMN: "relative_distance"}), list(keys))
+    names = {f"{schema.UNSEEN}_{name}": name for name in ("relative_distance", BETWEEN, FROM_G)}
+    return _summary(
+        done[[n for n in done if n not in names.values()]].rename(columns=names), list(keys)
+    )
 
 
 def over_context(curves: pd.DataFrame, classified: pd.DataFrame) -> pd.DataFrame:
@@ -51,18 +56,23 @@ def over_context(curves: pd.DataFrame, classified: pd.DataFrame) -> pd.DataFrame
         classified: the cells of one condition.
     """
     done = classified.loc[classified["status"] == schema.DONE, ["cell_id", SIZE, TASKS, "seed"]]
-    rows = curves[(curves["split"] == schema.UNSEEN) & curves["distance_between"].notna()]
+    rows = curves[curves["split"] == schema.UNSEEN]
     return _summary(rows.merge(done, on="cell_id"), [SIZE, TASKS, POSITION])
 
 
 def _summary(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    rows = rows.assign(relative_distance=rows["relative_distance"].astype(float))
+    compared = rows[BETWEEN].notna()
+    told = compared | rows[FROM_G].notna() if FROM_G in rows else compared
+    rows = rows.assign(
+        relative_distance=rows["relative_distance"].astype(float), not_computed=~compared
+    )[told]
     groups = rows.groupby(keys)
-    value = groups["relative_distance"]
+    value, too_many = groups["relative_distance"], groups["not_computed"].sum()
     found = pd.DataFrame(
         {
             "relative_distance": value.mean(), "lowest": value.min(), "highest": value.max(),
-            "seeds": groups.size(), "coincide": groups.size() - value.count(),
+            "seeds": groups.size(), "not_computed": too_many,
+            "unknown": groups.size() - value.count() - too_many,
         }
     )  # fmt: skip
     if "phase" in rows:

@@ -12,11 +12,13 @@ posterior probability w = 1 / (1 + exp(eta)) with
 
     eta = gamma n^(1 - alpha) (L_G - L_M) - ln 2 (K_M^beta - K_G^beta)
 
-Three numbers a setting (model, family, lengths): alpha, beta, gamma above 0. L are the columns
-`loss_memorizing` and `loss_generalizing` on seen tasks. K_M is `CODE_BITS` for the algorithm and
-`NUMBER_BITS` for each number that the N tasks consist of, K_G the former; the paper compresses
-source and arrays, of which float32 numbers that are random keep nearly all bits. The paper fits
-outputs; this fits the relative distances of the tables, by least squares.
+Three numbers a setting (model, family, lengths), within `BOUNDS`: n^(1 - alpha) is the evidence of
+n steps, so alpha is 0 to 1. L are the columns `loss_memorizing` and `loss_generalizing` on seen
+tasks. K_M is `CODE_BITS` for the algorithm and `NUMBER_BITS` for each number that the N tasks
+consist of, K_G the former; the paper compresses source and arrays, of which float32 numbers that
+are random keep nearly all bits. The paper fits outputs; this fits the relative distances of the
+tables, by least squares. Cells that never left their plateau are left out: w says of them in which
+direction they are off the line.
 """
 
 from __future__ import annotations
@@ -43,7 +45,14 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "markov_chains": lambda row: row["states"] ** 2,
     "noisy_items": lambda row: row["dimension"] + 1,
 }
-# Where the search begins: all of these combinations.
+# Of alpha, beta and gamma. A number that ends at a bound isn't known.
+BOUNDS = {"alpha": (0.0, 1.0), "beta": (1e-3, 2.0), "gamma": (1e-8, 1e8)}
+_LOW, _HIGH = (
+    np.array([a, np.log(b), np.log(c)]) for a, b, c in zip(*BOUNDS.values(), strict=True)
+)
+_NEAR = 1e-3  # of a bound: at it
+# Where the search begins: the best of all of these combinations, a few of which are refined.
+_REFINED = 8
 _STARTS = [
     np.linspace(0.05, 0.95, 7),  # alpha
     np.linspace(0.05, 0.75, 8),  # beta
@@ -69,14 +78,15 @@ def points_table(cells: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
     """What the model is fitted to: evaluations at which the relative distance is known.
 
     Args:
-        cells: finished ones of one condition, from `analysis.load.load_cells`.
+        cells: of one condition, from `analysis.statistics.phases.classify`; those that finished and
+            left their plateau are looked at.
         history: from `analysis.load.load_history`.
 
     Returns:
         A row a cell and step above 0: model_size, num_tasks, seed, `step`, `relative_distance` (on
         new tasks), `gain` (loss of G less that of M on seen tasks) and `bits` (of N tasks).
     """
-    done = cells[cells["status"] == schema.DONE]
+    done = cells[(cells["status"] == schema.DONE) & ~cells["on_plateau"].astype(bool)]
     numbers = [_numbers(row) for row in done.to_dict("records")]
     own = done[["cell_id", "model_size", "num_tasks", "seed"]].assign(
         bits=np.array(numbers) * NUMBER_BITS * done["num_tasks"].to_numpy(dtype=float)
@@ -106,17 +116,36 @@ def can_be_fitted(points: pd.DataFrame) -> bool:
 
 
 def fit(points: pd.DataFrame) -> Strategy:
-    """Least squares: the best of a grid of starts, refined."""
+    """Least squares within `BOUNDS`: the best of a grid of starts are refined a little, as the sum
+    of squares has local minima, and the best of these to the end."""
     from scipy import optimize
 
     data, measured = _arrays(points), points["relative_distance"].to_numpy(dtype=float)
     starts = np.stack(np.meshgrid(*_STARTS, indexing="ij"), axis=-1).reshape(-1, 3)
     wrong = np.square(_predict(starts.T[:, :, None], *data) - measured).sum(axis=1)
-    best = optimize.least_squares(
-        lambda log: _predict(np.exp(log), *data) - measured,
-        np.log(starts[np.argmin(wrong)]), max_nfev=100,
-    )  # fmt: skip
-    return Strategy(*(float(value) for value in np.exp(best.x)))
+
+    def refined(start: np.ndarray, evaluations: int = 12) -> Any:
+        return optimize.least_squares(
+            lambda x: _predict(_parameters(x), *data) - measured, start,
+            lambda x: _slopes(_parameters(x), *data), bounds=(_LOW, _HIGH),
+            max_nfev=evaluations,
+        )  # fmt: skip
+
+    few = starts[np.argsort(wrong, kind="stable")[:_REFINED]]
+    few[:, 1:] = np.log(few[:, 1:])
+    best = refined(min(map(refined, few), key=lambda found: found.cost).x, 100)
+    return Strategy(*(float(value) for value in _parameters(best.x)))
+
+
+def _parameters(x: np.ndarray) -> np.ndarray:
+    """alpha, beta and gamma of what is searched for: alpha and the others' logarithms."""
+    return np.array([x[0], np.exp(x[1]), np.exp(x[2])])
+
+
+def at_bounds(found: Strategy) -> list[str]:
+    """Which parameters ended at a bound, and so aren't known."""
+    x = np.array([found.alpha, np.log(found.beta), np.log(found.gamma)])
+    return [n for n, at in zip(BOUNDS, (x < _LOW + _NEAR) | (x > _HIGH - _NEAR), strict=True) if at]
 
 
 def held_out(points: pd.DataFrame) -> np.ndarray:
@@ -154,8 +183,9 @@ def summary(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The fits, one a model size, and the points with what they predict.
 
     Returns:
-        (a row a model size: alpha, beta, gamma, `points`, `r_squared`, `correlation`,
-        `held_out_correlation`; `points` with `predicted` and `held_out`).
+        (a row a model size: alpha, beta, gamma, `at_bounds` (their names, separated by commas),
+        `points`, `r_squared`, `correlation`, `held_out_correlation`; `points` with `predicted` and
+        `held_out`).
     """
     rows, parts = [], []
     for size, own in points.groupby("model_size"):
@@ -167,7 +197,7 @@ def summary(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(
             {
                 "model_size": size, "alpha": found.alpha, "beta": found.beta, "gamma": found.gamma,
-                "points": len(own),
+                "at_bounds": ",".join(at_bounds(found)), "points": len(own),
                 "r_squared": 1 - np.square(measured - predicted).sum() / spread,
                 "correlation": correlation(measured, predicted),
                 "held_out_correlation": correlation(measured, out),
@@ -190,3 +220,16 @@ def _predict(
         complexity = np.log(2) * ((CODE_BITS + bits) ** beta - CODE_BITS**beta)
         eta = gamma * step ** (1 - alpha) * gain - complexity
     return 1 / (1 + np.exp(np.clip(np.nan_to_num(eta), -50, 50)))
+
+
+def _slopes(
+    parameters: np.ndarray, step: np.ndarray, gain: np.ndarray, bits: np.ndarray
+) -> np.ndarray:
+    """Derivatives of `_predict` by alpha and by the logarithms of beta and gamma, (points, 3)."""
+    alpha, beta, gamma = parameters
+    evidence = gamma * step ** (1 - alpha) * gain
+    total = CODE_BITS + bits
+    grows = np.log(total) * total**beta - np.log(CODE_BITS) * CODE_BITS**beta
+    eta = np.stack([-evidence * np.log(step), -np.log(2) * beta * grows, evidence], axis=-1)
+    w = _predict(parameters, step, gain, bits)
+    return -(w * (1 - w))[:, None] * eta

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from metaphase.core.evaluation.posterior import TASKS_AT_ONCE, posterior_means
 from metaphase.core.plugin_code import failures_told
-from metaphase.core.predictors import FromContext, FromTask, FromTasks, Predictor
+from metaphase.core.predictors import MOST_TASKS, FromContext, FromTask, FromTasks, Predictor
 from metaphase.core.problem import Classes
 from metaphase.core.settings import ConfigError, as_line
 from metaphase.core.taken_names import check_predictors
 from metaphase.core.tasks.drawn_sequences import DrawnSequences
 from metaphase.core.tasks.sequences import Sequences
 
-MOST_TASKS = 2**20  # of a stream whose posterior is computed; of more tasks M isn't told
 LEAST = 1e-9  # probabilities are at least this, so that divergences are finite
 _SEQUENCES_AT_ONCE = 256
 _MOST_STATISTICS = 2**24  # of a chunk of sequences: 128 MB

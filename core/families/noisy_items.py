@@ -40,8 +40,8 @@ class NoisyItems:
         0.5,
         "variance of an item's copies over that of items",
         STREAM,
-        least=0,
-        exclusive=(True, False),
+        least=1e-9,  # with much less, float64 takes two copies of an item for equal
+        greatest=1e9,
     )
 
     def problem(self) -> Problem:

@@ -248,12 +248,19 @@ def _late_rows(content: bytes, facts: Mapping[str, Any] | None) -> dict[str, dic
     import numpy as np
 
     from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
-    from metaphase.core.phases import ON_PLATEAU, UNTRAINED, guess_loss_of, on_plateau
+    from metaphase.core.phases import (
+        NO_CONTEXT_LOSS,
+        ON_PLATEAU,
+        UNTRAINED,
+        on_plateau,
+        plateau_loss_of,
+    )
     from metaphase.sweeps.store.tables import UNREADABLE, decode
 
-    if facts is not None:
+    # Seals of earlier programs don't say what knowing no context loses, where a family brings it.
+    if facts is not None and (facts["dataset"] is not None or NO_CONTEXT_LOSS in facts):
         loss = math.nan if facts["train_loss"] is None else facts["train_loss"]
-        if not on_plateau(UNTRAINED, loss, guess_loss_of(facts)):
+        if not on_plateau(UNTRAINED, loss, plateau_loss_of(facts)):
             return {facts["cell_id"]: None}
     columns = ("cell_id", "status", "steps_trained", "wall_seconds", *ROW_COLUMNS)
     try:
@@ -265,7 +272,7 @@ def _late_rows(content: bytes, facts: Mapping[str, Any] | None) -> dict[str, dic
     if "train_loss" not in said:
         return rows
     losses = np.array(table["train_loss"].to_pylist(), dtype=float)  # Arrow's way needs pandas
-    near = on_plateau(UNTRAINED, losses, np.array(_guess_losses(table)))
+    near = on_plateau(UNTRAINED, losses, np.array(_plateau_losses(table)))
     for i in np.flatnonzero(near).tolist():
         [row] = table.slice(i, 1).to_pylist()
         row = {name: row.get(name) for name in columns}
@@ -273,17 +280,17 @@ def _late_rows(content: bytes, facts: Mapping[str, Any] | None) -> dict[str, dic
     return rows
 
 
-def _guess_losses(table: pa.Table) -> list[float]:
-    """`core.phases.guess_loss_of` of each row, once for rows that are alike."""
-    from metaphase.core.phases import guess_loss_of
+def _plateau_losses(table: pa.Table) -> list[float]:
+    """`core.phases.plateau_loss_of` of each row, once for rows that are alike."""
+    from metaphase.core.phases import NO_CONTEXT_LOSS, plateau_loss_of
 
-    names = ("guess_loss", "dataset", "num_classes", "chance")
+    names = (NO_CONTEXT_LOSS, "guess_loss", "dataset", "num_classes", "chance")
     lists = [
         table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
         for name in names
     ]
     keys = list(zip(*lists, strict=True))
-    known = {key: guess_loss_of(dict(zip(names, key, strict=True))) for key in set(keys)}
+    known = {key: plateau_loss_of(dict(zip(names, key, strict=True))) for key in set(keys)}
     return [known[key] for key in keys]
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from metaphase.core import schema
 from metaphase.core.cell import SETTINGS
 from metaphase.core.evaluation_steps import count_evaluations
+from metaphase.core.phases import NO_CONTEXT_LOSS
 from metaphase.sweeps.store import seals
 from metaphase.sweeps.store.soundness import CELL_ID, sound
 from metaphase.sweeps.store.table_files import TableFiles, not_of
@@ -43,7 +44,8 @@ def facts_about(table: str, cell_id: str, rows: pa.Table) -> dict[str, Any] | No
         return None
     facts = {"table": table, "cell_id": cell_id}
     if table == "cells":
-        [row] = rows.select(_FACTS).to_pylist()
+        names = [*_FACTS, *{NO_CONTEXT_LOSS}.intersection(rows.column_names)]
+        [row] = rows.select(names).to_pylist()
         return {**facts, **row}
     point = _POINTS[table]
     return {**facts, "shape": _shapes(rows.select(["cell_id", "split", point]), point)[cell_id]}
@@ -64,6 +66,8 @@ def sealed_facts(table: str, name: str, content: bytes) -> dict[str, Any] | None
 def _tells_a_row(facts: Mapping[str, Any]) -> bool:
     """Whether a sound row of the cells table may have these values."""
     trained = facts.get("status") != schema.FAILED
+    if type(facts.get(NO_CONTEXT_LOSS, 0.0)) not in (float, type(None)):
+        return False
     for name, kinds in _KINDS.items():
         value = facts.get(name)
         if value is None:

@@ -221,6 +221,9 @@ NOTHING_OF_10 = {"num_classes": 10, "train_loss": 2.2227, "chance": 0.1, "seen_f
         ({**NOTHING_OF_10, "dataset": "SVHN", "chance": 5099 / 26032}, "not trained long enough"),
         (NOTHING_OF_10, "untrained"),  # of equal classes a guess' loss is higher
         ({"train_loss": 1.5, "guess_loss": 1.5}, "not trained long enough"),
+        ({"train_loss": 1.45, "train_loss_no_context": 1.45}, "not trained long enough"),
+        ({"train_loss": 1.7, "guess_loss": 1.5, "train_loss_no_context": 2.0}, "untrained"),
+        ({"train_loss": 1.6094, "train_loss_no_context": np.nan}, "not trained long enough"),
         ({"train_loss": 1.6094, "status": "diverged"}, "diverged"),
     ],
 )  # fmt: skip

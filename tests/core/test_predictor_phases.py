@@ -11,7 +11,7 @@ import pytest
 
 from metaphase.core import phase_rules
 from metaphase.core.phase_rules import NO_PHASE, outcome_of
-from metaphase.core.predictor_phases import COINCIDE, decide, effects
+from metaphase.core.predictor_phases import REASONS, decide, effects
 from metaphase.core.settings import ConfigError
 from tests.core.test_phases import cell_row, phase_of
 
@@ -77,6 +77,47 @@ def test_a_model_farther_from_both_than_they_are_apart_is_not_decided():
     assert not decided(new=(0.4, 0.9), between=0.3)
     assert phase_of(row(new=(0.4, 0.9), between=0.3)) == "generalizing"
     assert decided(**M_ALIKE | {"new": (0.4, 0.9)})  # as far from G as 0.4, from M as 0.13
+
+
+def many(new, **columns):
+    """A cell with too many tasks for M, at distances from (G, no context) on new tasks."""
+    of_m = ("memorizing", "difference", "between")
+    lacking = dict.fromkeys(name for name in row() if any(word in name for word in of_m))
+    return row(new=new) | lacking | {"num_tasks": 2**21} | columns
+
+
+@pytest.mark.parametrize("rule", [None, phase_rules.by_predictors])
+def test_with_too_many_tasks_for_m_nearness_to_g_decides(rule):
+    """Whatever the accuracy on new tasks, which alone would make all of them generalizing."""
+    for new, expected in (((0.02, 0.4), "generalizing"), ((0.4, 0.3), "untrained")):
+        assert phase_of(many(new, unseen_last=0.6), rule) == expected
+    columns = {k: np.array([v, v]) for k, v in many((0.4, 0.3), unseen_level=0.2).items()}
+    columns |= {"unseen_distance_generalizing": np.array([0.02, 0.27])}
+    found = (rule or phase_rules.by_what_is_known)(columns, 0.05, 0.99)
+    assert list(found["phase"]) == ["generalizing", "untrained"]
+    assert list(found["decided"]) == [True, False]
+    assert np.isnan(found["unseen_nearness"]).all()
+    assert np.isnan(found["seen_departure"]).all()
+    no_zero = dict.fromkeys(n for n in row() if "no_context" in n)
+    losses = {"seen_loss": 1.3, "unseen_loss": 1.4, "guess_loss": 1.6}
+    assert phase_of(many((0.4, 0.3)) | no_zero | losses, rule) == "generalizing"
+    few = many((0.4, 0.3), num_tasks=8, unseen_last=0.6)  # of a family that brings G alone
+    assert phase_of(few) == "generalizing"
+
+
+COINCIDE, TOO_FAR = REASONS.values()
+
+
+def test_a_model_that_is_off_the_line_by_more_than_m_and_g_are_apart_is_too_far_from_both():
+    """It isn't that they coincide: M on these sequences could be told from G."""
+    far = {"between": 0.003, "unseen_distance_difference_se": 0.002}
+    assert outcome_of(row(**far, unseen_distance_between_se=0.0003)) == TOO_FAR
+    assert outcome_of(row(**far, unseen_distance_between_se=0.003)) == COINCIDE
+    assert outcome_of(row(between=0.0, unseen_distance_between_se=0.0)) == COINCIDE
+    assert outcome_of(row(unseen_distance_between_se=0.01)) == "generalizing"
+    columns = {k: np.array([v]) for k, v in row(**far, unseen_distance_between_se=0.0003).items()}
+    found = phase_rules.by_predictors(columns)
+    assert (list(found["coincide"]), list(found["too_far"])) == ([False], [True])
 
 
 def test_m_and_g_that_coincide_leave_the_question_without_an_answer():

@@ -47,7 +47,7 @@ function expectedName(phase) {
 function lines(pattern, color, back) {
   const every = (angle) => `repeating-linear-gradient(${angle}deg, ${color} 0 1px, transparent 1px 5px)`;
   const drawn = {
-    "|": every(90), "-": every(0), "\\": every(45), "/": every(135), x: `${every(45)}, ${every(135)}`,
+    "|": every(90), "-": every(0), "\\": every(45), "/": every(135), x: `${every(45)}, ${every(135)}`, "+": `${every(0)}, ${every(90)}`,
     ".": `radial-gradient(${color} 1px, transparent 1.5px) 0 0 / 5px 5px`,
   };
   return `${drawn[pattern]}, ${back}`;

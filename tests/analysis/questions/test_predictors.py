@@ -71,7 +71,7 @@ def test_the_table_over_training_has_every_evaluation(tree, answers):
     assert row["relative_distance"] == pytest.approx(there["relative_distance"].mean())
 
 
-def test_means_over_seeds_count_those_for_which_m_and_g_coincide():
+def test_means_over_seeds_count_those_without_a_number():
     rows = pd.DataFrame(
         {
             "status": "done", "num_tasks": [1, 1, 1, 2], "unseen_distance_between": 0.1,
@@ -81,7 +81,8 @@ def test_means_over_seeds_count_those_for_which_m_and_g_coincide():
     )  # fmt: skip
     found = relative.of_cells(rows, ["num_tasks"]).set_index("num_tasks")
     assert found.loc[1, "relative_distance"] == pytest.approx(0.3)
-    assert list(found["coincide"]) == [1, 1]
+    assert list(found["unknown"]) == [1, 1]
+    assert list(found["not_computed"]) == [0, 0]
     assert list(found["seeds"]) == [3, 1]
     assert np.isnan(found.loc[2, "relative_distance"])
     assert found.loc[1, "phase"] == "memorizing"  # the least capable of those that tie
@@ -150,6 +151,50 @@ def test_the_strategy_model_finds_what_made_the_data():
     assert strategies.summary(shuffled)[0]["held_out_correlation"].iloc[0] < 0.6
 
 
+def made_points(alpha, beta, gamma):
+    """Of 11 numbers of tasks and 30 steps, with noise of 0.02."""
+    rng = np.random.default_rng(0)
+    grid = [
+        (n, k) for n in 2 ** np.arange(2, 13) for k in np.unique(np.geomspace(20, 1e5, 30) // 1)
+    ]
+    found = pd.DataFrame(grid, columns=["num_tasks", "step"]).astype(int)
+    found = found.assign(
+        model_size=8, seed=0, gain=0.3 * found["num_tasks"] ** -0.5, bits=256.0 * found["num_tasks"]
+    )
+    w = strategies.Strategy(alpha, beta, gamma).relative_distance(found)
+    return found.assign(relative_distance=np.clip(w + 0.02 * rng.standard_normal(len(w)), 0, 1))
+
+
+@pytest.mark.parametrize("truth", [(0.9, 0.5, 1000), (0.9, 0.45, 500), (0.85, 0.55, 2000)])
+def test_fits_are_as_good_as_the_truth_in_every_fold(truth):
+    points = made_points(*truth)
+    for fold in range(4):
+        left = points[points["num_tasks"].rank(method="dense").astype(int) % 4 != fold]
+        wrong = [
+            np.square(found.relative_distance(left) - left["relative_distance"]).sum()
+            for found in (strategies.fit(left), strategies.Strategy(*truth))
+        ]
+        assert wrong[0] < 1.05 * wrong[1]
+
+
+def test_parameters_at_their_bounds_are_said():
+    points = made_points(0.4, 0.25, 2.0)
+    assert strategies.summary(points)[0]["at_bounds"].iloc[0] == ""
+    backwards = points.assign(step=points["step"].max() + 1 - points["step"])
+    fits, _ = strategies.summary(backwards)
+    assert fits["alpha"].between(0, 1).all()
+    assert fits["at_bounds"].iloc[0]
+    assert "at the end of what is allowed" in question.describe(fits, "")
+
+
+def test_cells_on_their_plateau_are_no_points(tree):
+    cells, history, _ = tree
+    all_of_them = strategies.points_table(cells, history)
+    late = cells.assign(on_plateau=cells["num_tasks"] == 4)
+    assert set(strategies.points_table(late, history)["num_tasks"]) == {64, 256}
+    assert set(all_of_them["num_tasks"]) == {4, 64, 256}
+
+
 def test_numbers_of_a_task_by_family():
     assert strategies._numbers({"task_family": "balls_and_urns", "symbols": 12}) == 12
     assert strategies._numbers({"task_family": "markov_chains", "states": 10}) == 100
@@ -167,14 +212,33 @@ def test_phases_by_both_rules_where_both_apply(tree):
     assert (cells.loc[many, "phase"] == "generalizing").all()
 
 
-def test_tiles_where_m_and_g_coincide_are_hatched_and_named():
+def test_tiles_without_a_number_say_why():
     table = pd.DataFrame(
-        {"num_tasks": [1, 2], "model_size": 8, "relative_distance": [0.1, np.nan], "seeds": 1}
-    )
+        {"num_tasks": [1, 2, 2**21], "model_size": 8, "relative_distance": [0.1, np.nan, np.nan],
+         "seeds": 1, "not_computed": [0, 0, 1]}
+    )  # fmt: skip
     with style.context("column"):
         figure = relative_maps.figure(table, "num_tasks", "model_size")
         figure.draw_without_rendering()
-    assert "M and G coincide" in {t.get_text() for t in figure.legends[0].get_texts()}
+    named = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert named == ["can't be told", "M isn't computed"]
+
+
+def test_cells_with_too_many_tasks_for_m_are_shown_and_counted(tree):
+    cells, _, curves = tree
+    lost = cells["num_tasks"] == 256
+    many = cells.assign(num_tasks=cells["num_tasks"].mask(lost, 2**21))
+    of_m = [
+        n for n in cells if "distance" in n and not n.endswith(("_generalizing", "_no_context"))
+    ]
+    many.loc[lost, [n for n in of_m if n.startswith("unseen")]] = np.nan
+    found = relative.of_cells(classify(many), ["num_tasks"]).set_index("num_tasks")
+    assert list(found["not_computed"] == found["seeds"]) == [False, False, True]
+    assert list(found["unknown"]) == [0, 0, 0]
+    gone = curves["cell_id"].isin(cells.loc[lost, "cell_id"])
+    names = ["distance_between", "distance_memorizing", "relative_distance"]
+    context = relative.over_context(curves.assign(**{n: curves[n].mask(gone) for n in names}), many)
+    assert context.loc[context["num_tasks"] == 2**21, "not_computed"].min() == 2
 
 
 def test_columns_that_hold_no_numbers_are_as_if_they_said_nothing(tmp_path):

@@ -207,6 +207,18 @@ def test_cells_on_their_plateau_are_counted_and_keep_their_phase():
     assert list(phases.summarize_grid(found)["on_plateau"]) == [1]
 
 
+def test_a_plateau_is_at_the_loss_without_context_of_the_tasks_trained_on():
+    """The N that were drawn may lose more or less than all do that can be: as `outcome_of` says."""
+    frame = table(
+        train_loss=[1.45, 1.7, 1.609], guess_loss=1.609, train_loss_no_context=[1.45, 2.0, np.nan]
+    )
+    found = phases.classify(frame)
+    assert list(found["on_plateau"]) == [True, False, True]
+    assert list(found["guess_loss"]) == [1.609] * 3
+    told = [outcome_of(row) == "not trained long enough" for row in frame.to_dict("records")]
+    assert told == list(found["on_plateau"])
+
+
 def test_levels_are_the_cells_own_or_follow_from_their_settings():
     frame = table(
         dataset=["glyphs", "digits", "SVHN", "glyphs"], unseen_level=[np.nan, np.nan, 0.33, np.nan],

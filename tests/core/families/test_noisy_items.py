@@ -9,6 +9,7 @@ import torch
 from metaphase.core import schema
 from metaphase.core.cell import MAX_TASKS, Cell
 from metaphase.core.evaluation.predictions import Predictions
+from metaphase.core.settings import ConfigError
 from metaphase.core.tasks.sequences import open_sequences
 
 D, T, V = 3, 6, 0.5
@@ -70,6 +71,22 @@ def test_generalizing_is_bayes_rule_over_the_items_shown():
             weight.append(density(x[b].flatten(), covariance))
         one = sum(w for w, label in zip(weight, y[b], strict=False) if label) / sum(weight)
         assert found[b, -1].tolist() == pytest.approx([1 - one, one], rel=1e-5, abs=2e-9)
+
+
+@pytest.mark.parametrize("variance", [1e-9, 1e9])
+def test_predictors_are_finite_at_the_ends_of_what_is_allowed(variance):
+    sequences, said = opened(within_class_variance=variance)
+    for name in ("memorizing", "generalizing"):
+        assert bool(said("seen")[0].of[name].isfinite().all())
+    if variance < 1:  # the query's item can be told
+        y_B = drawn(sequences, "seen")[1][:, -1]
+        assert torch.equal(said("seen")[0].of["generalizing"][:, -1].argmax(dim=-1), y_B)
+
+
+@pytest.mark.parametrize("variance", [1e-17, 1e-10, 1e10, 1e200])
+def test_variances_beyond_float64_are_refused_before_anything_is_drawn(variance):
+    with pytest.raises(ConfigError, match="within_class_variance"):
+        Cell.from_dict({**SETTINGS, "within_class_variance": variance})
 
 
 def test_the_query_repeats_an_item_shown_and_the_rest_are_drawn_from_all():

@@ -72,26 +72,44 @@ def test_counts_while_it_runs(results, capsys):
     assert "left." in out
 
 
+NOTHING = {"chance": 0.1, "steps_trained": 100, "wall_seconds": 90.0} | {
+    f"{split}_{name}": 0.1 for split in schema.SPLITS for name in ("first", "last")
+} | {f"{split}_improvement": 0.0 for split in schema.SPLITS} | {
+    f"{split}_{name}_se": 0.01 for split in schema.SPLITS for name in schema.STATISTICS
+}  # fmt: skip
+
+
 def test_cells_that_never_left_their_plateau_are_counted_with_what_more_steps_cost(results, capsys):
-    nothing = {"chance": 0.1, "steps_trained": 100, "wall_seconds": 90.0} | {
-        f"{split}_{name}": 0.1 for split in schema.SPLITS for name in ("first", "last")
-    } | {f"{split}_improvement": 0.0 for split in schema.SPLITS} | {
-        f"{split}_{name}_se": 0.01 for split in schema.SPLITS for name in schema.STATISTICS
-    }  # fmt: skip
     cells = read_sweep(results).cells
     assert cli.main(["status", str(results)]) == 0
     assert "plateau" not in capsys.readouterr().out
     for cell, loss in ((cells[3], 2.3026), (cells[4], 2.3), (cells[7], 2.2)):
-        results.write_result(row(cell, train_loss=loss, **nothing), history(), [])
+        results.write_result(row(cell, train_loss=loss, **NOTHING), history(), [])
     assert cli.main(["status", str(results)]) == 0
     expected = "2 of the done cells never left their plateau in 100 steps; as many again would take"
     assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
     for cell, unsaid in ((cells[8], "steps_trained"), (cells[9], "wall_seconds")):
-        told = {**nothing, unsaid: float("inf") if unsaid == "wall_seconds" else None}
+        told = {**NOTHING, unsaid: float("inf") if unsaid == "wall_seconds" else None}
         results.write_result(row(cell, train_loss=2.3, **told), history(), [])
     assert cli.main(["status", str(results)]) == 0
     expected = "3" + expected[1:]
     assert f"{expected} them about 3:00 min of a worker." in capsys.readouterr().out
+
+
+def test_plateaus_of_families_are_at_what_no_context_loses(results, capsys):
+    """Cells' files say it, and so do their seals; those of earlier programs don't, and are read."""
+    at, above = read_sweep(results).cells[3:5]
+    told = {**NOTHING, "train_loss": 1.5}
+    losses = {"guess_loss": 2.3, "train_loss_no_context": 1.5}
+    results.write_result(row(at, **told, **losses), history(), [])
+    losses = {"guess_loss": 1.5, "train_loss_no_context": 2.6}
+    results.write_result(row(above, **told, **losses), history(), [])
+    assert cli.main(["status", str(results)]) == 0
+    assert "1 of the done cells never left their plateau" in capsys.readouterr().out
+    content = (results.local_path / "cells" / f"{at.cell_id}.parquet").read_bytes()
+    facts = seals.facts_of(content)
+    assert facts.pop("train_loss_no_context") == 1.5
+    assert status._late_rows(content, facts | {"dataset": None})[at.cell_id]
 
 
 def test_each_file_of_cells_is_fetched_and_digested_once(tmp_path, monkeypatch):

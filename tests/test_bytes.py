@@ -90,6 +90,8 @@ ODD = [
     ({"model_size": 16, "sequence_length": 200}, "bf16", True),
     ({"model_size": 64, "architecture": "mlp"}, "bf16", False),
     ({"model_size": 64, "num_heads": 1, "key_size": 16}, "tf32", False),
+    ({"model_size": 64, "position_encoding": "rotary"}, "bf16", False),
+    ({"model_size": 32, "position_encoding": "rotary", "num_heads": 2}, "tf32", False),
     ({"model_size": 8, "architecture": "lstm", "sequence_length": 10}, "bf16", True),
     ({"model_size": 16, "architecture": "lstm", "sequence_length": 10}, "fp32", True),
 ]

@@ -111,6 +111,8 @@ def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
         activations = 4 * B * numbers
         # First autograd's gradients stand beside the activations, then Adam's intermediates alone.
         return kept, replicas * max(activations + logits + 4 * P, 3 * 4 * P)
+    if cell.position_encoding == "rotary":  # queries and keys, turned and not
+        numbers += 2 * cell.num_layers * cell.num_tokens * cell.num_heads * cell.key_size
     activations = round(_BESIDE * _number_bytes(cell) * B * numbers)
     # Plain Adam's intermediates, among them the booleans of its test of numbers, are 3.75 numbers a
     # weight. While a step is captured, copies of weights and moments stand beside it.
@@ -207,10 +209,12 @@ def _plain_mlp_bytes(cell: Cell) -> float:
 
 
 def _plain_attention_bytes(cell: Cell) -> float:
-    """As `_plain_mlp_bytes`; of queries, keys and values, and of each head's sums."""
+    """As `_plain_mlp_bytes`; of queries, keys and values, and of each head's sums. Positions turn
+    queries and keys by operations of their own."""
     H, half = cell.num_heads, cell.precision == "bf16"
     stream = (72 + 9 * half) * cell.model_size
-    return cell.num_tokens * (stream + 29.5 * _number_bytes(cell) * H * cell.key_size + 70 * H)
+    wide = (71.5 if cell.position_encoding == "rotary" else 29.5) * H * cell.key_size
+    return cell.num_tokens * (stream + wide * _number_bytes(cell) + 70 * H)
 
 
 def _narrow_bytes(cell: Cell, weights: int, tiles: bool) -> float:

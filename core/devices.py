@@ -68,8 +68,14 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory is full. It may come from PyTorch's allocator,
     from CUDA itself, or from a library that asks CUDA for a workspace."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+        isinstance(error, RuntimeError) and says_full(str(error))
     )
+
+
+def says_full(text: str) -> bool:
+    """Whether the text of an error says that the device's memory is full; not that a kernel wants
+    more of a kind of memory than there is, or reads what isn't its own."""
+    return any(full in text for full in _FULL)
 
 
 # In what PyTorch says when a device fails, or is full, which is no plug-in's fault.

@@ -1,5 +1,7 @@
 """Bytes counted on tensors without numbers, and the formulas that plan by them."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from tests.conftest import small_cell
 
 
 def paper(width, precision, **settings):
-    return Cell(**PAPER | {"batch_size": 512} | settings, model_size=width, precision=precision)
+    shape = {"batch_size": 512, "model_size": width, "precision": precision}
+    return Cell(**PAPER | shape | settings)
 
 
 def test_what_an_operation_reads_and_writes_is_counted():
@@ -75,6 +78,55 @@ def test_our_kernels_move_less(width, precision, at_most, now):
     assert "adam_adam" in names
     assert ("attention_forward" in names) == ("mlp_backward" in names) == (width <= 64)
     assert ("rows_activate" in names) == ("mixing_mix_backward" in names) == (width > 64)
+
+
+ODD = [
+    ({"model_size": 16, "batch_size": 16}, "bf16", True),  # fewer sequences than programs
+    ({"model_size": 64, "num_heads": 1, "key_size": 16}, "tf32", True),
+    ({"model_size": 64, "num_heads": 16, "key_size": 4}, "tf32", True),
+    ({"model_size": 64, "mlp_ratio": 8}, "tf32", True),
+    ({"model_size": 64, "num_heads": 2, "key_size": 128}, "bf16", True),  # MLPs alone are ours
+    ({"model_size": 128, "num_heads": 2, "key_size": 128}, "tf32", True),
+    ({"model_size": 16, "sequence_length": 200}, "bf16", True),
+    ({"model_size": 64, "architecture": "mlp"}, "bf16", False),
+    ({"model_size": 64, "num_heads": 1, "key_size": 16}, "tf32", False),
+    ({"model_size": 64, "position_encoding": "rotary"}, "bf16", False),
+    ({"model_size": 32, "position_encoding": "rotary", "num_heads": 2}, "tf32", False),
+    ({"model_size": 8, "architecture": "lstm", "sequence_length": 10}, "bf16", True),
+    ({"model_size": 16, "architecture": "lstm", "sequence_length": 10}, "fp32", True),
+]
+
+
+@pytest.mark.parametrize(("settings", "precision", "fused"), ODD)
+def test_odd_shapes_move_and_hold_what_they_are_planned_to(settings, precision, fused):
+    pytest.importorskip("triton")
+    cell = paper(0, precision, **{"batch_size": 64, "num_layers": 2} | settings)
+    step = counting.count(cell, fused=fused)
+    assert cost.bytes_per_step(cell, kernels=fused) == pytest.approx(step.moved, rel=0.15)
+    held = sum(cost._stack_bytes([cell], "cuda")) - 12 * cost.num_parameters(cell)
+    number = 2 if precision == "bf16" else 4
+    inputs = cell.batch_size * cell.sequence_length * (number * cell.input_size + 8)
+    assert held > 0.95 * (step.counter.peak - inputs)
+
+
+def test_narrow_blocks_that_dont_fit_on_the_chip_are_fused_as_layers():
+    pytest.importorskip("triton")
+    cell = paper(64, "tf32", batch_size=16, num_layers=1)
+    names = set(counting.count(cell, fused=True).counter.moved)
+    assert {"mixing_mix_backward", "rows_activate"} <= names
+    assert "attention_forward" not in names
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("fused", [False, True])
+def test_wide_models_at_small_batches_hold_what_they_are_planned_to(replicas, fused):
+    """Where weights and Adam's intermediates are most of it."""
+    pytest.importorskip("triton")
+    cell = paper(512, "bf16", batch_size=4)
+    cells = [dataclasses.replace(cell, seed=seed) for seed in range(replicas)]
+    step = counting.count(cell, replicas, fused)
+    held = sum(cost._stack_bytes(cells, "cuda")) - 12 * replicas * cost.num_parameters(cell)
+    assert 0.95 < held / step.counter.peak < 1.4
 
 
 @pytest.mark.parametrize(("width", "fused", "launches"), [(8, False, 148), (8, True, 22)])

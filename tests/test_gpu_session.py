@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metaphase.core import fast_paths
+from metaphase.core.training import cost, proofs
 from tests.benchmarks import gpu_session
 
 PROCESSES = ("figure2", "tests")  # which start others
@@ -35,12 +36,50 @@ QUICK = ("profile", "memory")
         if name not in PROCESSES
     ],
 )
-def test_a_part_runs_at_toy_size(name, capsys, monkeypatch):
+def test_a_part_runs_at_toy_size(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.setattr(fast_paths, "_off", {})
+    monkeypatch.setattr(fast_paths, "_proven", set())
     before = torch.backends.cuda.matmul.fp32_precision
     gpu_session._one_part(name, gpu_session.Size(toy=True))
     torch.backends.cuda.matmul.fp32_precision = before
     assert capsys.readouterr().out.count("\n") > 0
+
+
+def test_parts_measure_what_checks_has_found_right_and_faster(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fast_paths, "_off", {})
+    monkeypatch.setattr(fast_paths, "_proven", set())
+    monkeypatch.delenv("METAPHASE_FUSED", raising=False)
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setitem(gpu_session.PARTS, "limits", (lambda size: None, 60))
+    size = gpu_session.Size(toy=True)
+    gpu_session._one_part("limits", size)
+    assert capsys.readouterr().out == "plain PyTorch is measured: `checks` hasn't run here\n"
+    name, other = (fast_paths.named(fast_paths.MLP, "bf16", D=D, M=4 * D) for D in (4, 8))
+
+    def prove(cells, device, data_root, say):
+        return proofs.Findings([proofs.Proof(name), proofs.Proof(other, "slower than its twin: x")])
+
+    monkeypatch.setattr(proofs, "prove", prove)
+    gpu_session._one_part("checks", size)
+    capsys.readouterr()
+    gpu_session._one_part("limits", size)
+    assert capsys.readouterr().out == (
+        "measured with the 1 of 2 fast paths that `checks` has found right and faster, else plain "
+        f"PyTorch: {name}\n"
+    )
+    assert fast_paths.is_on(name)
+    assert not fast_paths.is_on(other)
+    monkeypatch.setattr(gpu_session.proving, "environment", lambda device: {"gpu": "another"})
+    gpu_session._one_part("limits", size)
+    assert "`checks` hasn't run here" in capsys.readouterr().out
+
+
+def test_checks_try_projections_from_a_table_and_drawn_ones():
+    cells = gpu_session.proven_cells(gpu_session.Size(toy=True))
+    assert {cell.precision for group in cells.values() for cell in group} == {"bf16", "tf32"}
+    chosen = proofs.one_of_each(cells["bf16"])
+    assert [cost.reads_table([cell]) for cell in chosen] == [True, True]
 
 
 def test_a_part_that_takes_too_long_is_killed_with_what_it_has_said(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metaphase.core import fast_paths
+from metaphase.core.cell_settings import Precision
 from metaphase.core.fast_paths import Twin
 from metaphase.core.kernels import cpu
 from metaphase.core.kernels.attention_shape import AttentionShape, rotation_table
@@ -194,16 +195,27 @@ def _fused_mlp(h: Tensor, up: Tensor, bias: Tensor, down: Tensor) -> Tensor | No
 
 
 def _all_on_chip(h: Tensor, blocks: Sequence[Block]) -> bool:
-    """Whether each block has a kernel of its own, which is used, on h_RxBxLxD."""
-    D, precision = h.shape[2], precision_on_cuda()
-    return D <= _NARROW and all(
-        fast_paths.is_on(
-            mlp_path(D, block.weights[0].shape[2], precision)
-            if block.shape is None
-            else attention_path(block.shape, D, precision)
-        )
-        for block in blocks
-    )
+    """Whether each block has a kernel of its own, which is used and serves h_RxBxLxD."""
+    precision = precision_on_cuda()
+    return h.shape[2] <= _NARROW and all(_on_chip(h, block, precision) for block in blocks)
+
+
+def _on_chip(h: Tensor, block: Block, precision: Precision) -> bool:
+    D, shape = h.shape[2], block.shape
+    if shape is None:
+        name = mlp_path(D, block.weights[0].shape[2], precision)
+    else:
+        name = attention_path(shape, D, precision)
+    if not fast_paths.is_on(name):
+        return False
+    try:
+        from metaphase.core.kernels.cuda import attention, mlp
+    except Exception as error:  # no Triton, or one that can't be imported
+        fast_paths.failed(name, error)
+        return False
+    if shape is None:
+        return mlp.supports(h, precision)
+    return attention.supports(h, shape, precision)
 
 
 def _fused_layers(h: Tensor, blocks: Sequence[Block]) -> Tensor | None:

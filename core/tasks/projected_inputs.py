@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,32 @@ from metaphase.core.tasks.projected_images import projections
 # cheaper than drawing: four bytes are read in less time than a normal is computed.
 TABLE_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}
 _AT_ONCE = 2**22  # entries of projections that are drawn or multiplied at a time: 16 MB
+
+
+class Source(NamedTuple):
+    """Where the matrices A of some groups come from.
+
+    Attributes:
+        name: "table" or "drawn".
+        matrices: (tasks of some of these groups, the first one's number) -> their A_GxBxXxX.
+        for_kernel: what `core.kernels.cuda.projection.project` is told of it.
+        group_G: which groups these are; None: all there are.
+    """
+
+    name: str
+    matrices: Callable[[Tensor, int], Tensor]
+    for_kernel: dict[str, Tensor]
+    group_G: Tensor | None = None
+
+
+def drawn(seed_G: Tensor, size: int, group_G: Tensor | None = None) -> Source:
+    """Matrices that are drawn for groups of these seeds."""
+
+    def matrices(task_GxB: Tensor, first: int) -> Tensor:
+        seed_Gx1 = seed_G[first : first + len(task_GxB), None]
+        return projections(seed_Gx1, task_GxB, size)
+
+    return Source("drawn", matrices, {"seed_G": seed_G}, group_G)
 
 
 class ProjectedInputs:
@@ -46,7 +73,6 @@ class ProjectedInputs:
         precision: str,
     ) -> None:
         self.size, self.precision = size, precision
-        self.path = fast_paths.named(fast_paths.PROJECTION, precision, X=size)
         device = seed_S.device
         self.kernel = projection_kernel(device)
         half = self.kernel is not None and precision == "bf16"
@@ -81,71 +107,44 @@ class ProjectedInputs:
         image_UxBxT = image_SxBxT[self.first_U]
         task_UxB = task_B.expand(len(self.seeds_U), -1)
 
-        def drawn(task_UxB: Tensor, first: int) -> Tensor:
-            seed_Ux1 = self.seeds_U[first : first + len(task_UxB), None]
-            return projections(seed_Ux1, task_UxB, self.size)
-
-        x_UxBxTxX = self._inputs(
-            images,
-            image_UxBxT,
-            task_UxB,
-            drawn,
-            lambda: self._run(images, image_UxBxT, task_UxB, seed_G=self.seeds_U),
-        )
+        source = drawn(self.seeds_U, self.size)
+        x_UxBxTxX = self._inputs(images, image_UxBxT, task_UxB, source)
         return x_UxBxTxX[self.row_S]
 
     def _of_groups(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
-        return self._inputs(
-            images,
-            image_GxBxT,
-            task_GxB,
-            self.seen_tasks.projections,
-            lambda: self._run_of_groups(images, image_GxBxT, task_GxB),
-        )
-
-    def _inputs(
-        self,
-        images: Images,
-        image_GxBxT: Tensor,
-        task_GxB: Tensor,
-        matrices: Callable[[Tensor, int], Tensor],
-        fast: Callable[[], Tensor],
-    ) -> Tensor:
-        """What `fast` computes, or, where there is no kernel or it fails, what `plain_inputs` does,
-        of the same type."""
-
-        def plain() -> Tensor:
-            return plain_inputs(images, image_GxBxT, task_GxB, matrices).to(self.dtype)
-
         if self.kernel is None:
-            return plain()
-        x_GxBxTxX = fast_paths.attempt(self.path, fast, plain)
-        return plain() if x_GxBxTxX is None else x_GxBxTxX
-
-    def _run_of_groups(self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor) -> Tensor:
-        tasks = self.seen_tasks
-        if tasks.all_tabled:
-            return self._run(
-                images, image_GxBxT, task_GxB, table_UxNxXxX=tasks.table_UxNxXxX, row_G=tasks.row_G
-            )
-        if tasks.none_tabled:
-            return self._run(images, image_GxBxT, task_GxB, seed_G=tasks.seed_G)
+            return plain_inputs(images, image_GxBxT, task_GxB, self.seen_tasks.projections)
+        sources = self.seen_tasks.sources
+        if len(sources) == 1:
+            return self._inputs(images, image_GxBxT, task_GxB, sources[0])
         x_GxBxTxX = torch.empty(
             *image_GxBxT.shape, self.size, dtype=self.dtype, device=task_GxB.device
         )
-        some = tasks.tabled
-        x_GxBxTxX[some] = self._run(
-            images, image_GxBxT[some], task_GxB[some],
-            table_UxNxXxX=tasks.table_UxNxXxX, row_G=tasks.row_G[some],
-        )  # fmt: skip
-        others = tasks.drawn
-        x_GxBxTxX[others] = self._run(
-            images, image_GxBxT[others], task_GxB[others], seed_G=tasks.seed_G[others]
-        )
+        for source in sources:
+            some = source.group_G
+            x_GxBxTxX[some] = self._inputs(images, image_GxBxT[some], task_GxB[some], source)
         return x_GxBxTxX
 
+    def _inputs(
+        self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor, source: Source
+    ) -> Tensor:
+        """What the kernel computes of matrices of a source, or, where there is none or it fails,
+        what `plain_inputs` does, of the same type."""
+
+        def plain() -> Tensor:
+            return plain_inputs(images, image_GxBxT, task_GxB, source.matrices).to(self.dtype)
+
+        def fast() -> Tensor:
+            return self._run(images, image_GxBxT, task_GxB, source.for_kernel)
+
+        if self.kernel is None:
+            return plain()
+        path = projection_path(self.size, image_GxBxT.shape[2], source.name, self.precision)
+        x_GxBxTxX = fast_paths.attempt(path, fast, plain)
+        return plain() if x_GxBxTxX is None else x_GxBxTxX
+
     def _run(
-        self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor, **source: Tensor
+        self, images: Images, image_GxBxT: Tensor, task_GxB: Tensor, source: dict[str, Tensor]
     ) -> Tensor:
         assert self.kernel is not None
         address = images.x_IxX.data_ptr()
@@ -156,6 +155,11 @@ class ProjectedInputs:
             size=self.size, precision=self.precision, dtype=self.dtype, **source,
         )  # fmt: skip
         return x_GxBxTxX
+
+
+def projection_path(X: int, T: int, source: str, precision: str) -> str:
+    """The name (`core.fast_paths`) of fused projections on a shape, of a kind of `Source`."""
+    return fast_paths.named(fast_paths.PROJECTION, precision, X=X, T=T, source=source)
 
 
 def projection_kernel(device: torch.device) -> ModuleType | None:
@@ -205,6 +209,10 @@ class SeenTasks:
     Tasks are nested, so the groups of one seed share a table as long as the largest number of
     tasks among them that fits. Numbers are the same with and without the table.
 
+    Attributes:
+        sources: where the matrices come from: the table, drawing, or the one for some groups and
+            the other for the others.
+
     Args:
         seed_G, num_tasks_G: int64, of each group.
         size: X.
@@ -226,10 +234,24 @@ class SeenTasks:
         self.length = table_length(num_tasks_G.tolist(), len(self.seeds_U), room)
         tabled_G = num_tasks_G <= self.length
         self._is_tabled: list[bool] = tabled_G.tolist()
-        # Numbers of the groups whose tasks are in the table, and of the others.
-        self.tabled, self.drawn = tabled_G.nonzero()[:, 0], (~tabled_G).nonzero()[:, 0]
-        self.all_tabled, self.none_tabled = all(self._is_tabled), not any(self._is_tabled)
         self.table_UxNxXxX = self._fill_table()
+        self.sources = self._sources(tabled_G)
+
+    def _sources(self, tabled_G: Tensor) -> list[Source]:
+        """The table for the groups whose tasks are in it, if any, and drawing for the others."""
+        tabled, others = tabled_G.nonzero()[:, 0], (~tabled_G).nonzero()[:, 0]
+        found = []
+        if len(tabled):
+            table_UxNxXxX, row_G = self.table_UxNxXxX, self.row_G[tabled]
+
+            def read(task_GxB: Tensor, first: int) -> Tensor:
+                return table_UxNxXxX[row_G[first : first + len(task_GxB), None], task_GxB]
+
+            told = {"table_UxNxXxX": table_UxNxXxX, "row_G": row_G}
+            found.append(Source("table", read, told, tabled))
+        if len(others):
+            found.append(drawn(self.seed_G[others], self.size, others))
+        return found
 
     def _fill_table(self) -> Tensor:
         device, size = self.seed_G.device, self.size

@@ -43,6 +43,11 @@ def normals_per_step(cells: Sequence[Cell], device: str) -> float:
     return float(drawn * cell.batch_size * cell.input_size**2)
 
 
+def reads_table(cells: Sequence[Cell]) -> bool:
+    """Whether some projections of a pack are read from a table on a GPU, instead of being drawn."""
+    return _table(cells, "cuda")[0] > 0
+
+
 def _table(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     """Size of the table of a pack's projections: tasks of each seed, and bytes."""
     if not TASK_FAMILIES[cells[0].task_family].projects:
@@ -59,8 +64,8 @@ def pack_bytes(cells: Sequence[Cell], device: str) -> int:
     all stacks; what the backward pass needs of the largest; the sequences drawn, their inputs and
     the tasks' projections. On a GPU an evaluation stands beside a step, which keeps its memory.
 
-    Checked against what is counted on tensors without numbers (`tests.benchmarks.bytes`): at most
-    5% too low there and 40% too high, whatever the width and precision.
+    Checked against what is counted on tensors without numbers (`tests.benchmarks.bytes`), of plain
+    PyTorch: at most 5% too low there and 55% too high, whatever the shape and precision.
 
     Args:
         device: "cpu" or "cuda".
@@ -100,15 +105,19 @@ def _stack_bytes(cells: Sequence[Cell], device: str) -> tuple[int, int]:
     B, T, P = cell.batch_size, cell.sequence_length, num_parameters(cell)
     numbers = ARCHITECTURES[cell.architecture].layers.activations(cell)
     logits = 4 * 4 * B * T * cell.problem.target.outputs
+    kept = 4 * P * (4 * replicas + 1)  # weights, gradients, moments; rates' factors, which are one
     if device == "cpu":  # where attention keeps its scores
         numbers += cell.num_layers * cell.num_heads * cell.num_tokens**2
         activations = 4 * B * numbers
         # First autograd's gradients stand beside the activations, then Adam's intermediates alone.
-        return replicas * 4 * 4 * P, replicas * max(activations + logits + 4 * P, 3 * 4 * P)
+        return kept, replicas * max(activations + logits + 4 * P, 3 * 4 * P)
+    if cell.position_encoding == "rotary":  # queries and keys, turned and not
+        numbers += 2 * cell.num_layers * cell.num_tokens * cell.num_heads * cell.key_size
     activations = round(_BESIDE * _number_bytes(cell) * B * numbers)
-    # While a step is captured, copies of weights and moments stand beside it.
-    working = max(activations + logits + 4 * P, 3 * 4 * P) + 3 * 4 * P
-    return replicas * 4 * 4 * P, replicas * working
+    # Plain Adam's intermediates, among them the booleans of its test of numbers, are 3.75 numbers a
+    # weight. While a step is captured, copies of weights and moments stand beside it.
+    working = max(activations + logits + 4 * P, 15 * P) + 3 * 4 * P
+    return kept, replicas * working
 
 
 _BESIDE = 1.2  # activations with what stands beside them in the middle of a backward pass
@@ -132,13 +141,14 @@ def _forward_bytes(cells: Sequence[Cell]) -> int:
 
 _WHOLE_SCAN = 256  # widths of LSTM layers that scan over time in one kernel
 _LONGEST, _WIDEST_KEY, _NARROW = 128, 64, 64  # of `core.kernels.cuda`
+_PROGRAMS, _TILE = 128, 64  # of a narrow block's backward pass, at most; tokens of an MLP's tile
 
 
 def bytes_per_step(cell: Cell, kernels: bool = True) -> float:
     """Device memory traffic of one step of one replica on a GPU: each operation reads its operands
-    and writes its result. Counted by hand for a Transformer, and for MLPs by themselves on our
-    kernels, where it is within 15% of `tests.benchmarks.bytes`; other architectures are taken to
-    move as much for a number that their backward pass needs.
+    and writes its result. Counted for Transformers, MLPs by themselves and LSTMs, where it is
+    within 15% of `tests.benchmarks.bytes`; other architectures are taken to move as much for a
+    number that their backward pass needs.
 
     Args:
         kernels: whether layers and Adam run our own kernels where these serve the cell's shapes, as
@@ -146,56 +156,96 @@ def bytes_per_step(cell: Cell, kernels: bool = True) -> float:
     """
     B, T, L, D = cell.batch_size, cell.sequence_length, cell.num_tokens, cell.model_size
     number = _number_bytes(cell)
-    fused = _fused_bytes(cell) if kernels else None
-    layers = cell.num_layers * (_plain_bytes(cell) if fused is None else fused)
+    layers = cell.num_layers * _layer_bytes(cell, kernels)
     # Before and after the layers: embeddings and positions, the last norm, logits and their loss.
     context = ARCHITECTURES[cell.architecture].has_context
     ends = L * D * (8 * number + 60 if context else 80 - 10 * number)
-    ends += T * (2 * number * cell.input_size)
+    ends += T * 2 * (2 if cell.precision == "bf16" else 4) * cell.input_size
     ends += T * cell.problem.target.outputs * (6 * number + 40)
     # Adam's operations, one by one, and its test of numbers; or all at once, and casts beside.
     optimizer = (50 if kernels else 170) * num_parameters(cell)
     return float(B * (layers + ends) + optimizer)
 
 
-def _plain_bytes(cell: Cell) -> float:
-    """What a layer moves of a sequence by plain PyTorch: a residual stream and its norms, float32,
-    and their casts in bf16; what is wider, in the precision of the products, is written and read 6
-    to 7 times, with its gradient."""
+def _layer_bytes(cell: Cell, kernels: bool) -> float:
+    """What a layer moves of a sequence."""
+    number, stream = _number_bytes(cell), cell.num_tokens * cell.model_size
     if cell.architecture == "lstm":
-        return _lstm_bytes(cell, 202)
-    number, half = _number_bytes(cell), cell.precision == "bf16"
-    stream = cell.num_tokens * cell.model_size
-    kept = ARCHITECTURES[cell.architecture].layers.activations(cell) / cell.num_layers
-    return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + 36 * half)
-
-
-def _fused_bytes(cell: Cell) -> float | None:
-    """What a layer moves of a sequence by our kernels: of a narrow model five times its residual
-    stream, for each block, and the sums of its weights' gradients, which programs write; of a wider
-    one the operands of products, thrice, with norms, mixing and ReLU between them
-    (`core.kernels.cuda.layers`). None: they don't serve the cell."""
-    number, half, L, D = (
-        _number_bytes(cell), cell.precision == "bf16", cell.num_tokens, cell.model_size,
-    )  # fmt: skip
+        return _lstm_bytes(cell, kernels)
+    if cell.architecture not in ("transformer", "mlp"):  # a residual stream, and what is wider
+        kept = ARCHITECTURES[cell.architecture].layers.activations(cell) / cell.num_layers
+        casts = 36 * (cell.precision == "bf16")
+        return 6.5 * number * max(0.0, kept - 4 * stream) + stream * (14 * number + 80 + casts)
     attends = cell.architecture == "transformer"
-    if cell.architecture == "lstm" and cell.precision != "fp32":
-        return _lstm_bytes(cell, 54 if D <= _WHOLE_SCAN else 76)
-    if cell.architecture not in ("transformer", "mlp") or cell.precision == "fp32":
-        return None
-    if attends and (cell.token_format != "shifted" or L > _LONGEST or cell.key_size > _WIDEST_KEY):
-        return None
-    HK, M = cell.num_heads * cell.key_size, cell.mlp_units
-    if D <= _NARROW and (half or not attends or D <= _NARROW // 2):
-        programs = 128 / cell.batch_size  # a sequence
-        own = 2 * D * M + 4 * D * HK * attends
-        return (1 + attends) * 5 * 4 * L * D + 2 * 4 * programs * own
-    block = number * D * (10 + half) + 4 * 4 * D  # a norm, and the sides of products of width D
-    return L * ((1 + attends) * block + number * (11 * M + 23 * HK * attends))
+    kernels = kernels and cell.precision != "fp32"
+    mixes = cell.num_tokens <= _LONGEST and cell.key_size <= _WIDEST_KEY  # at all tokens
+    narrow = cell.model_size <= _NARROW
+    on_chip = narrow and (not attends or _attention_on_chip(cell))
+    if kernels and (on_chip or (narrow and attends and not mixes)):
+        moved = _narrow_bytes(cell, 2 * cell.model_size * cell.mlp_units, tiles=True)
+    else:
+        moved = _wide_mlp_bytes(cell) if kernels else _plain_mlp_bytes(cell)
+    if attends and kernels and on_chip:
+        HK = cell.num_heads * cell.key_size
+        moved += _narrow_bytes(cell, 4 * cell.model_size * HK, tiles=False)
+    elif attends:
+        moved += _wide_attention_bytes(cell) if kernels and mixes else _plain_attention_bytes(cell)
+    return moved
 
 
-def _lstm_bytes(cell: Cell, numbers: int) -> float:
+def _attention_on_chip(cell: Cell) -> bool:
+    """Whether a narrow model's attention has a kernel that keeps a sequence on the chip, of a GPU
+    with much shared memory (`core.kernels.cuda.attention.supports`)."""
+    if cell.num_tokens > _LONGEST or cell.key_size > _NARROW:
+        return False
+    short, width = cell.num_tokens <= _LONGEST // 2, max(cell.model_size, cell.key_size)
+    return cell.precision == "bf16" or short or width <= _NARROW // 2
+
+
+def _plain_mlp_bytes(cell: Cell) -> float:
+    """A residual stream with its norm, float32, and hidden units in the precision of products,
+    which are written and read 14 times, with their gradients."""
+    return cell.num_tokens * (70 * cell.model_size + 14.5 * _number_bytes(cell) * cell.mlp_units)
+
+
+def _plain_attention_bytes(cell: Cell) -> float:
+    """As `_plain_mlp_bytes`; of queries, keys and values, and of each head's sums. Positions turn
+    queries and keys by operations of their own."""
+    H, half = cell.num_heads, cell.precision == "bf16"
+    stream = (72 + 9 * half) * cell.model_size
+    wide = (71.5 if cell.position_encoding == "rotary" else 29.5) * H * cell.key_size
+    return cell.num_tokens * (stream + wide * _number_bytes(cell) + 70 * H)
+
+
+def _narrow_bytes(cell: Cell, weights: int, tiles: bool) -> float:
+    """A block on the chip moves five times its residual stream, and the sums of its weights'
+    gradients, which programs write: those of some tiles of tokens, or of some sequences."""
+    parts = -(-cell.batch_size * cell.num_tokens // _TILE) if tiles else cell.batch_size
+    programs = min(_PROGRAMS, parts) / cell.batch_size  # a sequence
+    return 5 * 4 * cell.num_tokens * cell.model_size + 2 * 4 * programs * weights
+
+
+def _wide_mlp_bytes(cell: Cell) -> float:
+    """The operands of products, thrice, with norms and ReLU between them
+    (`core.kernels.cuda.layers`)."""
+    return cell.num_tokens * (_wide_block(cell) + 11 * _number_bytes(cell) * cell.mlp_units)
+
+
+def _wide_attention_bytes(cell: Cell) -> float:
+    """As `_wide_mlp_bytes`, with mixing in place of ReLU."""
+    HK = cell.num_heads * cell.key_size
+    return cell.num_tokens * (_wide_block(cell) + 23 * _number_bytes(cell) * HK)
+
+
+def _wide_block(cell: Cell) -> int:
+    """Of a token a norm, and the sides of products that have the model's width."""
+    half = cell.precision == "bf16"
+    return cell.model_size * (_number_bytes(cell) * (10 + half) + 4 * 4)
+
+
+def _lstm_bytes(cell: Cell, kernels: bool) -> float:
     """What an LSTM layer moves of a sequence, float32: this many times its width a token; and its
     recurrent weights, which all sequences read together, at each time forward and backward."""
-    D = cell.model_size
+    D, whole = cell.model_size, cell.model_size <= _WHOLE_SCAN and cell.precision != "fp32"
+    numbers = (54 if whole else 76) - 4 * (cell.precision == "bf16") if kernels else 202
     return 4.0 * cell.num_tokens * D * (numbers + 8 * D / cell.batch_size)

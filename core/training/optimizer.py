@@ -120,7 +120,8 @@ def adam(
 
 def _fused_adam(buffers: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor | None:
     """What the kernel returns; None where it doesn't run."""
-    name = fast_paths.named(fast_paths.ADAM, "fp32")
+    decays = int(settings["decay_R"] is not None)
+    name = fast_paths.named(fast_paths.ADAM, "fp32", decays=decays)
 
     def fused(*buffers: Tensor) -> Tensor | None:
         from metaphase.core.kernels.cuda import adam as kernel

@@ -103,6 +103,7 @@ class Stack:
                     f"architecture: outputs don't depend on the parameter {name}; leave it out"
                 )
         torch._foreach_copy_(list(self._gradients.values()), list(gradients))
+        del gradient, gradients  # Adam's intermediates take their place
         self._update(loss_R.detach(), step)
 
     def predict(self, batch: Batch) -> Tensor:

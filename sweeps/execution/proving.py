@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from metaphase.core import caches, fast_paths, plugins
-from metaphase.core.cell import Cell, ConfigError, grouped, stack_key
+from metaphase.core.cell import Cell, ConfigError
+from metaphase.core.devices import says_full
 from metaphase.sweeps.execution.software import installed
 
 SECONDS = 900.0  # that a process may take: kernels are compiled
@@ -34,7 +35,7 @@ class Task:
     """What a process is to try.
 
     Attributes:
-        cells: one of each shape.
+        cells: as `core.training.proofs.one_of_each` has them.
         plug_ins: those of the user's that they use, with their code.
         data_root: folder of the base data sets.
         device: name of the torch device.
@@ -109,7 +110,7 @@ def find_out(
     device: str = "cuda",
     fresh: bool = False,
 ) -> Found:
-    """Which fast paths are right and faster, for the shapes of these cells.
+    """Which fast paths are right and faster, of those that these cells take.
 
     Args:
         of: the environment of what runs a task.
@@ -119,8 +120,9 @@ def find_out(
     Raises:
         ConfigError: plain PyTorch can't train the cells there either, or their data can't be had.
     """
-    shapes = [members[0] for members in grouped(cells, stack_key).values()]
-    path = _file(of, shapes)
+    from metaphase.core.training.proofs import one_of_each
+
+    path, shapes = _file(of, cells), one_of_each(cells)
     known = None if fresh else _known(path)
     if known is not None:
         return Found(dict(of), known, _verdicts(known), kept=True)
@@ -141,7 +143,7 @@ def find_out(
                     proofs.append(_unproven(name, told["error"]))
         if not told["poisoned"]:
             break
-    if not any("memory" in proof["why"].lower() for proof in proofs):  # which others may fill
+    if not any(says_full(proof["why"]) for proof in proofs):  # which others may fill
         _keep(path, of, proofs)
     return Found(dict(of), proofs, _verdicts(proofs))
 
@@ -149,7 +151,7 @@ def find_out(
 def remember(cells: Sequence[Cell], of: Mapping[str, str], name: str, why: str) -> None:
     """Notes that a path has failed while cells were trained, for the next run of cells of these
     shapes. Where nothing can be kept it isn't noted."""
-    path = _file(of, [members[0] for members in grouped(cells, stack_key).values()])
+    path = _file(of, cells)
     others = [proof for proof in _known(path) or () if proof["name"] != name]
     _keep(path, of, [*others, _unproven(name, why)])
 
@@ -196,8 +198,10 @@ def _unproven(name: str, why: str) -> dict[str, Any]:
     return {"name": name, "why": why, **numbers}
 
 
-def _file(of: Mapping[str, str], shapes: Sequence[Cell]) -> str:
-    told = repr((sorted(of.items()), sorted(map(repr, map(stack_key, shapes)))))
+def _file(of: Mapping[str, str], cells: Sequence[Cell]) -> str:
+    from metaphase.core.training.proofs import kind, one_of_each
+
+    told = repr((sorted(of.items()), sorted(map(repr, map(kind, one_of_each(cells))))))
     return f"check-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
 
 

@@ -5,13 +5,15 @@
     python -m tests.benchmarks.gpu_session --toy                # on the CPU: does the script work?
 
 Each part is a process that is killed at the end of its time; what it has found until then stands
-on the terminal and in $OUT (default: gpu-session). The exit status is 1 where there is no GPU, or
-a part failed. `figure2` needs data/MNIST, and `tests` pytest.
+on the terminal and in $OUT (default: gpu-session). Kernels that run on proof are measured where
+`checks` has run before, with the same $OUT, and each part says which. The exit status is 1 where
+there is no GPU, or a part failed. `figure2` needs data/MNIST, and `tests` pytest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import signal
@@ -30,6 +32,7 @@ from metaphase.core import fast_paths
 from metaphase.core.cell import Cell
 from metaphase.core.training import cost, proofs
 from metaphase.core.training.trainer import PackTrainer, device_name
+from metaphase.sweeps.execution import proving
 from tests.benchmarks import precision as precisions
 from tests.benchmarks import throughput
 from tests.benchmarks.throughput import (
@@ -44,6 +47,7 @@ from tests.benchmarks.throughput import (
     replicas_of,
 )
 
+VERDICTS = "verdicts.json"  # in $OUT
 TOY_SHAPE = {"image_size": 4, "sequence_length": 8, "num_layers": 1, "num_heads": 2, "key_size": 4}
 
 
@@ -54,6 +58,7 @@ class Size:
         self.toy = toy
         self.device = torch.device("cpu" if toy else "cuda")
         self.widths = [4, 8] if toy else [2, 16, 64, 256, 512]
+        self.lstm_widths = [4, 8] if toy else [32, 512]
         self.seconds = 0.01 if toy else 0.7  # that a measurement takes
         self.timer = Timer(self.device, self.seconds)
         self.replicas = 2 if toy else 8
@@ -67,17 +72,63 @@ class Size:
 
 
 def checks(size: Size) -> None:
-    """Kernels against their twins, captured steps against others, one evaluation: every path."""
-    cells = [size.cell(width) for width in size.widths]
-    found = proofs.prove(cells, size.device, "data", say=lambda line: print(line, flush=True))
-    for proof in found.proofs:
-        print(
-            f"{proof.name:<60} {proof.why or 'right and faster'}; off by {proof.error:.1e}, "
-            f"allowed {proof.bound:.1e}; {proof.fast:.3f} ms, twin {proof.plain:.3f}"
-        )
-    bad = [p.name for p in found.proofs if p.why and not p.why.startswith(fast_paths.SLOWER)]
-    if bad or found.error or not found.proofs:
-        raise SystemExit(f"wrong: {', '.join(bad)} {found.error}")
+    """Kernels against their twins, captured steps against others, one evaluation: every path. What
+    is found right and faster is what the other parts measure."""
+    verdicts: dict[str, str] = {}
+    wrong = []
+    for what, cells in proven_cells(size).items():
+        found = proofs.prove(cells, size.device, "data", say=lambda line: print(line, flush=True))
+        verdicts |= found.verdicts
+        keep_verdicts(size, verdicts)
+        for proof in found.proofs:
+            print(
+                f"{proof.name:<60} {proof.why or 'right and faster'}; off by {proof.error:.1e}, "
+                f"allowed {proof.bound:.1e}; {proof.fast:.3f} ms, twin {proof.plain:.3f}",
+                flush=True,
+            )
+            if proof.why and not proof.why.startswith(fast_paths.SLOWER):
+                wrong.append(proof.name)
+        if found.error or not found.proofs:
+            raise SystemExit(f"wrong: {what}: {found.error or 'nothing was tried'}")
+        if found.poisoned:
+            break
+    if wrong:
+        raise SystemExit(f"wrong: {', '.join(wrong)}")
+
+
+def proven_cells(size: Size) -> dict[str, list[Cell]]:
+    """The shapes that the parts measure, those that say most first, with tasks whose projections
+    are in a table, and drawn."""
+    scans = [size.cell(width, architecture="lstm") for width in size.lstm_widths]
+    return {
+        "bf16": [size.cell(width, num_tasks=n) for width in size.widths for n in (64, 2**25)],
+        "LSTM": scans,
+        "tf32": [size.cell(width, "tf32") for width in size.widths],
+    }
+
+
+def keep_verdicts(size: Size, verdicts: dict[str, str]) -> None:
+    """Writes down which paths are right and faster here, for the parts to come."""
+    told = {"environment": proving.environment(size.device.type), "verdicts": verdicts}
+    size.out.mkdir(parents=True, exist_ok=True)
+    (size.out / VERDICTS).write_text(json.dumps(told, indent=1))
+
+
+def adopt_verdicts(size: Size) -> str:
+    """Takes over what `checks` has found here; says in a line what is measured by that."""
+    try:
+        told = json.loads((size.out / VERDICTS).read_text())
+    except (OSError, ValueError):
+        told = {}
+    if told.get("environment") != proving.environment(size.device.type):
+        return "plain PyTorch is measured: `checks` hasn't run here"
+    verdicts = told["verdicts"]
+    fast_paths.adopt(verdicts)
+    used = [name for name, why in verdicts.items() if not why]
+    return (
+        f"measured with the {len(used)} of {len(verdicts)} fast paths that `checks` has found "
+        f"right and faster, else plain PyTorch: {', '.join(used) or 'none'}"
+    )
 
 
 def limits(size: Size) -> None:
@@ -218,7 +269,7 @@ def figure2(size: Size) -> None:
 
 def lstm(size: Size) -> None:
     """The LSTM's steps, which are many launches."""
-    for width in size.widths[:2] if size.toy else (32, 512):
+    for width in size.lstm_widths:
         cell = size.cell(width, architecture="lstm")
         step, _ = ours(replicas_of(cell, size.replicas), size.device, size.timer)
         print(
@@ -236,7 +287,7 @@ def tests(size: Size) -> None:
 
 
 PARTS: dict[str, tuple[Callable[[Size], None], int]] = {  # and the seconds that it may take
-    "checks": (checks, 240),
+    "checks": (checks, 480),
     "limits": (limits, 60),
     "throughput": (steps, 240),
     "profile": (profile, 120),
@@ -294,6 +345,8 @@ def _one_part(name: str, size: Size) -> None:
             as_it_is = lambda function, **options: function  # noqa: E731
             stack.enter_context(mock.patch.object(torch, "compile", as_it_is))
             torch.set_num_threads(1)
+        if name not in ("checks", "fused"):  # which try all that there are
+            print(adopt_verdicts(size), flush=True)
         PARTS[name][0](size)
 
 

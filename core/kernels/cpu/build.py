@@ -91,8 +91,11 @@ def _compile(compiler: list[str], made: Path) -> None:
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
             break
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            what = "no C compiler" if missing else f"{error.strerror}: C compiler"
+            raise OSError(f"{what} {compiler[0]!r}") from None
         except subprocess.CalledProcessError as error:
             if number == len(_FOR_THIS_CPU):
-                raise OSError(
-                    f"{shlex.join(compiler)}: {error.stderr.decode(errors='replace')[:300]}"
-                ) from None
+                said = error.stderr.decode(errors="replace")[:300] or f"status {error.returncode}"
+                raise OSError(f"{shlex.join(compiler)}: {said}") from None

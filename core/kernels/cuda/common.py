@@ -52,6 +52,12 @@ def operand(x, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def relu(x):
+    """Return what is above 0, and 0 else; NaN stays NaN, as in PyTorch."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def store(at, value, inside):
     """Store numbers in the type of what they are stored to, rounded to the nearest."""
     if at.dtype.element_ty == tl.bfloat16:

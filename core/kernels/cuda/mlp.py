@@ -41,6 +41,7 @@ from metaphase.core.kernels.cuda.common import (
     normalized_backward,
     operand,
     padded,
+    relu,
     replica_rows,
 )
 
@@ -99,7 +100,7 @@ def _forward(
     for m0 in range(0, M, BLOCK_M):
         m = m0 + tl.arange(0, BLOCK_M)
         w_up, w_bias, w_down = _weights(up, bias, down, r, up_row, bias_row, down_row, d, m, D, M)
-        hidden = tl.maximum(dot(normed, w_up, PRECISION) + w_bias[None, :], 0.0)
+        hidden = relu(dot(normed, w_up, PRECISION) + w_bias[None, :])
         sums += dot(hidden, w_down, PRECISION)
     tl.store(y + at, sums, mask=inside)
 
@@ -132,9 +133,9 @@ def _backward(
             normed, inverse = normalized(tokens, D, in_width, _EPSILON)
             normed_o, grad_o = operand(normed, PRECISION), operand(grad, PRECISION)
             hidden = dot(normed_o, w_up, PRECISION) + w_bias[None, :]
-            active = operand(tl.maximum(hidden, 0.0), PRECISION)
+            active = operand(relu(hidden), PRECISION)
             d_down += dot(tl.trans(active), grad_o, PRECISION)
-            d_hidden = tl.where(hidden > 0.0, dot(grad_o, tl.trans(w_down), PRECISION), 0.0)
+            d_hidden = tl.where(hidden <= 0.0, 0.0, dot(grad_o, tl.trans(w_down), PRECISION))
             d_bias += tl.sum(d_hidden, 0)
             d_hidden = operand(d_hidden, PRECISION)
             d_up += dot(tl.trans(normed_o), d_hidden, PRECISION)

@@ -5,8 +5,9 @@ along the rows of A, BLOCK_J entries at a time: it makes that tile of A, loads t
 sequence's images by their numbers, and multiplies the two. So each entry of A is made exactly once,
 and neither A nor the gathered images are ever in device memory.
 
-This is what a batch of 512 sequences with T = 100 and X = 784 costs on an H200, which has 132
-multiprocessors at about 1.8 GHz, copies 4.3 TB/s and multiplies matrices at 790 TFLOP/s in bf16:
+This is what a batch of 512 sequences with T = 100 and X = 784 should cost on an H200, computed, not
+measured. It is taken to have 132 multiprocessors at about 1.8 GHz, to copy 4.3 TB/s and to multiply
+matrices at 790 TFLOP/s in bf16, as others have measured it:
 
 - If A is drawn, there are 3.15e8 normals, and 8% more for the tiles' edges. Four normals take one
   Philox block and two Box-Muller pairs. The block has 12 wide multiplications (7 rounds x 2, less

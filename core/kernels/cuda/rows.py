@@ -28,6 +28,7 @@ from metaphase.core.kernels.cuda.common import (
     check_on_device,
     normalized,
     normalized_backward,
+    relu,
     store,
 )
 
@@ -88,7 +89,7 @@ def _activate(
     at = (r * N + n[:, None]) * M + m[None, :]
     sums = tl.load(units + at, mask=inside, other=0.0).to(tl.float32)
     sums += tl.load(bias + r * bias_row + m, mask=m < M, other=0.0)[None, :]
-    store(hidden + at, tl.maximum(sums, 0.0), inside)
+    store(hidden + at, relu(sums), inside)
 
 
 @triton.jit
@@ -105,9 +106,9 @@ def _activate_backward(
         n = n0 + tl.arange(0, BLOCK_N)
         inside = (n < N)[:, None] & (m < M)[None, :]
         at = (r * N + n[:, None]) * M + m[None, :]
-        active = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32) > 0.0
+        idle = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32) <= 0.0
         grad = tl.load(d_hidden + at, mask=inside, other=0.0).to(tl.float32)
-        grad = tl.where(active, grad, 0.0)
+        grad = tl.where(idle, 0.0, grad)
         store(d_units + at, grad, inside)
         total += grad
     tl.store(d_bias + program * M + m, tl.sum(total, 0), mask=m < M)

@@ -181,3 +181,16 @@ def test_where_nothing_is_run_from_the_next_place_is_taken(tmp_path, monkeypatch
     monkeypatch.setattr(build, "_SOURCES", [p for p in build._SOURCES if p.name == "adam.c"])
     monkeypatch.setattr(build.ctypes, "CDLL", from_elsewhere)
     assert build._build()._name.startswith(str(tmp_path / "temporary"))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "why"),
+    [
+        ("no-such-compiler", "no C compiler 'no-such-compiler'"),
+        ("/dev/null", "Permission denied: C compiler '/dev/null'"),
+        ("false", "false: status 1"),
+    ],
+)
+def test_a_compiler_that_isnt_there_is_named(compiler, why, tmp_path):
+    with pytest.raises(OSError, match=f"^{why}$"):
+        build._compile([compiler], tmp_path / "made.so")

@@ -27,6 +27,33 @@ DEVICE, TOLERANCE, error = others.DEVICE, others.TOLERANCE, others.error
 PRECISIONS = ["tf32", "bf16"] if DEVICE == "cuda" else ["fp32", "bf16"]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_units_that_are_no_numbers_are_what_pytorch_makes_of_them(value, precision):
+    """A model that diverges is to be seen: NaN isn't cut to 0."""
+    units = torch.tensor([[[value, 1.0, -1.0]]], device=DEVICE)
+    units = units.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    hidden = rows.activate(units, torch.zeros(1, 1, 3, device=DEVICE))
+    torch.testing.assert_close(hidden, torch.relu(units), equal_nan=True)
+    grad = torch.full_like(units, 2.0)
+    d_units, d_bias = rows.activate_backward(grad, hidden)
+    due = torch.where(units <= 0, 0.0, grad)
+    assert torch.equal(d_units, due)
+    assert torch.equal(d_bias, due.float())
+    # Of two replicas one whose bias is no number.
+    h, up, down = (torch.ones(2, *shape, device=DEVICE) for shape in ((5, 4), (4, 3), (3, 4)))
+    h, up = h * torch.arange(4, device=DEVICE), up * torch.arange(3, device=DEVICE)
+    bias = torch.zeros(2, 1, 3, device=DEVICE)
+    bias[1, 0, 2] = value
+    leaves = [t.requires_grad_() for t in (h, up, bias, down)]
+
+    def finite(y):
+        told = [y, *torch.autograd.grad(y.sum(), leaves)]
+        return [(t[0].isfinite().all().item(), t[1].isfinite().all().item()) for t in told]
+
+    assert finite(mlp.fused_mlp(*leaves, precision)) == finite(blocks.plain_mlp(*leaves))
+
+
 def weights_of(shape, R, D, M):
     if shape is None:
         return others.replicas((R, D, M), (R, 1, M), (R, M, D))

@@ -93,7 +93,7 @@ def test_the_table_of_seen_tasks_changes_no_number(device):
         assert tasks.length == length
         assert torch.equal(tasks.projections(task_GxB), expected)
     only = SeenTasks(seed_G[:2], num_tasks_G[:2], 5, table_bytes=2**20)
-    assert only.all_tabled
+    assert [source.name for source in only.sources] == ["table"]
     assert torch.equal(only.projections(task_GxB[:2]), expected[:2])
 
 

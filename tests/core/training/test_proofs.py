@@ -7,8 +7,8 @@ import torch
 
 from metaphase.core import fast_paths
 from metaphase.core.architectures import blocks, lstm
-from metaphase.core.tasks import projected_inputs
-from metaphase.core.training import captured, optimizer, proofs
+from metaphase.core.tasks import projected_images, projected_inputs
+from metaphase.core.training import captured, cost, optimizer, proofs
 from tests.conftest import DEVICES, small_cell
 
 pytest.importorskip("triton")
@@ -84,8 +84,8 @@ def test_what_is_right_and_faster_is_used(monkeypatch):
     assert findings.error == ""
     names = [proof.name for proof in findings.proofs]
     # Attention, MLPs, layers (MLPs, as attention reads each second token), read-outs, Adam,
-    # projections, the LSTM's layers, captured steps.
-    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 1 + 1 + 1
+    # projections from a table and drawn, the LSTM's layers, captured steps.
+    assert len(names) == len(set(names)) == 2 + 2 + 2 + 2 + 1 + 2 + 1 + 1
     for proof in findings.proofs:
         if not proof.name.startswith(fast_paths.PROJECTION):
             assert proof.why == "", proof
@@ -145,6 +145,139 @@ def test_a_wrong_step_of_adam_is_not_used(monkeypatch):
     assert told["fused layers"].why == ""
 
 
+def test_a_step_of_adam_that_decays_weights_is_a_path_of_its_own(monkeypatch):
+    def step(theta, *rest, decay_R, **settings):
+        return optimizer.plain_adam(theta, *rest, decay_R=None, **settings)
+
+    monkeypatch.setattr(adam, "adam", step)
+    decaying = dataclasses.replace(CELLS[0], weight_decay=0.5, seed=3)
+    told = found(monkeypatch, [CELLS[0], decaying]).verdicts
+    assert told["fused Adam decays=0 fp32"] == ""
+    assert told["fused Adam decays=1 fp32"].startswith("it is off by ")
+
+
+def plain_project(images, index, task, *, size, seed_G=None, table_UxNxXxX=None, row_G=None, **how):
+    """The twin of the kernel, as it would be called."""
+    if table_UxNxXxX is None:
+        matrices = projected_images.projections(seed_G[:, None], task, size)
+    else:
+        matrices = table_UxNxXxX[row_G[:, None], task].float()
+    return images[index][..., :size] @ matrices.mT
+
+
+@pytest.mark.parametrize("wrong", ["drawn", "table"])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("raises", [False, True])
+def test_projections_are_proven_by_where_they_come_from(monkeypatch, wrong, order, raises):
+    """Those that are drawn, too, which evaluations on unseen tasks need beside any table."""
+
+    def project(*arguments, **settings):
+        x = plain_project(*arguments, **settings)
+        if (settings.get("table_UxNxXxX") is None) != (wrong == "drawn"):
+            return x
+        if raises:
+            raise RuntimeError("PTXASError: it can't be built")
+        return 3.0 * x
+
+    monkeypatch.setattr(projection, "project", project)
+    cells = [dataclasses.replace(CELLS[0], num_tasks=tasks) for tasks in (4, 2**30)]
+    told = {name: why for name, why in found(monkeypatch, cells[::order]).verdicts.items()
+            if name.startswith(fast_paths.PROJECTION)}  # fmt: skip
+    assert len(told) == 2
+    for name, why in told.items():
+        due = "RuntimeError: PTXASError" if raises else "it is off by 2.0"
+        assert why.startswith(due) if f"source={wrong}" in name else why == "", name
+
+
+def test_a_table_that_has_room_for_one_seed_alone_is_proven(monkeypatch):
+    room = 10 * 4 * CELLS[0].input_size ** 2
+    monkeypatch.setattr(projected_inputs, "TABLE_BYTES", {"cpu": room, "cuda": room})
+    monkeypatch.setattr(cost, "TABLE_BYTES", projected_inputs.TABLE_BYTES)
+    monkeypatch.setattr(projection, "project", plain_project)
+    told = found(monkeypatch, [dataclasses.replace(CELLS[0], num_tasks=9)]).verdicts
+    sources = [name for name in told if name.startswith(fast_paths.PROJECTION)]
+    assert [name.split("source=")[1] for name in sources] == ["drawn fp32", "table fp32"]
+
+
+def test_what_mixes_replicas_is_not_used(monkeypatch):
+    def fused_mlp(h, up, *rest, twin):
+        return blocks.plain_mlp(h, up[:1].expand_as(up), *rest[:2])
+
+    monkeypatch.setattr(mlp, "fused_mlp", fused_mlp)
+    told = by_path(found(monkeypatch))
+    assert told["fused MLP"].why.startswith("it is off by ")
+    assert told["fused attention"].why == ""
+
+
+def test_captured_steps_that_are_wrong_of_a_later_replica_are_not_used(monkeypatch):
+    real = captured.RepeatedStep.__call__
+
+    def call(self, step, step_J, count):
+        real(self, step, step_J, count)
+        if self._captures is None:
+            self._buffers[0][-1].mul_(1.5)
+
+    monkeypatch.setattr(captured.RepeatedStep, "__init__", wrapped_init)
+    monkeypatch.setattr(captured.RepeatedStep, "__call__", call)
+    verdicts = found(monkeypatch).verdicts
+    assert verdicts[fast_paths.CAPTURE].startswith("they are off by ")
+
+
+def test_what_fails_beside_a_comparison_is_not_used_elsewhere_either(monkeypatch):
+    """A path that was right when it was compared, in its first evaluation."""
+    project, calls = plain_project, []
+
+    def failing(*arguments, **settings):
+        calls.append(1)
+        if len(calls) > 40:
+            raise RuntimeError("CUDA error: misaligned address")
+        return project(*arguments, **settings)
+
+    monkeypatch.setattr(projection, "project", failing)
+    real = proofs._captured_beside
+    monkeypatch.setattr(
+        proofs, "_captured_beside", lambda *a: (calls.extend([1] * 40), real(*a))[1]
+    )
+    told = found(monkeypatch)
+    off = [name for name, why in told.verdicts.items() if "misaligned" in why]
+    assert off
+    assert all(name.startswith(fast_paths.PROJECTION) for name in off)
+    names = [proof.name for proof in told.proofs]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("where", ["training", "a comparison", "captured steps"])
+def test_where_memory_is_short_fewer_replicas_are_tried(monkeypatch, where):
+    error, sizes = torch.OutOfMemoryError("CUDA out of memory"), []
+    train, fused = proofs.PackTrainer.train, mlp.fused_mlp
+    room = {"replicas": proofs.REPLICAS if where == "captured steps" else 2}
+
+    def limited(self, count):
+        sizes.append(len(self.cells))
+        if where != "a comparison" and len(self.cells) > room["replicas"]:
+            raise error
+        train(self, count)
+
+    def fused_mlp(h, *rest, twin):
+        if where == "a comparison" and len(h) > 2:
+            raise error
+        return fused(h, *rest, twin=twin)
+
+    def beside(*arguments):
+        room["replicas"] = 2
+        return captured_beside(*arguments)
+
+    captured_beside = proofs._captured_beside
+    monkeypatch.setattr(proofs, "_captured_beside", beside)
+    monkeypatch.setattr(proofs.PackTrainer, "train", limited)
+    monkeypatch.setattr(mlp, "fused_mlp", fused_mlp)
+    monkeypatch.setattr(projection, "project", plain_project)
+    findings = found(monkeypatch)
+    assert [proof.why for proof in findings.proofs] == [""] * len(findings.proofs)
+    assert fast_paths.CAPTURE in findings.verdicts
+    assert {8, 4, 2} <= {*sizes}
+
+
 def test_a_wrong_scan_is_not_used(monkeypatch):
     """Wrong by what it forgets in time, which the first token doesn't show."""
 
@@ -184,6 +317,7 @@ def test_the_kernels_themselves_are_right(monkeypatch):
     ):
         monkeypatch.setattr(module, name, REAL[name])
     monkeypatch.setattr(proofs, "STEPS", 1)
+    monkeypatch.setattr(proofs, "REPLICAS", 2)
     for proof in found(monkeypatch, [*CELLS[:1], LSTM]).proofs:
         assert proof.why == "", proof
 
@@ -244,8 +378,8 @@ def test_a_cell_that_cant_be_trained_is_no_fault_of_the_device(monkeypatch, erro
     real, tried = proofs.PackTrainer.train, []
 
     def train(self, count):
-        tried.append(self.cell)
-        if self.cell == CELLS[0]:
+        if self.cell.model_size == CELLS[0].model_size:
+            tried.append(len(self.cells))
             raise error
         real(self, count)
 
@@ -256,7 +390,8 @@ def test_a_cell_that_cant_be_trained_is_no_fault_of_the_device(monkeypatch, erro
     findings = proofs.prove(CELLS, CPU, "data")
     assert not findings.poisoned
     assert findings.error == ""
-    assert tried.count(CELLS[0]) == 1  # its steps aren't captured either
+    fewer = isinstance(error, torch.OutOfMemoryError)  # its steps aren't captured either
+    assert tried == ([8, 4, 2, 1] if fewer else [8])
     assert {proof.name for proof in findings.proofs} == others
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,33 @@ def test_memory_that_others_fill_is_not_held_against_a_path_for_ever(where):
     assert proving.find_out(CELLS, OF, "data", run).verdicts[MLP if where == "a kernel" else
         fast_paths.CAPTURE] == full  # fmt: skip
     assert proving.find_out(CELLS, OF, "data", run).verdicts == {MLP: ""}
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "OutOfResources: out of resource: shared memory, Required: 180224, Hardware limit: 101376.",
+        "OutOfResources: out of resource: tensor memory, Required: 1024, Hardware limit: 512.",
+        "AcceleratorError: CUDA error: an illegal memory access was encountered",
+    ],
+)
+def test_what_is_wrong_with_a_kernel_is_found_out_once_though_it_names_memory(why):
+    run, tasks = answers(found(proof(MLP, why)))
+    for _ in range(2):
+        assert proving.find_out(CELLS, OF, "data", run).verdicts == {MLP: why}
+    assert len(tasks) == 1
+
+
+def test_cells_that_take_other_paths_are_tried_though_their_shapes_are_known():
+    """Projections in a table, and steps that decay weights."""
+    drawn = [replace(cell, num_tasks=2**30) for cell in CELLS]
+    run, tasks = answers(*[found(proof(MLP))] * 3)
+    proving.find_out(drawn, OF, "data", run)
+    proving.find_out([*drawn, *CELLS], OF, "data", run)
+    assert [cell.num_tasks for cell in tasks[1].cells] == [CELLS[0].num_tasks] * 2
+    proving.find_out([*drawn, replace(drawn[0], weight_decay=0.1)], OF, "data", run)
+    assert [cell.weight_decay for cell in tasks[2].cells] == [0.0, 0.0, 0.1]
+    assert proving.find_out(drawn[::-1], OF, "data", run).kept
 
 
 @pytest.mark.slow

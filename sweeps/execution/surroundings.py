@@ -151,6 +151,7 @@ def ray_workers(found: list[Workers]) -> Iterator[Line]:
 def storage(root: str) -> Iterator[Line]:
     """What a sweep's tree needs: files are made, replaced, listed and removed, and of two drivers
     one gets the lease."""
+    from metaphase.sweeps.store.claim import CONDITIONS
     from metaphase.sweeps.store.lease import acquire
     from metaphase.sweeps.store.storage import Storage
 
@@ -186,7 +187,8 @@ def storage(root: str) -> Iterator[Line]:
         else:
             with contextlib.suppress(OSError):
                 tree.delete_folder("")
-                tree.delete("driver")  # an empty object, which isn't listed
+                for name in ("driver", CONDITIONS):  # empty objects, which aren't listed
+                    tree.delete(name)
 
 
 def data_sets(cells: Sequence[Cell], data_root: str) -> Iterator[Line]:

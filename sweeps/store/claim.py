@@ -14,6 +14,7 @@ from metaphase.sweeps.store.files import Changed, ClaimLost, Files, StorageError
 from metaphase.sweeps.store.leasefile import parse_lease
 from metaphase.sweeps.store.patience import patiently
 
+CONDITIONS = ".conditions"  # the object that conditions are tried on
 FRESH_SECONDS = 5.0  # for which a look at the lease lets writes to an object store begin
 
 
@@ -88,7 +89,7 @@ class Claim:
         object stores know no conditions, others don't heed them: one is tried that isn't met, on an
         empty object that stays."""
         if self._files.conditional and not self._files.local_path:
-            path = ".conditions"
+            path = CONDITIONS
             doing = f"{self._place}: writing {path}"
             patiently(lambda: self._files.write(path, b"", durable=False), doing)
             try:

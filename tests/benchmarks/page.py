@@ -57,7 +57,7 @@ def measure(cells: int, screenshots: Path | None) -> None:
             paint = opened.evaluate("performance.now()")
             click_tile(opened, 20, 6)  # curves are unpacked, figures built
             opened.wait_for_selector(".detail h3")
-            opened.wait_for_function("panels[0].detail.curve.source !== undefined")
+            opened.wait_for_function("() => panels[0].detail.curve.source !== undefined")
             first = opened.evaluate(_CLICK, [64, 2**20])
             sizes, tasks = figure2_tree.WIDTHS, figure2_tree.NUM_TASKS
             clicks = [

@@ -88,6 +88,12 @@ def quickstart() -> Map:
     return logistic(np.array([np.inf, 8.9, 8.2, 7.6]), 0.4, sizes=sizes, x_K=x_K, seeds=5)
 
 
+def laptop() -> Map:
+    """As figure2-laptop's reference results have it: widths 32 and 64 generalize from 2^13 on."""
+    sizes, x_K = (8, 16, 32, 64), np.arange(21.0)
+    return logistic(np.array([np.inf, np.inf, 13.0, 13.0]), sizes=sizes, x_K=x_K)
+
+
 def wrong_priors() -> Map:
     """No random walk (the boundary goes up and down by four octaves) and no logistic rise (seeds'
     places are spread by Cauchy's law, half of an octave wide)."""
@@ -100,6 +106,7 @@ V = np.arange(9.0)
 MAPS: dict[str, Callable[[], Map]] = {
     "Figure 2": figure2,
     "quickstart": quickstart,
+    "figure2-laptop": laptop,
     "sharp": lambda: logistic(12.3 + 0 * V, 0.1),
     "wide": lambda: logistic(12.3 + 0 * V, 2.0),
     "tilted": lambda: logistic(20 - 1.5 * V),

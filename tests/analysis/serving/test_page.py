@@ -325,7 +325,7 @@ def test_details_tell_the_distances_that_decide(tmp_path):
         at.locator("#step").focus()
         at.keyboard.press("Home")
         first = history[(history["split"] == "unseen") & (history["step"] == 100)]
-        at.wait_for_function("panels[0].state.step === 100")
+        at.wait_for_function("() => panels[0].state.step === 100")
         assert (
             len(at.evaluate("panels[0].map.words.data.text"))
             == first["relative_distance"].notna().sum()

@@ -87,7 +87,7 @@ def test_it_is_used_where_it_is_on(pretended, monkeypatch):
     plain = buffers()
     optimizer.adam(*plain, **settings())
     assert not calls
-    fast_paths.adopt({"fused Adam fp32": ""})
+    fast_paths.adopt({"fused Adam decays=0 fp32": ""})
     ours = buffers()
     assert optimizer.adam(*ours, **settings()).tolist() == [True] * 4
     assert calls == [(4 * 2,)]
@@ -100,14 +100,14 @@ def test_who_judges_it_changes_nothing(pretended):
     with fast_paths.judged_by(lambda path: asked.append((path.name, path.fast(), path.twin()))):
         optimizer.adam(*ours, **settings())
     [(name, fast, twin)] = asked
-    assert name == "fused Adam fp32"
+    assert name == "fused Adam decays=0 fp32"
     torch.testing.assert_close(fast, twin, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(fast, torch.stack(ours[:3]), rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours[0], start[0])
 
 
 def test_one_that_fails_leaves_its_twin(pretended, monkeypatch, caplog):
-    fast_paths.adopt({"fused Adam fp32": ""})
+    fast_paths.adopt({"fused Adam decays=0 fp32": ""})
     monkeypatch.setattr(adam, "_adam", Recorder(None, []))
     ours, twins = buffers(), buffers()
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_one_that_fails_leaves_its_twin(pretended, monkeypatch, caplog):
         optimizer.plain_adam(*twins, **settings())
     assert all(torch.equal(a, b) for a, b in zip(ours, twins, strict=True))
     [line] = [r.getMessage() for r in caplog.records if r.name == "metaphase.core.fast_paths"]
-    assert line == "no fused Adam fp32, plain PyTorch instead: RuntimeError: no compiler"
+    assert line == "no fused Adam decays=0 fp32, plain PyTorch instead: RuntimeError: no compiler"
 
 
 class Recorder:

@@ -37,6 +37,8 @@ def on_a_pretended_gpu(value, mode, seen=None):
         return fake
     if isinstance(value, dict):
         return {key: on_a_pretended_gpu(item, mode, seen) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(on_a_pretended_gpu(item, mode, seen) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)(on_a_pretended_gpu(item, mode, seen) for item in value)
     if isinstance(value, torch.device):

@@ -10,7 +10,7 @@ from graphlib import TopologicalSorter
 
 from tests import ROOT
 
-MOST_LINES = 400
+MOST_LINES = 399
 # What each top-level folder may import of the others, imports inside functions included.
 ALLOWED = {
     "core": (),

@@ -14,8 +14,7 @@ step:
   head; the backward pass has 11 and 6. L is padded to 128, and D to at least 16. The forward pass
   takes two blocks of queries, which look at 64 and 128 keys (3/4 of the products, 5/4 of the
   projections). That is 2.2 + 7.7 MFLOP at D = 16, and 4.2 + 12.1 at D = 64. Times 512 x 8 x 4 it is
-  0.16 TFLOP at D = 16 and 0.27 at D = 64, which take 0.21 and 0.34 ms at 790 TFLOP/s. The rate of
-  tf32 is half of that.
+  0.16 TFLOP at D = 16 and 0.27 at D = 64: 0.21 and 0.34 ms at 790 TFLOP/s, half the rate in tf32.
 - Everything else. Compiled for sm_90 in bf16 at D = 16, a head of the backward pass is some 1,900
   instructions of 8 warps. These take 3,800 clocks of a multiprocessor's four schedulers, besides
   1,800 of products, which wait for some of them. A head of the forward pass takes 1,500 and 500,

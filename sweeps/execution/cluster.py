@@ -63,7 +63,8 @@ def find_cluster() -> str | None:
         if why:
             raise ConfigError(
                 f"RAY_ADDRESS: no Ray that can be used is at {shown(named)}: {why}; start it "
-                "there, or unset RAY_ADDRESS to have one started here"
+                "there, set RAY_AUTH_MODE=token if it wants a token, or unset RAY_ADDRESS to have "
+                "one started here"
             )
         return named
     os.environ.pop("RAY_ADDRESS", None)  # empty: as if it weren't set

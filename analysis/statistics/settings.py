@@ -27,14 +27,18 @@ def setting_columns(cells: pd.DataFrame) -> list[str]:
 def varying_settings(cells: pd.DataFrame) -> list[str]:
     """Settings besides the grid's axes and the dataset that take several values.
 
-    Those that follow from architecture and model size (a head's size, say) don't count.
+    Those that follow from architecture and model size (a head's size, say) don't count, nor those
+    that follow from the number of tasks (more steps where there are more, say).
     """
     names = []
     for name in setting_columns(cells):
         if name in _NO_SETTING or cells[name].nunique(dropna=False) < 2:
             continue
-        follows = cells.groupby(["architecture", "model_size"])[name].nunique(dropna=False).max()
-        if follows > 1 or name not in UNUSED:
+        by_size, by_tasks = (
+            cells.groupby(["architecture", axis])[name].nunique(dropna=False).max() == 1
+            for axis in ("model_size", "num_tasks")
+        )
+        if not by_tasks and not (by_size and name in UNUSED):
             names.append(name)
     return names
 

@@ -37,7 +37,7 @@ def test_presets_that_come_with_the_program_expand(name):
 CELLS = {  # of the presets that come with the program: how many, a hash of their cell_ids
     "bursty-tiny": (33, "93fb42ebbd48f46b"),
     "figure2": (702, "c8a2dfe02e14eefd"),
-    "figure2-laptop": (72, "7aad602361c61844"),
+    "figure2-laptop": (72, "0902a6291946652b"),
     "figure2-mlp": (702, "d0a2103dda30ef15"),
     "figure2-mlp-small": (78, "6e632274aa30f150"),
     "figure2-mlp-tiny": (108, "b24b4d459a6ebb01"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.load import ResultsError
-from metaphase.analysis.statistics.settings import setting_columns
+from metaphase.analysis.statistics.settings import follows, setting_columns
 from metaphase.core import label_counts, phase_rules, schema
 from metaphase.core.phase_rules import LEFT, Rule
 from metaphase.core.phases import (
@@ -235,11 +235,7 @@ def split_conditions(cells: pd.DataFrame) -> list[tuple[dict[str, object], pd.Da
         values = _comparable(cells[name])
         if values.nunique(dropna=False) < 2:
             continue
-        follows = (
-            values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False).max() == 1
-            for axis in ("model_size", "num_tasks")
-        )
-        if not any(follows):
+        if not any(follows(cells, values, axis) for axis in ("model_size", "num_tasks")):
             varying.append(values.rename(name))
     if cells["architecture"].nunique() > 1:
         varying.insert(0, cells["architecture"])

@@ -24,6 +24,12 @@ def setting_columns(cells: pd.DataFrame) -> list[str]:
     return [name for name in (*SETTINGS, *sorted(own)) if name in cells]
 
 
+def follows(cells: pd.DataFrame, values: pd.Series, axis: str) -> bool:
+    """Whether a setting has one value for each architecture and value of this axis."""
+    counts = values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False)
+    return bool(counts.max() == 1)
+
+
 def varying_settings(cells: pd.DataFrame) -> list[str]:
     """Settings besides the grid's axes and the dataset that take several values.
 
@@ -34,11 +40,8 @@ def varying_settings(cells: pd.DataFrame) -> list[str]:
     for name in setting_columns(cells):
         if name in _NO_SETTING or cells[name].nunique(dropna=False) < 2:
             continue
-        by_size, by_tasks = (
-            cells.groupby(["architecture", axis])[name].nunique(dropna=False).max() == 1
-            for axis in ("model_size", "num_tasks")
-        )
-        if not by_tasks and not (by_size and name in UNUSED):
+        by_size = name in UNUSED and follows(cells, cells[name], "model_size")
+        if not by_size and not follows(cells, cells[name], "num_tasks"):
             names.append(name)
     return names
 

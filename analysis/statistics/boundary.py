@@ -108,7 +108,7 @@ def _of_phase(
     log_constant = sum(thresholds.log_constant(yes_K, no_K) for _, yes_K, no_K in outcomes)
     v_W = np.log2(np.array(sizes, dtype=float))
     v_W = v_W - (v_W[0] + v_W[-1]) / 2
-    weight_WxTxS, smooth = joint_thresholds.smooth(theta_T, v_W, log_WxTxS)
+    weight_WxTxS, smooth, _ = joint_thresholds.smooth(theta_T, v_W, log_WxTxS)
     weight_TxB, log_law, log_flat = _power_law(theta_T, v_W, log_WxTxS)
 
     rows = []

@@ -77,11 +77,11 @@ def _shares(usable: pd.DataFrame, points: pd.DataFrame, phase: str) -> np.ndarra
         cells = usable[usable["model_size"] == size]
         x = np.log2(cells["num_tasks"].to_numpy(dtype=float))
         outcomes.append(Outcomes(*counts(x, (cells["phase"] >= phase).to_numpy())))
-    weight_WxTxM = joint_thresholds.posterior(
+    posterior = joint_thresholds.posterior(
         theta_T, np.log2(sizes), outcomes, joint_thresholds.LEAPS
     )
     rises = joint_thresholds.rises_at(tuple(theta_T.tolist()), tuple(x_K.tolist()))
-    share_WxK = np.einsum("wtm,tmk->wk", weight_WxTxM, np.exp(rises.log_yes_TxMxK))
+    share_WxK = np.einsum("wtm,tmk->wk", posterior.weight_WxTxM, np.exp(rises.log_yes_TxMxK))
     rows = np.searchsorted(sizes, points["model_size"].to_numpy(dtype=float))
     columns = np.searchsorted(x_K, np.log2(points["num_tasks"].to_numpy(dtype=float)))
     share: np.ndarray = share_WxK[rows, columns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from metaphase.core.cell import Cell, grouped, stack_key, stream_key
 from metaphase.sweeps.planning import hardware
 
 GPU_MEMORY = 15e9  # assumed where it can't be asked: the smallest cloud GPUs have 16 GB
+FEWEST, MOST = 2, 16  # cells of a round for each worker
 MEMORY_SHARE = 0.8  # of a worker's memory that a pack may fill by estimate
 
 
@@ -43,15 +45,27 @@ class Workers:
         step = 0.0
         for stack in grouped(cells, stack_key).values():
             cell = stack[0]
-            examples = cell.batch_size * cell.sequence_length
-            flops = cost.flops_per_step(cell) - cost.input_flops(cell)
-            replica = examples * self.example_seconds + flops / self.flops
             slowness = ARCHITECTURES[cell.architecture].slowness
-            step += (self.step_seconds + len(stack) * replica) * slowness
+            step += (self.step_seconds + len(stack) * self._replica_seconds(cell)) * slowness
         streams = len({stream_key(cell) for cell in cells})
         step += streams * cost.input_flops(cells[0]) / self.flops
         step += cost.normals_per_step(cells, self.device) * self.normal_seconds
         return max(cells[0].steps - from_step, 1) * step
+
+    def _replica_seconds(self, cell: Cell) -> float:
+        """Of a step, what one more cell of a shape adds, as fast as a Transformer is, but for its
+        batches."""
+        from metaphase.core.training import cost
+
+        examples = cell.batch_size * cell.sequence_length
+        flops = cost.flops_per_step(cell) - cost.input_flops(cell)
+        return examples * self.example_seconds + flops / self.flops
+
+    def round_of(self, cells: Sequence[Cell]) -> int:
+        """How many of these cells are best given to all workers at once: to each as many as take as
+        long, in most packs, as what a step takes however few they are. So more are nearly free."""
+        alone = [self.step_seconds / self._replica_seconds(cell) for cell in cells]
+        return max(1, self.count) * min(max(FEWEST, round(statistics.median(alone))), MOST)
 
     def hold(self, cells: Sequence[Cell]) -> bool:
         """Whether a worker's memory is enough for a pack of these cells."""

@@ -3,14 +3,13 @@
 What is known of a phase's boundary is the posterior of `core.joint_thresholds` for each family of
 rows, with steps that lead anywhere now and then: boundaries break off where models are too small. A
 cell's expected information about its row's theta is I(theta; y) (Houlsby et al. 2011, arXiv
-1112.5745), where thetas beyond an end of the grid are one, given that the row's pending cells and
-the batch's other ones are trained too (all their outcomes are summed over, as in Kirsch, van
-Amersfoort & Gal 2019, arXiv 1906.08158). A bit halves an interval, so the cell is worth the octaves
+1112.5745), where thetas beyond an end of the grid are one, given what pending cells and the batch's
+other ones will tell (`search.futures`). A bit halves an interval, so the cell is worth the octaves
 that it is expected to take off the row's. It costs its share of the grid's cells plus its share of
 the grid's operations, of which a stream that the batch has anyway is none. The batch takes the best
 ratio, again and again.
 
-All of it is a function of its arguments, without randomness.
+All of it is a function of its arguments.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metaphase.core import joint_thresholds
-from metaphase.core.joint_thresholds import Outcomes
+from metaphase.core.joint_thresholds import LEAPS, Outcomes, Smoothed
 from metaphase.core.thresholds import cut, quantiles
+from metaphase.sweeps.search.futures import Futures
 from metaphase.sweeps.search.space import Known, Space
 
 CONFIDENCE = 0.95
@@ -75,55 +75,85 @@ class Proposal:
 
 
 @dataclass
-class _Row:
-    """A row of which cells may be chosen, for one phase.
+class _Family:
+    """Rows of which cells may be chosen, for one phase, and what they would tell.
 
     Attributes:
-        share_TxMxK: P(y = 1) at each theta, at the M other parameters, and at the row's points.
-        weight_ZxTxM: the posterior, divided by the outcomes of the cells chosen so far.
-        bits_K: the information of a cell at each point.
-        lumps: where thetas that are told apart begin.
-        worth_K: the chance that a cell there has a phase at all.
-        width: octaves of the interval, less what the cells chosen so far are to take off it.
-        octaves_K: what a cell at each point is to take off it.
+        futures: of all rows of the family.
+        place: {row: its place among these}.
+        worth: {row: the chance that a cell at each of its points has a phase at all}.
+        enough: {row: octaves that are narrow enough}, of rows whose intervals are to be narrower.
+        octaves_C: what each cell of these is to take off its row's interval, 0 of all others.
     """
 
-    share_TxMxK: np.ndarray
-    weight_ZxTxM: np.ndarray
-    lumps: np.ndarray
-    worth_K: np.ndarray
-    width: float
-    bits_K: np.ndarray = field(init=False)
-    octaves_K: np.ndarray = field(init=False)
+    space: Space
+    theta_T: np.ndarray
+    futures: Futures
+    place: dict[int, int]
+    worth: dict[int, np.ndarray]
+    enough: dict[int, float]
+    octaves_C: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.look()
+    def choose(self, cell: int) -> None:
+        """Takes what a cell will tell into account."""
+        row, k = int(self.space.row_C[cell]), int(self.space.k_C[cell])
+        if row in self.place:
+            self.futures.choose(cell, self.place[row], k, float(self.worth[row][k]))
 
     def look(self) -> None:
-        """Computes the information anew."""
-        yes_ZxTxK = np.stack([(w[:, None, :] @ self.share_TxMxK)[:, 0] for w in self.weight_ZxTxM])
-        all_ZxT = self.weight_ZxTxM.sum(axis=2)
-        yes_ZxBxK = np.add.reduceat(yes_ZxTxK, self.lumps, axis=1)
-        all_ZxBx1 = np.add.reduceat(all_ZxT, self.lumps, axis=1)[..., None]
-        of_theta = (_bits(yes_ZxBxK) + _bits(all_ZxBx1 - yes_ZxBxK) - _bits(all_ZxBx1)).sum(axis=1)
-        yes_ZxK, all_Zx1 = yes_ZxBxK.sum(axis=1), all_ZxBx1.sum(axis=1)
-        alone = _bits(yes_ZxK) + _bits(all_Zx1 - yes_ZxK) - _bits(all_Zx1)
-        self.bits_K = np.maximum(0.0, (alone - of_theta).sum(axis=0)) * self.worth_K
-        self.octaves_K = np.where(self.bits_K < LEAST_BITS, 0.0, 1 - 2**-self.bits_K) * self.width
+        """Computes the octaves anew."""
+        weights = self.futures.weights()
+        self.octaves_C = np.zeros(len(self.space.row_C))
+        for row, enough in self.enough.items():
+            weight_TxFxM = weights[self.place[row]]
+            bits_FxK = self._bits(row, weight_TxFxM) * self.worth[row]
+            width_F = self._widths(row, weight_TxFxM.sum(axis=2))
+            if self.futures.differ:
+                width_F = np.where(width_F > enough, width_F, 0.0)
+            octaves_K = ((1 - 2**-bits_FxK) * width_F[:, None]).mean(axis=0)
+            octaves_K = np.where(bits_FxK.mean(axis=0) < LEAST_BITS, 0.0, octaves_K)
+            of_row = self.space.row_C == row
+            self.octaves_C[of_row] = octaves_K[self.space.k_C[of_row]]
 
-    def choose(self, k: int) -> None:
-        """Takes a cell at point k into account, whatever its outcome will be."""
-        yes_ZxTxM = self.weight_ZxTxM * self.share_TxMxK[:, :, k]
-        self.weight_ZxTxM = np.concatenate([yes_ZxTxM, self.weight_ZxTxM - yes_ZxTxM])
-        self.width -= float(self.octaves_K[k])
-        self.look()
+    def _bits(self, row: int, weight_TxFxM: np.ndarray) -> np.ndarray:
+        """The information of a cell at each of the row's points, in each future."""
+        x_K, _ = self.space.points[row]
+        inside = np.flatnonzero((self.theta_T >= x_K[0]) & (self.theta_T <= x_K[-1]))
+        lumps = np.unique([0, *inside, min(inside[-1] + 1, len(self.theta_T) - 1)])
+        yes_TxFxK = weight_TxFxM @ self.futures.share_WxTxMxK[self.place[row]]
+        yes_BxFxK = np.add.reduceat(yes_TxFxK, lumps)
+        all_BxFx1 = np.add.reduceat(weight_TxFxM.sum(axis=2), lumps)[..., None]
+        of_theta = (_bits(yes_BxFxK) + _bits(all_BxFx1 - yes_BxFxK) - _bits(all_BxFx1)).sum(axis=0)
+        yes_FxK = yes_BxFxK.sum(axis=0)
+        return np.maximum(0.0, _bits(yes_FxK) + _bits(1 - yes_FxK) - of_theta)
+
+    def _widths(self, row: int, weight_TxF: np.ndarray) -> np.ndarray:
+        """Octaves of the row's interval inside the grid, in each future (as `quantiles` has it)."""
+        x_K, _ = self.space.points[row]
+        spacing = self.theta_T[1] - self.theta_T[0]
+        until_TxF = np.cumsum(weight_TxF, axis=0)
+        ends = []
+        for wanted in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
+            t_F = (until_TxF < wanted * until_TxF[-1]).sum(axis=0)
+            here_F = np.take_along_axis(weight_TxF, t_F[None], axis=0)[0]
+            left_F = np.take_along_axis(until_TxF, t_F[None], axis=0)[0] - wanted * until_TxF[-1]
+            end_F = self.theta_T[t_F] + spacing * (0.5 - left_F / here_F)
+            ends.append(np.clip(end_F, x_K[0], x_K[-1]))
+        width_F: np.ndarray = ends[1] - ends[0]
+        return width_F
 
 
 def _bits(p: np.ndarray) -> np.ndarray:
     """-p log2 p, and 0 of 0."""
-    p = np.maximum(p, 1e-300)
+    p = np.maximum(p, 1e-30)
     bits: np.ndarray = -p * np.log2(p)
     return bits
+
+
+def _within(ends: tuple[float, float, float], x_K: np.ndarray) -> float:
+    """The octaves of an interval that are inside the grid."""
+    low, _, high = ends
+    return max(0.0, min(high, float(x_K[-1])) - max(low, float(x_K[0])))
 
 
 def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Proposal:
@@ -134,14 +164,13 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
             grid is as wide, the gap counts, to the distance of thetas.
     """
     standings: list[Standing] = []
-    rows: dict[int, list[_Row]] = {}
+    families: list[_Family] = []
     for phase in range(len(known.reached_PxC)):
-        for family in np.unique(space.family_R):
-            for standing, row in _look_at(space, known, phase, family, target):
-                standings.append(standing)
-                if row is not None:
-                    rows.setdefault(standing.row, []).append(row)
-    choices = _choose(space, known, rows, most)
+        for number in np.unique(space.family_R):
+            of_rows, family = _look_at(space, known, phase, number, target)
+            standings += of_rows
+            families += [family] if family is not None else []
+    choices = _choose(space, known, families, most)
     if choices:
         reason = ""
     elif all(standing.done for standing in standings):
@@ -153,7 +182,7 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
 
 def family_posterior(
     space: Space, known: Known, phase: int, family: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Smoothed]:
     """The family's rows by size, the thetas, and the posterior (`joint_thresholds.posterior`)."""
     rows_W = np.flatnonzero(space.family_R == family)
     rows_W = rows_W[np.argsort(space.size_R[rows_W], kind="stable")]
@@ -161,8 +190,7 @@ def family_posterior(
     theta_T = joint_thresholds.thetas(x.min(), x.max())
     outcomes = [_outcomes(space, known, phase, row) for row in rows_W.tolist()]
     v_W = np.log2(space.size_R[rows_W].astype(float))
-    weight = joint_thresholds.posterior(theta_T, v_W, outcomes, joint_thresholds.LEAPS)
-    return rows_W, theta_T, weight
+    return rows_W, theta_T, joint_thresholds.posterior(theta_T, v_W, outcomes, LEAPS)
 
 
 def _outcomes(space: Space, known: Known, phase: int, row: int) -> Outcomes:
@@ -175,26 +203,31 @@ def _outcomes(space: Space, known: Known, phase: int, row: int) -> Outcomes:
 
 
 def _look_at(
-    space: Space, known: Known, phase: int, family: int, target: float
-) -> list[tuple[Standing, _Row | None]]:
-    """Each of a family's rows: where it stands, and if it isn't done, what can be chosen of it."""
-    rows_W, theta_T, weight_WxTxM = family_posterior(space, known, phase, family)
-    found: list[tuple[Standing, _Row | None]] = []
-    for row, weight_TxM in zip(rows_W.tolist(), weight_WxTxM, strict=True):
+    space: Space, known: Known, phase: int, number: int, target: float
+) -> tuple[list[Standing], _Family | None]:
+    """Where each of a family's rows stands, and unless all are done, what can be chosen of them."""
+    rows_W, theta_T, posterior = family_posterior(space, known, phase, number)
+    standings, worth, enough = [], {}, {}
+    for row, weight_TxM in zip(rows_W.tolist(), posterior.weight_WxTxM, strict=True):
         x_K, cells_K = space.points[row]
         ends = quantiles(theta_T, weight_TxM.sum(axis=1), CONFIDENCE)
-        enough = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
-        standing = _standing(phase, row, x_K, ends, enough)
+        narrow = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
+        standings.append(_standing(phase, row, x_K, ends, narrow))
         known_K = [(known.finished_C[c], known.reached_PxC[phase, c]) for c in cells_K]
-        if standing.done or _hopeless(known_K):
-            found.append((standing, None))
-            continue
-        share = _shares(tuple(theta_T.tolist()), tuple(x_K.tolist()))
-        inside = np.flatnonzero((theta_T >= x_K[0]) & (theta_T <= x_K[-1]))
-        lumps = np.unique([0, *inside, min(inside[-1] + 1, len(theta_T) - 1)])
-        worth_K = _worth(x_K, known_K)
-        found.append((standing, _Row(share, weight_TxM[None], lumps, worth_K, standing.width)))
-    return found
+        worth[row] = _worth(x_K, known_K)
+        if not (standings[-1].done or _hopeless(known_K)):
+            enough[row] = narrow
+    if not enough:
+        return standings, None
+    futures = Futures(
+        theta_T,
+        np.log2(space.size_R[rows_W].astype(float)),
+        [_outcomes(space, known, phase, row) for row in rows_W.tolist()],
+        [_shares(tuple(theta_T.tolist()), tuple(space.points[row][0])) for row in rows_W],
+        posterior,
+    )
+    place = {row: w for w, row in enumerate(rows_W.tolist())}
+    return standings, _Family(space, theta_T, futures, place, worth, enough)
 
 
 def _gap(x_K: np.ndarray, place: float) -> float:
@@ -208,9 +241,8 @@ def _standing(
 ) -> Standing:
     """Where a row stands. `ends`: quantiles of theta; `enough`: octaves."""
     first, last = float(x_K[0]), float(x_K[-1])
-    low, middle, high = ends
-    width = max(0.0, min(high, last) - max(low, first))
-    return Standing(phase, row, *cut(low, middle, high, first, last), width, width <= enough)
+    width = _within(ends, x_K)
+    return Standing(phase, row, *cut(*ends, first, last), width, width <= enough)
 
 
 def _hopeless(known_K: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
@@ -237,42 +269,32 @@ def _shares(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> np.ndarray:
     return np.exp(joint_thresholds.rises_at(theta_T, x_K).log_yes_TxMxK)
 
 
-def _choose(space: Space, known: Known, rows: dict[int, list[_Row]], most: int) -> list[Choice]:
-    """Cells of these rows, the best ratio of information to cost again and again."""
-    taken_C = known.finished_C | known.pending_C
-    left = {row: [c[~taken_C[c]].tolist() for c in space.points[row][1]] for row in rows}
-    of_row = {row: int(known.pending_C[space.row_C == row].sum()) for row in rows}
-    rows = {row: of_phases for row, of_phases in rows.items() if of_row[row] < MOST_OF_A_ROW}
-    for row, of_phases in rows.items():
-        for k, cells in enumerate(space.points[row][1]):
-            for _ in range(int(known.pending_C[cells].sum())):
-                for one in of_phases:
-                    one.choose(k)
+def _choose(space: Space, known: Known, families: list[_Family], most: int) -> list[Choice]:
+    """Cells of these families, the best ratio of octaves to cost again and again."""
+    free_C = ~(known.finished_C | known.pending_C)
+    of_row_R = np.bincount(space.row_C[known.pending_C], minlength=len(space.family_R))
+    for family in families:
+        for cell in np.flatnonzero(known.pending_C).tolist():
+            family.choose(cell)
+        family.look()
+    cost_C = 1 / len(space.row_C) + space.cost_C / space.total
+    in_order = np.lexsort((space.k_C, space.row_C))  # equals are taken in this one
     chosen: list[Choice] = []
-    streams: set[int] = set()
-
-    def cost(cell: int) -> float:
-        shared = space.shared_C[cell] if int(space.stream_C[cell]) in streams else 0.0
-        return float(1 / len(space.row_C) + (space.cost_C[cell] - shared) / space.total)
-
-    while len(chosen) < most:
-        best: tuple[float, int, int, int, float] | None = None
-        for row, of_phases in rows.items():
-            octaves_K = np.sum([one.octaves_K for one in of_phases], axis=0)
-            for k, cells in enumerate(left[row]):
-                if not cells or octaves_K[k] == 0 or of_row[row] == MOST_OF_A_ROW:
-                    continue
-                cell = min(cells, key=lambda c: (cost(c), c))
-                ratio = float(octaves_K[k]) / cost(cell)
-                if best is None or ratio > best[0] * (1 + 1e-9):
-                    best = ratio, row, k, cell, float(octaves_K[k])
-        if best is None:
+    while families and len(chosen) < most:
+        octaves_C = np.sum([family.octaves_C for family in families], axis=0)
+        octaves_C[~free_C | (of_row_R[space.row_C] >= MOST_OF_A_ROW)] = 0.0
+        ratio_C = (octaves_C / cost_C)[in_order]
+        if not ratio_C.any():
             break
-        _, row, k, cell, octaves = best
-        chosen.append(Choice(cell, octaves))
-        streams.add(int(space.stream_C[cell]))
-        left[row][k].remove(cell)
-        of_row[row] += 1
-        for one in rows[row]:
-            one.choose(k)
+        cell = int(in_order[np.flatnonzero(ratio_C * (1 + 1e-9) >= ratio_C.max())[0]])
+        chosen.append(Choice(cell, float(octaves_C[cell])))
+        free_C[cell] = False
+        of_row_R[space.row_C[cell]] += 1
+        of_stream = space.stream_C == space.stream_C[cell]
+        shared_C = np.where(of_stream, space.shared_C, 0.0)
+        cost_C = np.minimum(cost_C, 1 / len(space.row_C) + (space.cost_C - shared_C) / space.total)
+        for family in families if len(chosen) < most else ():
+            if int(space.row_C[cell]) in family.place:
+                family.choose(cell)
+                family.look()
     return chosen

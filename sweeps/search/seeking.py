@@ -34,7 +34,6 @@ from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.searchfile import Round, interval, read_rounds, write_rounds
 
 FEWEST_POINTS = 3  # numbers of tasks in a row, without which there is nothing to seek
-CELLS_A_WORKER = 2  # in a round, of which two are under way: so that packs are worth training
 SPENT = "the budget is spent"
 
 
@@ -180,13 +179,14 @@ class Seeking:
         write_rounds(results, [*rounds, Round(octaves, said)])
 
     def next_round(
-        self, results: Results, workers: int, given: Mapping[str, bool]
+        self, results: Results, most: int, given: Mapping[str, bool]
     ) -> tuple[list[Cell], str]:
         """The cells to train next, and a line that says where things stand: those that are under
         way, or a new round, which is stored. None at the end; and none for now, where cells that
         are given to workers have to be finished first.
 
         Args:
+            most: cells of a new round (`planning.workers.Workers.round_of`).
             given: {cell_id: whether it is finished} of these cells.
         """
         rounds = read_rounds(results)
@@ -202,7 +202,6 @@ class Seeking:
         last = _not_waited_for(rounds)
         if not left.keys() <= last.keys():
             return [], ""
-        most = max(1, workers) * CELLS_A_WORKER
         found = self.following(self.of(last), known, hours_C, most)
         if found is None:
             self._in_vain_after = len(rounds)
@@ -231,19 +230,19 @@ class Seeking:
         return found.reason if found is not None else ""
 
     def expected(
-        self, results: Results, workers: int, estimate: Callable[[Sequence[Cell]], float]
+        self, results: Results, most: int, estimate: Callable[[Sequence[Cell]], float]
     ) -> tuple[list[Cell], int, float]:
         """The cells that are trained first; and how many cells, and which share of the grid's
         operations, it needs until it ends, if phases begin in each row where they are thought to
         now. What is finished counts.
 
         Args:
+            most: cells of a round.
             estimate: hours of workers that the training of cells takes.
         """
         known, hours_C = self.known(results)
         rounds = read_rounds(results)
         left_C = self.of(self.under_way(rounds, known))
-        most = max(1, workers) * CELLS_A_WORKER
         first = self.proposal(known, hours_C, most)
         begin = {(s.phase, s.row): _middle(s) for s in first.standings}
         last_C = self.of(_not_waited_for(rounds))
@@ -308,8 +307,8 @@ class Proposer:
     def cells(self) -> Sequence[Cell]:
         return self.seeking.cells
 
-    def __call__(self, workers: int, given: Mapping[str, bool]) -> tuple[list[Cell], str]:
-        return self.seeking.next_round(self.results, workers, given)
+    def __call__(self, most: int, given: Mapping[str, bool]) -> tuple[list[Cell], str]:
+        return self.seeking.next_round(self.results, most, given)
 
 
 def seeking_of(

@@ -38,6 +38,15 @@ class Space:
         return float((self.cost_C - self.shared_C).sum() + self.shared_C[at].sum())
 
     @functools.cached_property
+    def k_C(self) -> np.ndarray:
+        """The place of each cell's x among those of its row."""
+        k_C = np.zeros(len(self.row_C), dtype=int)
+        for x_K, cells_K in self.points:
+            for k in range(len(x_K)):
+                k_C[cells_K[k]] = k
+        return k_C
+
+    @functools.cached_property
     def points(self) -> list[tuple[np.ndarray, list[np.ndarray]]]:
         """Of each row, its distinct values of x, ascending, and the cells at each."""
         found = []

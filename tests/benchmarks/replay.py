@@ -203,10 +203,10 @@ def score(one: Map, space: Space, reached_C: np.ndarray, cells: list[int]) -> di
     known = Known.nothing(len(reached_C), 1)
     known.finished_C[cells] = True
     known.reached_PxC[0, cells] = reached_C[cells]
-    _, theta_T, weight = family_posterior(space, known, 0, 0)
+    _, theta_T, posterior = family_posterior(space, known, 0, 0)
     first, last = one.x_K[0], one.x_K[-1]
     found: dict[str, list] = {"error": [], "held": [], "width": []}
-    for theta, of_row in zip(one.theta_W, weight.sum(axis=2), strict=True):
+    for theta, of_row in zip(one.theta_W, posterior.weight_WxTxM.sum(axis=2), strict=True):
         low, middle, high = quantiles(theta_T, of_row, CONFIDENCE)
         middle = float(np.clip(middle, first, last))  # beyond it is no estimate
         found["error"].append(abs(middle - theta) if np.isfinite(theta) else np.nan)

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from metaphase.core.cell import Cell, pack_key, stack_key, stream_key
 from metaphase.core.training.cost import normals_per_step, pack_bytes
 from metaphase.sweeps.planning.packs import makespan, plan
-from metaphase.sweeps.planning.workers import MEMORY_SHARE, Workers, gpu_workers
+from metaphase.sweeps.planning.workers import (
+    FEWEST,
+    MEMORY_SHARE,
+    MOST,
+    Workers,
+    cpu_workers,
+    gpu_workers,
+)
 from metaphase.sweeps.preset import load_preset
 
 QUICKSTART = load_preset("quickstart").cells
@@ -121,3 +128,18 @@ def test_five_thousand_cells_take_seconds():
     packs = plan(cells, Workers(64))
     assert sum(len(pack.cells) for pack in packs) == 5000
     assert len(packs) < 1500
+
+
+def test_a_round_gives_each_worker_as_many_cells_as_are_nearly_free():
+    narrow, wide = (grid([w], [1, 64], [0, 1], batch_size=512) for w in (8, 512))
+    for count in (1, 3):
+        assert cpu_workers(count, 8e9).round_of(QUICKSTART) == FEWEST * count
+        assert gpu_workers(count).round_of(narrow) == MOST * count
+        assert gpu_workers(count).round_of(wide) == FEWEST * count
+    # where a step takes as long as 5 cells however few they are, more than 5 are hardly cheaper
+    assert Workers(1, flops=1e30, step_seconds=5e-6 * 512 * 100, example_seconds=1e-6).round_of(
+        grid([8], [1], [0], batch_size=512, sequence_length=100)
+    ) == 5  # fmt: skip
+    # most packs decide
+    assert gpu_workers(1).round_of([*narrow, *narrow, *wide]) == MOST
+    assert gpu_workers(1).round_of([*narrow, *wide, *wide]) == FEWEST

@@ -55,7 +55,9 @@ def test_a_row_in_which_no_cell_has_a_phase_is_left_alone():
 
     trained, proposal = seek(one, reached, most=len(one.row_C))
     assert proposal.reason == NOTHING
-    assert [standing.done for standing in proposal.standings] == [False, True]
+    widths = [standing.width for standing in proposal.standings]
+    assert widths[0] > 5
+    assert widths[1] < 1.3
     without = (one.row_C[trained] == 0).sum()
     assert HOPELESS <= without < HOPELESS + MOST_OF_A_ROW
 
@@ -108,7 +110,7 @@ def test_without_a_transition_it_stops_and_says_so():
 
 def test_cells_without_a_phase_are_finished_and_say_nothing():
     one = space(octaves=9, seeds=1)
-    trained, proposal = seek(one, lambda cells: np.full(len(cells), np.nan))
+    trained, proposal = seek(one, lambda cells: np.full(len(cells), np.nan), most=3)
     assert all(HOPELESS <= n < 9 for n in np.bincount(one.row_C[trained]))
     assert proposal.reason == NOTHING  # intervals are as wide as ever
     assert {s.width for s in proposal.standings} == {8.0}

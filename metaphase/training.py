@@ -276,7 +276,7 @@ def _check(
         ("other_numerics", other_numerics, NUMERICS),
         ("boundary", boundary, (None, True, False)),
     ):
-        if value not in allowed:
+        if not any(value is one or (type(value) is str and value == one) for one in allowed):
             words = ", ".join(map(str, allowed))
             raise ConfigError(f"{name}: {show.repr(value)} is not allowed; allowed: {words}")
     if executor == "ray" and device is not None:

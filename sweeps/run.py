@@ -290,7 +290,7 @@ def _conclude(run: SweepRun) -> int:
     if run.seeking is not None:
         print(
             f"{len(sweep.cells) - missing} of {len(sweep.cells)} cells are trained, "
-            f"{run.seeking.share_of_operations(status):.0%} of the grid's operations"
+            f"{run.seeking.share_of_operations(results):.0%} of the grid's operations"
             + "; --no-boundary trains the others"
             * (missing > 0)
         )

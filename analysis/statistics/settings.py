@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from metaphase.core import schema
-from metaphase.core.cell import SETTINGS, UNUSED
+from metaphase.core.cell import SETTINGS, UNUSED, follow
 
 GRID = ("dataset", "architecture", "model_size", "num_tasks")
 _NO_SETTING = {"seed", "unseen_datasets", *GRID}
@@ -26,8 +26,8 @@ def setting_columns(cells: pd.DataFrame) -> list[str]:
 
 def follows(cells: pd.DataFrame, values: pd.Series, axis: str) -> bool:
     """Whether a setting has one value for each architecture and value of this axis."""
-    counts = values.groupby([cells["architecture"], cells[axis]]).nunique(dropna=False)
-    return bool(counts.max() == 1)
+    said = values.astype(object).where(values.notna(), None)
+    return follow(zip(cells["architecture"], cells[axis], strict=True), said)
 
 
 def varying_settings(cells: pd.DataFrame) -> list[str]:

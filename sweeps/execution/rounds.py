@@ -34,12 +34,12 @@ class Propose(Protocol):
     def cells(self) -> Sequence[Cell]:
         """All that it may choose."""
 
-    def __call__(self, most: int, given: Mapping[str, bool]) -> tuple[Sequence[Cell], str]:
+    def __call__(self, workers: Workers, given: Mapping[str, bool]) -> tuple[Sequence[Cell], str]:
         """The cells to train next, and a line about them. There are none at the end, and as long
         as cells that are given to workers have to be finished first.
 
         Args:
-            most: of a new round.
+            workers: what trains them.
             given: {cell_id: whether it is finished} of the cells that they were given.
         """
 
@@ -128,7 +128,7 @@ class Rounds:
         time.sleep(max(0.0, self.lease.ready_at - time.time()))
         while not (asked_to_stop() or outcome.config_error or self.lease.lost):
             if not cells and self.propose is not None:
-                cells, said = self.propose(workers.round_of(grid), {})
+                cells, said = self.propose(workers, {})
                 outcome.search = said
                 logger.info("%s", said)
             if not cells:
@@ -194,7 +194,6 @@ class More:
     ) -> None:
         self._rounds, self._propose = rounds, propose
         self._workers, self._pack_size, self._asked_to_stop = workers, pack_size, asked_to_stop
-        self._most = workers.round_of(propose.cells)
         self._given = {cell.cell_id: False for pack in packs for cell in pack.cells}
         self._seen: int | None = None  # cells that were finished when it said that there are none
         self._over = False
@@ -212,7 +211,7 @@ class More:
         self._given |= dict.fromkeys(progress.finished, True)
         results = self._rounds.results
         try:
-            cells, said = self._propose(self._most, self._given)
+            cells, said = self._propose(self._workers, self._given)
             steps = results.checkpoints.steps() if cells else {}
         except (OSError, ConfigError) as error:  # the next round asks again
             logger.warning("no more packs for now: %s", error)

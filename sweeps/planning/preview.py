@@ -67,10 +67,7 @@ def show_search(sweep: Sweep, results: Results, seeking: Seeking, again: Sequenc
     """
     workers = local_workers()
 
-    def hours(cells: Sequence[Cell]) -> float:
-        return sum(workers.seconds(pack.cells) for pack in plan(cells, workers)) / 3600
-
-    start, needed, operations = seeking.expected(results, workers.round_of(sweep.cells), hours)
+    start, needed, operations = seeking.expected(results, workers, again)
     print(f"{_title(sweep)}\nresults: {results}\n")
     row = "{} {:>6} {:>6}  {}".format
     rows = grouped(sweep.cells, _row_key).values()

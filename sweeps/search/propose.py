@@ -156,12 +156,19 @@ def _within(ends: tuple[float, float, float], x_K: np.ndarray) -> float:
     return max(0.0, min(high, float(x_K[-1])) - max(low, float(x_K[0])))
 
 
-def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Proposal:
+def propose(
+    space: Space,
+    known: Known,
+    most: int,
+    target: float = 1.0,
+    beyond_C: np.ndarray | None = None,
+) -> Proposal:
     """The next cells to train, at most `most` of them.
 
     Args:
         target: octaves; rows whose intervals are that narrow are left alone. Where a gap of the
             grid is as wide, the gap counts, to the distance of thetas.
+        beyond_C: which cells may not be chosen.
     """
     standings: list[Standing] = []
     families: list[_Family] = []
@@ -170,7 +177,9 @@ def propose(space: Space, known: Known, most: int, target: float = 1.0) -> Propo
             of_rows, family = _look_at(space, known, phase, number, target)
             standings += of_rows
             families += [family] if family is not None else []
-    choices = _choose(space, known, families, most)
+    free_C = ~(known.finished_C | known.pending_C)
+    free_C = free_C if beyond_C is None else free_C & ~beyond_C
+    choices = _choose(space, known, families, free_C, most)
     if choices:
         reason = ""
     elif all(standing.done for standing in standings):
@@ -269,9 +278,10 @@ def _shares(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> np.ndarray:
     return np.exp(joint_thresholds.rises_at(theta_T, x_K).log_yes_TxMxK)
 
 
-def _choose(space: Space, known: Known, families: list[_Family], most: int) -> list[Choice]:
-    """Cells of these families, the best ratio of octaves to cost again and again."""
-    free_C = ~(known.finished_C | known.pending_C)
+def _choose(
+    space: Space, known: Known, families: list[_Family], free_C: np.ndarray, most: int
+) -> list[Choice]:
+    """Free cells of these families, the best ratio of octaves to cost again and again."""
     of_row_R = np.bincount(space.row_C[known.pending_C], minlength=len(space.family_R))
     for family in families:
         for cell in np.flatnonzero(known.pending_C).tolist():

@@ -14,26 +14,30 @@ What trains packs asks for more of them (`execution.rounds`): Ray Tune by a sear
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from metaphase.core.cell import Cell, ConfigError, stream_key
+from metaphase.core.cell import Cell, ConfigError
 from metaphase.core.phase_rules import ROW_COLUMNS, outcome_of
 from metaphase.core.phases import PHASES
 from metaphase.sweeps import search_settings
 from metaphase.sweeps.execution.clock import worker_seconds
+from metaphase.sweeps.planning.packs import plan
+from metaphase.sweeps.planning.workers import Workers
 from metaphase.sweeps.preset import Sweep
 from metaphase.sweeps.search.propose import Proposal, Standing, propose
-from metaphase.sweeps.search.space import Known, Space
+from metaphase.sweeps.search.space import Known, Space, space_of
+from metaphase.sweeps.search.spending import Purse, Took, operations
 from metaphase.sweeps.search_settings import Search
 from metaphase.sweeps.store.earlier import by_cell_id, every_id
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.searchfile import Round, interval, read_rounds, write_rounds
 
 FEWEST_POINTS = 3  # numbers of tasks in a row, without which there is nothing to seek
+FEWEST_ROUNDS = 4  # that a budget is for, where each worker has a cell
 SPENT = "the budget is spent"
 
 
@@ -58,64 +62,58 @@ class Seeking:
     space: Space = field(init=False)
     rows: list[str] = field(init=False)
     _in_vain_after: int = field(default=-1, init=False)  # rounds, the last of which is waited for
+    _estimates: dict[Workers, np.ndarray] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.space, self.rows = space_of(self.cells, self.axes)
-        if any(len(x_K) < FEWEST_POINTS for x_K, _ in self.space.points):
-            raise ConfigError(
-                f"num_tasks: a boundary is sought along it; give at least {FEWEST_POINTS} values "
-                "in the grid, or train all cells (--no-boundary)"
-            )
+        for name, (x_K, _) in zip(self.rows, self.space.points, strict=True):
+            if len(x_K) < FEWEST_POINTS:
+                raise ConfigError(
+                    f"num_tasks: {len(x_K)} in the grid at {name}, along which a boundary is "
+                    f"sought; give at least {FEWEST_POINTS}, or train all cells (--no-boundary, or "
+                    "boundary=False in Python)"
+                )
 
     # --- what is known ---
 
-    def known(self, results: Results) -> tuple[Known, np.ndarray]:
-        """What the results tell, and of each cell the hours of a worker that it took, NaN where
-        nothing is known."""
+    def known(self, results: Results) -> tuple[Known, Took]:
+        """What the results tell, and what it took."""
         finished = by_cell_id(results.finished(), self.cells)
-        columns = ("cell_id", "status", "wall_seconds", *ROW_COLUMNS)
+        columns = ("cell_id", "status", "wall_seconds", "steps_trained", *ROW_COLUMNS)
         stored = results.read_rows(
             every_id(c for c in self.cells if c.cell_id in finished), columns
         )
         rows = by_cell_id({row["cell_id"]: row for row in stored}, self.cells)
         known = Known.nothing(len(self.cells), len(self.search.phases))
-        hours_C = np.full(len(self.cells), np.nan)
+        took = Took.nothing(len(self.cells))
         for i, cell in enumerate(self.cells):
             known.finished_C[i] = cell.cell_id in finished
             row = rows.get(cell.cell_id)
             if row is None:
                 continue
-            hours_C[i] = worker_seconds([row]) / 3600
+            took.hours_C[i] = worker_seconds([row]) / 3600
+            if row["steps_trained"] is not None:
+                took.part_C[i] = min(1.0, row["steps_trained"] / cell.steps)
             outcome = outcome_of(row)
             if outcome in PHASES:
                 for p, phase in enumerate(self.search.phases):
                     reached = PHASES.index(outcome) >= PHASES.index(phase)
                     known.reached_PxC[p, i] = float(reached)
-        return known, hours_C
+        return known, took
 
-    def spent(self, taken_C: np.ndarray, hours_C: np.ndarray) -> float:
-        """How much of the budget's kind these cells take. Hours that aren't known are estimated by
-        those that are, by operations."""
-        if self.search.kind == "cells":
-            return float(taken_C.mean())
-        taken = np.flatnonzero(taken_C)
-        if self.search.kind == "operations":
-            return self.operations(taken) / self.space.total
-        hours = float(np.nansum(hours_C[taken]))
-        told = self.operations(taken[np.isfinite(hours_C[taken])])
-        return hours * self.operations(taken) / told if told else hours
-
-    def operations(self, cells: np.ndarray) -> float:
-        """Of training these cells, each stream's common part once."""
-        space = self.space
-        _, at = np.unique(space.stream_C[cells], return_index=True)
-        shared = space.shared_C[cells]
-        return float((space.cost_C[cells] - shared).sum() + shared[at].sum())
-
-    def share_of_operations(self, finished: Collection[str]) -> float:
+    def share_of_operations(self, results: Results) -> float:
         """Of the grid's, what the finished cells took."""
-        cells = [i for i, cell in enumerate(self.cells) if cell.cell_id in finished]
-        return self.operations(np.array(cells, dtype=int)) / self.space.total
+        known, took = self.known(results)
+        return operations(self.space, took, known.finished_C) / self.space.total
+
+    def _estimate(self, workers: Workers | None) -> np.ndarray:
+        """Hours of these workers that each cell takes alone; 0 where they aren't known."""
+        if workers is None or self.search.kind != "hours":
+            return np.zeros(len(self.cells))
+        if workers not in self._estimates:
+            hours = [workers.seconds([cell]) / 3600 for cell in self.cells]
+            self._estimates[workers] = np.array(hours)
+        return self._estimates[workers]
 
     # --- what comes next ---
 
@@ -123,39 +121,54 @@ class Seeking:
         """The search as what trains cells takes it."""
         return Proposer(self, results)
 
-    def proposal(self, known: Known, hours_C: np.ndarray, most: int) -> Proposal:
-        """The next cells within the budget, at most `most`. Of hours, what cells of one proposal
-        take doesn't count."""
-        found = propose(self.space, known, most, self.search.target_octaves)
-        taken_C, within = known.finished_C | known.pending_C, []
+    def proposal(
+        self, known: Known, took: Took, most: int, workers: Workers | None = None
+    ) -> Proposal:
+        """The next cells within the budget, at most `most`."""
+        purse = Purse(self.search, self.space, took, self._estimate(workers))
+        taken_C = known.finished_C | known.pending_C
+        beyond_C = purse.beyond(taken_C)
+        target = self.search.target_octaves
+        found = propose(self.space, known, most, target, beyond_C)
+        within = []
         for choice in found.choices:
-            if self.search.kind == "hours":
-                if self.spent(taken_C, hours_C) >= self.search.budget:
-                    break
-            else:
+            if not purse.beyond(taken_C)[choice.cell]:
+                within.append(choice)
                 taken_C[choice.cell] = True
-                if self.spent(taken_C, hours_C) > self.search.budget + 1e-9:
-                    break
-            within.append(choice)
-        reason = "" if within else SPENT if found.choices else found.reason
-        return Proposal(within, found.standings, reason)
+        if within:
+            return Proposal(within, found.standings)
+        would = beyond_C.any() and propose(self.space, known, 1, target).choices
+        return Proposal([], found.standings, SPENT if would else found.reason)
 
     def following(
-        self, last_C: np.ndarray, known: Known, hours_C: np.ndarray, most: int
+        self,
+        last_C: np.ndarray,
+        known: Known,
+        took: Took,
+        most: int,
+        workers: Workers | None = None,
     ) -> Proposal | None:
         """What comes after a round, all rounds before which are finished; None where that takes
         what becomes of its cells, and they aren't all finished.
 
         Args:
             last_C: the cells of that round.
+            workers: what trains them, where that is known.
         """
-        unknown_C = np.where(last_C, np.nan, hours_C)
-        found = self.proposal(known.with_pending(last_C), unknown_C, most)
+        beside = known.with_pending(last_C), took.without(last_C)
+        found = self.proposal(*beside, most, workers)
         if found.choices or not last_C.any():
             return found
         if not known.finished_C[last_C].all():
             return None
-        return self.proposal(known, hours_C, most)
+        return self.proposal(known, took, most, workers)
+
+    def _most(self, workers: Workers) -> int:
+        """Cells of a round: as many as workers are best given, unless a search had too few rounds
+        to learn from."""
+        share = self.search.budget if self.search.kind != "hours" else 1.0
+        learning = int(share * len(self.cells)) // FEWEST_ROUNDS
+        return min(workers.round_of(self.cells), max(workers.count, learning, 1))
 
     def of(self, cell_ids: Collection[str]) -> np.ndarray:
         """Which of the grid's cells these are."""
@@ -171,22 +184,22 @@ class Seeking:
     def begin_with(self, results: Results, cells: Collection[Cell]) -> None:
         """Stores a round of cells that are trained again whatever they tell, beside what is under
         way, so that a run that is stopped meanwhile goes on with them."""
-        known, hours_C = self.known(results)
+        known, took = self.known(results)
         rounds = read_rounds(results)
         octaves = {cell.cell_id: 0.0 for cell in cells}
         octaves |= self.under_way(rounds, known)
-        said = [self._said(standing) for standing in self.proposal(known, hours_C, 1).standings]
+        said = [self._said(standing) for standing in self.proposal(known, took, 1).standings]
         write_rounds(results, [*rounds, Round(octaves, said)])
 
     def next_round(
-        self, results: Results, most: int, given: Mapping[str, bool]
+        self, results: Results, workers: Workers, given: Mapping[str, bool]
     ) -> tuple[list[Cell], str]:
         """The cells to train next, and a line that says where things stand: those that are under
         way, or a new round, which is stored. None at the end; and none for now, where cells that
         are given to workers have to be finished first.
 
         Args:
-            most: cells of a new round (`planning.workers.Workers.round_of`).
+            workers: what trains them.
             given: {cell_id: whether it is finished} of these cells.
         """
         rounds = read_rounds(results)
@@ -194,7 +207,7 @@ class Seeking:
         running = {cell_id for cell_id, finished in given.items() if not finished}
         if any(running & one.octaves.keys() - last.keys() for one in rounds):
             return [], ""  # as can be said without a look at the results
-        known, hours_C = self.known(results)
+        known, took = self.known(results)
         left = self.under_way(rounds, known)
         cells = [c for c in self.cells if c.cell_id in left and c.cell_id not in given]
         if cells:
@@ -202,7 +215,7 @@ class Seeking:
         last = _not_waited_for(rounds)
         if not left.keys() <= last.keys():
             return [], ""
-        found = self.following(self.of(last), known, hours_C, most)
+        found = self.following(self.of(last), known, took, self._most(workers), workers)
         if found is None:
             self._in_vain_after = len(rounds)
             return [], ""
@@ -222,28 +235,29 @@ class Seeking:
 
     def is_over(self, results: Results) -> str:
         """Why there is nothing to train; empty where there is."""
-        known, hours_C = self.known(results)
+        known, took = self.known(results)
         rounds = read_rounds(results)
         if self.under_way(rounds, known):
             return ""
-        found = self.following(self.of(_not_waited_for(rounds)), known, hours_C, 1)
+        found = self.following(self.of(_not_waited_for(rounds)), known, took, 1)
         return found.reason if found is not None else ""
 
     def expected(
-        self, results: Results, most: int, estimate: Callable[[Sequence[Cell]], float]
+        self, results: Results, workers: Workers, again: Collection[Cell] = ()
     ) -> tuple[list[Cell], int, float]:
         """The cells that are trained first; and how many cells, and which share of the grid's
         operations, it needs until it ends, if phases begin in each row where they are thought to
-        now. What is finished counts.
+        now, and cells take as long as is planned. What is finished counts.
 
         Args:
-            most: cells of a round.
-            estimate: hours of workers that the training of cells takes.
+            again: cells that are trained again before all others.
         """
-        known, hours_C = self.known(results)
+        known, took = self.known(results)
+        again_C = self.of({cell.cell_id for cell in again})
         rounds = read_rounds(results)
-        left_C = self.of(self.under_way(rounds, known))
-        first = self.proposal(known, hours_C, most)
+        left_C = self.of(self.under_way(rounds, known)) | again_C
+        most = self._most(workers)
+        first = self.proposal(known, took, most, workers)
         begin = {(s.phase, s.row): _middle(s) for s in first.standings}
         last_C = self.of(_not_waited_for(rounds))
         start: list[Cell] = []
@@ -253,18 +267,20 @@ class Seeking:
                 cells = [self.cells[i] for i in batch]
                 start = start or cells
                 known.finished_C[batch] = True
-                hours_C[batch] = estimate(cells) / len(cells)
+                hours = sum(pack.seconds for pack in plan(cells, workers)) / 3600
+                took.hours_C[batch], took.part_C[batch] = hours / len(cells), 1.0
                 for p in range(len(self.search.phases)):
                     theta = [begin[p, int(self.space.row_C[i])] for i in batch]
                     known.reached_PxC[p, batch] = self.space.x_C[batch] > theta
-            found = self.following(last_C, known, hours_C, most)
+            found = self.following(last_C, known, took, most, workers)
             assert found is not None  # all are finished
             batch = [choice.cell for choice in found.choices]
             if not batch:
                 break
             last_C = np.isin(np.arange(len(self.cells)), batch)
-        trained = np.flatnonzero(known.finished_C)
-        return start, len(trained), self.operations(trained) / self.space.total
+        trained_C = known.finished_C
+        share = operations(self.space, took, trained_C) / self.space.total
+        return start, int(trained_C.sum()), share
 
     # --- in words ---
 
@@ -307,8 +323,8 @@ class Proposer:
     def cells(self) -> Sequence[Cell]:
         return self.seeking.cells
 
-    def __call__(self, most: int, given: Mapping[str, bool]) -> tuple[list[Cell], str]:
-        return self.seeking.next_round(self.results, most, given)
+    def __call__(self, workers: Workers, given: Mapping[str, bool]) -> tuple[list[Cell], str]:
+        return self.seeking.next_round(self.results, workers, given)
 
 
 def seeking_of(
@@ -349,28 +365,3 @@ def _middle(standing: Standing) -> float:
     if math.isfinite(standing.middle):
         return standing.middle
     return math.inf if standing.low > -math.inf else -math.inf
-
-
-def space_of(cells: Sequence[Cell], axes: Sequence[str]) -> tuple[Space, list[str]]:
-    """A grid as a space, and its rows in words: their values of the axes."""
-    from metaphase.core.training.cost import flops_per_step, input_flops  # PyTorch takes seconds
-
-    named = [key for key in axes if key not in ("num_tasks", "seed")] or ["model_size"]
-    row_of: dict[str, int] = {}
-    family_of: dict[tuple, int] = {}
-    streams: dict[tuple, int] = {}
-    family_R, size_R, row_C, stream_C = [], [], [], []
-    for cell in cells:
-        row = ", ".join(f"{key} {getattr(cell, key, None)}" for key in named)
-        if row not in row_of:
-            row_of[row] = len(row_of)
-            others = tuple(str(getattr(cell, key, None)) for key in named if key != "model_size")
-            family_R.append(family_of.setdefault(others, len(family_of)))
-            size_R.append(cell.model_size)
-        row_C.append(row_of[row])
-        stream_C.append(streams.setdefault(stream_key(cell), len(streams)))
-    x_C = np.log2([float(cell.num_tasks) for cell in cells])
-    cost_C = np.array([cell.steps * flops_per_step(cell) for cell in cells])
-    shared_C = np.array([cell.steps * input_flops(cell) for cell in cells])
-    rows = np.array(row_C), x_C, cost_C, np.array(stream_C), shared_C
-    return Space(*rows, np.array(family_R), np.array(size_R)), list(row_of)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from metaphase.core.cell import Cell, follow, stream_key
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,44 @@ class Known:
         """The same, but these cells are pending, finished or not."""
         reached_PxC = np.where(pending_C, np.nan, self.reached_PxC)
         return Known(self.finished_C & ~pending_C, reached_PxC, pending_C)
+
+
+def space_of(cells: Sequence[Cell], axes: Sequence[str]) -> tuple[Space, list[str]]:
+    """A grid as a space, and its rows in words: their values of the axes.
+
+    A setting that follows from the number of tasks, or from the model size, belongs to that axis,
+    as in the analysis: more steps where there are more tasks don't make other rows.
+    """
+    from metaphase.core.training.cost import flops_per_step, input_flops  # PyTorch takes seconds
+
+    def follows(key: str, axis: str) -> bool:
+        groups = ((cell.architecture, getattr(cell, axis)) for cell in cells)
+        return follow(groups, (str(getattr(cell, key, None)) for cell in cells))
+
+    others = [key for key in axes if key not in ("num_tasks", "seed", "model_size")]
+    own = [
+        key
+        for key in others
+        if key == "architecture" or not (follows(key, "num_tasks") or follows(key, "model_size"))
+    ]
+    named = [key for key in axes if key in own or key == "model_size"] or ["model_size"]
+    row_of: dict[tuple, int] = {}
+    names: list[str] = []
+    family_of: dict[tuple, int] = {}
+    streams: dict[tuple, int] = {}
+    family_R, size_R, row_C, stream_C = [], [], [], []
+    for cell in cells:
+        family = tuple(str(getattr(cell, key, None)) for key in own)
+        row = (*family, cell.model_size)
+        if row not in row_of:
+            row_of[row] = len(row_of)
+            names.append(", ".join(f"{key} {getattr(cell, key, None)}" for key in named))
+            family_R.append(family_of.setdefault(family, len(family_of)))
+            size_R.append(cell.model_size)
+        row_C.append(row_of[row])
+        stream_C.append(streams.setdefault(stream_key(cell), len(streams)))
+    x_C = np.log2([float(cell.num_tasks) for cell in cells])
+    cost_C = np.array([cell.steps * flops_per_step(cell) for cell in cells])
+    shared_C = np.array([cell.steps * input_flops(cell) for cell in cells])
+    rows = np.array(row_C), x_C, cost_C, np.array(stream_C), shared_C
+    return Space(*rows, np.array(family_R), np.array(size_R)), names

@@ -21,12 +21,13 @@ import pandas as pd
 from metaphase.analysis.published import reference
 from metaphase.core.thresholds import cut, quantiles
 from metaphase.core.training.cost import flops_per_step, input_flops
+from metaphase.sweeps.planning.workers import FEWEST
 from metaphase.sweeps.search.propose import CONFIDENCE, family_posterior, propose
 from metaphase.sweeps.search.space import Known, Space
 from tests.tools.figure2_tree import BASE, SEED_SHIFT
 
 SHARES = (0.05, 0.075, 0.1, 0.15)  # of the cells
-BATCH = 4  # as of two workers
+BATCH = 2 * FEWEST  # as of two workers
 PANELS = 5  # in a row of the figure
 DELTA = 0.05  # as core.phases.DELTA
 
@@ -178,15 +179,17 @@ def bisecting(
 
 
 def subgrid(space: Space, seed_C: np.ndarray, share: float) -> list[int]:
-    """Evenly spaced numbers of tasks of every size, as many as the share allows, seeds in turn."""
-    chosen = []
-    for x_K, cells_K in space.points:
-        number = max(1, int(share * len(space.row_C) / len(space.points)))
-        places = (np.arange(number) + 0.5) / number * len(x_K)
-        used = [0] * len(x_K)
-        for place in places.astype(int):
-            chosen.append(int(cells_K[place][used[place] % len(cells_K[place])]))
-            used[place] += 1
+    """As many cells as the share allows: of every size, but for what doesn't divide, as many evenly
+    spaced numbers of tasks, seeds in turn."""
+    total, sizes = int(share * len(space.row_C)), len(space.points)
+    chosen: list[int] = []
+    for row, (x_K, cells_K) in enumerate(space.points):
+        number = total * (row + 1) // sizes - total * row // sizes
+        places = ((np.arange(number) + 0.5) / number * len(x_K)).astype(int)
+        for place in places:
+            free = [int(c) for c in cells_K[place] if int(c) not in chosen]
+            seed = len(chosen) % (seed_C.max() + 1)
+            chosen.append(min(free, key=lambda c: (seed_C[c] - seed) % (seed_C.max() + 1)))
     return chosen
 
 

@@ -24,7 +24,7 @@ CELL = {
     "eval_every": 10, "eval_sequences": 16, "warmup_steps": 5,
 }  # fmt: skip
 GRID = {"model_size": [4, 8], "num_tasks": [1, 4, 16, 64, 256, 1024], "seed": [0, 1]}
-SWEEP = mp.Sweep("sweep", CELL, GRID, search={"budget": 0.6})  # 14 cells: rounds of 4, 4, 4 and 2
+SWEEP = mp.Sweep("sweep", CELL, GRID, search={"budget": 0.6})  # 14 cells: rounds of 3, 2 at last
 WAIT = 120.0  # seconds, where something is wrong
 
 
@@ -76,7 +76,7 @@ def test_a_straggler_keeps_nobody_waiting(tmp_path, monkeypatch, undisturbed):
     mp.run(SWEEP, tmp_path, progress=False, pack_size=1)
     assert held[1:] == [True]
     assert read_rounds(results) == read_rounds(undisturbed)
-    assert [len(one.octaves) for one in read_rounds(results)] == [4, 4, 4, 2, 0]
+    assert [len(one.octaves) for one in read_rounds(results)] == [3, 3, 3, 3, 2, 0]
     assert_same(results, undisturbed)
 
 
@@ -96,7 +96,7 @@ def test_a_pack_that_is_given_up_is_judged_and_the_search_goes_on(tmp_path, monk
     assert [id_ for id_, said in finished.items() if said == schema.FAILED] == [bad[0].cell_id]
     rounds = read_rounds(results)
     assert len(outcome.cells) == len(finished) == sum(len(one.octaves) for one in rounds) == 14
-    assert [len(one.octaves) for one in rounds] == [4, 4, 4, 2, 0]
+    assert [len(one.octaves) for one in rounds] == [3, 3, 3, 3, 2, 0]
 
 
 def test_stopped_while_two_rounds_are_under_way_it_goes_on_with_both(

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +14,12 @@ from metaphase.core.cell import NUMERICS, ConfigError
 from metaphase.sweeps import run
 from metaphase.sweeps.commands.status import report
 from metaphase.sweeps.execution.rounds import Outcome
-from metaphase.sweeps.preset import parse_preset
+from metaphase.sweeps.planning.workers import Workers, cpu_workers
+from metaphase.sweeps.preset import load_preset, parse_preset
 from metaphase.sweeps.search.propose import TARGET, propose
 from metaphase.sweeps.search.seeking import SPENT, Seeking
+from metaphase.sweeps.search.space import Known
+from metaphase.sweeps.search.spending import Purse, Took
 from metaphase.sweeps.search_settings import Search, parse, with_budget
 from metaphase.sweeps.store.results import Results
 from metaphase.sweeps.store.searchfile import NAME, Round, read_rounds, write_rounds
@@ -41,6 +45,12 @@ def truth(cell):
 
 
 WIDE = Search(budget=0.9)
+WORKERS = cpu_workers(2, 8e9)  # whose rounds are of 4 cells
+
+
+class Slow(Workers):
+    def seconds(self, cells, from_step=0):
+        return 3600.0 * len(cells)
 
 
 def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=None, **options):
@@ -60,7 +70,7 @@ def train(root, search=WIDE, sweep=SWEEP, stop_after=None, shuffle=None, **optio
         done = 0
         while True:
             while cells or not running or shuffle is None or chance.random() < 0.5:
-                proposed, said = (cells, "") if cells else propose(4, given)
+                proposed, said = (cells, "") if cells else propose(WORKERS, given)
                 cells = []
                 if proposed or not running:
                     batches.append([cell.cell_id for cell in proposed])
@@ -136,14 +146,14 @@ def test_the_next_round_waits_for_none_of_the_last_ones_cells(tmp_path):
     proposed = []
     for name, number in (("none", 0), ("some", 2), ("all", 4)):
         seeking, results, finish = prepared(tmp_path / name)
-        first, _ = seeking.next_round(results, 4, {})
+        first, _ = seeking.next_round(results, WORKERS, {})
         given = {cell.cell_id: False for cell in first}
-        second, said = seeking.next_round(results, 4, given)  # of the first nothing is known
+        second, said = seeking.next_round(results, WORKERS, given)  # of the first nothing is known
         assert said.startswith("round 2: 4 cells; ")
         finish(first)
         given = dict.fromkeys(given, True) | {cell.cell_id: False for cell in second}
         finish(second[:number])
-        third, _ = seeking.next_round(results, 4, given)
+        third, _ = seeking.next_round(results, WORKERS, given)
         assert not set(third) & {*first, *second}
         proposed.append((third, read_rounds(results)))
     assert proposed[0] == proposed[1] == proposed[2]
@@ -151,16 +161,16 @@ def test_the_next_round_waits_for_none_of_the_last_ones_cells(tmp_path):
 
 def test_rounds_before_the_last_are_waited_for(tmp_path):
     seeking, results, finish = prepared(tmp_path)
-    first, _ = seeking.next_round(results, 4, {})
+    first, _ = seeking.next_round(results, WORKERS, {})
     given = {cell.cell_id: False for cell in first}
-    second, _ = seeking.next_round(results, 4, given)
+    second, _ = seeking.next_round(results, WORKERS, given)
     given |= {cell.cell_id: False for cell in second}
     finish([*first[:3], *second])
     given |= {cell.cell_id: True for cell in [*first[:3], *second]}
-    assert seeking.next_round(results, 4, given) == ([], "")
+    assert seeking.next_round(results, WORKERS, given) == ([], "")
     assert len(read_rounds(results)) == 2
     # stopped now, it goes on with the one that is left
-    left, said = seeking.next_round(results, 4, {})
+    left, said = seeking.next_round(results, WORKERS, {})
     assert left == first[3:]
     assert said.startswith("round 1: 1 cells; ")
 
@@ -168,30 +178,31 @@ def test_rounds_before_the_last_are_waited_for(tmp_path):
 def test_no_cell_is_given_twice_though_its_round_is_lost(tmp_path):
     """As by another driver that was stopped while it proposed, and lost the sweep meanwhile."""
     seeking, results, _ = prepared(tmp_path)
-    first, _ = seeking.next_round(results, 4, {})
+    first, _ = seeking.next_round(results, WORKERS, {})
     given = {cell.cell_id: False for cell in first}
     rounds = read_rounds(results)
-    second, _ = seeking.next_round(results, 4, given)
+    second, _ = seeking.next_round(results, WORKERS, given)
     given |= {cell.cell_id: False for cell in second}
     write_rounds(results, rounds)
-    assert seeking.next_round(results, 4, given)[0] == []
+    assert seeking.next_round(results, WORKERS, given)[0] == []
     assert list(read_rounds(results)[1].octaves) == [cell.cell_id for cell in second]
 
 
 def test_a_budget_counts_cells_that_are_under_way(tmp_path):
-    seeking, results, finish = prepared(tmp_path, Search(budget=6 / 81))
-    first, _ = seeking.next_round(results, 4, {})
+    seeking, results, finish = prepared(tmp_path, Search(budget=3 / 81))
+    first, _ = seeking.next_round(results, WORKERS, {})
     given = {cell.cell_id: False for cell in first}
-    second, _ = seeking.next_round(results, 4, given)
-    assert (len(first), len(second)) == (4, 2)
+    second, _ = seeking.next_round(results, WORKERS, given)
+    assert (len(first), len(second)) == (2, 1)
     given |= {cell.cell_id: False for cell in second}
     finish(first)
     given |= {cell.cell_id: True for cell in first}
-    assert seeking.next_round(results, 4, given) == ([], "")  # the second may tell that it is over
+    nothing = seeking.next_round(results, WORKERS, given)  # the second may tell that it is over
+    assert nothing == ([], "")
     assert not read_rounds(results)[-1].reason
     finish(second)
     given |= {cell.cell_id: True for cell in second}
-    cells, said = seeking.next_round(results, 4, given)
+    cells, said = seeking.next_round(results, WORKERS, given)
     assert cells == []
     assert said.startswith(SPENT)
     assert read_rounds(results)[-1].reason == SPENT
@@ -205,7 +216,7 @@ def test_rounds_of_earlier_programs_go_on(tmp_path):
     cells = [seeking.cells[choice.cell] for choice in choices]
     write_rounds(results, [Round({cell.cell_id: 1.0 for cell in cells})])
     finish(cells[:5])
-    left, said = seeking.next_round(results, 4, {})
+    left, said = seeking.next_round(results, WORKERS, {})
     assert set(left) == set(cells[5:])
     assert said.startswith("round 1: 3 cells; ")
     _, outcome = train(tmp_path)
@@ -277,8 +288,9 @@ def test_a_budget_is_kept(tmp_path, kind):
     _, outcome = train(tmp_path, search)
     assert outcome.search.startswith(SPENT)
     seeking = Seeking(search, SWEEP.cells, SWEEP.axes)
-    known, hours = seeking.known(Results(str(tmp_path), "sweep"))
-    assert 0.1 < seeking.spent(known.finished_C, hours) <= 0.15
+    known, took = seeking.known(Results(str(tmp_path), "sweep"))
+    purse = Purse(search, seeking.space, took, np.zeros(len(SWEEP.cells)))
+    assert 0.1 < purse.spent(known.finished_C) <= 0.15
     assert seeking.is_over(Results(str(tmp_path), "sweep")) == SPENT
     more = Seeking(dataclasses.replace(search, budget=0.25), SWEEP.cells, SWEEP.axes)
     assert more.is_over(Results(str(tmp_path), "sweep")) == ""
@@ -287,7 +299,84 @@ def test_a_budget_is_kept(tmp_path, kind):
 def test_hours_of_workers_are_a_budget(tmp_path):
     _, outcome = train(tmp_path, Search(budget=10 / 3600, kind="hours"))  # a cell says 1 second
     assert outcome.search.startswith(SPENT)
-    assert 10 <= len(Results(str(tmp_path), "sweep").finished()) < 10 + 8
+    assert len(Results(str(tmp_path), "sweep").finished()) == 10
+
+
+def test_hours_that_are_not_known_yet_are_those_that_are_planned():
+    """Else all that begins together would count as nothing."""
+    seeking = Seeking(Search(budget=3.5, kind="hours"), SWEEP.cells, SWEEP.axes)
+    known, took = Known.nothing(len(SWEEP.cells), 1), Took.nothing(len(SWEEP.cells))
+    assert len(seeking.proposal(known, took, 8, Slow(2)).choices) == 3
+    none = dataclasses.replace(seeking.search, budget=0.001)  # estimates may be far off
+    first = Seeking(none, SWEEP.cells, SWEEP.axes).proposal(known, took, 8, Slow(2))
+    assert len(first.choices) == 1
+
+
+def test_what_is_too_dear_keeps_no_other_cell_back(tmp_path):
+    grid = {"model_size": [8, 64, 1024], "num_tasks": [2**k for k in range(13)], "seed": [0, 1]}
+    sweep = parse_preset(f"grid: {grid}", default_name="sweep")
+    seeking = Seeking(Search(budget=0.035, kind="operations"), sweep.cells, sweep.axes)
+    known, took = Known.nothing(len(sweep.cells), 1), Took.nothing(len(sweep.cells))
+    while choices := (found := seeking.proposal(known, took, 4)).choices:
+        cells = [choice.cell for choice in choices]
+        known.finished_C[cells] = True
+        known.reached_PxC[0, cells] = seeking.space.x_C[cells] > 6.5
+    assert found.reason == SPENT
+    widths = [standing.width for standing in found.standings]
+    assert max(widths[:2]) < 1.5  # as their cells were trained all the same
+    assert widths[2] > 5
+
+
+def test_steps_that_were_not_trained_are_not_spent(tmp_path):
+    seeking = Seeking(Search(), SWEEP.cells, SWEEP.axes)
+    results = Results(str(tmp_path), "sweep")
+    for table in ("cells", "history", "curves"):
+        (results.local_path / table).mkdir(parents=True)
+    cells = [cell for cell in SWEEP.cells if cell.seed == 0]
+    for cell in cells:
+        write_cell(results.local_path, cell, truth(cell), n=128)
+    whole = seeking.share_of_operations(results)
+    assert 0.3 < whole < 0.4  # a seed of three, and streams
+    for path in (results.local_path / "cells").glob("*.parquet"):
+        table = pq.read_table(path)
+        at = table.column_names.index("steps_trained")
+        half = pa.array([table["steps"][0].as_py() // 2], table.schema[at].type)
+        pq.write_table(table.set_column(at, table.schema[at], half), path)
+    assert seeking.share_of_operations(results) == pytest.approx(whole / 2)
+
+
+def test_settings_that_follow_from_an_axis_make_no_rows_and_no_families():
+    seeking = Seeking(Search(), (cells := load_preset("figure2-laptop").cells), ["model_size",
+                      "num_tasks", "seed", "steps"])  # fmt: skip
+    assert len({cell.steps for cell in cells}) == 3  # more where there are more tasks
+    assert seeking.rows == [f"model_size {size}" for size in (8, 16, 32, 64)]
+    assert [len(x_K) for x_K, _ in seeking.space.points] == [9] * 4
+    by_size = """
+grid:
+- {model_size: [8], num_tasks: [1, 8, 64], learning_rate: [0.01]}
+- {model_size: [32], num_tasks: [1, 8, 64], learning_rate: [0.001]}
+"""
+    sweep = parse_preset(by_size, default_name="sweep")
+    seeking = Seeking(Search(), sweep.cells, sweep.axes)
+    assert seeking.rows == ["model_size 8", "model_size 32"]
+    assert seeking.space.family_R.tolist() == [0, 0]
+    # one that varies at each is a family's
+    sweep = parse_preset(
+        "grid: {model_size: [8, 32], num_tasks: [1, 8, 64], learning_rate: [0.01, 0.001]}",
+        default_name="sweep",
+    )
+    assert Seeking(Search(), sweep.cells, sweep.axes).space.family_R.tolist() == [0, 1, 0, 1]
+
+
+def test_a_row_that_is_too_short_is_named():
+    grids = """
+grid:
+- {model_size: [8, 16], num_tasks: [1, 8, 64]}
+- {model_size: [32], num_tasks: [1, 64]}
+"""
+    sweep = parse_preset(grids, default_name="sweep")
+    with pytest.raises(ConfigError, match=r"num_tasks: 2 in the grid at model_size 32, .* give at"):
+        Seeking(Search(), sweep.cells, sweep.axes)
 
 
 def test_what_a_grid_has_trained_counts(undisturbed, tmp_path):
@@ -309,16 +398,16 @@ def test_what_a_grid_has_trained_counts(undisturbed, tmp_path):
 def test_what_it_expects_to_need_is_near_what_it_needs(undisturbed, tmp_path):
     root, given, _ = undisturbed
     seeking = Seeking(Search(budget=0.9), SWEEP.cells, SWEEP.axes)
-    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), 4, len)
+    start, needed, operations = seeking.expected(Results(str(tmp_path), "sweep"), WORKERS)
     assert [cell.cell_id for cell in start] == given[0]
     assert not (tmp_path / "sweep" / NAME).exists()
     assert 0.4 < needed / sum(map(len, given)) < 2.5
     assert 0 < operations < 1
     # at the end nothing is left
-    assert seeking.expected(Results(str(root), "sweep"), 4, len)[0] == []
-    # a cell takes an hour of this estimate, and two rounds are 8 cells
-    brief = Seeking(Search(budget=3, kind="hours"), SWEEP.cells, SWEEP.axes)
-    assert brief.expected(Results(str(tmp_path), "sweep"), 4, len)[1] == 8
+    assert seeking.expected(Results(str(root), "sweep"), WORKERS)[0] == []
+    # a cell takes an hour of this estimate, or a little more beside others
+    brief = Seeking(Search(budget=7.5, kind="hours"), SWEEP.cells, SWEEP.axes)
+    assert brief.expected(Results(str(tmp_path), "sweep"), Slow(2))[1] in (6, 7)
 
 
 def test_status_says_what_was_proposed_and_why_it_ended(undisturbed, tmp_path):
@@ -364,7 +453,7 @@ def test_a_row_is_what_differs_in_neither_tasks_nor_seed():
 def test_what_cannot_be_sought_is_refused():
     few = parse_preset("cell: {}\ngrid: {num_tasks: [1, 2], model_size: [8, 16]}", default_name="s")
     with pytest.raises(
-        ConfigError, match="num_tasks: a boundary is sought along it; give at least"
+        ConfigError, match=r"num_tasks: 2 in the grid at model_size 8, .* give at least 3"
     ):
         Seeking(Search(), few.cells, few.axes)
 

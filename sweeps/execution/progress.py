@@ -181,11 +181,15 @@ class Progress:
         return min(1.0, done / total) if total else 1.0
 
     def line(self) -> str:
-        """Cells, phases, share of the work, time gone and left."""
+        """Cells, phases, share of the work, time gone and left; of a search, which may train more
+        or less than what is planned by now, no share and no time left."""
         gone = time.monotonic() - self._started
         parts = [f"{self._before + len(self.finished)}/{self.total} cells", self.phase_counts()]
-        parts.append(f"{self.share:.0%}")
-        left = f", about {clock(gone * (1 - self.share) / self.share)} left" if self.share else ""
+        left = ""
+        if not self.said:
+            parts.append(f"{self.share:.0%}")
+        if not self.said and self.share:
+            left = f", about {clock(gone * (1 - self.share) / self.share)} left"
         parts += [f"{clock(gone)} gone{left}", self.said]
         return "  ".join(part for part in parts if part)
 

@@ -64,27 +64,29 @@ class Futures:
         log_WxTxM = joint_thresholds.log_likelihoods(theta_T, outcomes_W)[:, :, kept]
         like_WxTxM = np.exp(log_WxTxM - log_WxTxM.max(axis=(1, 2), keepdims=True))
         self._like_WxTxFxM = _light(like_WxTxM)[:, :, None]
-        self.share_WxTxMxK = [_light(share_TxMxK[:, kept]) for share_TxMxK in share_WxTxMxK]
+        lighter = {id(share): _light(share[:, kept]) for share in share_WxTxMxK}  # many are one
+        self.share_WxTxMxK = [lighter[id(share)] for share in share_WxTxMxK]
         self.number = int(np.clip(MAPS // len(outcomes_W), 4, 32))
         self._drawn: tuple[np.ndarray, np.ndarray] | None = None
         self._up_to_WxTxFxM = np.ones_like(self._like_WxTxFxM)
         self._after_WxTxFxM = np.ones_like(self._like_WxTxFxM)
-        self._pass(range(len(outcomes_W)))
+        self._changed = list(range(len(outcomes_W)))
+        self.pass_on(0)
 
     @property
     def differ(self) -> bool:
         """Whether a cell was chosen."""
         return self._drawn is not None
 
-    def weights(self) -> np.ndarray:
-        """The posterior of each row in each future, shape (W, T, F, M); each adds up to 1."""
-        self._pass(self._changed)
-        both = self._up_to_WxTxFxM * self._after_WxTxFxM
-        posterior: np.ndarray = both / both.sum(axis=(1, 3), keepdims=True)
+    def weight(self, w: int) -> np.ndarray:
+        """The posterior of a row in each future, shape (T, F, M); each adds up to 1."""
+        both = self._up_to_WxTxFxM[w] * self._after_WxTxFxM[w]
+        posterior: np.ndarray = both / both.sum(axis=(0, 2), keepdims=True)
         return posterior
 
     def choose(self, cell: int, w: int, k: int, worth: float) -> None:
-        """Takes into account what a cell at point k of row w will tell.
+        """Takes into account what a cell at point k of row w will tell; `pass_on` does in its row
+        and in others.
 
         Args:
             cell: its number: chance is the same for a cell whichever were chosen before it.
@@ -104,15 +106,21 @@ class Futures:
         self._like_WxTxFxM[w] = _light(like_TxFxM / like_TxFxM.max(axis=(0, 2), keepdims=True))
         self._changed.append(w)
 
-    def _pass(self, changed: Sequence[int]) -> None:
-        """Passes on what is known in these rows to those after and before them."""
+    def pass_on(self, near: int) -> range:
+        """Passes on what chosen cells tell, to as many rows as `near` after and before theirs.
+        Returns these rows and theirs."""
+        if not self._changed:
+            return range(0)
+        first, last = min(self._changed), max(self._changed)
+        self._changed = []
         like, kernels = self._like_WxTxFxM, self._kernels
-        for w in range(min(changed, default=len(like)), len(like)):
+        rows = range(max(0, first - near), min(len(like), last + near + 1))
+        for w in range(first, rows.stop):
             up_to = forward(like[w], kernels[w - 1], self._up_to_WxTxFxM[w - 1]) if w else like[w]
             self._up_to_WxTxFxM[w] = _light(up_to / up_to.sum(axis=(0, 2), keepdims=True))
-        for w in reversed(range(max(changed, default=0))):
+        for w in reversed(range(rows.start, last)):
             self._after_WxTxFxM[w] = backward(kernels[w], like[w + 1], self._after_WxTxFxM[w + 1])
-        self._changed: list[int] = []
+        return rows
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Maps: of each row and future the index of its theta, and of each future that of the other

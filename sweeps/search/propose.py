@@ -14,23 +14,18 @@ All of it is a function of its arguments.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from metaphase.core import joint_thresholds
-from metaphase.core.joint_thresholds import LEAPS, Outcomes, Smoothed
-from metaphase.core.thresholds import cut, quantiles
-from metaphase.sweeps.search.futures import Futures
+from metaphase.core.thresholds import cut
+from metaphase.sweeps.search.family import Family, Rows, ends
 from metaphase.sweeps.search.space import Known, Space
 
-CONFIDENCE = 0.95
 # Cells of one row in a batch, with pending ones: more are better chosen by what these tell.
 MOST_OF_A_ROW = 4
 HOPELESS = 6  # points of a row with finished cells, none with a phase: it is left alone
-LEAST_BITS = 0.003  # a cell that tells less tells nothing
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
 ALL = "all cells are trained"
 
@@ -74,88 +69,6 @@ class Proposal:
     reason: str = ""
 
 
-@dataclass
-class _Family:
-    """Rows of which cells may be chosen, for one phase, and what they would tell.
-
-    Attributes:
-        futures: of all rows of the family.
-        place: {row: its place among these}.
-        worth: {row: the chance that a cell at each of its points has a phase at all}.
-        enough: {row: octaves that are narrow enough}, of rows whose intervals are to be narrower.
-        octaves_C: what each cell of these is to take off its row's interval, 0 of all others.
-    """
-
-    space: Space
-    theta_T: np.ndarray
-    futures: Futures
-    place: dict[int, int]
-    worth: dict[int, np.ndarray]
-    enough: dict[int, float]
-    octaves_C: np.ndarray = field(init=False)
-
-    def choose(self, cell: int) -> None:
-        """Takes what a cell will tell into account."""
-        row, k = int(self.space.row_C[cell]), int(self.space.k_C[cell])
-        if row in self.place:
-            self.futures.choose(cell, self.place[row], k, float(self.worth[row][k]))
-
-    def look(self) -> None:
-        """Computes the octaves anew."""
-        weights = self.futures.weights()
-        self.octaves_C = np.zeros(len(self.space.row_C))
-        for row, enough in self.enough.items():
-            weight_TxFxM = weights[self.place[row]]
-            bits_FxK = self._bits(row, weight_TxFxM) * self.worth[row]
-            width_F = self._widths(row, weight_TxFxM.sum(axis=2))
-            if self.futures.differ:
-                width_F = np.where(width_F > enough, width_F, 0.0)
-            octaves_K = ((1 - 2**-bits_FxK) * width_F[:, None]).mean(axis=0)
-            octaves_K = np.where(bits_FxK.mean(axis=0) < LEAST_BITS, 0.0, octaves_K)
-            of_row = self.space.row_C == row
-            self.octaves_C[of_row] = octaves_K[self.space.k_C[of_row]]
-
-    def _bits(self, row: int, weight_TxFxM: np.ndarray) -> np.ndarray:
-        """The information of a cell at each of the row's points, in each future."""
-        x_K, _ = self.space.points[row]
-        inside = np.flatnonzero((self.theta_T >= x_K[0]) & (self.theta_T <= x_K[-1]))
-        lumps = np.unique([0, *inside, min(inside[-1] + 1, len(self.theta_T) - 1)])
-        yes_TxFxK = weight_TxFxM @ self.futures.share_WxTxMxK[self.place[row]]
-        yes_BxFxK = np.add.reduceat(yes_TxFxK, lumps)
-        all_BxFx1 = np.add.reduceat(weight_TxFxM.sum(axis=2), lumps)[..., None]
-        of_theta = (_bits(yes_BxFxK) + _bits(all_BxFx1 - yes_BxFxK) - _bits(all_BxFx1)).sum(axis=0)
-        yes_FxK = yes_BxFxK.sum(axis=0)
-        return np.maximum(0.0, _bits(yes_FxK) + _bits(1 - yes_FxK) - of_theta)
-
-    def _widths(self, row: int, weight_TxF: np.ndarray) -> np.ndarray:
-        """Octaves of the row's interval inside the grid, in each future (as `quantiles` has it)."""
-        x_K, _ = self.space.points[row]
-        spacing = self.theta_T[1] - self.theta_T[0]
-        until_TxF = np.cumsum(weight_TxF, axis=0)
-        ends = []
-        for wanted in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
-            t_F = (until_TxF < wanted * until_TxF[-1]).sum(axis=0)
-            here_F = np.take_along_axis(weight_TxF, t_F[None], axis=0)[0]
-            left_F = np.take_along_axis(until_TxF, t_F[None], axis=0)[0] - wanted * until_TxF[-1]
-            end_F = self.theta_T[t_F] + spacing * (0.5 - left_F / here_F)
-            ends.append(np.clip(end_F, x_K[0], x_K[-1]))
-        width_F: np.ndarray = ends[1] - ends[0]
-        return width_F
-
-
-def _bits(p: np.ndarray) -> np.ndarray:
-    """-p log2 p, and 0 of 0."""
-    p = np.maximum(p, 1e-30)
-    bits: np.ndarray = -p * np.log2(p)
-    return bits
-
-
-def _within(ends: tuple[float, float, float], x_K: np.ndarray) -> float:
-    """The octaves of an interval that are inside the grid."""
-    low, _, high = ends
-    return max(0.0, min(high, float(x_K[-1])) - max(low, float(x_K[0])))
-
-
 def propose(
     space: Space,
     known: Known,
@@ -171,7 +84,7 @@ def propose(
         beyond_C: which cells may not be chosen.
     """
     standings: list[Standing] = []
-    families: list[_Family] = []
+    families: list[_Open] = []
     for phase in range(len(known.reached_PxC)):
         for number in np.unique(space.family_R):
             of_rows, family = _look_at(space, known, phase, number, target)
@@ -189,54 +102,58 @@ def propose(
     return Proposal(choices, sorted(standings, key=lambda s: (s.phase, s.row)), reason)
 
 
-def family_posterior(
-    space: Space, known: Known, phase: int, family: int
-) -> tuple[np.ndarray, np.ndarray, Smoothed]:
-    """The family's rows by size, the thetas, and the posterior (`joint_thresholds.posterior`)."""
+def rows_of(space: Space, known: Known, phase: int, family: int) -> tuple[list[int], Rows]:
+    """The rows of a family by size, and what is known of the phase in them."""
     rows_W = np.flatnonzero(space.family_R == family)
     rows_W = rows_W[np.argsort(space.size_R[rows_W], kind="stable")]
-    x = np.concatenate([space.points[row][0] for row in rows_W])
-    theta_T = joint_thresholds.thetas(x.min(), x.max())
-    outcomes = [_outcomes(space, known, phase, row) for row in rows_W.tolist()]
-    v_W = np.log2(space.size_R[rows_W].astype(float))
-    return rows_W, theta_T, joint_thresholds.posterior(theta_T, v_W, outcomes, LEAPS)
+    points = [space.points[row] for row in rows_W.tolist()]
+    reached = [[known.reached_PxC[phase, cells] for cells in cells_K] for _, cells_K in points]
+    return rows_W.tolist(), Rows(
+        tuple(space.size_R[rows_W].astype(float).tolist()),
+        tuple(tuple(x_K.tolist()) for x_K, _ in points),
+        tuple(tuple(float((at == 1).sum()) for at in reached_K) for reached_K in reached),
+        tuple(tuple(float((at == 0).sum()) for at in reached_K) for reached_K in reached),
+    )
 
 
-def _outcomes(space: Space, known: Known, phase: int, row: int) -> Outcomes:
-    """What is known of a row, at all of its points."""
-    x_K, cells_K = space.points[row]
-    reached_K = [known.reached_PxC[phase, cells] for cells in cells_K]
-    yes_K = np.array([(reached == 1).sum() for reached in reached_K], dtype=float)
-    no_K = np.array([(reached == 0).sum() for reached in reached_K], dtype=float)
-    return Outcomes(x_K, yes_K, no_K)
+@dataclass(frozen=True)
+class _Open:
+    """A family of which cells may be chosen, and {row: its place in it}."""
+
+    family: Family
+    place: dict[int, int]
+
+    def choose(self, space: Space, cell: int) -> None:
+        """Takes what a cell will tell into account, if it is one of the family's."""
+        w = self.place.get(int(space.row_C[cell]))
+        if w is not None:
+            self.family.choose(cell, w, int(space.k_C[cell]))
+
+    def octaves_C(self, space: Space) -> np.ndarray:
+        """What each cell is to take off its row's interval; 0 in other rows."""
+        octaves_C = np.zeros(len(space.row_C))
+        for row, w in self.place.items():
+            octaves_C[space.cells[row]] = self.family.octaves[w][space.k_C[space.cells[row]]]
+        return octaves_C
 
 
 def _look_at(
     space: Space, known: Known, phase: int, number: int, target: float
-) -> tuple[list[Standing], _Family | None]:
+) -> tuple[list[Standing], _Open | None]:
     """Where each of a family's rows stands, and unless all are done, what can be chosen of them."""
-    rows_W, theta_T, posterior = family_posterior(space, known, phase, number)
-    standings, worth, enough = [], {}, {}
-    for row, weight_TxM in zip(rows_W.tolist(), posterior.weight_WxTxM, strict=True):
+    numbers, rows = rows_of(space, known, phase, number)
+    standings, worth, enough = [], [], []
+    for row, of_row in zip(numbers, ends(rows), strict=True):
         x_K, cells_K = space.points[row]
-        ends = quantiles(theta_T, weight_TxM.sum(axis=1), CONFIDENCE)
-        narrow = max(target, _gap(x_K, ends[1]) + float(theta_T[1] - theta_T[0]))
-        standings.append(_standing(phase, row, x_K, ends, narrow))
+        narrow = max(target, _gap(x_K, of_row[1]) + float(rows.theta_T[1] - rows.theta_T[0]))
+        standings.append(_standing(phase, row, x_K, of_row, narrow))
         known_K = [(known.finished_C[c], known.reached_PxC[phase, c]) for c in cells_K]
-        worth[row] = _worth(x_K, known_K)
-        if not (standings[-1].done or _hopeless(known_K)):
-            enough[row] = narrow
-    if not enough:
+        worth.append(tuple(_worth(x_K, known_K).tolist()))
+        enough.append(np.inf if standings[-1].done or _hopeless(known_K) else narrow)
+    if min(enough) == np.inf:
         return standings, None
-    futures = Futures(
-        theta_T,
-        np.log2(space.size_R[rows_W].astype(float)),
-        [_outcomes(space, known, phase, row) for row in rows_W.tolist()],
-        [_shares(tuple(theta_T.tolist()), tuple(space.points[row][0])) for row in rows_W],
-        posterior,
-    )
-    place = {row: w for w, row in enumerate(rows_W.tolist())}
-    return standings, _Family(space, theta_T, futures, place, worth, enough)
+    family = Family(rows, tuple(worth), tuple(enough))
+    return standings, _Open(family, {row: w for w, row in enumerate(numbers)})
 
 
 def _gap(x_K: np.ndarray, place: float) -> float:
@@ -250,7 +167,8 @@ def _standing(
 ) -> Standing:
     """Where a row stands. `ends`: quantiles of theta; `enough`: octaves."""
     first, last = float(x_K[0]), float(x_K[-1])
-    width = _within(ends, x_K)
+    low, _, high = ends
+    width = max(0.0, min(high, last) - max(low, first))
     return Standing(phase, row, *cut(*ends, first, last), width, width <= enough)
 
 
@@ -272,26 +190,20 @@ def _worth(x_K: np.ndarray, known_K: Sequence[tuple[np.ndarray, np.ndarray]]) ->
     return worth
 
 
-@functools.lru_cache(maxsize=64)
-def _shares(theta_T: tuple[float, ...], x_K: tuple[float, ...]) -> np.ndarray:
-    """P(y = 1), shape (T, M, K)."""
-    return np.exp(joint_thresholds.rises_at(theta_T, x_K).log_yes_TxMxK)
-
-
 def _choose(
-    space: Space, known: Known, families: list[_Family], free_C: np.ndarray, most: int
+    space: Space, known: Known, families: list[_Open], free_C: np.ndarray, most: int
 ) -> list[Choice]:
     """Free cells of these families, the best ratio of octaves to cost again and again."""
     of_row_R = np.bincount(space.row_C[known.pending_C], minlength=len(space.family_R))
     for family in families:
         for cell in np.flatnonzero(known.pending_C).tolist():
-            family.choose(cell)
-        family.look()
+            family.choose(space, cell)
+        family.family.look()
     cost_C = 1 / len(space.row_C) + space.cost_C / space.total
     in_order = np.lexsort((space.k_C, space.row_C))  # equals are taken in this one
     chosen: list[Choice] = []
     while families and len(chosen) < most:
-        octaves_C = np.sum([family.octaves_C for family in families], axis=0)
+        octaves_C = np.sum([family.octaves_C(space) for family in families], axis=0)
         octaves_C[~free_C | (of_row_R[space.row_C] >= MOST_OF_A_ROW)] = 0.0
         ratio_C = (octaves_C / cost_C)[in_order]
         if not ratio_C.any():
@@ -304,7 +216,6 @@ def _choose(
         shared_C = np.where(of_stream, space.shared_C, 0.0)
         cost_C = np.minimum(cost_C, 1 / len(space.row_C) + (space.cost_C - shared_C) / space.total)
         for family in families if len(chosen) < most else ():
-            if int(space.row_C[cell]) in family.place:
-                family.choose(cell)
-                family.look()
+            family.choose(space, cell)
+            family.family.look()
     return chosen

@@ -41,6 +41,11 @@ class Space:
         return float((self.cost_C - self.shared_C).sum() + self.shared_C[at].sum())
 
     @functools.cached_property
+    def cells(self) -> list[np.ndarray]:
+        """The cells of each row."""
+        return [np.flatnonzero(self.row_C == row) for row in range(len(self.family_R))]
+
+    @functools.cached_property
     def k_C(self) -> np.ndarray:
         """The place of each cell's x among those of its row."""
         k_C = np.zeros(len(self.row_C), dtype=int)

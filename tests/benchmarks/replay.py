@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from metaphase.analysis.published import reference
-from metaphase.core.thresholds import cut, quantiles
+from metaphase.core.thresholds import cut
 from metaphase.core.training.cost import flops_per_step, input_flops
 from metaphase.sweeps.planning.workers import FEWEST
-from metaphase.sweeps.search.propose import CONFIDENCE, family_posterior, propose
+from metaphase.sweeps.search.family import ends
+from metaphase.sweeps.search.propose import propose, rows_of
 from metaphase.sweeps.search.space import Known, Space
 from tests.tools.figure2_tree import BASE, SEED_SHIFT
 
@@ -206,11 +207,10 @@ def score(one: Map, space: Space, reached_C: np.ndarray, cells: list[int]) -> di
     known = Known.nothing(len(reached_C), 1)
     known.finished_C[cells] = True
     known.reached_PxC[0, cells] = reached_C[cells]
-    _, theta_T, posterior = family_posterior(space, known, 0, 0)
+    _, rows = rows_of(space, known, 0, 0)
     first, last = one.x_K[0], one.x_K[-1]
     found: dict[str, list] = {"error": [], "held": [], "width": []}
-    for theta, of_row in zip(one.theta_W, posterior.weight_WxTxM.sum(axis=2), strict=True):
-        low, middle, high = quantiles(theta_T, of_row, CONFIDENCE)
+    for theta, (low, middle, high) in zip(one.theta_W, ends(rows), strict=True):
         middle = float(np.clip(middle, first, last))  # beyond it is no estimate
         found["error"].append(abs(middle - theta) if np.isfinite(theta) else np.nan)
         found["width"].append(max(0.0, min(high, last) - max(low, first)))

@@ -313,6 +313,8 @@ def test_a_search_trains_what_tells_and_the_grid_later(tmp_path, capsys):
     assert_same(*(Results(str(tmp_path / name), "sweep") for name in ("a", "b")))
     with pytest.raises(ConfigError, match="boundary: 3 is not allowed; allowed: None, True, False"):
         mp.run(plain, tmp_path, boundary=3)
+    with pytest.raises(ConfigError, match="boundary: 1 is not allowed"):  # equal to True
+        mp.run(plain, tmp_path, boundary=1)
     with pytest.raises(ConfigError, match=r"num_tasks: .* along which a boundary is sought"):
         mp.run(SWEEP, tmp_path / "c", boundary=True)
     with pytest.raises(ConfigError, match="search: 'phase' is not one of boundary"):

@@ -55,6 +55,8 @@ def test_the_line_counts_cells_and_phases(following, monkeypatch):
     now = following._started + 75
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     assert following.line() == "2/6 cells  2 memorizing  75%  1:15 gone, about 0:25 left"
+    following.said = "round 2: 4 cells"  # a search: whether more are trained nobody knows
+    assert following.line() == "2/6 cells  2 memorizing  1:15 gone  round 2: 4 cells"
 
 
 def test_cells_finished_before_are_counted_by_their_rows(tmp_path):

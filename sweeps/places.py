@@ -62,6 +62,16 @@ def _has_credentials(scheme: str, rest: str) -> bool:
     return any(map(_SECRET_NAME.search, names))
 
 
+def without_secrets(uri: str) -> str:
+    """A URI of any scheme as it may be shown and stored: without user and password, and without
+    parameters in which something may be a secret."""
+    # A password may hold any character that isn't escaped.
+    plain = re.sub("://[^/].*@", "://", uri, flags=re.DOTALL).partition("#")[0]
+    place, _, query = plain.partition("?")
+    pairs = (f"{name}={value}" for name, value in parse_qsl(query, keep_blank_values=True))
+    return "?".join(filter(None, (place, "&".join(p for p in pairs if not _SECRET_NAME.search(p)))))
+
+
 def checked(place: str) -> str:
     """Returns the folder or URI as it can be used, with `~` replaced.
 

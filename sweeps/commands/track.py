@@ -38,7 +38,7 @@ def run(path: str, to: str, out: str, until_closed: bool) -> None:
         until_closed: go on until standard input is closed.
 
     Raises:
-        ConfigError: the tracker can't be used, or there is no sweep; one line.
+        ConfigError: the tracker can't be used or refuses cells, or there is no sweep; one line.
         OSError: the storage fails.
     """
     from metaphase.core.cell import ConfigError
@@ -50,21 +50,22 @@ def run(path: str, to: str, out: str, until_closed: bool) -> None:
     if why := why_not(to):
         raise ConfigError(f"--to: {why}")
     results = Results.at(path)
-    made = mirror.Mirror(results, to, mirror.folder_of(results, to, Path(out)))
+    place = mirror.folder_of(results, to, Path(out))
     if until_closed:
         os.nice(mirror.LAZINESS)
-        mirror.follow(made, _closed(mirror.ALONE_SECONDS))
-        return
-    if not results.exists("cells") or not has_settings(results):
-        read_sweep(results)  # says why there is none
-    taken = made.catch_up()
-    made.close()
-    left = len(results.finished()) - len(made.done.keys() & results.finished().keys())
-    print(
-        f"{taken} cells mirrored to {to}, {len(made.done)} in all{f', {left} refused' * (left > 0)}"
-    )
-    if left:
-        raise ConfigError(f"{to} refused {left} cells; why is said above")
+        over = _closed(mirror.ALONE_SECONDS)  # whatever hangs from here on
+        made = mirror.Mirror(results, to, place)
+        mirror.follow(made, over)
+    else:
+        if not results.exists("cells") or not has_settings(results):
+            read_sweep(results)  # says why there is none
+        made = mirror.Mirror(results, to, place, limit=mirror.CELL_SECONDS)
+        taken = made.catch_up()
+        made.close()
+        there = f" ({made.destination})" if made.destination else ""
+        print(f"{taken} cells mirrored to {to}{there}, {len(made.done)} in all")
+    if made.left:
+        raise ConfigError(f"{to} refused {made.left} cells; why is said above")
 
 
 def _closed(alone: float) -> Callable[[float], bool]:

@@ -2,20 +2,27 @@
 
 Where a tracker writes, and as whom, is the tracker's own business: its variables of the environment
 (WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, TRACKIO_DIR and so on) say it. Without them it is a
-folder of this machine, as far as the tracker knows such a thing.
+folder of this machine, as far as the tracker knows such a thing. What they say is a destination, by
+which is told apart what is where.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+
+from metaphase.sweeps.places import without_secrets
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,14 @@ class Run:
 
 
 class Tracker(Protocol):
-    """Writes runs; made with a folder of this machine that is the tracker's own."""
+    """Writes runs; made with a folder of this machine that is the tracker's own.
+
+    Attributes:
+        destination: where, as far as that isn't the tracker's folder or usual place: one line, the
+            same for the same place, without secrets.
+    """
+
+    destination: str
 
     def write(self, run: Run) -> None:
         """Writes a run whole. One that is there already, or half, is replaced where the tracker
@@ -55,26 +69,43 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """A folder of event files for each cell: `tensorboard --logdir tracking`."""
+    """A folder of event files for each cell: `tensorboard --logdir tracking`. They are written
+    without tensorboardX's SummaryWriter, whose thread dies of a full disk and is waited for."""
+
+    destination = ""
 
     def __init__(self, folder: Path):
+        import tensorboardX  # noqa: F401  # as Ray Tune brings it
+
         self._folder = folder
 
     def write(self, run: Run) -> None:
-        from tensorboardX import SummaryWriter  # as Ray Tune brings it
-
         place = self._folder / run.cell_id
         shutil.rmtree(place, ignore_errors=True)
-        with SummaryWriter(str(place)) as writer:
-            for step, values in run.metrics.items():
-                for name, value in values.items():
-                    writer.add_scalar(name, value, step)
-            for name, value in run.results.items():
-                writer.add_scalar(f"result/{name}", value, max(run.metrics, default=0))
-            told = {**run.settings, "status": run.status, "outcome": run.outcome}
-            writer.add_text(
-                "cell", f"```\n{json.dumps(told, indent=1, default=str)}\n{run.error}\n```"
-            )
+        place.mkdir(parents=True)
+        try:
+            self._write(run, place)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+
+    def _write(self, run: Run, place: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar, text
+
+        events, now = EventsWriter(str(place / "events")), time.time()
+        for step, values in run.metrics.items():
+            for name, value in values.items():
+                events.write_event(Event(wall_time=now, step=step, summary=scalar(name, value)))
+        last = max(run.metrics, default=0)
+        for name, value in run.results.items():
+            summary = scalar(f"result/{name}", value)
+            events.write_event(Event(wall_time=now, step=last, summary=summary))
+        told = {**run.settings, "status": run.status, "outcome": run.outcome}
+        words = f"```\n{json.dumps(told, indent=1, default=str)}\n{run.error}\n```"
+        events.write_event(Event(wall_time=now, summary=text("cell", words)))
+        events.close()
 
     def close(self) -> None:
         pass
@@ -84,15 +115,34 @@ class WandB:
     """A run of Weights & Biases for each cell, in a group named like the sweep."""
 
     def __init__(self, folder: Path):
+        import wandb
+
+        self._project = os.environ.get("WANDB_PROJECT") or "metaphase"
+        said = wandb.setup().settings  # by variables and files of settings
+        self._offline = said.mode in ("offline", "dryrun")
+        usual = {"mode": "online", "base_url": wandb.Settings().base_url, "entity": None}
+        told = {name: getattr(said, name) for name in usual} | {"project": self._project}
+        usual["project"] = "metaphase"
+        self.destination = ", ".join(
+            f"{name}={without_secrets(str(value))}"
+            for name, value in told.items()
+            if value != usual[name]
+        )
         self._folder = folder
+        if self._offline and self.destination != "mode=offline":  # another project, ...
+            self._folder /= hashlib.sha256(self.destination.encode()).hexdigest()[:8]
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, run: Run) -> None:
         import wandb
 
+        if self._offline:  # each time it makes a further folder
+            for file in self._folder.glob(f"wandb/offline-run-*/run-{run.cell_id}.wandb"):
+                shutil.rmtree(file.parent)
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         made = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "metaphase"), group=run.sweep, id=run.cell_id,
-            name=run.cell_id, resume="allow", config=dict(run.settings), tags=[run.outcome[:64]],
+            project=self._project, group=run.sweep, id=run.cell_id, name=run.cell_id,
+            resume="allow", config=dict(run.settings), tags=[run.outcome[:64]],
             dir=str(self._folder), settings=settings,
         )  # fmt: skip
         for step, values in run.metrics.items():
@@ -112,8 +162,12 @@ class MLflow:
     def __init__(self, folder: Path):
         from mlflow import MlflowClient
 
-        own = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", own))
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.destination = without_secrets(uri)
+        path = re.sub("^(sqlite:///|file:(//)?)", "", uri)
+        if uri and ":" not in path and not path.startswith("/"):
+            self.destination += f" in {Path.cwd()}"
+        self._client = MlflowClient(uri or f"sqlite:///{folder.absolute() / 'mlflow.db'}")
         self._artifacts = (folder / "artifacts").absolute().as_uri()
 
     def write(self, run: Run) -> None:
@@ -150,12 +204,36 @@ class MLflow:
 
 
 class Trackio:
-    """A run of trackio for each cell, in a project named like the sweep: `trackio show`."""
+    """A run of trackio for each cell, in a project named like the sweep: `trackio show`. A server
+    or a Space keeps what it has of a run beside what replaces it."""
 
     def __init__(self, folder: Path):
-        os.environ.setdefault("TRACKIO_DIR", str(folder.absolute()))
+        own = str(folder.absolute())
+        place = str(Path(os.environ.get("TRACKIO_DIR") or own).absolute())
+        os.environ["TRACKIO_DIR"] = place  # before the package is imported
+        import trackio  # noqa: F401
+
+        space, server = (os.environ.get(f"TRACKIO_{name}") for name in ("SPACE_ID", "SERVER_URL"))
+        self._remote = bool(space or server)
+        elsewhere = "" if place == own else place
+        self.destination = space or without_secrets(server or "") or elsewhere
 
     def write(self, run: Run) -> None:
+        import trackio
+
+        if not self._remote:
+            with suppress(ValueError):  # no project yet
+                for earlier in trackio.Api().runs(run.sweep):
+                    if earlier.name == run.cell_id:
+                        earlier.delete()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            self._write(run)
+        for each in map(str, (one.message for one in warned)):
+            if re.search("fail|could not", each, re.IGNORECASE):  # all that it says of lost rows
+                raise RuntimeError(each)
+
+    def _write(self, run: Run) -> None:
         import trackio
 
         told = {**run.settings, "status": run.status, "outcome": run.outcome, "error": run.error}

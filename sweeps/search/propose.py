@@ -25,6 +25,7 @@ from metaphase.sweeps.search.space import Known, Space
 
 # Cells of one row in a batch, with pending ones: more are better chosen by what these tell.
 MOST_OF_A_ROW = 4
+TIE = 1e-4  # ratios that differ by less are equal, whatever the rounding of a CPU
 HOPELESS = 6  # points of a row with finished cells, none with a phase: it is left alone
 TARGET, NOTHING = "every interval is narrow enough", "no cell left tells more"
 ALL = "all cells are trained"
@@ -208,7 +209,7 @@ def _choose(
         ratio_C = (octaves_C / cost_C)[in_order]
         if not ratio_C.any():
             break
-        cell = int(in_order[np.flatnonzero(ratio_C * (1 + 1e-9) >= ratio_C.max())[0]])
+        cell = int(in_order[np.flatnonzero(ratio_C * (1 + TIE) >= ratio_C.max())[0]])
         chosen.append(Choice(cell, float(octaves_C[cell])))
         free_C[cell] = False
         of_row_R[space.row_C[cell]] += 1

@@ -29,7 +29,7 @@ from tests.tools.figure2_tree import BASE, SEED_SHIFT
 
 SHARES = (0.05, 0.075, 0.1, 0.15)  # of the cells
 BATCH = 2 * FEWEST  # as of two workers
-PANELS = 5  # in a row of the figure
+PANELS = 6  # in a row of the figure
 DELTA = 0.05  # as core.phases.DELTA
 
 

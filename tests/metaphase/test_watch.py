@@ -213,6 +213,14 @@ def test_once(results, capsys):
     assert "'0.01' is not allowed; allowed: 0.2 to 86400 seconds" in capsys.readouterr().err
 
 
+def test_a_copy_with_another_name(results, capsys):
+    growing.grow(results, random.Random(0), 0.0, cells=12)
+    shutil.copytree(results.local_path, f"{results.local_path} (1)")
+    assert check(Follower(f"{results} (1)").look()) == 12
+    assert cli.main(["watch", f"{results} (1)", "--once"]) == 0
+    assert "12/30 cells" in capsys.readouterr().out
+
+
 def test_live_in_a_terminal(results, interruptible):
     """What a terminal gets: the map, redrawn in colours as it fills, until Ctrl-C."""
     import pty

@@ -1,6 +1,8 @@
 // A map: tiles over number of tasks and model size, drawn by Bokeh; a cursor for keys and pointers.
 
 const MOST_LETTERS = 100; // tiles that get letters
+const LETTER_WIDTH = 22, NUMBER_WIDTH = 38; // pixels of a tile that has room for them
+const AXIS_WIDTH = 70; // pixels beside the tiles
 
 class PhaseMap {
   // chosen(key): a tile was clicked; moved(key): the cursor is on it.
@@ -89,7 +91,7 @@ class PhaseMap {
     });
     for (const [axis, edges, label] of [[figure.below[0], x, "number of tasks"], [figure.left[0], y, "model size"]]) {
       const across = axis === figure.below[0];
-      const scale = (across ? this.holder.clientWidth - 70 : height - 60) / (edges[edges.length - 1][2] - edges[0][1]);
+      const scale = (across ? this.holder.clientWidth - AXIS_WIDTH : height - 60) / (edges[edges.length - 1][2] - edges[0][1]);
       let last = -Infinity; // of the labels, in pixels
       const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
         if (at * scale - last < (across ? 44 : 16)) return false;
@@ -105,9 +107,9 @@ class PhaseMap {
       });
     }
     for (const grid of figure.center) grid.visible = false;
-    figure.on_event("tap", (event) => {
-      if (!this.point(event.x, event.y)) return;
-      this.chosen(this.at());
+    // Bokeh calls a click that soon follows another, even elsewhere, a doubletap, and the end of a slow one a pressup.
+    for (const click of ["tap", "doubletap", "pressup"]) figure.on_event(click, (event) => {
+      if (this.point(event.x, event.y)) this.chosen(this.at());
     });
     figure.on_event("mousemove", (event) => {
       if (this.point(event.x, event.y)) this.moved(this.at(), false);
@@ -123,7 +125,10 @@ class PhaseMap {
     const bands = { ...sides(), color: [], alpha: [] }, hatched = new Map([...this.hatched.keys()].map((name) => [name, sides()]));
     const frames = sides();
     const words = { x: [], y: [], text: [], color: [], back: [] };
-    const lettered = this.lettered = this.x.length * this.y.length <= MOST_LETTERS && this.holder.clientWidth / this.x.length > 24;
+    const few = this.x.length * this.y.length <= MOST_LETTERS;
+    const scale = (this.holder.clientWidth - AXIS_WIDTH) / (this.x[this.x.length - 1][2] - this.x[0][1]);
+    const room = (left, right, pixels) => few && (right - left) * scale > pixels; // of a tile, for a text of so many
+    this.lettered = this.x.some(([, left, right]) => room(left, right, LETTER_WIDTH));
     let [low, high] = measure === null ? [0, 1] : valueRange(sweep, measure);
     const tiles = sweep.tiles[number];
     for (const [size, bottom, top] of this.y) {
@@ -139,7 +144,7 @@ class PhaseMap {
           band(bands, left, right, bottom, top);
           bands.color.push(color);
           bands.alpha.push(known.some((seed) => seed.sofar) ? 0.55 : 1);
-          word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, lettered && this.holder.clientWidth / this.x.length > 44);
+          word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, room(left, right, NUMBER_WIDTH));
           continue;
         }
         const expected = sweep.expectedAt(number, size + " " + tasks, step);
@@ -149,7 +154,7 @@ class PhaseMap {
           bands.color.push(color);
           bands.alpha.push(1);
           band(hatched.get("expected"), left, right, bottom, top);
-          word(words, left, right, bottom, top, expected.share >= LIKELY ? LETTERS[expected.phase].toLowerCase() : "", color, lettered);
+          word(words, left, right, bottom, top, expected.share >= LIKELY ? LETTERS[expected.phase].toLowerCase() : "", color, room(left, right, LETTER_WIDTH));
           continue;
         }
         seeds = seeds.sort((a, b) => a.outcome - b.outcome || (b.strength || 0) - (a.strength || 0));
@@ -165,7 +170,7 @@ class PhaseMap {
         });
         const known = seeds.filter((seed) => !UNFINISHED.includes(OUTCOMES[seed.outcome]));
         const middle = (known.length ? known : seeds)[known.length >> 1];
-        word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), lettered);
+        word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), room(left, right, LETTER_WIDTH));
       }
     }
     this.bands.data = bands;
@@ -243,19 +248,22 @@ class PhaseMap {
   }
 }
 
-// Shows a figure in the place of any other, also of one that isn't drawn yet: that one goes where nobody looks.
-function place(figure, holder) {
+// Shows a figure in the place of any other, also of one that isn't drawn yet: that one goes where nobody looks. It takes
+// no Tab: keys are its holder's.
+async function place(figure, holder) {
   const box = element("div");
   holder.replaceChildren(box);
-  return Bokeh.Plotting.show(figure, box);
+  const view = await Bokeh.Plotting.show(figure, box);
+  view.canvas_view.events_el.removeAttribute("tabindex");
+  return view;
 }
 
 function band(bands, left, right, bottom, top) {
   bands.left.push(left); bands.right.push(right); bands.bottom.push(bottom); bands.top.push(top);
 }
 
-function word(words, left, right, bottom, top, text, color, lettered) {
-  if (!lettered || !text) return;
+function word(words, left, right, bottom, top, text, color, room) {
+  if (!room || !text) return;
   words.x.push((left + right) / 2); words.y.push((bottom + top) / 2);
   words.text.push(text); words.color.push(ink(color)); words.back.push(color);
 }

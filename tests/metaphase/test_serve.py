@@ -287,3 +287,12 @@ def test_as_one_file(results, tmp_path, capsys):
         curve = opened.evaluate("panels[0].detail.curve.source.data.ys")
         assert len(curve) >= 3
         assert f"{growing.accuracy(done, 'unseen', 400):.3f}" in opened.inner_text(".detail")
+
+
+def test_one_file_says_by_what_its_phases_are_told(results, tmp_path):
+    path = tmp_path / "page.html"
+    rule = ["--delta", "0.4", "--confidence", "0.999", "--rule", "accuracy"]
+    assert cli.main(["report", str(results), "--interactive", *rule, "--out", str(path)]) == 0
+    with browser() as found, page(found, path.as_uri(), offline=True) as opened:
+        told = opened.inner_text(".thresholds")
+    assert told == "Phases by the rule accuracy with delta 0.4 and intervals at 99.9%."

@@ -2,6 +2,7 @@
 missing is said, and the keyboard's focus stays where it was."""
 
 import contextlib
+import re
 import shutil
 import threading
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metaphase import serve
-from tests.browser import browser, click_tile, page
+from tests.browser import browser, click_tile, page, tile
 from tests.tools.synthetic import make_results
 
 REFUSED = "Failed to load resource"  # begins what the browser says of an answer like 503
@@ -88,9 +89,8 @@ def test_curves_that_cannot_be_had_hold_up_nothing(trees, hangs):
         at.wait_for_function(f"() => {VERSIONS}.join() === '0,0'")
         for path in trees:  # both go on being followed
             make(path, (1, 4, 16, 64, 256))
-        at.wait_for_function(
-            "() => [...document.querySelectorAll('.counts')].every((one) => one.textContent.startsWith('20 of 20'))"
-        )
+        at.wait_for_selector("section >> nth=0 >> text=20 of 20 cells")
+        at.wait_for_selector("section >> nth=1 >> text=20 of 20 cells")
         at.unroute("**/cell/0/*")
         if not hangs:  # or it takes ten seconds until it is asked again
             at.wait_for_function("() => panels[0].detail.curve.source?.data.ys.length === 6")
@@ -156,3 +156,64 @@ def test_the_focus_stays_through_updates(trees):
         shutil.rmtree(trees[0])
         at.wait_for_selector("text=no such folder")
         assert at.evaluate("document.activeElement === panels[0].box")
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_places(trees):
+    with serving(*trees) as served, browser() as found, opened(found, served, 2) as at:
+        click_tile(at, 1, 1)
+        for place, path in enumerate(trees):
+            told = f"same ({path})"
+            assert at.inner_text(f"section >> nth={place} >> h2") == told
+            assert at.locator(".map").nth(place).get_attribute("aria-label").startswith(told)
+            label = at.locator(".detail").nth(place).get_attribute("aria-label")
+            assert label.startswith(f"Details of {told}: ")
+        assert "Phases with delta 0.05 and intervals at 99%." in at.inner_text("section >> nth=0")
+        shutil.rmtree(trees[1])
+        at.wait_for_selector("section >> nth=0 >> h2 >> text=/^same$/")
+
+
+def test_each_click_counts_however_soon_it_follows_or_long_it_takes(trees):
+    with serving(trees[0]) as served, browser() as found, opened(found, served) as at:
+        first, second = tile(at, 1, 1), tile(at, 3, 0)
+        at.mouse.click(*first)
+        at.mouse.click(*second)  # Bokeh calls that a doubletap
+        at.wait_for_selector(".detail h3:has-text('model size 2², 2⁶ tasks')")
+        at.mouse.click(*first, delay=600)
+        at.wait_for_selector(".detail h3:has-text('model size 2³, 2² tasks')")
+
+
+def test_exponents_are_heard_and_copied(trees):
+    with serving(trees[0]) as served, browser() as found, opened(found, served) as at:
+        table = at.locator("table.transitions")
+        assert table.locator("sup").count() > 0
+        where = r"2\^[0-9.]+ \(2\^[0-9.]+ to (above )?2\^[0-9.]+\)"
+        assert re.search(where, table.inner_text())
+        table.select_text()
+        assert re.search(where, at.evaluate("getSelection().toString()"))
+        assert re.search(where, table.aria_snapshot())
+        assert table.locator(".caret").first.bounding_box()["width"] == 0
+
+
+def test_every_stop_of_tab_has_a_name_and_copying_is_announced(trees):
+    with serving(trees[0]) as served, browser() as found, opened(found, served) as at:
+        click_tile(at, 1, 1)
+        at.wait_for_function("() => panels[0].detail.curve.source?.data.ys.length === 6")
+        at.evaluate("document.activeElement.blur()")
+        stops = []
+        for _ in range(30):
+            at.keyboard.press("Tab")
+            stops.append(
+                at.evaluate(
+                    """(() => {
+                      let one = document.activeElement;
+                      while (one.shadowRoot?.activeElement) one = one.shadowRoot.activeElement;
+                      return one.ariaLabel || one.innerText || one.labels?.[0]?.innerText || one.tagName;
+                    })()"""
+                )
+            )
+        assert any(stop.startswith("same: phases") for stop in stops)
+        assert any(stop == "Copy the cell_id of seed 0" for stop in stops)
+        assert not [stop for stop in stops if stop in ("DIV", "CANVAS")], stops
+        at.locator("[aria-label='Copy the cell_id of seed 0']").click()
+        copied = at.locator(".detail .id").first.inner_text()
+        at.wait_for_selector(f"#announce >> text=Copied: {copied}", state="attached")

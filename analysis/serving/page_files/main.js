@@ -83,6 +83,8 @@ class Panel {
       const done = found.cells.id.length - count("in training") - count("no result yet");
       const at = new Date(found.at * 1000).toLocaleString();
       parts.push(element("p", { class: "counts", text: `${done} of ${found.cells.id.length} cells: ${counts.map((one) => one.join(" ")).join(", ") || "none finished"}. As of ${at}.` }));
+      const { delta, confidence, rule } = found.thresholds;
+      parts.push(element("p", { class: "soft thresholds", text: `Phases${rule === null ? "" : ` by the rule ${rule}`} with delta ${delta} and intervals at ${Number((100 * confidence).toPrecision(6))}%.` }));
       const running = found.running;
       if (running) {
         const left = running.left === null ? "" : `, about ${waiting(running.left)} left`;

@@ -31,14 +31,14 @@ def overview(found: Snapshot) -> dict[str, Any]:
     """All but the accuracies by position.
 
     Returns:
-        `name`, `description`, `path`, `at` (seconds since 1970), `thresholds` by which phases
-        are told (`delta`, `confidence`, and the `rule` in words, None: the usual one), `notes`,
+        `name`, `description`, `path`, `at` (seconds since 1970), `thresholds` by which phases are
+        told (`delta`, `confidence`, and the `rule` in words, None: the usual one), `notes`,
         `running` (None: nobody runs it), `choices` (settings by which a condition is chosen),
-        `conditions` (settings, transitions, what is expected of untrained points, edges of
-        tiles), `cells` (a list a column; `condition` is a number of `conditions`, `outcome` one of `OUTCOMES`), `measures`
-        (columns of cells and evaluations that maps can show), `evaluations` (those of cell i at
-        places first[i] to first[i + 1]), `settings` (`common`, and `varying`, a list each), and
-        `rerun`, to which a cell_id is appended.
+        `conditions` (settings, transitions, what is expected of untrained points, edges of tiles),
+        `cells` (a list a column; `condition` is a number of `conditions`, `outcome` one of
+        `OUTCOMES`), `measures` (columns of cells and evaluations that maps can show), `evaluations`
+        (those of cell i at places first[i] to first[i + 1]), `settings` (`common`, and `varying`, a
+        list each), and `rerun`, to which a cell_id is appended.
     """
     cells = found.cells.reset_index(drop=True)
     place = {cell_id: i for i, cell_id in enumerate(cells["cell_id"])}

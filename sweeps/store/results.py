@@ -70,8 +70,8 @@ class Results(Storage):
 
     @classmethod
     def at(cls, path: str) -> Results:
-        """The tree at `<root>/<sweep>`, a path or a URI, whatever name it was copied or moved to: the
-        rule for names is one for sweeps that are begun.
+        """The tree at `<root>/<sweep>`, a path or a URI, whatever its name: the rule for names is
+        one for sweeps that are begun.
 
         Raises:
             ConfigError: the URI can't be used.

@@ -207,7 +207,8 @@ def test_every_stop_of_tab_has_a_name_and_copying_is_announced(trees):
                     """(() => {
                       let one = document.activeElement;
                       while (one.shadowRoot?.activeElement) one = one.shadowRoot.activeElement;
-                      return one.ariaLabel || one.innerText || one.labels?.[0]?.innerText || one.tagName;
+                      const label = one.labels?.[0]?.innerText;
+                      return one.ariaLabel || one.innerText || label || one.tagName;
                     })()"""
                 )
             )

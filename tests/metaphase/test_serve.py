@@ -207,6 +207,16 @@ def test_slow_clients_get_all_and_broken_requests_an_answer(served, monkeypatch)
     assert data == served.page, len(data)
 
 
+def test_many_may_connect_at_once(results):
+    made, sweeps = serve.start([str(results)])  # nothing accepts them yet
+    with contextlib.ExitStack() as stack:
+        stack.callback(made.server_close)
+        stack.callback(sweeps.stop)
+        for _ in range(50):
+            connection = socket.create_connection(("127.0.0.1", made.server_port), timeout=0.5)
+            stack.callback(connection.close)
+
+
 def test_elsewhere_than_on_loopback_there_is_a_token(results):
     for server in _serve([str(results)], "0.0.0.0"):  # one
         assert re.fullmatch(r"http://[^/]+/\?token=[\w-]{30,}", server.url)

@@ -218,3 +218,40 @@ def test_every_stop_of_tab_has_a_name_and_copying_is_announced(trees):
         at.locator("[aria-label='Copy the cell_id of seed 0']").click()
         copied = at.locator(".detail .id").first.inner_text()
         at.wait_for_selector(f"#announce >> text=Copied: {copied}", state="attached")
+
+
+def test_narrow_windows_and_tiles_and_long_errors(tmp_path):
+    path = tmp_path / "odd"
+    make_results(
+        path, (4, 8), (1, 2, 4, 1000, 1100, 2**17), (0, 1), n=128,
+        truth=lambda cell: "failed" if cell.num_tasks == 1 else "generalizing",
+    )  # fmt: skip
+    for file in (path / "cells").iterdir():
+        [row] = pq.read_table(file).to_pylist()
+        row["error"] = row["error"] and "x" * 1500
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    history = next((path / "history").iterdir())
+    rows = pq.read_table(history).to_pylist()
+    for row in rows:
+        row["split"] = row["split"].replace("unseen", "unseen/FashionMNIST relabelled at random")
+    pq.write_table(pa.Table.from_pylist(rows), history)
+    letters = """() => {
+      const { map } = panels[0], { x, text } = map.words.data;
+      const { start, end } = map.figure.x_range, pixels = map.view.frame.bbox.width;
+      const widths = x.map((at) => map.x.find(([, low, high]) => low <= at && at < high))
+        .map(([, low, high]) => (high - low) / (end - start) * pixels);
+      return [x.length, Math.min(...widths)];
+    }"""
+    window = {"width": 700, "height": 900}
+    with serving(path) as served, browser() as found, opened(found, served, viewport=window) as at:
+        click_tile(at, 0, 1)
+        at.wait_for_selector(".detail .error")
+        box = at.locator(".detail .id").first.bounding_box()
+        assert box["x"] + box["width"] < 700
+        at.wait_for_function("() => panels[0].map.words.data.x.length === 8")  # not of 1000, 1100
+        assert at.evaluate(letters)[1] > 20
+        at.set_viewport_size({"width": 320, "height": 900})
+        at.wait_for_function("() => panels[0].map.words.data.x.length === 0")
+        assert at.evaluate("document.documentElement.scrollWidth") == 320
+        at.set_viewport_size(window)
+        at.wait_for_function("() => panels[0].map.words.data.x.length === 8")

@@ -260,6 +260,21 @@ def read_until(descriptor, word):
     return text
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_it_ends_where_nobody_can_see_it_any_more(results):
+    growing.grow(results, random.Random(0), 0.0, cells=3)
+    command = [sys.executable, "-m", "metaphase.sweeps.cli", "watch", str(results)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_imports_no_more_than_before():
     code = (
         "import sys; from metaphase.sweeps import cli; cli.main(['--help']);"

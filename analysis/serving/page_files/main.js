@@ -20,7 +20,7 @@ class Panel {
     this.legend = element("ul", { class: "legend", "aria-label": "Legend" });
     this.readout = element("p", { class: "readout" });
     this.mapBox = element("div", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "phase map" });
-    this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud));
+    this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud), () => this.draw());
     const close = () => { choose(this, null); this.mapBox.focus(); };
     this.detail = new Detail(source, close);
     this.transitions = element("div");

@@ -5,12 +5,15 @@ const LETTER_WIDTH = 22, NUMBER_WIDTH = 38; // pixels of a tile that has room fo
 const AXIS_WIDTH = 70; // pixels beside the tiles
 
 class PhaseMap {
-  // chosen(key): a tile was clicked; moved(key): the cursor is on it.
-  constructor(holder, chosen, moved) {
+  // chosen(key): a tile was clicked; moved(key): the cursor is on it; resized(): what has room is to be drawn again.
+  constructor(holder, chosen, moved, resized) {
     this.holder = holder;
     this.chosen = chosen;
     this.moved = moved;
     this.cursor = null; // [number of the column, of the row]
+    new ResizeObserver(() => {
+      if (this.figure && this.holder.clientWidth && this.width !== this.holder.clientWidth) requestAnimationFrame(resized);
+    }).observe(holder);
     holder.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -26,7 +29,9 @@ class PhaseMap {
       this.y = one.y;
       this.cursor = null;
       this.build();
+      this.width = null;
     }
+    if (this.width !== this.holder.clientWidth) this.label();
     this.fill(state);
   }
 
@@ -89,17 +94,7 @@ class PhaseMap {
       ...sides, source: this.here, fill_color: null, line_width: 3,
       line_color: style.getPropertyValue("--focus").trim(),
     });
-    for (const [axis, edges, label] of [[figure.below[0], x, "number of tasks"], [figure.left[0], y, "model size"]]) {
-      const across = axis === figure.below[0];
-      const scale = (across ? this.holder.clientWidth - AXIS_WIDTH : height - 60) / (edges[edges.length - 1][2] - edges[0][1]);
-      let last = -Infinity; // of the labels, in pixels
-      const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
-        if (at * scale - last < (across ? 44 : 16)) return false;
-        last = at * scale;
-        return true;
-      });
-      axis.ticker = new Bokeh.FixedTicker({ ticks: ticks.map((tick) => tick[0]) });
-      axis.major_label_overrides = new Map(ticks.map((tick) => [tick[0], tick[1]]));
+    for (const [axis, label] of [[figure.below[0], "number of tasks"], [figure.left[0], "model size"]]) {
       Object.assign(axis, {
         axis_label: label, axis_label_text_color: text, major_label_text_color: text, axis_label_text_font_style: "normal",
         axis_line_color: null, major_tick_line_color: line, minor_tick_line_color: null,
@@ -116,6 +111,23 @@ class PhaseMap {
     });
     this.figure = figure;
     this.shown = place(figure, this.holder).then((view) => { if (this.figure === figure) this.view = view; });
+  }
+
+  // The axes' labels that have room.
+  label() {
+    this.width = this.holder.clientWidth;
+    const { below: [across], left: [up], height } = this.figure;
+    for (const [axis, edges, pixels, least] of [[across, this.x, this.width - AXIS_WIDTH, 44], [up, this.y, height - 60, 16]]) {
+      const scale = pixels / (edges[edges.length - 1][2] - edges[0][1]);
+      let last = -Infinity; // of the labels, in pixels
+      const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
+        if (at * scale - last < least) return false;
+        last = at * scale;
+        return true;
+      });
+      axis.ticker = new Bokeh.FixedTicker({ ticks: ticks.map((tick) => tick[0]) });
+      axis.major_label_overrides = new Map(ticks);
+    }
   }
 
   fill(state) {

@@ -118,7 +118,8 @@ class Detail {
     this.box.hidden = true;
   }
 
-  // Fills the pane with a tile's cells; nothing where the sweep has none there. Curves come when they come.
+  // Fills the pane with a tile's cells; nothing where the sweep has none there. Curves come when they
+  // come, which is what the promise says that it returns.
   show(sweep, number, key, step, of) {
     const members = sweep.tiles[number].get(key);
     if (!members) return this.hide();
@@ -145,7 +146,7 @@ class Detail {
       this.curve.empty(); // until theirs are there
       this.say("");
     }
-    this.fetch(sweep, members.filter((i) => sweep.finished(i)));
+    return this.fetch(sweep, members.filter((i) => sweep.finished(i)));
   }
 
   // Shows the curves of cells as far as they can be had, and says which can't. Raises no error.

@@ -146,6 +146,16 @@ def of_callable(found: Any, said: str) -> Rule:
     return functools.partial(checked, found, said)
 
 
+def name_of(rule: Rule) -> str:
+    """What users call a rule: the reference that it was loaded by, or a function's own name."""
+    for name, one in RULES.items():
+        if rule is one:
+            return name
+    if isinstance(rule, functools.partial) and rule.func is checked:
+        return str(rule.args[1]).removeprefix(f"{RULE}: ")
+    return str(getattr(rule, "__name__", type(rule).__name__))
+
+
 def checked(
     rule: Callable[..., Any], said: str, cells: Columns, delta: float, confidence: float
 ) -> dict[str, np.ndarray]:

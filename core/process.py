@@ -26,12 +26,14 @@ class _Shown(io.RawIOBase):
     """A descriptor to which nothing more is written once a write has failed.
 
     Attributes:
+        failed: whether that is so.
         error: the error by which a write failed, unless only the reader is gone.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.error: OSError | None = None
-        self._descriptor, self._failed = descriptor, False
+        self.failed = False
+        self._descriptor = descriptor
 
     def writable(self) -> bool:
         return True
@@ -40,16 +42,16 @@ class _Shown(io.RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        return not self._failed and os.isatty(self._descriptor)
+        return not self.failed and os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        while not self._failed:
+        while not self.failed:
             try:
                 return os.write(self._descriptor, data)
             except BlockingIOError:  # another process made it so
                 select.select([], [self._descriptor], [])
             except OSError as error:
-                self._failed = True
+                self.failed = True
                 if error.errno not in _GONE:
                     self.error = error
         return len(data)
@@ -88,13 +90,26 @@ def prepare() -> None:
 def finish(status: int) -> int:
     """The exit status of a command that came to `status`: 1 instead of 0 if what it printed is
     lost for another reason than that nobody reads it, which is said in one line."""
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(raw, _Shown) or raw.error is None:
+    raw = _flushed()
+    if raw is None or raw.error is None:
         return status
     error, raw.error = raw.error, None
     print(f"error: standard output: {error.strerror}", file=sys.stderr)
     return status or 1
+
+
+def is_lost() -> bool:
+    """Whether nothing that is printed reaches anybody any more, so that a command which does
+    nothing else may end."""
+    raw = _flushed()
+    return raw is not None and raw.failed
+
+
+def _flushed() -> _Shown | None:
+    """Standard output's descriptor, with all that was printed, if it is one of `prepare`'s."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw if isinstance(raw, _Shown) else None
 
 
 def as_command(main: Callable[..., int]) -> Callable[..., int]:

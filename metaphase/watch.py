@@ -17,7 +17,7 @@ import sys
 import threading
 
 from metaphase.analysis.errors import ResultsError
-from metaphase.core.process import as_command
+from metaphase.core.process import as_command, is_lost
 from metaphase.sweeps.commands.parser import Parser, carry_out, sweep_parser
 
 SHORTEST = 0.2  # seconds between looks
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(path: str, once: bool, every: float) -> None:
-    """Shows the sweep at `path` once, or every so many seconds until it is interrupted.
+    """Shows the sweep at `path` once, or every so many seconds until it is interrupted, or nobody
+    can see it any more.
 
     Raises:
         ResultsError: with `once`, there is nothing to show; one line.
@@ -65,7 +66,7 @@ def run(path: str, once: bool, every: float) -> None:
             if live
             else _Nothing() as screen
         ):
-            while True:
+            while not is_lost():
                 shown.wait()
                 shown.clear()
                 view = follower.view

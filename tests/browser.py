@@ -28,8 +28,9 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def page(found: Any, url: str, **options: Any) -> Iterator[Any]:
-    """A page at an address, ready; whatever it logs as an error fails the test."""
+def page(found: Any, url: str, expected: str = "", **options: Any) -> Iterator[Any]:
+    """A page at an address, ready; whatever it logs as an error fails the test, except errors that
+    begin as expected."""
     context = found.new_context(**options)
     opened = context.new_page()
     errors: list[str] = []
@@ -39,7 +40,7 @@ def page(found: Any, url: str, **options: Any) -> Iterator[Any]:
         opened.goto(url)
         opened.wait_for_selector("html[data-ready]", timeout=60_000)
         yield opened
-        assert not errors
+        assert not [error for error in errors if not expected or not error.startswith(expected)]
     finally:
         context.close()
 

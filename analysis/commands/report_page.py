@@ -17,7 +17,7 @@ from metaphase.analysis.figures import text_map
 from metaphase.analysis.published import comparisons
 from metaphase.analysis.questions import registry
 from metaphase.analysis.statistics import phases, transitions, untrained
-from metaphase.core import schema
+from metaphase.core import phase_rules, schema
 from metaphase.core.phase_rules import Rule
 from metaphase.core.phases import CONFIDENCE, DELTA
 from metaphase.sweeps import places
@@ -106,6 +106,7 @@ def render(
         comparisons=beside_published,
         delta=delta,
         confidence=confidence,
+        rule=None if rule is None else phase_rules.name_of(rule),
         settings=settings,
         settings_file=SETTINGS,
     )

@@ -17,7 +17,7 @@ from metaphase.analysis import labels, transition_text
 from metaphase.analysis.figures import outcomes, tiles
 from metaphase.analysis.serving import snapshot as snapshots
 from metaphase.analysis.serving.snapshot import IN_TRAINING, Condition, Snapshot
-from metaphase.core import schema
+from metaphase.core import phase_rules, schema
 from metaphase.sweeps import places
 from metaphase.sweeps.store import sweepfile
 
@@ -31,13 +31,14 @@ def overview(found: Snapshot) -> dict[str, Any]:
     """All but the accuracies by position.
 
     Returns:
-        `name`, `description`, `path`, `at` (seconds since 1970), `notes`, `running` (None: nobody
-        runs it), `choices` (settings by which a condition is chosen), `conditions` (settings,
-        transitions, what is expected of untrained points, edges of tiles), `cells` (a list a
-        column; `condition` is a number of `conditions`, `outcome` one of `OUTCOMES`), `measures`
-        (columns of cells and evaluations that maps can show), `evaluations` (those of cell i at
-        places first[i] to first[i + 1]), `settings` (`common`, and `varying`, a list each), and
-        `rerun`, to which a cell_id is appended.
+        `name`, `description`, `path`, `at` (seconds since 1970), `thresholds` by which phases are
+        told (`delta`, `confidence`, and the `rule` in words, None: the usual one), `notes`,
+        `running` (None: nobody runs it), `choices` (settings by which a condition is chosen),
+        `conditions` (settings, transitions, what is expected of untrained points, edges of tiles),
+        `cells` (a list a column; `condition` is a number of `conditions`, `outcome` one of
+        `OUTCOMES`), `measures` (columns of cells and evaluations that maps can show), `evaluations`
+        (those of cell i at places first[i] to first[i + 1]), `settings` (`common`, and `varying`, a
+        list each), and `rerun`, to which a cell_id is appended.
     """
     cells = found.cells.reset_index(drop=True)
     place = {cell_id: i for i, cell_id in enumerate(cells["cell_id"])}
@@ -53,6 +54,11 @@ def overview(found: Snapshot) -> dict[str, Any]:
         "description": grid.description,
         "path": found.path,
         "at": found.at,
+        "thresholds": {
+            "delta": found.thresholds.delta,
+            "confidence": found.thresholds.confidence,
+            "rule": found.thresholds.rule and _text(phase_rules.name_of(found.thresholds.rule)),
+        },
         "notes": list(found.notes),
         "running": grid.by
         and {"by": grid.by, "left": grid.seconds_left, "packs": list(grid.packs)},

@@ -73,6 +73,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted; further ones may wait seconds
 
     def __init__(self, host: str, port: int, page: str, sweeps: Sweeps, token: str = ""):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

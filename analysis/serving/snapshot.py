@@ -66,6 +66,15 @@ class Condition:
     expected: pd.DataFrame | None = None
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """By what phases are told: the arguments of `analysis.statistics.phases.classify`."""
+
+    delta: float = DELTA
+    confidence: float = CONFIDENCE
+    rule: Rule | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """A sweep at one moment.
@@ -81,6 +90,7 @@ class Snapshot:
         conditions: in the order of `analysis.statistics.phases.split_conditions`.
         notes: lines on what is left out.
         at: when it was taken, seconds since 1970.
+        thresholds: by which phases were told.
     """
 
     path: str
@@ -90,6 +100,7 @@ class Snapshot:
     conditions: list[Condition]
     notes: list[str]
     at: float
+    thresholds: Thresholds = Thresholds()
 
 
 def take(
@@ -123,7 +134,10 @@ def take(
     ]
     every = training_phases.evaluations(_as_trained(cells), history)
     evaluations = phases.classify(every, delta, confidence, rule=rule)
-    return Snapshot(path, grid, cells, evaluations, conditions, list(notes), time.time())
+    thresholds = Thresholds(delta, confidence, rule)
+    return Snapshot(
+        path, grid, cells, evaluations, conditions, list(notes), time.time(), thresholds
+    )
 
 
 def _condition(

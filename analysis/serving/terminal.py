@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 
 import pandas as pd
 from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -47,20 +48,31 @@ class Screen:
         if self._found is None:
             yield Group(*line)
             return
-        head = [*_head(self._found), *line]
-        room = console.size.height - 2 * len(head) if self._fit else None
-        yield from head
-        left = len(self._found.conditions)
-        for condition in self._found.conditions:
-            lines = list(_condition(self._found, condition, options.max_width))
-            if room is not None:
-                room -= sum(-(-max(1, line.cell_len) // options.max_width) for line in lines)
-                if room < (left > 1) and left < len(self._found.conditions):
-                    break
-            left -= 1
-            yield from lines
-        if left:
-            yield _text(f"{left} more conditions; --once prints all", "bright_black")
+        conditions = self._found.conditions
+        parts = [[*_head(self._found), *line]]
+        parts += [list(_condition(self._found, one, options.max_width)) for one in conditions]
+        if not self._fit:
+            yield from (line for part in parts for line in part)
+            return
+        room = console.size.height
+        for number, part in enumerate(parts):
+            left = len(conditions) - number  # after this part
+            heights = [len(line.wrap(console, options.max_width)) for line in part]
+            if sum(heights) + (left > 0) <= room:  # with a line on those that are left
+                room -= sum(heights)
+                yield from part
+                continue
+            # Of the head and the first condition there is what has room.
+            fitting = sum(1 for total in accumulate(heights) if total < room) if number < 2 else 0
+            yield from part[:fitting]
+            yield _more(left + (number > 0 and fitting < 2))  # its first line is empty
+            return
+
+
+def _more(conditions: int) -> Text:
+    """Instead of what there is no room for: how many conditions aren't shown at all."""
+    words = f"{conditions} more condition{'s' if conditions > 1 else ''}" if conditions else "more"
+    return Text(f"{words}; --once prints all", "bright_black", no_wrap=True, overflow="ellipsis")
 
 
 def _head(found: Snapshot) -> Iterator[Text]:

@@ -95,12 +95,13 @@ class Tree:
         listed = {"cells": self._list("cells"), HALF_TRAINED: self._list_half_trained()}
         if not listed["cells"]:
             self._check_is_sweep()
+        listed["history"] = self._list("history")
         if self._last and all(self._stamps.get(name) == now for name, now in listed.items()):
             self._last = self._last._replace(changed=False)
             return self._last
         self._update("cells", "cells", listed["cells"])
-        listed["history"] = self._list("history")
         self._update("history", HALF_TRAINED, listed[HALF_TRAINED], gone="forget")
+        listed["history"] = self._list("history")  # with cells that have finished since
         self._update("history", "history", listed["history"])
         after = self._list("cells")
         if any(after.get(name) != stamp for name, stamp in listed["cells"].items()):

@@ -202,8 +202,8 @@ def _phases(rows: Sequence[Mapping[str, Any]], rule: str) -> str:
 def _search(results: Results, found: State) -> list[str]:
     """Of a sweep that seeks boundaries: how far it is, or why it ended; where phases begin as far
     as the last round knew, and the cells of the rounds that are under way, or of the last one,
-    with what each was to take off its row's intervals. Once no cell of the grid is missing, all of
-    them tell that better."""
+    with what each was to take off its row's intervals. Where all cells of the grid are trained
+    meanwhile the latter say nothing, and once none is missing, all of them tell it better."""
     from metaphase.sweeps.store.searchfile import ANYWHERE, interval, num_rounds, read_rounds
 
     rounds = read_rounds(results)
@@ -215,11 +215,14 @@ def _search(results: Results, found: State) -> list[str]:
     shown = [octaves for octaves in with_cells if octaves.keys() & left] or with_cells[-1:]
     proposed = len({cell_id for one in rounds for cell_id in one.octaves})
     reason = rounds[-1].reason
-    said = f"{num_rounds(rounds)} rounds, {proposed} cells proposed"
-    lines = [
-        "",
-        f"Sought boundaries: {said}; {reason}." if reason else f"Seeks boundaries: {said}.",
-    ]
+    said = f"boundaries: {num_rounds(rounds)} rounds, {proposed} cells proposed"
+    other = found.lease is not None and not found.lease.get("seeks")  # a run that doesn't seek
+    if reason:
+        lines = ["", f"Sought {said}; {reason}."]
+    elif other:
+        lines = ["", f"Sought {said}; it was interrupted, and now the whole grid is trained."]
+    else:
+        lines = ["", f"Seeks {said}."]
     if MISSING not in found.states.values() and RUNNING not in found.states.values():
         return lines
     lines.append("As of its last round:")
@@ -228,6 +231,8 @@ def _search(results: Results, found: State) -> list[str]:
         where = interval(at)
         where = where if where == ANYWHERE else f"2^ {where}"
         lines.append(f"  {at['phase']} begins, {at['row']}: {where} ({width})")
+    if other:
+        return lines
     chosen = {cell_id: octaves for one in shown for cell_id, octaves in one.items()}
     for cell_id, octaves in list(chosen.items())[:MOST_PROPOSED]:
         cell = cells.get(cell_id)

@@ -59,6 +59,9 @@ class Results(Storage):
 
     def __init__(self, root: str, sweep: str, driver: str | None = None):
         check_name(sweep)
+        self._open(root, sweep, driver)
+
+    def _open(self, root: str, sweep: str, driver: str | None) -> None:
         super().__init__(root, sweep, driver)
         self.tables = TableFiles(self, self._tell)
         self.checkpoints = Checkpoints(self)
@@ -67,12 +70,15 @@ class Results(Storage):
 
     @classmethod
     def at(cls, path: str) -> Results:
-        """The tree at `<root>/<sweep>`, a path or a URI.
+        """The tree at `<root>/<sweep>`, a path or a URI, whatever its name: the rule for names is
+        one for sweeps that are begun.
 
         Raises:
-            ConfigError: as above.
+            ConfigError: the URI can't be used.
         """
-        return cls(*places.parent(path))
+        made = cls.__new__(cls)
+        made._open(*places.parent(path), driver=None)
+        return made
 
     def _tell(self, path: str, verb: str, why: str) -> None:
         """Logs what is wrong with a file, once, however often it is read."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "search.json"
 ANYWHERE = "anywhere"
+MOST_OCTAVES = 1000  # no grid has as many: a cell has up to 2^32 tasks
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _cell_id(key: str) -> str:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError("it holds what is no finite number")
+    if type(value) not in (int, float) or not -MOST_OCTAVES < value < MOST_OCTAVES:
+        raise ValueError("it holds what is no number of octaves")
     return float(value)
 
 

@@ -207,6 +207,16 @@ def test_slow_clients_get_all_and_broken_requests_an_answer(served, monkeypatch)
     assert data == served.page, len(data)
 
 
+def test_many_may_connect_at_once(results):
+    made, sweeps = serve.start([str(results)])  # nothing accepts them yet
+    with contextlib.ExitStack() as stack:
+        stack.callback(made.server_close)
+        stack.callback(sweeps.stop)
+        for _ in range(50):
+            connection = socket.create_connection(("127.0.0.1", made.server_port), timeout=0.5)
+            stack.callback(connection.close)
+
+
 def test_elsewhere_than_on_loopback_there_is_a_token(results):
     for server in _serve([str(results)], "0.0.0.0"):  # one
         assert re.fullmatch(r"http://[^/]+/\?token=[\w-]{30,}", server.url)
@@ -287,3 +297,12 @@ def test_as_one_file(results, tmp_path, capsys):
         curve = opened.evaluate("panels[0].detail.curve.source.data.ys")
         assert len(curve) >= 3
         assert f"{growing.accuracy(done, 'unseen', 400):.3f}" in opened.inner_text(".detail")
+
+
+def test_one_file_says_by_what_its_phases_are_told(results, tmp_path):
+    path = tmp_path / "page.html"
+    rule = ["--delta", "0.4", "--confidence", "0.999", "--rule", "accuracy"]
+    assert cli.main(["report", str(results), "--interactive", *rule, "--out", str(path)]) == 0
+    with browser() as found, page(found, path.as_uri(), offline=True) as opened:
+        told = opened.inner_text(".thresholds")
+    assert told == "Phases by the rule accuracy with delta 0.4 and intervals at 99.9%."

@@ -213,6 +213,14 @@ def test_once(results, capsys):
     assert "'0.01' is not allowed; allowed: 0.2 to 86400 seconds" in capsys.readouterr().err
 
 
+def test_a_copy_with_another_name(results, capsys):
+    growing.grow(results, random.Random(0), 0.0, cells=12)
+    shutil.copytree(results.local_path, f"{results.local_path} (1)")
+    assert check(Follower(f"{results} (1)").look()) == 12
+    assert cli.main(["watch", f"{results} (1)", "--once"]) == 0
+    assert "12/30 cells" in capsys.readouterr().out
+
+
 def test_live_in_a_terminal(results, interruptible):
     """What a terminal gets: the map, redrawn in colours as it fills, until Ctrl-C."""
     import pty
@@ -250,6 +258,21 @@ def read_until(descriptor, word):
         assert time.monotonic() < end, text
         text += os.read(descriptor, 65536)
     return text
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_it_ends_where_nobody_can_see_it_any_more(results):
+    growing.grow(results, random.Random(0), 0.0, cells=3)
+    command = [sys.executable, "-m", "metaphase.sweeps.cli", "watch", str(results)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: standard output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_imports_no_more_than_before():

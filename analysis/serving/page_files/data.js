@@ -1,6 +1,9 @@
 "use strict";
 // The documents: out of the page itself, or from the server that it came from.
 
+const DOCUMENT_SECONDS = 60; // that an answer of the server's may take
+const CURVES_SECONDS = 10;
+
 // What analysis.serving.page.pack made of a value.
 async function unpack(name) {
   const text = document.getElementById("data-" + name).textContent;
@@ -17,10 +20,12 @@ class Sweep {
     this.line = "";
     this.document = null;
     this.version = -1;
+    this.curves = new Map(); // of this document: {cell_id: promise of its accuracies by position}
   }
 
   take(found) {
     this.document = found;
+    this.curves = new Map();
     const cells = found.cells;
     this.tiles = found.conditions.map(() => new Map()); // "size tasks": numbers of cells
     cells.id.forEach((_, i) => {
@@ -92,7 +97,7 @@ class Source {
 
   async load(sweep) {
     if (!this.served.length) return false;
-    const answer = await ask(`sweep/${sweep.place}?version=${sweep.version}`);
+    const answer = await ask(`sweep/${sweep.place}?version=${sweep.version}`, DOCUMENT_SECONDS);
     if (answer === null) return false;
     const before = sweep.line;
     sweep.line = answer.line;
@@ -102,12 +107,16 @@ class Source {
     return Boolean(answer.document) || answer.gone || before !== answer.line;
   }
 
-  // The accuracies by position of a cell.
-  async curves(sweep, i) {
-    if (this.served.length) {
-      return (await ask(`cell/${sweep.place}/${sweep.document.cells.id[i]}`)) || {};
+  // The accuracies by position of a cell; {} where the results have none. Asked for once a document, unless
+  // they can't be had or aren't there yet.
+  curves(sweep, i) {
+    const known = sweep.curves, id = sweep.document.cells.id[i];
+    if (!known.has(id)) {
+      const asked = this.served.length ? ask(`cell/${sweep.place}/${id}`, CURVES_SECONDS) : this.unpacked().then((all) => all[sweep.place][i]);
+      known.set(id, asked);
+      asked.then((found) => { if (!Object.keys(found).length) known.delete(id); }, () => known.delete(id));
     }
-    return (await this.unpacked())[sweep.place][i];
+    return known.get(id);
   }
 
   // All accuracies by position that are in the page.
@@ -117,15 +126,19 @@ class Source {
   }
 }
 
-// An answer of the server; null: it says that nothing has changed.
-async function ask(path) {
+// An answer of the server; null: it says that nothing has changed. An error, in words, where there is none in time.
+async function ask(path, seconds) {
   const url = new URL(path, document.baseURI);
   const token = new URLSearchParams(location.search).get("token");
   if (token !== null) url.searchParams.set("token", token);
-  const answer = await fetch(url, { cache: "no-store" });
-  if (answer.status === 204) return null;
-  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
-  return answer.json();
+  let answer;
+  try {
+    answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(1000 * seconds) });
+    if (answer.ok) return answer.status === 204 ? null : await answer.json();
+  } catch (error) {
+    throw new Error(error.name === "TimeoutError" ? `the server takes longer than ${seconds} s` : "the server doesn't answer");
+  }
+  throw new Error(`the server answers ${answer.status}: ${(await answer.text().catch(() => "")).slice(0, 200)}`);
 }
 
 // --- numbers in words ---
@@ -150,6 +163,25 @@ function waiting(seconds) {
   if (seconds < 100) return `${Math.round(seconds)} s`;
   if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
   return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} days`;
+}
+
+// Fills an element with new children. What is equal stays, with the text that is selected in it; the focus, scrolled
+// places and opened details pass to the elements of the same data-key.
+function rebuild(holder, ...children) {
+  const find = (key, root) => root.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  const focused = holder.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const kept = [...holder.querySelectorAll("[data-key]")].filter((one) => one.open || one.scrollTop || one.scrollLeft)
+    .map((one) => [one.dataset.key, one.open, { scrollTop: one.scrollTop, scrollLeft: one.scrollLeft }]);
+  const made = element("div", {}, ...children);
+  for (const [key, open] of kept) if (open) find(key, made)?.setAttribute("open", "");
+  const before = [...holder.childNodes], after = [...made.childNodes];
+  after.forEach((child, k) => {
+    if (k >= before.length) holder.append(child);
+    else if (!before[k].isEqualNode(child)) before[k].replaceWith(child);
+  });
+  for (const child of before.slice(after.length)) child.remove();
+  for (const [key,, scrolled] of kept) Object.assign(find(key, holder) || {}, scrolled);
+  if (focused !== undefined && !holder.contains(document.activeElement)) find(focused, holder)?.focus({ preventScroll: true });
 }
 
 // An element with a text, never HTML, and children.

@@ -97,32 +97,39 @@ function alone(lines) {
 class Detail {
   constructor(source, closed) {
     this.source = source;
-    this.box = element("div", { class: "detail", role: "region", tabindex: "-1", hidden: "" });
     this.curve = new Lines("Accuracy by position in the sequence, at the end", "position");
     this.history = new Lines("Accuracy at the last positions, over training", "training step");
+    this.title = element("h3");
     this.close = element("button", { type: "button", text: "Close", on: { click: closed } });
+    [this.seeds, this.keys, this.further] = [element("div"), element("p"), element("div")];
+    this.note = element("p", { class: "note curves", role: "status" }); // what there is to say of the curves
+    this.box = element("div", { class: "detail", role: "region", tabindex: "-1", hidden: "" },
+      element("div", { class: "bar" }, this.title, this.close), this.seeds, this.keys,
+      element("div", { class: "charts" }, this.history.box, this.curve.box), this.note, this.further);
     this.key = null;
+    this.lacking = false; // whether there are curves that couldn't be had
     this.ticket = 0; // of the last that was asked for
   }
 
   hide() {
     this.ticket++;
     this.key = this.cells = null;
+    this.lacking = false;
     this.box.hidden = true;
   }
 
-  // Fills the pane with a tile's cells; null where the sweep has none there.
-  async show(sweep, number, key, step) {
+  // Fills the pane with a tile's cells; nothing where the sweep has none there. Curves come when they
+  // come, which is what the promise says that it returns.
+  show(sweep, number, key, step, of) {
     const members = sweep.tiles[number].get(key);
     if (!members) return this.hide();
-    const ticket = ++this.ticket;
     const cells = members.map((i) => sweep.document.cells.id[i]).join();
     const again = this.cells === cells;
     this.key = key;
     this.cells = cells;
     this.box.hidden = false;
-    const title = sweep.name(members[0]);
-    this.box.setAttribute("aria-label", `Details: ${title}`);
+    this.title.textContent = sweep.name(members[0]);
+    this.box.setAttribute("aria-label", `Details of ${of}: ${this.title.textContent}`);
     const splits = [...new Set(members.flatMap((i) => this.past(sweep, i).map((line) => line.split)))];
     const keys = splits.map((split) => {
       const line = element("i");
@@ -130,18 +137,39 @@ class Detail {
       line.style.borderTopStyle = { solid: "solid", dashed: "dashed", dotted: "dotted" }[SPLIT_DASHES[split]] || "double";
       return element("span", { class: "key" }, line, `${split} tasks`);
     });
-    const opened = again && [...this.box.querySelectorAll("details")].map((one) => one.open);
-    this.box.replaceChildren(
-      element("div", { class: "bar" }, element("h3", { text: title }), this.close), this.table(sweep, members, step),
-      element("p", {}, ...keys),
-      element("div", { class: "charts" }, this.history.box, this.curve.box),
-      ...this.more(sweep, members),
-    );
-    if (opened) this.box.querySelectorAll("details").forEach((one, k) => { one.open = opened[k]; });
+    if (!again) this.further.replaceChildren(); // what is opened there is another tile's
+    rebuild(this.seeds, this.table(sweep, members, step));
+    rebuild(this.keys, ...keys);
+    rebuild(this.further, ...this.more(sweep, members));
     this.history.show(members.flatMap((i) => this.past(sweep, i)));
-    if (!again) this.curve.empty(); // until theirs are there
-    const curves = await Promise.all(members.filter((i) => sweep.finished(i)).map((i) => this.curves(sweep, i)));
-    if (this.ticket === ticket) this.curve.show(curves.flat());
+    if (!again) {
+      this.curve.empty(); // until theirs are there
+      this.say("");
+    }
+    return this.fetch(sweep, members.filter((i) => sweep.finished(i)));
+  }
+
+  // Shows the curves of cells as far as they can be had, and says which can't. Raises no error.
+  async fetch(sweep, members) {
+    const ticket = ++this.ticket, { cells } = sweep.document;
+    const late = setTimeout(() => { if (this.ticket === ticket && !this.lacking) this.say("The curves are on their way …"); }, 1000);
+    const answers = await Promise.allSettled(members.map((i) => this.source.curves(sweep, i)));
+    clearTimeout(late);
+    if (this.ticket !== ticket) return;
+    const had = answers.map(({ value }) => value || {});
+    this.curve.show(members.flatMap((i, k) => this.lines(cells.seed[i], had[k])));
+    const failed = answers.filter(({ status }) => status === "rejected");
+    const lacking = members.filter((i, k) => answers[k].value && cells.status[i] === "done" && !Object.keys(had[k]).length);
+    const of = (seeds) => `of ${seeds.length === 1 ? "seed" : "seeds"} ${seeds.map((i) => cells.seed[i]).join(", ")}`;
+    const said = [];
+    if (failed.length) said.push(`The curves ${of(members.filter((_, k) => answers[k].reason))} can't be had: ${failed[0].reason.message}.`);
+    if (lacking.length) said.push(`The results hold no curves ${of(lacking)}.`);
+    this.say(said.join(" "));
+    this.lacking = said.length > 0;
+  }
+
+  say(text) {
+    if (this.note.textContent !== text) this.note.textContent = text; // or it would be read aloud again
   }
 
   past(sweep, i) {
@@ -154,11 +182,9 @@ class Detail {
     })).filter(({ y }) => y.some((value) => value !== null));
   }
 
-  async curves(sweep, i) {
-    const found = await this.source.curves(sweep, i);
-    return Object.entries(found).map(([split, one]) => ({
-      split, name: `seed ${sweep.document.cells.seed[i]}, ${split}`,
-      x: one.position || one.accuracy.map((_, k) => k + 1), y: one.accuracy,
+  lines(seed, curves) {
+    return Object.entries(curves).map(([split, one]) => ({
+      split, name: `seed ${seed}, ${split}`, x: one.position || one.accuracy.map((_, k) => k + 1), y: one.accuracy,
     }));
   }
 
@@ -177,10 +203,10 @@ class Detail {
         element("td", {}, element("span", { class: "id", text: cells.id[i] })),
         element("td", {}, copyButton(cells.id[i], `Copy the cell_id of seed ${cells.seed[i]}`)));
       if (!cells.error[i]) return [row];
-      return [row, element("tr", {}, element("td", { colspan: String(names.length), class: "bad", text: cells.error[i] }))];
+      return [row, element("tr", {}, element("td", { colspan: String(names.length), class: "bad error", text: cells.error[i] }))];
     });
     const body = element("tbody", {}, ...rows.flat());
-    return element("div", { class: "scroll tall" }, element("table", {}, element("caption", { class: "unseen", text: "Seeds" }), element("thead", {}, head), body));
+    return element("div", { class: "scroll tall", "data-key": "seeds" }, element("table", {}, element("caption", { class: "unseen", text: "Seeds" }), element("thead", {}, head), body));
   }
 
   more(sweep, members) {
@@ -192,15 +218,16 @@ class Detail {
       const command = rerun + cells.id[i];
       return element("p", {}, element("code", { text: command }), " ", copyButton(command, `Copy the command for seed ${cells.seed[i]}`));
     });
+    const folded = (text, ...children) => element("details", { "data-key": text }, element("summary", { text, "data-key": `${text}: summary` }), ...children);
     return [
-      element("details", {}, element("summary", { text: "Settings" }), element("div", { class: "scroll tall" }, element("table", {}, element("tbody", {}, ...body)))),
-      element("details", {}, element("summary", { text: "Train it anew" }), element("p", { class: "soft", text: "This removes the stored result of the cell and trains it again, from the preset in the results:" }), ...commands),
+      folded("Settings", element("div", { class: "scroll tall", "data-key": "settings" }, element("table", {}, element("tbody", {}, ...body)))),
+      folded("Train it anew", element("p", { class: "soft", text: "This removes the stored result of the cell and trains it again, from the preset in the results:" }), ...commands),
     ];
   }
 }
 
 function copyButton(text, label) {
-  const button = element("button", { type: "button", text: "Copy", "aria-label": label });
+  const button = element("button", { type: "button", text: "Copy", "aria-label": label, "data-key": label });
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -213,6 +240,7 @@ function copyButton(text, label) {
       area.remove();
     }
     button.textContent = "Copied";
+    announce(`Copied: ${text}`);
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
   return button;

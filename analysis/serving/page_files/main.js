@@ -20,19 +20,27 @@ class Panel {
     this.legend = element("ul", { class: "legend", "aria-label": "Legend" });
     this.readout = element("p", { class: "readout" });
     this.mapBox = element("div", { class: "map", tabindex: "0", role: "application", "aria-roledescription": "phase map" });
-    this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud));
+    this.map = new PhaseMap(this.mapBox, (key) => choose(this, key), (key, aloud) => this.read(key, aloud), () => this.draw());
     const close = () => { choose(this, null); this.mapBox.focus(); };
     this.detail = new Detail(source, close);
     this.transitions = element("div");
-    this.table = element("details", {}, element("summary", { text: "The map as a table" }));
+    this.tableBody = element("div");
+    this.table = element("details", {}, element("summary", { text: "The map as a table" }), this.tableBody);
     this.table.addEventListener("toggle", () => this.fillTable());
-    this.box = element("section", {}, this.head, this.choices, this.mapBox, this.readout, this.legend, this.detail.box, this.transitions, this.table);
+    this.box = element("section", { tabindex: "-1" }, this.head, this.choices, this.mapBox, this.readout, this.legend, this.detail.box, this.transitions, this.table);
     // Also on the map, where a tile was just chosen and its details don't have the focus yet.
     this.box.addEventListener("keydown", (event) => { if (event.key === "Escape" && this.detail.key !== null) close(); });
-    this.shown = element("div");
   }
 
-  async draw() {
+  // Shows what is known now, and waits for nothing. Whatever had the focus keeps it, or the map gets it where that is gone.
+  draw() {
+    const focused = this.box.contains(document.activeElement);
+    this.drawParts();
+    if (!focused || (this.box.contains(document.activeElement) && !document.activeElement.closest("[hidden]"))) return;
+    (this.mapBox.hidden ? this.box : this.mapBox).focus({ preventScroll: true });
+  }
+
+  drawParts() {
     const { sweep } = this;
     const found = sweep.document;
     this.drawHead();
@@ -43,15 +51,21 @@ class Panel {
     this.drawChoices();
     const measure = found.measures.some((one) => one.key === state.measure) ? state.measure : null;
     this.state = { measure, step: state.step };
-    this.mapBox.setAttribute("aria-label", `${found.name}: ${this.words() || "phases"}, over number of tasks and model size. Arrow keys move, Enter shows a tile's details.`);
+    this.mapBox.setAttribute("aria-label", `${this.name()}: ${this.words() || "phases"}, over number of tasks and model size. Arrow keys move, Enter shows a tile's details.`);
     this.map.draw(sweep, this.condition, this.state);
     this.drawLegend(measure);
     this.drawTransitions();
     this.fillTable();
     if (this.map.cursor) this.read(this.map.at(), false);
     else this.readout.textContent = "Click a tile, or use the arrow keys and Enter.";
-    await this.map.shown;
-    if (this.detail.key !== null) await this.open(this.detail.key);
+    if (this.detail.key !== null) this.open(this.detail.key);
+  }
+
+  // The sweep's name, and where it is if another has the same.
+  name() {
+    const named = ({ sweep }) => sweep.document ? sweep.document.name : sweep.title;
+    const name = named(this);
+    return this.sweep.document && panels.some((one) => one !== this && named(one) === name) ? `${name} (${this.sweep.document.path})` : name;
   }
 
   words() {
@@ -61,7 +75,7 @@ class Panel {
   drawHead() {
     const { sweep } = this;
     const found = sweep.document;
-    const parts = [element("h2", { text: found ? found.name : sweep.title })];
+    const parts = [element("h2", { text: this.name() })];
     if (found) {
       if (found.description) parts.push(element("p", { class: "soft", text: found.description }));
       const count = (status) => found.cells.status.filter((one) => one === status).length;
@@ -69,6 +83,8 @@ class Panel {
       const done = found.cells.id.length - count("in training") - count("no result yet");
       const at = new Date(found.at * 1000).toLocaleString();
       parts.push(element("p", { class: "counts", text: `${done} of ${found.cells.id.length} cells: ${counts.map((one) => one.join(" ")).join(", ") || "none finished"}. As of ${at}.` }));
+      const { delta, confidence, rule } = found.thresholds;
+      parts.push(element("p", { class: "soft thresholds", text: `Phases${rule === null ? "" : ` by the rule ${rule}`} with delta ${delta} and intervals at ${Number((100 * confidence).toPrecision(6))}%.` }));
       const running = found.running;
       if (running) {
         const left = running.left === null ? "" : `, about ${waiting(running.left)} left`;
@@ -78,22 +94,20 @@ class Panel {
       for (const note of found.notes) parts.push(element("p", { class: "note", text: note }));
     }
     if (sweep.line) parts.push(element("p", { class: found ? "bad" : "soft", text: sweep.line }));
-    this.head.replaceChildren(...parts);
+    rebuild(this.head, ...parts);
   }
 
   // A choice for each setting in which conditions differ.
   drawChoices() {
     const { conditions, choices } = this.sweep.document;
-    const focused = document.activeElement && document.activeElement.dataset.setting;
     const own = conditions[this.condition].settings;
-    this.choices.replaceChildren(...choices.map((name) => {
+    rebuild(this.choices, ...choices.map((name) => {
       const values = [...new Set(conditions.map((one) => one.settings[name] ?? null))];
-      const select = element("select", { "data-setting": name }, ...values.map((value) => element("option", { value: String(value), text: String(value ?? "–") })));
-      select.value = String(own[name] ?? null);
+      const select = element("select", { "data-setting": name, "data-key": name }, ...values.map((value) => element("option", { value: String(value), text: String(value ?? "–") })));
       select.addEventListener("change", () => { this.pick(name, select.value); });
       return element("label", { text: name.replaceAll("_", " ") + " " }, select);
     }));
-    if (focused) this.choices.querySelector(`[data-setting="${CSS.escape(focused)}"]`)?.focus();
+    for (const select of this.choices.querySelectorAll("select")) select.value = String(own[select.dataset.setting] ?? null);
   }
 
   // The condition with this value that agrees most with the present one in the others.
@@ -133,7 +147,7 @@ class Panel {
       const [low, high] = valueRange(this.sweep, measure);
       const name = this.sweep.document.measures.find((one) => one.key === measure).name;
       const bar = swatch(`linear-gradient(to right, ${theme().scale.filter((_, k) => k % 7 === 0).join(", ")})`, `${name}: ${shown(low, 2)} to ${shown(high, 2)}, mean of the seeds`);
-      this.legend.replaceChildren(bar, swatch(outcomeColor("", null), "no value", true));
+      rebuild(this.legend, bar, swatch(outcomeColor("", null), "no value", true));
       return;
     }
     const there = new Set(), expected = new Set();
@@ -168,7 +182,7 @@ class Panel {
     if (state.step === null && this.sweep.document.conditions[this.condition].transitions.some((row) => row.at !== null)) {
       items.push(element("li", { text: "◆ generalizing begins, ● identifying begins, with 95% intervals" }));
     }
-    this.legend.replaceChildren(...items);
+    rebuild(this.legend, ...items);
   }
 
   drawTransitions() {
@@ -178,7 +192,7 @@ class Panel {
     const body = sizes.map((size) => element("tr", {}, element("th", { scope: "row", text: power(size) }),
       ...["identifying", "generalizing"].map((phase) => element("td", {}, ...cell(size, phase)))));
     const head = element("tr", {}, ...["model size", "identifying", "generalizing"].map((text) => element("th", { scope: "col", text })));
-    this.transitions.replaceChildren(...(rows.length ? [element("div", { class: "scroll" }, element("table", { class: "transitions" },
+    rebuild(this.transitions, ...(rows.length ? [element("div", { class: "scroll", "data-key": "transitions" }, element("table", { class: "transitions" },
       element("caption", { text: "Number of tasks where phases begin, at the end of training (95% intervals)" }), element("thead", {}, head), element("tbody", {}, ...body)))] : []));
   }
 
@@ -212,39 +226,37 @@ class Panel {
   }
 
   fillTable() {
-    const old = this.table.querySelector(".scroll");
-    if (old) old.remove();
-    if (!this.table.open || !this.sweep.document) return;
+    if (!this.table.open || !this.sweep.document) return this.tableBody.replaceChildren();
     const { x, y } = this.sweep.document.conditions[this.condition];
     const head = element("tr", {}, element("th", { scope: "col", text: "model size" }), ...x.map(([tasks]) => element("th", { scope: "col", text: `${power(tasks)} ${tasks === 1 ? "task" : "tasks"}` })));
     const rows = [...y].reverse().map(([size]) => element("tr", {}, element("th", { scope: "row", text: power(size) }), ...x.map(([tasks]) => {
       const key = size + " " + tasks;
       if (!this.sweep.tiles[this.condition].has(key)) return element("td", { text: "–" });
-      const button = element("button", { type: "button", text: this.tell(key) });
+      const button = element("button", { type: "button", text: this.tell(key), "data-key": key });
       button.addEventListener("click", () => choose(this, key));
       return element("td", {}, button);
     })));
-    this.table.append(element("div", { class: "scroll tall" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows))));
+    rebuild(this.tableBody, element("div", { class: "scroll tall", "data-key": "table" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows))));
   }
 
-  async open(key) {
+  open(key) {
     if (!this.sweep.document) return;
     this.map.choose(key);
     if (key === null) return this.detail.hide();
-    await this.detail.show(this.sweep, this.condition, key, this.state.step);
+    this.detail.show(this.sweep, this.condition, key, this.state.step, this.name());
   }
 }
 
-// A text with 2^7.5 in it, the exponents raised.
+// A text with 2^7.5 in it, the exponents raised; who hears or copies it gets the ^, which has no size.
 function raised(text) {
-  return text.split(/\^(-?[\d.]+)/).map((part, k) => (k % 2 ? element("sup", { text: part }) : part));
+  return text.split(/\^(-?[\d.]+)/).flatMap((part, k) => (k % 2 ? [element("span", { class: "caret", text: "^" }), element("sup", { text: part })] : [part]));
 }
 
 // A tile is opened in the sweep where it was chosen, and in those beside it that have it too.
-async function choose(panel, key) {
-  await Promise.all(panels.filter((one) => one.sweep.document && one.map.x).map((one) => one.open(key)));
-  if (key !== null && panel.detail.key === key) {  // it wasn't closed meanwhile
-    announce(`Details of ${panel.sweep.title}, ${panel.detail.box.getAttribute("aria-label")}`);
+function choose(panel, key) {
+  for (const one of panels) if (one.sweep.document && one.map.x) one.open(key);
+  if (key !== null && panel.detail.key === key) {
+    announce(panel.detail.box.getAttribute("aria-label"));
     panel.detail.box.focus({ preventScroll: true });
   }
 }
@@ -292,8 +304,10 @@ function sayStep() {
   document.getElementById("step").setAttribute("aria-valuetext", text);
 }
 
-async function drawAll() {
-  for (const panel of panels) await panel.draw();
+function drawAll() {
+  for (const panel of panels) {
+    try { panel.draw(); } catch (error) { reportError(error); } // and the others are drawn
+  }
 }
 
 function applyTheme() {
@@ -323,22 +337,30 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { applyTheme(); drawAll(); });
 }
 
-async function follow(source) {
-  for (;;) {
-    await new Promise((done) => setTimeout(done, POLL_SECONDS * 1000));
-    if (document.hidden) continue;
-    let changed = false;
-    for (const panel of panels) {
-      try {
-        const found = await source.load(panel.sweep);
-        if (panel.lost) { panel.lost = false; panel.sweep.line = panel.sweep.line.replace(LOST, ""); panel.drawHead(); }
-        if (found) { changed = true; await (drawControls() ? drawAll() : panel.draw()); }
-      } catch (error) {
-        if (!panel.lost) { panel.lost = true; panel.sweep.line = LOST; panel.drawHead(); }
-      }
-    }
-    if (changed) announce(panels.map((panel) => panel.head.querySelector(".counts")?.textContent || panel.sweep.line).join(" "));
+// Follows a sweep, whatever becomes of a look at it, and of the other sweeps.
+async function follow(panel, source) {
+  try {
+    if (!document.hidden) await look(panel, source);
+  } finally {
+    setTimeout(() => follow(panel, source), POLL_SECONDS * 1000);
   }
+}
+
+async function look(panel, source) {
+  const { sweep } = panel;
+  let changed;
+  try {
+    changed = await source.load(sweep);
+  } catch (error) { // of the server, or on the way to it
+    if (!panel.lost) { panel.lost = true; sweep.line = LOST; panel.drawHead(); }
+    return;
+  }
+  if (panel.lost) { panel.lost = false; sweep.line = sweep.line.replace(LOST, ""); panel.drawHead(); }
+  if (changed) {
+    if (drawControls()) drawAll(); else panel.draw();
+    for (const one of panels) if (one !== panel) one.drawHead(); // whose names may coincide now, or no more
+    announce(panel.head.querySelector(".counts")?.textContent || sweep.line);
+  } else if (panel.detail.lacking) panel.open(panel.detail.key);
 }
 
 const LOST = "The server doesn't answer; what is shown is what it said last.";
@@ -358,15 +380,16 @@ async function main() {
     const sweep = new Sweep(place);
     sweep.title = config.served[place] || documents[place].name;
     if (documents.length) sweep.take(documents[place]);
-    else await source.load(sweep).catch(() => { sweep.line = LOST; });
     panels.push(new Panel(sweep, source));
   }
+  if (config.served.length) await Promise.all(panels.map(({ sweep }) => source.load(sweep).catch(() => { sweep.line = LOST; })));
   document.getElementById("sweeps").replaceChildren(...panels.map((panel) => panel.box));
   drawControls();
   listen();
-  await drawAll();
+  drawAll();
+  await Promise.all(panels.map((panel) => panel.map.shown));
   document.documentElement.dataset.ready = "1";
-  if (config.served.length) follow(source);
+  if (config.served.length) for (const panel of panels) follow(panel, source);
   else setTimeout(() => source.unpacked(), 500); // so that the first click needn't wait
 }
 

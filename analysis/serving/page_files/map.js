@@ -1,14 +1,19 @@
 // A map: tiles over number of tasks and model size, drawn by Bokeh; a cursor for keys and pointers.
 
 const MOST_LETTERS = 100; // tiles that get letters
+const LETTER_WIDTH = 22, NUMBER_WIDTH = 38; // pixels of a tile that has room for them
+const AXIS_WIDTH = 70; // pixels beside the tiles
 
 class PhaseMap {
-  // chosen(key): a tile was clicked; moved(key): the cursor is on it.
-  constructor(holder, chosen, moved) {
+  // chosen(key): a tile was clicked; moved(key): the cursor is on it; resized(): what has room is to be drawn again.
+  constructor(holder, chosen, moved, resized) {
     this.holder = holder;
     this.chosen = chosen;
     this.moved = moved;
     this.cursor = null; // [number of the column, of the row]
+    new ResizeObserver(() => {
+      if (this.figure && this.holder.clientWidth && this.width !== this.holder.clientWidth) requestAnimationFrame(resized);
+    }).observe(holder);
     holder.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -24,7 +29,9 @@ class PhaseMap {
       this.y = one.y;
       this.cursor = null;
       this.build();
+      this.width = null;
     }
+    if (this.width !== this.holder.clientWidth) this.label();
     this.fill(state);
   }
 
@@ -87,17 +94,7 @@ class PhaseMap {
       ...sides, source: this.here, fill_color: null, line_width: 3,
       line_color: style.getPropertyValue("--focus").trim(),
     });
-    for (const [axis, edges, label] of [[figure.below[0], x, "number of tasks"], [figure.left[0], y, "model size"]]) {
-      const across = axis === figure.below[0];
-      const scale = (across ? this.holder.clientWidth - 70 : height - 60) / (edges[edges.length - 1][2] - edges[0][1]);
-      let last = -Infinity; // of the labels, in pixels
-      const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
-        if (at * scale - last < (across ? 44 : 16)) return false;
-        last = at * scale;
-        return true;
-      });
-      axis.ticker = new Bokeh.FixedTicker({ ticks: ticks.map((tick) => tick[0]) });
-      axis.major_label_overrides = new Map(ticks.map((tick) => [tick[0], tick[1]]));
+    for (const [axis, label] of [[figure.below[0], "number of tasks"], [figure.left[0], "model size"]]) {
       Object.assign(axis, {
         axis_label: label, axis_label_text_color: text, major_label_text_color: text, axis_label_text_font_style: "normal",
         axis_line_color: null, major_tick_line_color: line, minor_tick_line_color: null,
@@ -105,15 +102,32 @@ class PhaseMap {
       });
     }
     for (const grid of figure.center) grid.visible = false;
-    figure.on_event("tap", (event) => {
-      if (!this.point(event.x, event.y)) return;
-      this.chosen(this.at());
+    // Bokeh calls a click that soon follows another, even elsewhere, a doubletap, and the end of a slow one a pressup.
+    for (const click of ["tap", "doubletap", "pressup"]) figure.on_event(click, (event) => {
+      if (this.point(event.x, event.y)) this.chosen(this.at());
     });
     figure.on_event("mousemove", (event) => {
       if (this.point(event.x, event.y)) this.moved(this.at(), false);
     });
     this.figure = figure;
     this.shown = place(figure, this.holder).then((view) => { if (this.figure === figure) this.view = view; });
+  }
+
+  // The axes' labels that have room.
+  label() {
+    this.width = this.holder.clientWidth;
+    const { below: [across], left: [up], height } = this.figure;
+    for (const [axis, edges, pixels, least] of [[across, this.x, this.width - AXIS_WIDTH, 44], [up, this.y, height - 60, 16]]) {
+      const scale = pixels / (edges[edges.length - 1][2] - edges[0][1]);
+      let last = -Infinity; // of the labels, in pixels
+      const ticks = edges.map(([value]) => [Math.log2(value), power(value)]).filter(([at]) => {
+        if (at * scale - last < least) return false;
+        last = at * scale;
+        return true;
+      });
+      axis.ticker = new Bokeh.FixedTicker({ ticks: ticks.map((tick) => tick[0]) });
+      axis.major_label_overrides = new Map(ticks);
+    }
   }
 
   fill(state) {
@@ -123,7 +137,10 @@ class PhaseMap {
     const bands = { ...sides(), color: [], alpha: [] }, hatched = new Map([...this.hatched.keys()].map((name) => [name, sides()]));
     const frames = sides();
     const words = { x: [], y: [], text: [], color: [], back: [] };
-    const lettered = this.lettered = this.x.length * this.y.length <= MOST_LETTERS && this.holder.clientWidth / this.x.length > 24;
+    const few = this.x.length * this.y.length <= MOST_LETTERS;
+    const scale = (this.holder.clientWidth - AXIS_WIDTH) / (this.x[this.x.length - 1][2] - this.x[0][1]);
+    const room = (left, right, pixels) => few && (right - left) * scale > pixels; // of a tile, for a text of so many
+    this.lettered = this.x.some(([, left, right]) => room(left, right, LETTER_WIDTH));
     let [low, high] = measure === null ? [0, 1] : valueRange(sweep, measure);
     const tiles = sweep.tiles[number];
     for (const [size, bottom, top] of this.y) {
@@ -139,7 +156,7 @@ class PhaseMap {
           band(bands, left, right, bottom, top);
           bands.color.push(color);
           bands.alpha.push(known.some((seed) => seed.sofar) ? 0.55 : 1);
-          word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, lettered && this.holder.clientWidth / this.x.length > 44);
+          word(words, left, right, bottom, top, known.length ? mean.toFixed(2) : "", color, room(left, right, NUMBER_WIDTH));
           continue;
         }
         const expected = sweep.expectedAt(number, size + " " + tasks, step);
@@ -149,7 +166,7 @@ class PhaseMap {
           bands.color.push(color);
           bands.alpha.push(1);
           band(hatched.get("expected"), left, right, bottom, top);
-          word(words, left, right, bottom, top, expected.share >= LIKELY ? LETTERS[expected.phase].toLowerCase() : "", color, lettered);
+          word(words, left, right, bottom, top, expected.share >= LIKELY ? LETTERS[expected.phase].toLowerCase() : "", color, room(left, right, LETTER_WIDTH));
           continue;
         }
         seeds = seeds.sort((a, b) => a.outcome - b.outcome || (b.strength || 0) - (a.strength || 0));
@@ -165,7 +182,7 @@ class PhaseMap {
         });
         const known = seeds.filter((seed) => !UNFINISHED.includes(OUTCOMES[seed.outcome]));
         const middle = (known.length ? known : seeds)[known.length >> 1];
-        word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), lettered);
+        word(words, left, right, bottom, top, letter(seeds), outcomeColor(OUTCOMES[middle.outcome], middle.strength), room(left, right, LETTER_WIDTH));
       }
     }
     this.bands.data = bands;
@@ -243,19 +260,22 @@ class PhaseMap {
   }
 }
 
-// Shows a figure in the place of any other, also of one that isn't drawn yet: that one goes where nobody looks.
-function place(figure, holder) {
+// Shows a figure in the place of any other, also of one that isn't drawn yet: that one goes where nobody looks. It takes
+// no Tab: keys are its holder's.
+async function place(figure, holder) {
   const box = element("div");
   holder.replaceChildren(box);
-  return Bokeh.Plotting.show(figure, box);
+  const view = await Bokeh.Plotting.show(figure, box);
+  view.canvas_view.events_el.removeAttribute("tabindex");
+  return view;
 }
 
 function band(bands, left, right, bottom, top) {
   bands.left.push(left); bands.right.push(right); bands.bottom.push(bottom); bands.top.push(top);
 }
 
-function word(words, left, right, bottom, top, text, color, lettered) {
-  if (!lettered || !text) return;
+function word(words, left, right, bottom, top, text, color, room) {
+  if (!room || !text) return;
   words.x.push((left + right) / 2); words.y.push((bottom + top) / 2);
   words.text.push(text); words.color.push(ink(color)); words.back.push(color);
 }

@@ -14,6 +14,7 @@ import pytest
 
 from metaphase.analysis.commands import report, report_page
 from metaphase.analysis.published import reference
+from metaphase.core import phase_rules
 from metaphase.sweeps import cli, preset
 from metaphase.sweeps.preset import load_preset
 from tests.tools.synthetic import BASE, make_results
@@ -195,3 +196,10 @@ def test_what_a_table_has_not_is_a_dash():
 
 def test_a_sweep_of_something_else_is_not(written):
     assert "Beside the paper" not in (written / "report.html").read_text()
+
+
+def test_the_rule_and_its_thresholds_are_told(one_cell):
+    page = report_page.render(str(one_cell))
+    assert "<p>With delta 0.05 and intervals at 99%. " in page
+    page = report_page.render(str(one_cell), 0.4, 0.999, phase_rules.by_accuracy)
+    assert "<p>By the rule accuracy, with delta 0.4 and intervals at 99.9%. " in page

@@ -11,6 +11,7 @@ from metaphase.analysis import load
 from metaphase.analysis.figures import outcomes
 from metaphase.analysis.serving import document, page, snapshot
 from metaphase.analysis.statistics import phases, training_phases
+from metaphase.core import phase_rules
 from tests.tools import predictor_tree
 from tests.tools.synthetic import BASE, make_results
 
@@ -101,6 +102,22 @@ def test_all_that_maps_can_show_is_there_at_every_step(tmp_path):
         ]
         assert told["evaluations"][f"{split}_{name}"] == [*expected[0], *expected[1]]
         assert told["cells"][f"{split}_{name}"] == [expected[0][-1], None]
+
+
+def test_by_what_phases_are_told(taken):
+    path, found = taken
+    told = document.overview(found)["thresholds"]
+    assert told == {"delta": 0.05, "confidence": 0.99, "rule": None}
+    cells, history = load.load_cells(path), load.load_history(path)
+
+    def own(*arguments):
+        said = phase_rules.by_accuracy(*arguments)
+        return {name: said[name] for name in ("phase", "decided")}
+
+    rule = phase_rules.of_callable(own, "rule: mine.py:own")
+    again = snapshot.take(str(path), cells, history, snapshot.Grid("s"), (), 0.4, 0.9, rule)
+    told = document.overview(again)["thresholds"]
+    assert told == {"delta": 0.4, "confidence": 0.9, "rule": "mine.py:own"}
 
 
 def test_missing_numbers_are_none():

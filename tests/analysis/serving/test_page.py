@@ -226,7 +226,8 @@ def test_draws_that_overlap_leave_one_figure(url):
         counts = at.evaluate(
             """(async () => {
               const themes = ["dark", "light", "dark"];
-              await Promise.all(themes.map((theme) => { state.theme = theme; return drawAll(); }));
+              for (const theme of themes) { state.theme = theme; drawAll(); }
+              await panels[0].map.shown;
               const holders = [...document.querySelectorAll(".map, .chart > div")];
               return holders.map((one) => one.childElementCount);
             })()"""

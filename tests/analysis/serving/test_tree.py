@@ -51,6 +51,19 @@ def test_only_what_is_new_is_read(results, monkeypatch):
     same(tree.look(), str(results))
 
 
+def test_a_history_that_comes_late_or_is_damaged_later_is_seen(results):
+    (results.local_path / "history").rename(results.local_path / "later")
+    tree = open_tree(str(results))
+    assert tree.look().history.empty
+    (results.local_path / "later").rename(results.local_path / "history")
+    assert tree.look().changed
+    same(tree.look(), str(results))
+    path = sorted((results.local_path / "history").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:100])
+    assert path.stem not in set(tree.look().history["cell_id"])
+    assert [path.name in note for note in tree.notes] == [True]
+
+
 def test_merged_deleted_and_rebuilt(results, monkeypatch):
     tree = open_tree(str(results))
     before = tree.look()

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import threading
 
 import duckdb
@@ -290,6 +291,15 @@ def test_the_sweep_belongs_to_the_driver_that_claimed_it_last(results):
 def test_names_cannot_leave_the_root(tmp_path, name):
     with pytest.raises(ConfigError, match="can't name a sweep"):
         Results(str(tmp_path), name)
+
+
+def test_a_tree_is_read_by_whatever_name_it_has(tmp_path):
+    named = Results(str(tmp_path), "sweep")
+    for name in ("sweep (1)", ".kept", "x" * 101, "ünï"):
+        named.local_path.mkdir()
+        named.put("sweep.yaml", b"text")
+        shutil.move(named.local_path, tmp_path / name)
+        assert Results.at(str(tmp_path / name)).get("sweep.yaml") == b"text"
 
 
 def test_roots_that_cannot_be_used(tmp_path):

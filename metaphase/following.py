@@ -67,6 +67,7 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._grid: Grid | None = None
+        self._had_settings = False
         self._importing: threading.Thread | None = None
 
     def look(self, patient: bool = True) -> View:
@@ -85,6 +86,7 @@ class Follower:
                 self._show(snapshot)
             self._grid = grid
         except Gone as error:
+            self._had_settings = False
             self._show(None, f"waiting: {one_line(error)}")
         except (ResultsError, ConfigError, OSError) as error:
             self._show(self.view.snapshot, f"{one_line(error)}; looking again")
@@ -134,7 +136,10 @@ class Follower:
         """
         _, name = places.parent(self.path)
         if not has_settings(self._results):
+            if self._had_settings:  # else what isn't trained yet would be left out without a word
+                raise ResultsError(f"{shown(self.path)}: sweep.yaml is gone")
             return Grid(name)
+        self._had_settings = True
         cells, evaluated = found.cells, found.history.groupby("cell_id")["step"].max().to_dict()
         said = dict(zip(cells["cell_id"], cells["status"], strict=True))
         revisions = dict.fromkeys(said, 1)  # aren't shown

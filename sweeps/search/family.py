@@ -116,8 +116,6 @@ def _shares(theta_T: Numbers, x_K: Numbers) -> np.ndarray:
 @functools.lru_cache(maxsize=4096)
 def _alone(rows: Rows, worth: tuple[Numbers, ...], enough: Numbers) -> tuple[np.ndarray, ...]:
     """The octaves where no cell is chosen."""
-    if min(enough) == np.inf:
-        return tuple(np.zeros(len(x)) for x in rows.x)
     futures = _futures(rows)
     return tuple(
         _octaves(rows, futures, w, worth[w], enough[w])

@@ -144,6 +144,12 @@ def test_a_preset_that_is_damaged_and_a_storage_that_fails_are_lines(results, mo
     assert check(view) == 3  # what was seen last
     (results.local_path / "sweep.yaml").write_text(text)
     assert not follower.look().line
+    (results.local_path / "sweep.yaml").unlink()  # as while the tree is deleted
+    view = follower.look()
+    assert view.line == f"{results}: sweep.yaml is gone; looking again"
+    assert check(view) == 3  # what isn't trained yet isn't left out
+    (results.local_path / "sweep.yaml").write_text(text)
+    assert not follower.look().line
     monkeypatch.setattr(follower.tree.storage, "infos", _down)
     assert "is down" in follower.look().line
     assert check(follower.view) == 3

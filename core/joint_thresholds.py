@@ -142,8 +142,10 @@ def _along(kernel_TxT: np.ndarray, message_TxM: np.ndarray) -> np.ndarray:
 
 
 def without_traces(weight: np.ndarray) -> np.ndarray:
-    """What is next to nothing made nothing: arithmetic with the smallest floats is slow."""
-    return np.where(weight < np.sqrt(np.finfo(weight.dtype).tiny), weight.dtype.type(0), weight)
+    """What is next to nothing made as little as can be multiplied: arithmetic with the smallest
+    floats is slow, and where rows rule out what others need all would be nothing."""
+    least: np.ndarray = np.maximum(weight, np.sqrt(np.finfo(weight.dtype).tiny))
+    return least
 
 
 def walk(theta_T: np.ndarray, dv: float, share_of_step: np.ndarray, leaps: float) -> np.ndarray:

@@ -41,6 +41,7 @@ class Standing:
             `CONFIDENCE`; as the grid can say them (`core.thresholds.cut`).
         width: octaves of the interval inside the grid.
         done: whether that is narrow enough.
+        median: of theta, also where it is beyond the grid.
     """
 
     phase: int
@@ -50,6 +51,7 @@ class Standing:
     high: float
     width: float
     done: bool
+    median: float
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def _standing(
     first, last = float(x_K[0]), float(x_K[-1])
     low, _, high = ends
     width = max(0.0, min(high, last) - max(low, first))
-    return Standing(phase, row, *cut(*ends, first, last), width, width <= enough)
+    done = width <= enough
+    return Standing(phase, row, *cut(*ends, first, last), width, done, ends[1])
 
 
 def _hopeless(known_K: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:

@@ -91,7 +91,8 @@ class Seeking:
             row = rows.get(cell.cell_id)
             if row is None:
                 continue
-            took.hours_C[i] = worker_seconds([row]) / 3600
+            if row["wall_seconds"] is not None:  # of a failed cell nobody knows
+                took.hours_C[i] = worker_seconds([row]) / 3600
             if row["steps_trained"] is not None:
                 took.part_C[i] = min(1.0, row["steps_trained"] / cell.steps)
             outcome = outcome_of(row)
@@ -258,7 +259,7 @@ class Seeking:
         left_C = self.of(self.under_way(rounds, known)) | again_C
         most = self._most(workers)
         first = self.proposal(known, took, most, workers)
-        begin = {(s.phase, s.row): _middle(s) for s in first.standings}
+        begin = {(s.phase, s.row): s.median for s in first.standings}
         last_C = self.of(_not_waited_for(rounds))
         start: list[Cell] = []
         batch = np.flatnonzero(left_C).tolist()
@@ -358,10 +359,3 @@ def _not_waited_for(rounds: Sequence[Round]) -> dict[str, float]:
     are trained again, of which something was known."""
     last = rounds[-1].octaves if rounds else {}
     return {} if 0.0 in last.values() else last
-
-
-def _middle(standing: Standing) -> float:
-    """The median, or the end of the grid that it lies beyond."""
-    if math.isfinite(standing.middle):
-        return standing.middle
-    return math.inf if standing.low > -math.inf else -math.inf

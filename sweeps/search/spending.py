@@ -74,7 +74,7 @@ class Purse:
         hours_C, cost_C = self.took.hours_C, self.space.cost_C * self.took.part_C
         told_C = np.isfinite(hours_C)
         estimate_C = self.estimate_C
-        if told_C.any():
+        if cost_C[told_C].sum() > 0:
             estimate_C = cost_C * hours_C[told_C].sum() / cost_C[told_C].sum()
         return np.where(told_C, hours_C, estimate_C)
 

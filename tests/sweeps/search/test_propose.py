@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from metaphase.sweeps.search.family import Family, Rows, ends
 from metaphase.sweeps.search.propose import HOPELESS, MOST_OF_A_ROW, NOTHING, TARGET, propose
 from metaphase.sweeps.search.space import Known, Space
 
@@ -192,3 +193,28 @@ def test_five_thousand_candidates_take_less_than_two_seconds():
     began = time.process_time()
     assert len(propose(one, Known.nothing(5000, 1), 40).choices) == 40
     assert time.process_time() - began < 2 * 3  # beside other work, three times as long
+
+
+def test_sizes_of_many_seeds_that_contradict_each_other_leave_numbers():
+    """What one row rules out another may need: not all may come to nothing."""
+    x = tuple(map(float, range(26)))
+    for seeds in (20, 60, 100):
+        yes = [[seeds * share * (k > theta) for k in x] for share, theta in ((1, 3), (0.5, 6))]
+        no = [[seeds - n for n in row] for row in yes]
+        rows = Rows((8.0, 16.0), (x, x), tuple(map(tuple, yes)), tuple(map(tuple, no)))
+        assert np.isfinite(ends(rows)).all()
+        family = Family(rows, ((1.0,) * 26,) * 2, (0.1, 0.1))
+        for cell in range(4):
+            family.choose(cell, cell % 2, 5 + cell)
+            family.look()
+        assert np.isfinite(family.octaves).all()
+
+
+def test_a_median_beyond_the_grid_says_on_which_side():
+    one = space()
+    known = Known.nothing(len(one.row_C), 1)
+    high = np.flatnonzero(one.x_C >= 13)
+    known.finished_C[high], known.reached_PxC[0, high] = True, 0.0
+    for standing in propose(one, known, 1).standings:
+        assert np.isnan(standing.middle)
+        assert standing.median > 16

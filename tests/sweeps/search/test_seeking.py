@@ -312,6 +312,17 @@ def test_hours_that_are_not_known_yet_are_those_that_are_planned():
     assert len(first.choices) == 1
 
 
+def test_nobody_knows_what_a_failed_cell_took(tmp_path):
+    seeking, results, finish = prepared(tmp_path, Search(budget=10, kind="hours"))
+    finish(SWEEP.cells[:1])
+    results.write_failure(SWEEP.cells[1], "out of memory")
+    _, took = seeking.known(results)
+    assert np.isfinite(took.hours_C[:2]).tolist() == [True, False]
+    purse = Purse(seeking.search, seeking.space, took, np.zeros(len(SWEEP.cells)))
+    first = np.arange(len(SWEEP.cells)) == 0
+    assert purse.spent(np.arange(len(SWEEP.cells)) < 2) > purse.spent(first)
+
+
 def test_what_is_too_dear_keeps_no_other_cell_back(tmp_path):
     grid = {"model_size": [8, 64, 1024], "num_tasks": [2**k for k in range(13)], "seed": [0, 1]}
     sweep = parse_preset(f"grid: {grid}", default_name="sweep")

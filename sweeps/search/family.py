@@ -38,7 +38,7 @@ class Rows:
     yes: tuple[Numbers, ...]
     no: tuple[Numbers, ...]
 
-    @property
+    @functools.cached_property
     def theta_T(self) -> np.ndarray:
         """The thetas of the posterior."""
         return joint_thresholds.thetas(min(x[0] for x in self.x), max(x[-1] for x in self.x))

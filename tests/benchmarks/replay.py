@@ -219,6 +219,13 @@ def score(one: Map, space: Space, reached_C: np.ndarray, cells: list[int]) -> di
     return found
 
 
+def drawn(one: Map, space: Space, rng: np.random.Generator) -> np.ndarray:
+    """Whether each cell generalizes."""
+    share_C = one.share_WxK[space.row_C, space.k_C]
+    reached_C: np.ndarray = (rng.random(len(share_C)) < share_C).astype(float)
+    return reached_C
+
+
 def replay(name: str, repetitions: int) -> pd.DataFrame:
     """A row for each way, share, repetition and size."""
     one = MAPS[name]()
@@ -226,8 +233,7 @@ def replay(name: str, repetitions: int) -> pd.DataFrame:
     cells, found = len(space.row_C), []
     for repetition in range(repetitions):
         rng = np.random.default_rng([repetition, 7])
-        k_C = np.searchsorted(one.x_K, space.x_C)
-        reached_C = (rng.random(cells) < one.share_WxK[space.row_C, k_C]).astype(float)
+        reached_C = drawn(one, space, rng)
         ways = {"boundary": seeking, "random": at_random, "bisection": bisecting}
         looked: dict[tuple[str, float], list[int]] = {}
         for way, choose in ways.items():

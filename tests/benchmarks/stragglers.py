@@ -18,7 +18,7 @@ import pandas as pd
 from metaphase.sweeps.planning.workers import FEWEST
 from metaphase.sweeps.search.propose import propose
 from metaphase.sweeps.search.space import Known, Space
-from tests.benchmarks.replay import MAPS, score, space_of
+from tests.benchmarks.replay import MAPS, drawn, score, space_of
 
 WORKERS = 2
 PARTS = (0.02, 0.05, 0.075, 0.1)  # of the grid's time
@@ -69,16 +69,14 @@ def replay(name: str, repetitions: int) -> pd.DataFrame:
     space, _ = space_of(one)
     found = []
     for repetition in range(repetitions):
-        rng = np.random.default_rng([repetition, 7])
-        share_C = one.share_WxK[space.row_C, np.searchsorted(one.x_K, space.x_C)]
-        reached_C = (rng.random(len(share_C)) < share_C).astype(float)
+        reached_C = drawn(one, space, np.random.default_rng([repetition, 7]))
         for way, beside in WAYS.items():
             ends = finished(space, reached_C, beside)
             for part in PARTS:
                 cells = [cell for end, cell in ends if end <= part]
                 scores = score(one, space, reached_C, cells)
                 for error, _, width in zip(*scores.values(), strict=True):
-                    found.append((name, way, part, len(cells) / len(share_C), error, width))
+                    found.append((name, way, part, len(cells) / len(reached_C), error, width))
     return pd.DataFrame(found, columns=["map", "way", "part", "cells", "error", "width"])
 
 
